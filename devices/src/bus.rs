@@ -1,0 +1,86 @@
+//! Where a guest's loads and stores outside RAM go.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// Registers in guest physical memory. Any width and alignment may come: what makes no sense has no effect and reads
+/// as zero. Called by every vCPU at once.
+pub trait BusDevice: Send + Sync {
+    /// A load of `data.len()` bytes at `offset` from the device's base. `data` is zero on entry.
+    fn read(&self, offset: u64, data: &mut [u8]);
+
+    /// A store of `data` at `offset` from the device's base.
+    fn write(&self, offset: u64, data: &[u8]);
+}
+
+/// A range is already taken.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{len:#x} bytes at {base:#x} overlap another device")]
+pub struct Overlap {
+    /// Guest address.
+    pub base: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+struct Range {
+    base: u64,
+    len: u64,
+    device: Arc<dyn BusDevice>,
+}
+
+/// All devices by address. It is filled before the first vCPU runs and does not change afterwards, so that looking a
+/// device up takes no lock.
+#[derive(Default)]
+pub struct Bus {
+    ranges: Vec<Range>,
+}
+
+impl Bus {
+    /// Puts `device` at guest addresses `base` to `base + len`.
+    ///
+    /// # Errors
+    /// The range overlaps one that is taken.
+    pub fn insert(
+        &mut self,
+        base: u64,
+        len: u64,
+        device: Arc<dyn BusDevice>,
+    ) -> Result<(), Overlap> {
+        let overlaps = |range: &Range| base < range.base + range.len && range.base < base + len;
+        if self.ranges.iter().any(overlaps) {
+            return Err(Overlap { base, len });
+        }
+        self.ranges.push(Range { base, len, device });
+        Ok(())
+    }
+
+    /// A load. Where no device is, zeroes.
+    pub fn read(&self, address: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some((device, offset)) = self.find(address, data.len()) {
+            device.read(offset, data);
+        }
+    }
+
+    /// A store. Where no device is, nothing happens.
+    pub fn write(&self, address: u64, data: &[u8]) {
+        if let Some((device, offset)) = self.find(address, data.len()) {
+            device.write(offset, data);
+        }
+    }
+
+    fn find(&self, address: u64, len: usize) -> Option<(&dyn BusDevice, u64)> {
+        let end = address.checked_add(len as u64)?;
+        let range = self
+            .ranges
+            .iter()
+            .find(|range| range.base <= address && end <= range.base + range.len)?;
+        Some((&*range.device, address - range.base))
+    }
+}
+
+#[cfg(test)]
+#[path = "bus_test.rs"]
+mod tests;

@@ -1,0 +1,36 @@
+//! virtio devices without a VM.
+//!
+//! ```text
+//!              registers                        socket messages
+//!            ┌───────────┐  QueueConfig                          │ two transports
+//!   vCPU ───▶│ mmio      │──activate──┐        (vhost-user)      │ (the second comes later)
+//!            └───────────┘            ▼
+//!   kick ───────────────────▶┌─────────────┐
+//!   (eventfd)                │ worker      │ one thread a device: owns it and its queues, no lock
+//!                            └──────┬──────┘
+//!                  ┌────────────────┼──────────────┐
+//!              ┌───▼───┐       ┌────▼────┐    ┌────▼───┐
+//!              │ block │       │ console │    │   …    │ pure device models
+//!              └───┬───┘       └────┬────┘    └────┬───┘
+//!                  └────────────────┼──────────────┘
+//!                 ┌─────────────────▼──────────────────┐
+//!                 │ virtio ─ queue ─ chain ─ memory, irq│
+//!                 └────────────────────────────────────┘
+//! ```
+//!
+//! A transport is whatever fills in [`queue::QueueConfig`]s and starts a [`worker::Worker`]. A device knows no
+//! transport, thread, interrupt controller or hypervisor, so each can be tested and fuzzed in one process.
+//!
+//! Nothing here panics, hangs or grows because of what a guest writes.
+
+pub mod block;
+pub mod bus;
+pub mod chain;
+pub mod console;
+pub mod irq;
+pub mod memory;
+pub mod mmio;
+pub mod plic;
+pub mod queue;
+pub mod virtio;
+pub mod worker;

@@ -1,0 +1,346 @@
+//! Guest RAM as a device reaches it.
+//!
+//! A guest address is checked and translated once: a ring at activation, into [`Words`]; a buffer when its descriptor
+//! is read, into a piece of [`Pieces`]. After that every access is a plain load, store or `preadv` on host memory.
+//!
+//! The guest's vCPUs and the kernel write this memory while we look at it. So ring words are atomics, buffers are only
+//! ever copied or handed to the kernel, and no `&[u8]` into guest memory exists anywhere.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice,
+};
+
+#[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
+compile_error!("virtio 1.x fields are little-endian, and guest addresses must fit a usize");
+
+/// The most pieces one `preadv` takes: the kernel's UIO_MAXIOV.
+const IOV_MAX: usize = 1024;
+
+/// All RAM of one guest. Clones share it; it stays mapped until the last clone is gone.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    ram: Arc<GuestMemoryMmap>,
+}
+
+impl Memory {
+    /// The memory that `ram` maps.
+    pub fn new(ram: Arc<GuestMemoryMmap>) -> Self {
+        Memory { ram }
+    }
+
+    /// `len` bytes at guest address `address` as host memory, or `None` unless one region of RAM holds all of them.
+    fn translate(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
+        let region = self.ram.find_region(GuestAddress(address))?;
+        let offset = address - region.start_addr().0;
+        if len > region.len() - offset {
+            return None;
+        }
+        // `offset` lies within the mapping, which is no longer than isize::MAX bytes.
+        NonNull::new(region.as_ptr().wrapping_add(usize::try_from(offset).ok()?))
+    }
+
+    /// `count` words at guest address `address`; `None` if they are not all RAM or the address is not a multiple of
+    /// the word's size.
+    pub(crate) fn words<T: Word>(&self, address: u64, count: usize) -> Option<Words<T>> {
+        let len = (count as u64).checked_mul(size_of::<T>() as u64)?;
+        let first = self.translate(address, len)?.cast::<T>();
+        (first.is_aligned() && count > 0).then(|| Words {
+            first,
+            count,
+            _ram: self.clone(),
+        })
+    }
+
+    /// Copies what stands at guest address `address` into `out`; `None`, with `out` untouched, if it is not all RAM.
+    pub(crate) fn read(&self, address: u64, out: &mut [u8]) -> Option<()> {
+        let from = self.translate(address, out.len() as u64)?;
+        Piece::new(from, out.len()).volatile().copy_to(out);
+        Some(())
+    }
+}
+
+/// The word sizes that rings are made of.
+pub(crate) trait Word: sealed::Sealed {}
+impl Word for AtomicU16 {}
+impl Word for AtomicU32 {}
+impl Word for AtomicU64 {}
+
+mod sealed {
+    pub(crate) trait Sealed {}
+    impl Sealed for super::AtomicU16 {}
+    impl Sealed for super::AtomicU32 {}
+    impl Sealed for super::AtomicU64 {}
+}
+
+/// A run of naturally aligned atomic words in guest RAM, translated once.
+pub(crate) struct Words<T> {
+    first: NonNull<T>,
+    count: usize,
+    _ram: Memory,
+}
+
+// SAFETY: a `Words` is a shared reference to atomics that `_ram` keeps mapped; atomics may be used from any thread.
+unsafe impl<T: Word> Send for Words<T> {}
+// SAFETY: as above.
+unsafe impl<T: Word> Sync for Words<T> {}
+
+impl<T: Word> Words<T> {
+    /// Word `index`, modulo the number of words: an index that a guest chose cannot leave the run.
+    pub(crate) fn at(&self, index: usize) -> &T {
+        // `words` refuses an empty run, so this is no division by zero; ring lengths make it one `and` or a compare.
+        let index = if index < self.count {
+            index
+        } else {
+            index % self.count
+        };
+        // SAFETY: index < count, and `words` checked that so many words lie in one mapping.
+        let word = unsafe { self.first.add(index) };
+        // SAFETY: aligned (checked by `words`), mapped for as long as `_ram` lives, which outlives this borrow, and
+        // only ever accessed as an atomic on our side; what the guest's stores do to it is defined for an atomic.
+        unsafe { word.as_ref() }
+    }
+}
+
+/// A piece of guest memory in the kernel's own shape for it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Piece(libc::iovec);
+
+// SAFETY: a `Piece` is an address and a length; what may be done with them is up to `Pieces`, which holds the memory.
+unsafe impl Send for Piece {}
+
+impl Piece {
+    fn new(host: NonNull<u8>, len: usize) -> Self {
+        Piece(libc::iovec {
+            iov_base: host.as_ptr().cast(),
+            iov_len: len,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.0.iov_len
+    }
+
+    fn split(&self, at: usize) -> (Piece, Piece) {
+        let at = at.min(self.len());
+        let host = self.0.iov_base.cast::<u8>();
+        let piece = |base: *mut u8, iov_len| {
+            Piece(libc::iovec {
+                iov_base: base.cast(),
+                iov_len,
+            })
+        };
+        (
+            piece(host, at),
+            piece(host.wrapping_add(at), self.len() - at),
+        )
+    }
+
+    /// For one copy. The caller holds the `Memory` that the piece was translated from.
+    fn volatile(&self) -> VolatileSlice<'_> {
+        // SAFETY: every piece is made from `Memory::translate`'s answer or is part of such a piece, and whoever holds a
+        // piece holds the `Memory` too (`Pieces::ram`), so the range stays mapped while `self` is borrowed.
+        unsafe { VolatileSlice::new(self.0.iov_base.cast(), self.len()) }
+    }
+}
+
+/// One direction of a descriptor chain: pieces of guest memory, consumed from the front.
+pub(crate) struct Pieces {
+    pieces: Vec<Piece>,
+    /// How many of `pieces` are used up.
+    done: usize,
+    /// Bytes left.
+    len: u64,
+    /// The byte that `split_last` set aside.
+    last: Option<Piece>,
+    ram: Memory,
+}
+
+/// A descriptor names bytes that are not RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotRam;
+
+impl Pieces {
+    pub(crate) fn new(ram: Memory) -> Self {
+        Pieces {
+            pieces: Vec::new(),
+            done: 0,
+            len: 0,
+            last: None,
+            ram,
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.pieces.clear();
+        self.done = 0;
+        self.len = 0;
+        self.last = None;
+    }
+
+    /// Appends `len` bytes at guest address `address`.
+    pub(crate) fn append(&mut self, address: u64, len: u32) -> Result<(), NotRam> {
+        if len == 0 {
+            return Ok(());
+        }
+        let host = self.ram.translate(address, len.into()).ok_or(NotRam)?;
+        self.pieces.push(Piece::new(host, len as usize));
+        self.len += u64::from(len);
+        Ok(())
+    }
+
+    /// Bytes left.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Drops the first `count` bytes.
+    pub(crate) fn skip(&mut self, mut count: u64) {
+        self.len = self.len.saturating_sub(count);
+        while let Some(piece) = self.pieces.get_mut(self.done) {
+            let here = piece.len() as u64;
+            if count < here {
+                // `count` is below a piece's length, so it fits.
+                piece.0 = piece.split(usize::try_from(count).unwrap_or(0)).1.0;
+                break;
+            }
+            count -= here;
+            self.done += 1;
+        }
+    }
+
+    /// Drops all but the first `count` bytes.
+    pub(crate) fn truncate(&mut self, count: u64) {
+        while self.len > count {
+            let Some(last) = self.pieces.pop() else {
+                return;
+            };
+            self.len -= last.len() as u64;
+            if self.len < count {
+                let keep = usize::try_from(count - self.len).unwrap_or(0);
+                self.pieces.push(last.split(keep).0);
+                self.len = count;
+            }
+        }
+    }
+
+    /// Sets the last byte aside for [`write_last`](Self::write_last); false if there is none.
+    pub(crate) fn split_last(&mut self) -> bool {
+        let last = self.pieces.get(self.done..).and_then(<[Piece]>::last);
+        self.last = last.map(|piece| piece.split(piece.len() - 1).1);
+        self.truncate(self.len.saturating_sub(1));
+        self.last.is_some()
+    }
+
+    /// Writes the byte that `split_last` set aside, once; false if there is none.
+    pub(crate) fn write_last(&mut self, value: u8) -> bool {
+        let last = self.last.take();
+        if let Some(byte) = &last {
+            byte.volatile().copy_from(&[value]);
+        }
+        last.is_some()
+    }
+
+    /// Copies bytes out of guest memory, from the front; returns how many there were.
+    pub(crate) fn copy_out(&mut self, out: &mut [u8]) -> usize {
+        let mut copied = 0;
+        for piece in self.pieces.iter().skip(self.done) {
+            let Some(rest) = out.get_mut(copied..).filter(|rest| !rest.is_empty()) else {
+                break;
+            };
+            copied += piece.volatile().copy_to(rest);
+        }
+        self.skip(copied as u64);
+        copied
+    }
+
+    /// Copies bytes into guest memory, from the front; returns how many found room.
+    pub(crate) fn copy_in(&mut self, bytes: &[u8]) -> usize {
+        let mut copied = 0;
+        for piece in self.pieces.iter().skip(self.done) {
+            let Some(rest) = bytes.get(copied..).filter(|rest| !rest.is_empty()) else {
+                break;
+            };
+            let count = rest.len().min(piece.len());
+            piece.volatile().copy_from(rest);
+            copied += count;
+        }
+        self.skip(copied as u64);
+        copied
+    }
+
+    /// One vectored system call on what is left, then consumes what it moved.
+    fn vectored(&mut self, call: impl Fn(*const libc::iovec, i32) -> isize) -> io::Result<u64> {
+        let left = self.pieces.get(self.done..).unwrap_or_default();
+        let count = i32::try_from(left.len().min(IOV_MAX)).unwrap_or(0);
+        loop {
+            // `Piece` is `repr(transparent)` over iovec.
+            if let Ok(moved) = u64::try_from(call(left.as_ptr().cast(), count)) {
+                self.skip(moved);
+                return Ok(moved);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Fills all that is left from `file` at byte `offset`. A file that ends too early is `UnexpectedEof`.
+    pub(crate) fn read_exact_at(
+        &mut self,
+        file: BorrowedFd<'_>,
+        mut offset: u64,
+    ) -> io::Result<()> {
+        while self.len > 0 {
+            let at = file_offset(offset)?;
+            // SAFETY: the iovecs describe mapped guest RAM (`ram` is held); the kernel may write it, as the guest asked.
+            let moved =
+                self.vectored(|iov, n| unsafe { libc::preadv(file.as_raw_fd(), iov, n, at) })?;
+            if moved == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            offset += moved;
+        }
+        Ok(())
+    }
+
+    /// Writes all that is left to `file` at byte `offset`.
+    pub(crate) fn write_all_at(&mut self, file: BorrowedFd<'_>, mut offset: u64) -> io::Result<()> {
+        while self.len > 0 {
+            let at = file_offset(offset)?;
+            // SAFETY: the iovecs describe mapped guest RAM (`ram` is held), which the kernel only reads.
+            let moved =
+                self.vectored(|iov, n| unsafe { libc::pwritev(file.as_raw_fd(), iov, n, at) })?;
+            if moved == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            offset += moved;
+        }
+        Ok(())
+    }
+
+    /// One `readv` from a stream; returns the bytes it gave, 0 at its end.
+    pub(crate) fn read_stream(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
+        // SAFETY: the iovecs describe mapped guest RAM (`ram` is held); the kernel may write it, as the guest asked.
+        self.vectored(|iov, n| unsafe { libc::readv(stream.as_raw_fd(), iov, n) })
+    }
+
+    /// One `writev` to a stream; returns the bytes it took.
+    pub(crate) fn write_stream(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
+        // SAFETY: the iovecs describe mapped guest RAM (`ram` is held), which the kernel only reads.
+        self.vectored(|iov, n| unsafe { libc::writev(stream.as_raw_fd(), iov, n) })
+    }
+}
+
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge.into())
+}

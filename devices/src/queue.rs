@@ -1,0 +1,510 @@
+//! The split virtqueue, device side (§ 2.7).
+//!
+//! ```text
+//!   descriptor table            driver area (available)        device area (used)
+//!   ┌──────┬─────┬─────┬────┐   ┌───────┬─────┬──────┬───────┐  ┌───────┬─────┬──────────┬───────┐
+//!   │ addr │ len │flags│next│×N │ flags │ idx │head×N│used_  │  │ flags │ idx │(id,len)×N│avail_ │
+//!   └──────┴─────┴─────┴────┘   │       │     │      │  event│  │       │     │          │  event│
+//!                               └───────┴─────┴──────┴───────┘  └───────┴─────┴──────────┴───────┘
+//!   the driver writes           the driver writes               we write
+//! ```
+//!
+//! What the driver is still setting up is a [`QueueConfig`]; what runs is a [`Queue`], whose size and addresses are
+//! frozen and whose rings were translated to host memory once. A transport turns the one into the other.
+//!
+//! Every value read from the rings is the guest's: each is loaded once, checked against the frozen size, and an
+//! impossible one is [`Broken`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+
+use thiserror::Error;
+
+use crate::chain::{Buffers, Chain, Refused};
+use crate::irq::Interrupt;
+use crate::memory::{Memory, Word, Words};
+use crate::virtio::features;
+
+/// The ring features that every queue of ours has.
+pub const FEATURES: u64 = features::RING_INDIRECT_DESC | features::RING_EVENT_IDX;
+
+/// The largest ring there is (§ 2.7).
+pub const SIZE_MAX: u16 = 32768;
+
+/// How many descriptors a chain may have where the ring itself is smaller: an indirect table may be longer than the
+/// ring (drivers do that), but not without bound.
+const CHAIN_MAX: u32 = 1024;
+
+/// Descriptor flags (§ 2.7.5).
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// Bytes of a descriptor.
+const DESCRIPTOR: u64 = 16;
+
+/// Both areas begin with `flags` and `idx`, 16 bits each, and the ring follows (§ 2.7.6, § 2.7.8).
+const FLAGS: usize = 0;
+const IDX: usize = 1;
+const RING: usize = 2;
+const RING_OFFSET: u64 = 4;
+
+/// `avail.flags`: the driver does not want interrupts. `used.flags`: we do not want notifications.
+const NO_NOTIFICATION: u16 = 1;
+
+/// A ring that no correct driver builds. The device needs a reset.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Broken {
+    /// The size is no power of two, or above the maximum.
+    #[error("queue size {size} is not a power of two up to {max}")]
+    Size {
+        /// As the driver set it.
+        size: u16,
+        /// What the device offers.
+        max: u16,
+    },
+    /// A part of the ring is misaligned or not RAM.
+    #[error("the {area} at {address:#x} is misaligned or not RAM")]
+    Area {
+        /// Which part.
+        area: &'static str,
+        /// Its guest address.
+        address: u64,
+    },
+    /// The available index is further ahead than the ring is long.
+    #[error("available index {idx} is more than {size} ahead of {next}")]
+    AvailableIndex {
+        /// As the driver set it.
+        idx: u16,
+        /// The entry that we read next.
+        next: u16,
+        /// The ring's size.
+        size: u16,
+    },
+    /// A descriptor index is outside its table.
+    #[error("descriptor {index} of a table of {size}")]
+    DescriptorIndex {
+        /// As found in the ring or in a descriptor.
+        index: u16,
+        /// The table's size.
+        size: u32,
+    },
+    /// The chain loops, or is longer than any driver may make it.
+    #[error("descriptor chain at {head} has more than {max} descriptors: it loops or is too long")]
+    ChainLength {
+        /// The chain's first descriptor.
+        head: u16,
+        /// The bound that it passed.
+        max: u32,
+    },
+    /// A buffer is not all RAM.
+    #[error("buffer of {len} bytes at {address:#x} is not RAM")]
+    Buffer {
+        /// Guest address.
+        address: u64,
+        /// Bytes.
+        len: u32,
+    },
+    /// A device-readable buffer follows a device-writable one.
+    #[error("descriptor chain at {head} has a readable buffer after a writable one")]
+    Order {
+        /// The chain's first descriptor.
+        head: u16,
+    },
+    /// The buffers of the chain have more than 2^32 bytes.
+    #[error("descriptor chain at {head} has more than 2^32 bytes")]
+    TotalLength {
+        /// The chain's first descriptor.
+        head: u16,
+    },
+    /// An indirect descriptor where none may be, or of an impossible form.
+    #[error("indirect descriptor with flags {flags:#x} and length {len}: {why}")]
+    Indirect {
+        /// Descriptor flags.
+        flags: u16,
+        /// The table's length in bytes.
+        len: u32,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+/// A queue as the driver sets it up, register by register or message by message.
+#[derive(Debug, Clone)]
+pub struct QueueConfig {
+    /// The largest size that the device offers.
+    pub max: u16,
+    /// The size that the driver chose, in descriptors.
+    pub size: u16,
+    /// Whether the driver enabled it. Nothing else may change while it is.
+    pub ready: bool,
+    /// Guest address of the descriptor table.
+    pub descriptors: u64,
+    /// Guest address of the driver area.
+    pub driver: u64,
+    /// Guest address of the device area.
+    pub device: u64,
+}
+
+impl QueueConfig {
+    /// A queue after reset, offering `max` descriptors.
+    pub fn new(max: u16) -> Self {
+        QueueConfig {
+            max,
+            size: max,
+            ready: false,
+            descriptors: 0,
+            driver: 0,
+            device: 0,
+        }
+    }
+
+    /// The running queue: all addresses checked and translated, for good.
+    ///
+    /// # Errors
+    /// The size, an alignment or an address is not allowed.
+    pub fn activate(
+        &self,
+        memory: &Memory,
+        negotiated: u64,
+        interrupt: Arc<Interrupt>,
+    ) -> Result<Queue, Broken> {
+        let &QueueConfig { max, size, .. } = self;
+        if !size.is_power_of_two() || size > max.min(SIZE_MAX) {
+            return Err(Broken::Size { size, max });
+        }
+        let n = usize::from(size);
+        let (table, driver, device) = (self.descriptors, self.driver, self.device);
+        Ok(Queue {
+            table: area(memory, "descriptor table", table, DESCRIPTOR, 2 * n)?,
+            driver: area(memory, "driver area", driver, 2, RING + n + 1)?,
+            device: area(memory, "device area", device, 4, RING + 4 * n + 1)?,
+            // No overflow: the whole device area, checked above, is RAM.
+            used: area(memory, "device area", device + RING_OFFSET, 4, 2 * n)?,
+            memory: memory.clone(),
+            size,
+            event_idx: negotiated & features::RING_EVENT_IDX != 0,
+            indirect: negotiated & features::RING_INDIRECT_DESC != 0,
+            next_available: 0,
+            next_used: 0,
+            published: 0,
+            held: None,
+            unfinished: false,
+            spare: Vec::new(),
+            interrupt,
+        })
+    }
+}
+
+/// A running queue.
+pub struct Queue {
+    /// Two words a descriptor: address; length, flags and next.
+    table: Words<AtomicU64>,
+    /// flags, idx, heads, used_event.
+    driver: Words<AtomicU16>,
+    /// flags, idx, (elements), avail_event.
+    device: Words<AtomicU16>,
+    /// The device area's elements: id, length.
+    used: Words<AtomicU32>,
+    memory: Memory,
+    size: u16,
+    event_idx: bool,
+    indirect: bool,
+    next_available: u16,
+    next_used: u16,
+    /// The used index that the driver can see.
+    published: u16,
+    held: Option<Chain>,
+    unfinished: bool,
+    #[expect(
+        clippy::vec_box,
+        reason = "chains move about: a pointer is cheaper than two vectors"
+    )]
+    spare: Vec<Box<Buffers>>,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Queue {
+    /// The number of descriptors.
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// The next chain that the driver made available, or `None`.
+    ///
+    /// # Errors
+    /// The ring or the chain is broken.
+    pub fn pop(&mut self) -> Result<Option<Chain>, Broken> {
+        // Acquire: the heads and descriptors behind the index are read after it (§ 2.7.13.3).
+        let idx = self.driver.at(IDX).load(Ordering::Acquire);
+        let next = self.next_available;
+        let available = idx.wrapping_sub(next);
+        if available == 0 {
+            return Ok(None);
+        }
+        if available > self.size {
+            let size = self.size;
+            return Err(Broken::AvailableIndex { idx, next, size });
+        }
+        let slot = RING + usize::from(next & (self.size - 1));
+        let head = self.driver.at(slot).load(Ordering::Relaxed);
+        let mut buffers = self
+            .spare
+            .pop()
+            .unwrap_or_else(|| Box::new(Buffers::new(&self.memory)));
+        buffers.clear();
+        self.walk(head, &mut buffers)?;
+        self.next_available = next.wrapping_add(1);
+        Ok(Some(Chain { head, buffers }))
+    }
+
+    /// Returns a chain to the driver, into whose writable buffers `written` bytes were written. The driver sees it after
+    /// the next [`notify`](Self::notify).
+    pub fn push(&mut self, chain: Chain, written: u32) {
+        let element = 2 * usize::from(self.next_used & (self.size - 1));
+        let id = u32::from(chain.head);
+        self.used.at(element).store(id, Ordering::Relaxed);
+        self.used.at(element + 1).store(written, Ordering::Relaxed);
+        self.next_used = self.next_used.wrapping_add(1);
+        self.spare.push(chain.buffers);
+    }
+
+    /// Publishes what was pushed, and interrupts the driver if it wants that. Once a batch.
+    pub fn notify(&mut self) {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return;
+        }
+        // Release: the elements, and the data in the buffers, are visible before the index (§ 2.7.8.2).
+        self.device.at(IDX).store(new, Ordering::Release);
+        self.published = new;
+        // The driver publishes its wish and then looks at the used index; we do it the other way round. Without a full
+        // barrier between our store and our load both could miss the other's news (§ 2.7.7.2).
+        fence(Ordering::SeqCst);
+        let wanted = if self.event_idx {
+            let event = self.driver.at(RING + usize::from(self.size));
+            passed(event.load(Ordering::Relaxed), old, new)
+        } else {
+            self.driver.at(FLAGS).load(Ordering::Relaxed) & NO_NOTIFICATION == 0
+        };
+        if wanted {
+            self.interrupt.used_buffer();
+        }
+    }
+
+    /// Asks the driver not to notify us: we are looking anyway. Only a hint.
+    pub fn suppress_kicks(&mut self) {
+        // With EVENT_IDX the flags stay 0 (§ 2.7.10): the index we asked for last lies behind, which does the same.
+        if !self.event_idx {
+            let flags = self.device.at(FLAGS);
+            flags.store(NO_NOTIFICATION, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks the driver to notify us of the next chain. True if one came before it could have known: look again.
+    pub fn allow_kicks(&mut self) -> bool {
+        if self.event_idx {
+            let avail_event = self.device.at(RING + 4 * usize::from(self.size));
+            avail_event.store(self.next_available, Ordering::Relaxed);
+        } else {
+            self.device.at(FLAGS).store(0, Ordering::Relaxed);
+        }
+        // As in `notify`, with the roles exchanged: our wish must be visible before we look at the available index.
+        fence(Ordering::SeqCst);
+        self.driver.at(IDX).load(Ordering::Relaxed) != self.next_available
+    }
+
+    /// Serves the chains that are available, one after another, and publishes them in one batch.
+    ///
+    /// `serve` says how many bytes it wrote, or `None` if it cannot go on now: the queue then holds the chain back, with
+    /// what was consumed of it consumed, and the next call begins with it. After as many chains as the ring is long the
+    /// queue counts as [unfinished](Self::is_unfinished), so that one that is refilled forever does not starve the
+    /// others.
+    ///
+    /// # Errors
+    /// The ring or a chain is broken. What was served before is published.
+    pub fn drain(
+        &mut self,
+        mut serve: impl FnMut(&mut Chain) -> Option<u32>,
+    ) -> Result<(), Broken> {
+        self.unfinished = false;
+        let mut budget = self.size;
+        loop {
+            self.suppress_kicks();
+            while budget > 0 {
+                let next = match self.held.take() {
+                    Some(chain) => Ok(Some(chain)),
+                    None => self.pop(),
+                };
+                let mut chain = match next {
+                    Ok(Some(chain)) => chain,
+                    Ok(None) => break,
+                    Err(broken) => {
+                        self.notify();
+                        return Err(broken);
+                    }
+                };
+                let Some(written) = serve(&mut chain) else {
+                    self.held = Some(chain);
+                    self.notify();
+                    return Ok(());
+                };
+                self.push(chain, written);
+                budget -= 1;
+            }
+            self.notify();
+            if !self.allow_kicks() {
+                return Ok(());
+            }
+            if budget == 0 {
+                self.unfinished = true;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether [`drain`](Self::drain) left chains behind that it could have served: call it again.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished
+    }
+
+    /// Collects the buffers of the chain that begins at `head`.
+    fn walk(&self, head: u16, buffers: &mut Buffers) -> Result<(), Broken> {
+        let size = u32::from(self.size);
+        let mut index = head;
+        // A chain that visits more descriptors than there are loops.
+        for _ in 0..size {
+            if u32::from(index) >= size {
+                return Err(Broken::DescriptorIndex { index, size });
+            }
+            let entry = 2 * usize::from(index);
+            let descriptor = Descriptor::new(
+                self.table.at(entry).load(Ordering::Relaxed),
+                self.table.at(entry + 1).load(Ordering::Relaxed),
+            );
+            if descriptor.flags & INDIRECT != 0 {
+                return self.walk_indirect(head, &descriptor, buffers);
+            }
+            append(buffers, head, &descriptor)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        Err(Broken::ChainLength { head, max: size })
+    }
+
+    /// Collects the buffers of an indirect table, which ends the chain (§ 2.7.5.3).
+    fn walk_indirect(
+        &self,
+        head: u16,
+        table: &Descriptor,
+        buffers: &mut Buffers,
+    ) -> Result<(), Broken> {
+        let refuse = |why| {
+            let &Descriptor { flags, len, .. } = table;
+            Err(Broken::Indirect { flags, len, why })
+        };
+        if !self.indirect {
+            return refuse("INDIRECT_DESC was not negotiated");
+        }
+        // WRITE on this descriptor is ignored, as § 2.7.5.3.2 asks.
+        if table.flags & NEXT != 0 {
+            return refuse("NEXT together with INDIRECT");
+        }
+        if table.len == 0 || !u64::from(table.len).is_multiple_of(DESCRIPTOR) {
+            return refuse("not a whole number of descriptors");
+        }
+        let size = table.len / 16;
+        let max = CHAIN_MAX.max(self.size.into()).min(size);
+        let mut index = 0_u16;
+        for _ in 0..max {
+            if u32::from(index) >= size {
+                return Err(Broken::DescriptorIndex { index, size });
+            }
+            let mut words = [0; 16];
+            let entry = table.address.checked_add(u64::from(index) * DESCRIPTOR);
+            if entry
+                .and_then(|entry| self.memory.read(entry, &mut words))
+                .is_none()
+            {
+                return refuse("the table is not RAM");
+            }
+            let words = u128::from_le_bytes(words);
+            #[expect(clippy::cast_possible_truncation, reason = "the two halves of it")]
+            let descriptor = Descriptor::new(words as u64, (words >> 64) as u64);
+            if descriptor.flags & INDIRECT != 0 {
+                return refuse("an indirect descriptor inside the table");
+            }
+            append(buffers, head, &descriptor)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        Err(Broken::ChainLength { head, max })
+    }
+}
+
+/// § 2.7.5, read once.
+struct Descriptor {
+    address: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the second word holds three fields"
+    )]
+    fn new(address: u64, rest: u64) -> Self {
+        Descriptor {
+            address,
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
+}
+
+/// Part of a ring: `count` words at `address`, which must be a multiple of `align`.
+fn area<T: Word>(
+    memory: &Memory,
+    area: &'static str,
+    address: u64,
+    align: u64,
+    count: usize,
+) -> Result<Words<T>, Broken> {
+    address
+        .is_multiple_of(align)
+        .then(|| memory.words(address, count))
+        .flatten()
+        .ok_or(Broken::Area { area, address })
+}
+
+fn append(buffers: &mut Buffers, head: u16, descriptor: &Descriptor) -> Result<(), Broken> {
+    let &Descriptor {
+        address,
+        len,
+        flags,
+        ..
+    } = descriptor;
+    buffers
+        .append(address, len, flags & WRITE != 0)
+        .map_err(|refused| match refused {
+            Refused::NotRam => Broken::Buffer { address, len },
+            Refused::ReadableAfterWritable => Broken::Order { head },
+            Refused::TooLong => Broken::TotalLength { head },
+        })
+}
+
+/// Whether an index that went from `old` to `new` has passed `event`: § 2.7.10's vring_need_event.
+fn passed(event: u16, old: u16, new: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+#[cfg(test)]
+#[path = "queue_test.rs"]
+mod tests;

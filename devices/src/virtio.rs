@@ -1,0 +1,160 @@
+//! What every virtio device has, whatever carries it to its driver (virtio 1.3, § 2).
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use crate::queue::{Broken, Queue};
+
+/// Device types (§ 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DeviceId {
+    /// A block device (§ 5.2).
+    Block = 2,
+    /// A console (§ 5.3).
+    Console = 3,
+}
+
+/// Device status bits (§ 2.1).
+pub mod status {
+    /// The guest has noticed the device.
+    pub const ACKNOWLEDGE: u8 = 1;
+    /// The guest knows how to drive it.
+    pub const DRIVER: u8 = 2;
+    /// The driver is set up: the device is live.
+    pub const DRIVER_OK: u8 = 4;
+    /// Feature negotiation is complete.
+    pub const FEATURES_OK: u8 = 8;
+    /// The device met an error from which it cannot recover.
+    pub const DEVICE_NEEDS_RESET: u8 = 64;
+    /// The guest has given up on the device.
+    pub const FAILED: u8 = 128;
+}
+
+/// Feature bits of the rings and the transport, as masks (§ 6).
+pub mod features {
+    /// A descriptor may refer to a table of descriptors (§ 2.7.5.3).
+    pub const RING_INDIRECT_DESC: u64 = 1 << 28;
+    /// Both sides may say at which index they want to be notified (§ 2.7.7, § 2.7.10).
+    pub const RING_EVENT_IDX: u64 = 1 << 29;
+    /// The device follows the specification from 1.0 on.
+    pub const VERSION_1: u64 = 1 << 32;
+}
+
+/// InterruptStatus: the device has used a buffer (§ 4.2.2).
+pub const INTERRUPT_USED: u32 = 1;
+/// InterruptStatus: the device's configuration or status has changed.
+pub const INTERRUPT_CONFIG: u32 = 2;
+
+/// A device model: what it does with the buffers of its queues.
+///
+/// It knows no address, interrupt controller, hypervisor or thread. A transport asks what it offers, negotiates, and
+/// hands it to a [`Worker`](crate::worker::Worker), which calls `kicked` and `ready` on one thread until it is stopped:
+///
+/// ```text
+///   offered ──activate──▶ live ──(kicked | ready)*──▶ stopped ──reset──▶ offered
+/// ```
+///
+/// A request that makes no sense is answered in the device's own way (a status byte). A ring that makes no sense is
+/// `Err(Broken)`: the worker then sets DEVICE_NEEDS_RESET and calls nothing more until the reset.
+pub trait VirtioDevice: Send {
+    /// The device type.
+    fn id(&self) -> DeviceId;
+
+    /// The largest size of each of its queues: powers of two.
+    fn queues(&self) -> &[u16];
+
+    /// The device's own feature bits. Those of the rings and the transport are not its business.
+    fn features(&self) -> u64;
+
+    /// The configuration space. It is read while a worker owns the device, so it is shared.
+    fn config(&self) -> Arc<dyn ConfigSpace>;
+
+    /// The driver has accepted `features`, and DRIVER_OK is about to be set.
+    fn activate(&mut self, features: u64) {
+        let _ = features;
+    }
+
+    /// The driver notified queue `index`, or the worker has come back to a queue that was left unfinished.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken>;
+
+    /// Host files whose readiness the device waits for: edge-triggered, so `ready` must use up what there is.
+    fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
+        Vec::new()
+    }
+
+    /// File `index` of `files` has become ready.
+    ///
+    /// # Errors
+    /// A ring is broken.
+    fn ready(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        let _ = (index, queues);
+        Ok(())
+    }
+
+    /// Forgets what the driver began. No queue is in use any more.
+    fn reset(&mut self) {}
+}
+
+/// What to wait for on a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// There is something to read, or it has ended.
+    Read,
+    /// There is room to write, or nobody reads any more.
+    Write,
+}
+
+/// The queues of a live device. One that the driver did not enable is absent.
+pub struct Queues(Vec<Option<Queue>>);
+
+impl Queues {
+    /// The queues by index.
+    pub fn new(queues: Vec<Option<Queue>>) -> Self {
+        Queues(queues)
+    }
+
+    /// Queue `index`, if the driver enabled it.
+    pub fn get(&mut self, index: usize) -> Option<&mut Queue> {
+        self.0.get_mut(index)?.as_mut()
+    }
+
+    /// Queue `index` is no longer to be used.
+    pub(crate) fn disable(&mut self, index: usize) {
+        if let Some(queue) = self.0.get_mut(index) {
+            *queue = None;
+        }
+    }
+}
+
+/// A device's configuration space (§ 2.5): little-endian fields, read and written by the driver at any time.
+pub trait ConfigSpace: Send + Sync {
+    /// Copies the bytes from `offset` on; those past the end read as zero.
+    fn read(&self, offset: usize, data: &mut [u8]);
+
+    /// The driver wrote. Fields are read-only unless a device says otherwise.
+    fn write(&self, offset: usize, data: &[u8]) {
+        let _ = (offset, data);
+    }
+
+    /// Changes whenever the driver might otherwise read half of an old value and half of a new one.
+    fn generation(&self) -> u32 {
+        0
+    }
+}
+
+/// A configuration space that never changes.
+impl ConfigSpace for Vec<u8> {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        let here = self.get(offset..).unwrap_or_default();
+        for (to, from) in data
+            .iter_mut()
+            .zip(here.iter().chain(std::iter::repeat(&0)))
+        {
+            *to = *from;
+        }
+    }
+}

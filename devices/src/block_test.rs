@@ -1,1 +1,244 @@
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 
+use super::*;
+use crate::queue::Queue;
+use crate::rig::{self, DATA, Rig};
+
+const SECTORS: u64 = 16;
+const HEADER: u64 = DATA;
+const STATUS: u64 = DATA + 0x100;
+const PAYLOAD: u64 = DATA + 0x1000;
+
+/// A disk whose sector `n` is full of bytes `n`, its file, and a queue to it.
+struct Bench {
+    rig: Rig,
+    block: Block,
+    queues: Queues,
+    file: File,
+}
+
+fn bench(readonly: bool) -> Bench {
+    let mut file = tempfile::tempfile().unwrap();
+    for sector in 0..SECTORS {
+        file.write_all(&[u8::try_from(sector).unwrap(); 512]).unwrap();
+    }
+    let rig = Rig::new(64);
+    let queue: Queue = rig.queue(crate::queue::FEATURES);
+    Bench {
+        block: Block::new(file.try_clone().unwrap(), SECTORS * 512, readonly, "serial-1"),
+        queues: Queues::new(vec![Some(queue)]),
+        rig,
+        file,
+    }
+}
+
+impl Bench {
+    /// Submits a request cut into `buffers` behind its header; returns status and used length.
+    fn request(&mut self, kind: u32, sector: u64, buffers: &[(u64, u32, u16)]) -> (u8, u32) {
+        let mut header = kind.to_le_bytes().to_vec();
+        header.extend([0; 4]);
+        header.extend(sector.to_le_bytes());
+        self.rig.write(HEADER, &header);
+        let mut chain = vec![(HEADER, 16, 0)];
+        chain.extend(buffers);
+        chain.push((STATUS, 1, rig::WRITE));
+        self.submit(&chain)
+    }
+
+    fn submit(&mut self, chain: &[(u64, u32, u16)]) -> (u8, u32) {
+        self.rig.write(STATUS, &[0xee]);
+        self.rig.chain(0, chain);
+        self.rig.offer(0);
+        self.block.kicked(0, &mut self.queues).unwrap();
+        let (_, written) = self.rig.used(self.rig.used_idx().wrapping_sub(1));
+        (self.rig.read(STATUS, 1)[0], written)
+    }
+
+    fn sector(&self, sector: u64) -> Vec<u8> {
+        let mut data = vec![0; 512];
+        self.file.read_exact_at(&mut data, sector * 512).unwrap();
+        data
+    }
+}
+
+const OK: u8 = Status::Ok as u8;
+const IOERR: u8 = Status::IoErr as u8;
+const UNSUPP: u8 = Status::Unsupp as u8;
+
+#[test]
+fn a_read_fills_the_buffers_in_order() {
+    let mut bench = bench(false);
+    let buffers = [(PAYLOAD, 1000, rig::WRITE), (PAYLOAD + 0x1000, 24, rig::WRITE)];
+    assert_eq!(bench.request(request::IN, 3, &buffers), (OK, 1025));
+    let mut data = bench.rig.read(PAYLOAD, 1000);
+    data.extend(bench.rig.read(PAYLOAD + 0x1000, 24));
+    assert_eq!(data, [vec![3; 512], vec![4; 512]].concat());
+}
+
+#[test]
+fn a_write_reaches_the_file_and_nothing_else() {
+    let mut bench = bench(false);
+    bench.rig.write(PAYLOAD, &[0xaa; 512]);
+    assert_eq!(bench.request(request::OUT, 5, &[(PAYLOAD, 512, 0)]), (OK, 1));
+    assert_eq!(bench.sector(4), [4; 512]);
+    assert_eq!(bench.sector(5), [0xaa; 512]);
+    assert_eq!(bench.sector(6), [6; 512]);
+}
+
+/// § 2.7.4.3: the framing of a request means nothing.
+#[test]
+fn a_request_in_pieces_of_one_byte_is_the_same_request() {
+    let mut bench = bench(false);
+    let mut header = request::OUT.to_le_bytes().to_vec();
+    header.extend([0; 4]);
+    header.extend(7_u64.to_le_bytes());
+    bench.rig.write(HEADER, &header);
+    bench.rig.write(PAYLOAD, &[0x77; 512]);
+    let mut chain: Vec<_> = (0..16).map(|byte| (HEADER + byte, 1, 0)).collect();
+    chain.extend([(PAYLOAD, 1, 0), (PAYLOAD + 1, 511, 0), (STATUS, 1, rig::WRITE)]);
+    assert_eq!(bench.submit(&chain), (OK, 1));
+    assert_eq!(bench.sector(7), [0x77; 512]);
+
+    // Header, data and status each share a descriptor with a neighbour.
+    let mut request = header.clone();
+    request.extend([0x66; 512]);
+    bench.rig.write(PAYLOAD, &request);
+    assert_eq!(bench.submit(&[(PAYLOAD, 528, 0), (STATUS, 1, rig::WRITE)]), (OK, 1));
+    assert_eq!(bench.sector(7), [0x66; 512]);
+
+    header[0] = 0; // IN
+    bench.rig.write(HEADER, &header);
+    bench.submit(&[(HEADER, 16, 0), (PAYLOAD, 513, rig::WRITE)]);
+    assert_eq!(bench.rig.read(PAYLOAD, 513), [vec![0x66; 512], vec![OK]].concat());
+}
+
+#[test]
+fn what_lies_beyond_the_capacity_is_an_error_and_writes_nothing() {
+    let sectors = [SECTORS - 1, SECTORS, SECTORS + 1, 1 << 55, u64::MAX / 512, u64::MAX];
+    for sector in sectors {
+        let mut bench = bench(false);
+        bench.rig.write(PAYLOAD, &[0xaa; 1024]);
+        let (read, write) = ((PAYLOAD, 1024, rig::WRITE), (PAYLOAD, 1024, 0));
+        assert_eq!(bench.request(request::IN, sector, &[read]), (IOERR, 1), "{sector:#x}");
+        assert_eq!(bench.rig.read(PAYLOAD, 1024), [0xaa; 1024]);
+        assert_eq!(bench.request(request::OUT, sector, &[write]), (IOERR, 1));
+        assert_eq!(bench.sector(SECTORS - 1), [15; 512]);
+        assert_eq!(bench.file.metadata().unwrap().len(), SECTORS * 512);
+    }
+}
+
+#[test]
+fn the_last_sector_is_there() {
+    let mut bench = bench(false);
+    let read = (PAYLOAD, 512, rig::WRITE);
+    assert_eq!(bench.request(request::IN, SECTORS - 1, &[read]), (OK, 513));
+    assert_eq!(bench.rig.read(PAYLOAD, 512), [15; 512]);
+}
+
+#[test]
+fn a_length_that_is_no_whole_number_of_sectors_is_an_error() {
+    for len in [1, 511, 513] {
+        let mut bench = bench(false);
+        assert_eq!(bench.request(request::IN, 0, &[(PAYLOAD, len, rig::WRITE)]), (IOERR, 1));
+        assert_eq!(bench.request(request::OUT, 0, &[(PAYLOAD, len, 0)]), (IOERR, 1));
+        assert_eq!(bench.sector(0), [0; 512]);
+    }
+}
+
+#[test]
+fn a_read_only_disk_refuses_writes_and_keeps_its_data() {
+    let mut bench = bench(true);
+    bench.rig.write(PAYLOAD, &[0xaa; 512]);
+    assert_eq!(bench.request(request::OUT, 1, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
+    assert_eq!(bench.sector(1), [1; 512]);
+    assert_eq!(bench.request(request::FLUSH, 0, &[]), (OK, 1));
+    assert_ne!(bench.block.features() & feature::RO, 0);
+}
+
+#[test]
+fn the_serial_number_is_as_long_as_the_buffer_or_20_bytes() {
+    let mut bench = bench(false);
+    let id = (PAYLOAD, 20, rig::WRITE);
+    assert_eq!(bench.request(request::GET_ID, 0, &[id]), (OK, 21));
+    assert_eq!(bench.rig.read(PAYLOAD, 20), b"serial-1\0\0\0\0\0\0\0\0\0\0\0\0");
+    bench.rig.write(PAYLOAD, &[0xaa; 600]);
+    let short = (PAYLOAD, 3, rig::WRITE);
+    assert_eq!(bench.request(request::GET_ID, 0, &[short]), (OK, 4));
+    assert_eq!(bench.rig.read(PAYLOAD, 4), b"ser\xaa");
+    let long = (PAYLOAD, 512, rig::WRITE);
+    assert_eq!(bench.request(request::GET_ID, 0, &[long]), (OK, 21));
+    assert_eq!(bench.rig.read(PAYLOAD + 20, 2), [0xaa; 2]);
+}
+
+#[test]
+fn an_unknown_request_is_unsupported() {
+    for kind in [2, 3, 5, 11, 13, 14, 99, u32::MAX] {
+        let mut bench = bench(false);
+        let data = (PAYLOAD, 512, rig::WRITE);
+        assert_eq!(bench.request(kind, 0, &[data]), (UNSUPP, 1), "type {kind}");
+    }
+}
+
+#[test]
+fn a_request_without_status_or_header_comes_back() {
+    let mut bench = bench(false);
+    let (status, written) = bench.submit(&[(HEADER, 16, 0)]);
+    assert_eq!((status, written), (0xee, 0));
+    assert_eq!(bench.submit(&[(HEADER, 15, 0), (STATUS, 1, rig::WRITE)]), (IOERR, 1));
+    assert_eq!(bench.submit(&[(STATUS, 1, rig::WRITE)]), (IOERR, 1));
+    assert_eq!(bench.rig.used_idx(), 3);
+}
+
+#[test]
+fn a_file_that_was_cut_short_is_an_error_for_what_is_gone() {
+    let mut bench = bench(false);
+    bench.file.set_len(2 * 512).unwrap();
+    let read = (PAYLOAD, 1024, rig::WRITE);
+    assert_eq!(bench.request(request::IN, 1, &[read]), (IOERR, 1));
+    assert_eq!(bench.request(request::IN, 0, &[read]), (OK, 1025));
+}
+
+#[test]
+fn a_failing_host_file_is_an_error_and_the_device_goes_on() {
+    let mut bench = bench(false);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    fs::write(&path, [1; 512]).unwrap();
+    // Open for reading only, though the device does not know.
+    bench.block.disk.file = File::open(&path).unwrap();
+    assert_eq!(bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
+    assert_eq!(bench.request(request::IN, 0, &[(PAYLOAD, 512, rig::WRITE)]), (OK, 513));
+}
+
+#[test]
+fn the_configuration_says_what_the_features_promise() {
+    let bench = bench(false);
+    let config = bench.block.config();
+    let field = |offset, len: usize| {
+        let mut data = vec![0xaa; len];
+        config.read(offset, &mut data);
+        data
+    };
+    assert_eq!(field(0, 8), SECTORS.to_le_bytes());
+    assert_eq!(field(12, 4), 254_u32.to_le_bytes());
+    assert_eq!(field(20, 4), 512_u32.to_le_bytes());
+    // Past the end, and across it.
+    assert_eq!(field(22, 4), [0, 0, 0, 0]);
+    assert_eq!(field(usize::MAX, 4), [0; 4]);
+    config.write(0, &[0xff; 8]);
+    assert_eq!(field(0, 8), SECTORS.to_le_bytes());
+}
+
+#[test]
+fn a_driver_without_flush_gets_write_through() {
+    let mut bench = bench(false);
+    bench.block.activate(bench.block.features());
+    assert!(!bench.block.disk.write_through);
+    bench.block.activate(0);
+    assert!(bench.block.disk.write_through);
+    // On a file that cannot be synced the write must then fail.
+    bench.block.disk.file = File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]).0, IOERR);
+}

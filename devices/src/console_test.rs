@@ -1,1 +1,146 @@
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use super::*;
+use crate::rig::{self, DATA, Rig};
+
+/// A console with one live queue, and the far ends of its files.
+struct Bench {
+    rig: Rig,
+    console: Console,
+    queues: Queues,
+    keyboard: Option<PipeWriter>,
+    screen: Option<PipeReader>,
+}
+
+fn bench(queue: usize) -> Bench {
+    let (input, keyboard) = pipe().unwrap();
+    let (screen, output) = pipe().unwrap();
+    nonblocking(&input);
+    nonblocking(&output);
+    let rig = Rig::new(64);
+    let mut queues = vec![None, None];
+    queues[queue] = Some(rig.queue(0));
+    Bench {
+        console: Console::new(OwnedFd::from(input).into(), OwnedFd::from(output).into()),
+        queues: Queues::new(queues),
+        rig,
+        keyboard: Some(keyboard),
+        screen: Some(screen),
+    }
+}
+
+#[allow(unsafe_code)]
+fn nonblocking(file: &impl AsRawFd) {
+    // SAFETY: sets a flag of an open descriptor.
+    let set = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    assert_eq!(set, 0);
+}
+
+#[test]
+fn output_goes_out_in_order() {
+    let mut bench = bench(TRANSMIT);
+    bench.rig.write(DATA, b"hello world");
+    bench.rig.chain(0, &[(DATA, 6, 0), (DATA + 6, 5, 0)]);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    let mut seen = [0; 11];
+    bench.screen.unwrap().read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"hello world");
+    assert_eq!(bench.rig.used(0), (0, 0));
+}
+
+#[test]
+fn output_waits_for_a_slow_reader_and_none_is_lost() {
+    let mut bench = bench(TRANSMIT);
+    // More than a pipe holds.
+    let len = 300_000_u32;
+    let text: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    bench.rig.write(DATA, &text);
+    bench.rig.chain(0, &[(DATA, len, 0)]);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 0, "held back, not blocked");
+    let mut screen = bench.screen.unwrap();
+    let mut seen: Vec<u8> = Vec::new();
+    while seen.len() < text.len() {
+        let mut part = [0; 65536];
+        let count = screen.read(&mut part).unwrap();
+        seen.extend(&part[..count]);
+        bench.console.ready(TRANSMIT, &mut bench.queues).unwrap();
+    }
+    assert_eq!(seen, text);
+    assert_eq!(bench.rig.used_idx(), 1);
+}
+
+#[test]
+fn output_that_nobody_reads_any_more_is_dropped() {
+    let mut bench = bench(TRANSMIT);
+    drop(bench.screen.take());
+    bench.rig.chain(0, &[(DATA, 5, 0)]);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 1);
+}
+
+#[test]
+fn input_fills_the_buffers_that_there_are_and_the_rest_waits() {
+    let mut bench = bench(RECEIVE);
+    let mut keyboard = bench.keyboard.take().unwrap();
+    keyboard.write_all(b"abcdef").unwrap();
+    bench.console.ready(RECEIVE, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 0);
+    for expected in [b"abcd".as_slice(), b"ef"] {
+        bench.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
+        bench.rig.offer(0);
+        bench.console.kicked(RECEIVE, &mut bench.queues).unwrap();
+        let (_, len) = bench.rig.used(bench.rig.used_idx() - 1);
+        assert_eq!(bench.rig.read(DATA, len as usize), expected);
+    }
+    // A buffer that came before its input is filled when the input comes.
+    bench.rig.offer(0);
+    bench.console.kicked(RECEIVE, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 2);
+    keyboard.write_all(b"!").unwrap();
+    bench.console.ready(RECEIVE, &mut bench.queues).unwrap();
+    assert_eq!((bench.rig.used_idx(), bench.rig.used(2)), (3, (0, 1)));
+}
+
+#[test]
+fn the_end_of_input_is_not_a_flood_of_empty_buffers() {
+    let mut bench = bench(RECEIVE);
+    drop(bench.keyboard.take());
+    bench.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
+    (0..8).for_each(|_| bench.rig.offer(0));
+    for _ in 0..3 {
+        bench.console.ready(RECEIVE, &mut bench.queues).unwrap();
+        bench.console.kicked(RECEIVE, &mut bench.queues).unwrap();
+    }
+    assert_eq!(bench.rig.used_idx(), 0);
+}
+
+#[test]
+fn buffers_of_the_wrong_direction_come_back_untouched() {
+    let mut receive = bench(RECEIVE);
+    receive.keyboard.as_mut().unwrap().write_all(b"abc").unwrap();
+    receive.rig.write(DATA, b"keep");
+    receive.rig.chain(0, &[(DATA, 4, 0)]);
+    receive.rig.offer(0);
+    receive.console.kicked(RECEIVE, &mut receive.queues).unwrap();
+    assert_eq!(receive.rig.used(0), (0, 0));
+    assert_eq!(receive.rig.read(DATA, 4), b"keep");
+
+    let mut transmit = bench(TRANSMIT);
+    transmit.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
+    transmit.rig.offer(0);
+    transmit.console.kicked(TRANSMIT, &mut transmit.queues).unwrap();
+    assert_eq!(transmit.rig.used_idx(), 1);
+}
+
+#[test]
+fn a_queue_that_the_driver_did_not_enable_is_left_alone() {
+    let mut bench = bench(TRANSMIT);
+    bench.console.kicked(RECEIVE, &mut bench.queues).unwrap();
+    bench.console.kicked(7, &mut bench.queues).unwrap();
+    bench.console.ready(RECEIVE, &mut bench.queues).unwrap();
+}

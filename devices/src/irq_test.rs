@@ -1,1 +1,48 @@
+use std::sync::Arc;
+use std::thread;
 
+use super::*;
+use crate::rig::Wire;
+
+#[test]
+fn the_wire_is_high_from_the_event_to_the_acknowledgement() {
+    let wire = Wire::default();
+    let interrupt = Interrupt::new(Box::new(wire.clone()));
+    interrupt.used_buffer();
+    assert_eq!((interrupt.status(), wire.is_high()), (INTERRUPT_USED, true));
+    interrupt.config_changed();
+    interrupt.acknowledge(INTERRUPT_USED);
+    assert_eq!(
+        (interrupt.status(), wire.is_high()),
+        (INTERRUPT_CONFIG, true)
+    );
+    interrupt.acknowledge(u32::MAX);
+    assert_eq!((interrupt.status(), wire.is_high()), (0, false));
+}
+
+#[test]
+fn needing_a_reset_is_a_configuration_change_that_a_reset_forgets() {
+    let wire = Wire::default();
+    let interrupt = Interrupt::new(Box::new(wire.clone()));
+    interrupt.needs_reset();
+    assert!(interrupt.is_reset_needed());
+    assert_eq!(interrupt.status(), INTERRUPT_CONFIG);
+    interrupt.reset();
+    assert!(!interrupt.is_reset_needed() && !wire.is_high());
+}
+
+/// A raise may come between an acknowledgement's clearing of the last bit and its lowering of the wire.
+#[test]
+fn no_interleaving_of_raise_and_acknowledge_leaves_the_wire_wrong() {
+    let wire = Wire::default();
+    let interrupt = Arc::new(Interrupt::new(Box::new(wire.clone())));
+    for round in 0..2000 {
+        thread::scope(|scope| {
+            scope.spawn(|| interrupt.used_buffer());
+            scope.spawn(|| interrupt.acknowledge(INTERRUPT_USED));
+            scope.spawn(|| interrupt.acknowledge(INTERRUPT_USED));
+        });
+        assert_eq!(wire.is_high(), interrupt.status() != 0, "round {round}");
+        interrupt.acknowledge(u32::MAX);
+    }
+}

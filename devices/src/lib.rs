@@ -34,3 +34,6 @@ pub mod plic;
 pub mod queue;
 pub mod virtio;
 pub mod worker;
+
+#[cfg(test)]
+mod rig;

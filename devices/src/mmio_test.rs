@@ -1,1 +1,382 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use super::*;
+use crate::rig::{self, DATA, DEVICE, DRIVER, RAM, Rig, TABLE, Wire};
+
+/// Counts what it is given, and answers each chain with 7 bytes.
+struct Probe {
+    served: Arc<AtomicUsize>,
+    resets: Arc<AtomicUsize>,
+}
+
+impl VirtioDevice for Probe {
+    fn id(&self) -> DeviceId {
+        DeviceId::Block
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[8, 4]
+    }
+
+    fn features(&self) -> u64 {
+        1 << 9
+    }
+
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        Arc::new(vec![1, 2, 3, 4, 5, 6])
+    }
+
+    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        let Some(queue) = queues.get(index) else {
+            return Ok(());
+        };
+        queue.drain(|_| {
+            self.served.fetch_add(1, Ordering::SeqCst);
+            Some(7)
+        })
+    }
+
+    fn reset(&mut self) {
+        self.resets.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+struct Bench {
+    rig: Rig,
+    wire: Wire,
+    mmio: Mmio,
+    served: Arc<AtomicUsize>,
+    resets: Arc<AtomicUsize>,
+}
+
+fn bench() -> Bench {
+    let rig = Rig::new(8);
+    let wire = Wire::default();
+    let (served, resets) = (Arc::default(), Arc::default());
+    let probe = Probe {
+        served: Arc::clone(&served),
+        resets: Arc::clone(&resets),
+    };
+    let mmio = Mmio::new(Box::new(probe), rig.memory.clone(), Box::new(wire.clone()));
+    Bench {
+        mmio: mmio.unwrap(),
+        rig,
+        wire,
+        served,
+        resets,
+    }
+}
+
+/// Waits for what a worker does; fails after ten seconds.
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}: not within ten seconds");
+        std::thread::yield_now();
+    }
+}
+
+const NEGOTIATED: u32 = (status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK) as u32;
+const LIVE: u32 = NEGOTIATED | status::DRIVER_OK as u32;
+const NEEDS_RESET: u32 = status::DEVICE_NEEDS_RESET as u32;
+
+impl Bench {
+    fn get(&self, offset: u64) -> u32 {
+        let mut data = [0; 4];
+        self.mmio.read(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn set(&self, offset: u64, value: u32) {
+        self.mmio.write(offset, &value.to_le_bytes());
+    }
+
+    fn accept(&self, features: u64) {
+        self.set(register::DRIVER_FEATURES_SEL, 0);
+        self.set(register::DRIVER_FEATURES, half(features, 0));
+        self.set(register::DRIVER_FEATURES_SEL, 1);
+        self.set(register::DRIVER_FEATURES, half(features, 1));
+    }
+
+    fn negotiate(&self, features: u64) -> u32 {
+        self.set(register::STATUS, 1);
+        self.set(register::STATUS, 3);
+        self.accept(features);
+        self.set(register::STATUS, NEGOTIATED);
+        self.get(register::STATUS)
+    }
+
+    fn set_up_queue(&self, index: u32) {
+        self.set(register::QUEUE_SEL, index);
+        self.set(register::QUEUE_SIZE, 4);
+        self.set(register::QUEUE_DESC_LOW, half(TABLE, 0));
+        self.set(register::QUEUE_DRIVER_LOW, half(DRIVER, 0));
+        self.set(register::QUEUE_DEVICE_LOW, half(DEVICE, 0));
+        self.set(register::QUEUE_READY, 1);
+    }
+
+    /// A live device with queue 0.
+    fn go_live(&mut self) {
+        self.rig.config.size = 4;
+        assert_eq!(self.negotiate(features::VERSION_1), NEGOTIATED);
+        self.set_up_queue(0);
+        self.set(register::STATUS, LIVE);
+        assert_eq!(self.get(register::STATUS), LIVE);
+    }
+
+    fn offer_and_kick(&self) {
+        self.rig.descriptor(0, (DATA, 64), rig::WRITE, 0);
+        self.rig.offer(0);
+        self.set(register::QUEUE_NOTIFY, 0);
+    }
+}
+
+#[test]
+fn the_device_introduces_itself() {
+    let bench = bench();
+    assert_eq!(bench.get(register::MAGIC_VALUE).to_le_bytes(), *b"virt");
+    assert_eq!(bench.get(register::VERSION), 2);
+    assert_eq!(bench.get(register::DEVICE_ID), 2);
+    assert_eq!(bench.get(register::VENDOR_ID).to_le_bytes(), *b"QEMU");
+    bench.set(register::DEVICE_FEATURES_SEL, 0);
+    assert_eq!(bench.get(register::DEVICE_FEATURES), 1 << 9 | 1 << 28 | 1 << 29);
+    bench.set(register::DEVICE_FEATURES_SEL, 1);
+    assert_eq!(bench.get(register::DEVICE_FEATURES), 1);
+    bench.set(register::DEVICE_FEATURES_SEL, 2);
+    assert_eq!(bench.get(register::DEVICE_FEATURES), 0);
+    for shm in [0xb0, 0xb4, 0xb8, 0xbc] {
+        assert_eq!(bench.get(shm), u32::MAX);
+    }
+}
+
+#[test]
+fn a_request_is_served_and_interrupts_until_acknowledged() {
+    let mut bench = bench();
+    bench.go_live();
+    bench.offer_and_kick();
+    wait_for("the interrupt", || bench.wire.is_high());
+    assert_eq!(bench.get(register::INTERRUPT_STATUS), 1);
+    assert_eq!(bench.rig.used(0), (0, 7));
+    bench.set(register::INTERRUPT_ACK, 2);
+    assert!(bench.wire.is_high());
+    bench.set(register::INTERRUPT_ACK, 1);
+    assert!(!bench.wire.is_high());
+    assert_eq!(bench.get(register::INTERRUPT_STATUS), 0);
+}
+
+#[test]
+fn what_was_made_available_before_driver_ok_waits_for_it() {
+    let mut bench = bench();
+    bench.rig.config.size = 4;
+    bench.negotiate(features::VERSION_1);
+    bench.set_up_queue(0);
+    bench.offer_and_kick();
+    assert!(matches!(bench.mmio.setup().device, State::Offered(_)), "no worker yet");
+    assert_eq!(bench.rig.used_idx(), 0);
+    bench.set(register::STATUS, LIVE);
+    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
+}
+
+#[test]
+fn features_that_were_not_offered_or_lack_version_1_are_refused() {
+    for wrong in [0, 1 << 9, features::VERSION_1 | 1, features::VERSION_1 | 1 << 63] {
+        let bench = bench();
+        assert_eq!(bench.negotiate(wrong), 3, "{wrong:#x}");
+        // DRIVER_OK without FEATURES_OK is no legal move.
+        bench.set(register::STATUS, LIVE);
+        assert_eq!(bench.get(register::STATUS), 3);
+        // Another attempt, after a reset or not.
+        assert_eq!(bench.negotiate(features::VERSION_1), NEGOTIATED);
+        bench.set(register::STATUS, 0);
+        assert_eq!(bench.negotiate(features::VERSION_1 | 1 << 9), NEGOTIATED);
+    }
+}
+
+#[test]
+fn features_are_frozen_by_features_ok() {
+    let bench = bench();
+    bench.negotiate(features::VERSION_1);
+    bench.accept(u64::MAX);
+    assert_eq!(bench.mmio.setup().accepted, features::VERSION_1);
+}
+
+#[test]
+fn status_bits_come_in_order_and_only_a_reset_clears_them() {
+    let bench = bench();
+    for (written, seen) in [(2, 0), (4, 0), (8, 0), (1, 1), (4, 1), (3, 3), (1, 3), (7, 3)] {
+        bench.set(register::STATUS, written);
+        assert_eq!(bench.get(register::STATUS), seen, "wrote {written}");
+    }
+    bench.set(register::STATUS, 0x83);
+    assert_eq!(bench.get(register::STATUS), 0x83);
+    bench.set(register::STATUS, 0xffff_ff00);
+    assert_eq!(bench.get(register::STATUS), 0x83);
+    bench.set(register::STATUS, 0);
+    assert_eq!(bench.get(register::STATUS), 0);
+}
+
+#[test]
+fn queue_registers_are_frozen_while_the_queue_is_ready() {
+    let bench = bench();
+    bench.negotiate(features::VERSION_1);
+    bench.set_up_queue(0);
+    let before = bench.mmio.setup().queues[0].clone();
+    bench.set(register::QUEUE_SIZE, 2);
+    for offset in [0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4] {
+        bench.set(offset, 0x1234_5678);
+    }
+    let after = bench.mmio.setup().queues[0].clone();
+    assert_eq!(format!("{before:?}"), format!("{after:?}"));
+}
+
+#[test]
+fn an_absent_queue_reads_as_zero_and_takes_nothing() {
+    let bench = bench();
+    bench.negotiate(features::VERSION_1);
+    for index in [2, 255, u32::MAX] {
+        bench.set(register::QUEUE_SEL, index);
+        for offset in (0x34..0x100).step_by(4) {
+            if !matches!(offset, register::STATUS | register::QUEUE_NOTIFY) {
+                bench.set(offset, u32::MAX);
+            }
+        }
+        assert_eq!(bench.get(register::QUEUE_SIZE_MAX), 0);
+        assert_eq!(bench.get(register::QUEUE_READY), 0);
+        bench.set(register::QUEUE_NOTIFY, index);
+    }
+    bench.set(register::QUEUE_SEL, 1);
+    assert_eq!(bench.get(register::QUEUE_SIZE_MAX), 4);
+    assert_eq!(bench.get(register::QUEUE_READY), 0);
+}
+
+#[test]
+fn a_queue_that_cannot_be_makes_the_device_need_a_reset() {
+    let set_ups: [&[(u64, u32)]; 4] = [
+        &[(register::QUEUE_SIZE, 3)],
+        &[(register::QUEUE_SIZE, 0x1_0004)],
+        &[(register::QUEUE_DESC_LOW, half(TABLE, 0) + 8)],
+        &[(register::QUEUE_DEVICE_HIGH, u32::MAX)],
+    ];
+    for set_up in set_ups {
+        let bench = bench();
+        bench.negotiate(features::VERSION_1);
+        bench.set_up_queue(0);
+        bench.set(register::QUEUE_READY, 0);
+        set_up.iter().for_each(|&(offset, value)| bench.set(offset, value));
+        bench.set(register::QUEUE_READY, 1);
+        bench.set(register::STATUS, LIVE);
+        assert_eq!(bench.get(register::STATUS), LIVE | NEEDS_RESET, "{set_up:x?}");
+        assert_eq!(bench.get(register::INTERRUPT_STATUS), 2);
+        assert!(bench.wire.is_high());
+        bench.offer_and_kick();
+        bench.set(register::STATUS, 0);
+        assert_eq!(bench.get(register::STATUS), 0);
+        assert!(!bench.wire.is_high());
+        assert_eq!(bench.served.load(Ordering::SeqCst), 0);
+    }
+}
+
+#[test]
+fn a_broken_ring_needs_a_reset_and_is_left_alone_until_then() {
+    let mut bench = bench();
+    bench.go_live();
+    bench.rig.offer(99);
+    bench.set(register::QUEUE_NOTIFY, 0);
+    wait_for("DEVICE_NEEDS_RESET", || bench.get(register::STATUS) == LIVE | NEEDS_RESET);
+    assert_eq!(bench.get(register::INTERRUPT_STATUS), 2);
+    bench.set(register::STATUS, 0);
+    bench.rig.write(DRIVER, &[0; 64]);
+    bench.rig.write(DEVICE, &[0; 64]);
+    bench.go_live();
+    bench.offer_and_kick();
+    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
+}
+
+#[test]
+fn after_a_reset_the_rings_are_untouched_and_every_register_is_as_new() {
+    let mut bench = bench();
+    bench.go_live();
+    bench.offer_and_kick();
+    wait_for("the interrupt", || bench.wire.is_high());
+    bench.set(register::STATUS, 0);
+    assert_eq!(bench.resets.load(Ordering::SeqCst), 1);
+    assert!(!bench.wire.is_high());
+    for offset in [register::STATUS, register::INTERRUPT_STATUS, register::QUEUE_READY] {
+        assert_eq!(bench.get(offset), 0);
+    }
+    let before = bench.rig.read(RAM, 0x8000);
+    bench.set(register::QUEUE_NOTIFY, 0);
+    let notified = bench.rig.read(RAM, 0x8000);
+    assert!(matches!(bench.mmio.setup().device, State::Offered(_)), "no worker");
+    assert_eq!(before, notified);
+}
+
+/// § 4.2.2.2: the device touches nothing of a queue whose QueueReady is 0.
+#[test]
+fn a_queue_disabled_while_live_is_no_longer_served() {
+    let mut bench = bench();
+    bench.go_live();
+    bench.set(register::QUEUE_READY, 0);
+    assert_eq!(bench.get(register::QUEUE_READY), 0);
+    bench.offer_and_kick();
+    // Enabling it again takes a reset.
+    bench.set(register::QUEUE_READY, 1);
+    assert_eq!(bench.get(register::QUEUE_READY), 0);
+    bench.mmio.stop();
+    assert_eq!((bench.rig.used_idx(), bench.served.load(Ordering::SeqCst)), (0, 0));
+}
+
+#[test]
+fn odd_accesses_have_no_effect() {
+    let bench = bench();
+    bench.negotiate(features::VERSION_1);
+    for width in [1, 2, 3, 8] {
+        for offset in [0, 1, 2, 4, 0x70, 0x71, 0xfc, 0xfe] {
+            let mut data = vec![0; width];
+            bench.mmio.read(offset, &mut data);
+            assert_eq!(data, vec![0; width]);
+            bench.mmio.write(offset, &vec![0; width]);
+        }
+    }
+    assert_eq!(bench.get(register::STATUS), NEGOTIATED);
+    for offset in (0..0x100).step_by(4).filter(|&offset| offset != register::STATUS) {
+        bench.get(offset);
+        bench.set(offset, u32::MAX);
+    }
+    assert_eq!(bench.get(register::STATUS), NEGOTIATED);
+}
+
+#[test]
+fn the_configuration_has_natural_widths_and_an_end() {
+    let bench = bench();
+    let read = |offset, width: usize| {
+        let mut data = vec![0; width];
+        bench.mmio.read(register::CONFIG + offset, &mut data);
+        data
+    };
+    assert_eq!(read(0, 1), [1]);
+    assert_eq!(read(2, 2), [3, 4]);
+    assert_eq!(read(0, 4), [1, 2, 3, 4]);
+    assert_eq!(read(4, 4), [5, 6, 0, 0]);
+    assert_eq!(read(0xe00, 4), [0; 4]);
+}
+
+#[test]
+fn a_hundred_thousand_kicks_and_resets_under_load_do_no_harm() {
+    let mut bench = bench();
+    bench.go_live();
+    for _ in 0..100_000 {
+        bench.set(register::QUEUE_NOTIFY, 0);
+    }
+    for _ in 0..200 {
+        bench.offer_and_kick();
+        bench.set(register::STATUS, 0);
+        bench.rig.write(DRIVER, &[0; 64]);
+        bench.rig.write(DEVICE, &[0; 64]);
+        bench.go_live();
+    }
+    let before = bench.served.load(Ordering::SeqCst);
+    bench.offer_and_kick();
+    wait_for("the request", || bench.served.load(Ordering::SeqCst) == before + 1);
+}

@@ -1,0 +1,104 @@
+# shellcheck shell=bash
+# Debian packages: those of this machine, and foreign ones in private package lists.
+#
+# Only apt_install changes the machine, and only by installing packages. Everything else happens in folders that are given by name,
+# with a mirror and a keyring taken from the machine's own sources.
+
+# apt_quiet keeps apt's output for the case that it fails.
+apt_quiet() {
+    local log
+    log=$(mktemp)
+    if ! DEBIAN_FRONTEND=noninteractive "$@" >"$log" 2>&1; then
+        tail -n 15 "$log" >&2
+        rm -f "$log"
+        return 1
+    fi
+    rm -f "$log"
+}
+
+as_root() {
+    if [[ $EUID -eq 0 ]]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo -E "$@"
+    else
+        fail 1 "this needs root and there is no sudo; run as root: $*"
+    fi
+}
+
+# installed PACKAGE: also when it is provided by another architecture's build.
+installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+# The machine's own lists are refreshed once: old ones name files that the mirror no longer has.
+apt_update() {
+    [[ -n ${apt_updated:-} ]] && return
+    say "refreshing this machine's package lists"
+    # A third-party source may be out of reach: what counts is whether the packages install.
+    apt_quiet as_root apt-get update || say "some package lists could not be refreshed; going on with the others"
+    apt_updated=1
+}
+
+# apt_install WHY PACKAGE...: installs the packages that are missing, from the machine's own sources.
+apt_install() {
+    local why=$1 package missing=()
+    shift
+    for package in "$@"; do
+        installed "$package" || missing+=("$package")
+    done
+    [[ ${#missing[@]} -eq 0 ]] && return
+    command -v apt-get >/dev/null || fail 1 "this is not a Debian-like system: please install what Debian calls ${missing[*]} ($why)"
+    apt_update
+    say "installing ${missing[*]}: $why"
+    retry "installing ${missing[*]}" apt_install_once "${missing[@]}"
+}
+
+apt_install_once() {
+    apt_quiet as_root apt-get install -y --no-install-recommends "$@" && return
+    apt_updated=
+    apt_update
+    return 1
+}
+
+# debian_mirror: the URI from which this machine gets its own release of Debian.
+debian_mirror() {
+    local codename
+    if [[ -n ${HARTVISOR_DEBIAN_MIRROR:-} ]]; then
+        printf '%s\n' "$HARTVISOR_DEBIAN_MIRROR"
+        return
+    fi
+    # shellcheck source=/dev/null
+    codename=$(. /etc/os-release && [[ $ID == debian ]] && printf '%s' "${VERSION_CODENAME:-}") || true
+    apt-get indextargets --no-release-info --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v codename="$codename" '$2 == "main" && ($1 == codename || $1 ~ /^(stable|testing|unstable|sid)$/) { print $3; exit }'
+}
+
+# debian_keyring: what that source is signed with; Debian's own keys unless the machine's sources say otherwise.
+debian_keyring() {
+    local mirror=$1 named
+    named=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
+        awk -v RS= -v mirror="${mirror%/}" 'index($0, mirror) && match($0, /[Ss]igned-[Bb]y[:=][ \t]*\/[^] \t\n]+/) {
+            field = substr($0, RSTART, RLENGTH); sub(/^[^\/]*/, "", field); print field; exit }')
+    for named in "$named" /usr/share/keyrings/debian-archive-keyring.gpg; do
+        [[ -r $named ]] && printf '%s\n' "$named" && return
+    done
+    return 0
+}
+
+# private_lists FOLDER SUITES OPTION...: package lists of their own, read from SUITES; leaves in the array apt_private the options
+# that make apt-get use them.
+private_lists() {
+    local folder=$1 suites=$2 mirror keyring
+    shift 2
+    mirror=$(debian_mirror)
+    [[ -n $mirror ]] || fail 1 "no Debian mirror in this machine's package sources: set HARTVISOR_DEBIAN_MIRROR to the URI of one"
+    keyring=$(debian_keyring "$mirror")
+    mkdir -p "$folder"/{sources,lists/partial,archives/partial}
+    printf '%s\n' "Types: deb" "URIs: $mirror" "Suites: $suites" "Components: main" ${keyring:+"Signed-By: $keyring"} \
+        >"$folder/sources/private.sources"
+    apt_private=(
+        -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$folder/sources" -o Dir::State::Lists="$folder/lists"
+        -o Dir::Cache::Archives="$folder/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
+        -o APT::Update::Error-Mode=any -o APT::Sandbox::User=root "$@"
+    )
+    retry "reading the package lists of $suites" apt_quiet apt-get "${apt_private[@]}" update
+}

@@ -1,0 +1,75 @@
+# shellcheck shell=bash
+# The software of the emulated RISC-V host: Debian's riscv64 kernel, the modules it needs, and busybox.
+
+# riscv64 is an architecture of Debian from this release on.
+host_suite=trixie
+
+# What the emulated host uses itself, then what Debian's kernel needs as a guest: disks, a root file system.
+host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 loop)
+
+# host_ready FOLDER: everything was fetched.
+host_ready() { [[ -s $1/vmlinux && -x $1/busybox && -s $1/modules/modules.dep ]]; }
+
+# fetch_host FOLDER: fills FOLDER with vmlinux, busybox and modules/ (uncompressed, with a modules.dep for modprobe).
+fetch_host() {
+    local folder=$1 work kernel
+    host_ready "$folder" && return
+    work=$(mktemp -d)
+    say "fetching a riscv64 kernel and busybox for the emulated host"
+    mkdir -p "$work/apt"
+    : >"$work/apt/status"
+    private_lists "$work/apt" "$host_suite" -o Dir::State::status="$work/apt/status" \
+        -o APT::Architecture=riscv64 -o APT::Architectures=riscv64
+    # linux-image-riscv64 is an empty package that depends on the newest kernel.
+    kernel=$(apt-cache "${apt_private[@]}" depends linux-image-riscv64 | awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }')
+    [[ -n $kernel ]] || fail 1 "linux-image-riscv64 of Debian $host_suite names no kernel package"
+    retry "downloading $kernel and busybox-static" download_here "$work" "$kernel" busybox-static
+    say "unpacking $kernel"
+    for package in "$work"/*.deb; do
+        dpkg-deb --extract "$package" "$work/root"
+    done
+    rm -rf "$folder"
+    mkdir -p "$folder/modules"
+    cp "$work"/root/boot/vmlinu?-* "$folder/vmlinux"
+    cp "$(find "$work/root" -name busybox -type f -perm -u+x | head -n 1)" "$folder/busybox"
+    unpack_modules "$work/root" "$folder/modules"
+    printf '%s\n' "${kernel#linux-image-}" >"$folder/release"
+    rm -rf "$work"
+}
+
+download_here() (
+    cd "$1"
+    shift
+    apt_quiet apt-get "${apt_private[@]}" download "$@"
+)
+
+# unpack_modules ROOT FOLDER: host_modules and what they depend on, uncompressed, and the list of dependencies as modprobe reads it.
+unpack_modules() {
+    local root=$1 folder=$2 queue=("${host_modules[@]}") module file depends
+    while [[ ${#queue[@]} -gt 0 ]]; do
+        module=${queue[0]}
+        queue=("${queue[@]:1}")
+        [[ -e $folder/$module.ko ]] && continue
+        # A file's name may have '-' where the module's has '_'.
+        file=$(find "$root" -name "${module//_/[-_]}.ko*" | head -n 1)
+        # What is built into the kernel has no file.
+        [[ -n $file ]] || continue
+        case $file in
+            *.xz) xz -dc "$file" ;;
+            *) cat "$file" ;;
+        esac >"$folder/$module.ko"
+        depends=$(tr '\0' '\n' <"$folder/$module.ko" | sed -n 's/^depends=//p')
+        printf '%s %s\n' "$module" "${depends//,/ }" >>"$folder/direct"
+        # shellcheck disable=SC2206 # a list of names
+        queue+=(${depends//,/ })
+    done
+    # modprobe wants all that a module needs, the nearest first: the lists are closed by walking them.
+    awk '{ needs[$1] = ""; for (i = 2; i <= NF; i++) needs[$1] = needs[$1] " " $i; names[NR] = $1 }
+        function walk(name, list, n, i, all) {
+            n = split(needs[name], list, " "); all = ""
+            for (i = 1; i <= n; i++) all = all " " list[i] ".ko" walk(list[i])
+            return all
+        }
+        END { for (i = 1; i <= NR; i++) print names[i] ".ko:" walk(names[i]) }' "$folder/direct" >"$folder/modules.dep"
+    rm "$folder/direct"
+}

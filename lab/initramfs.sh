@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# The emulated host's initramfs: a part that is always the same, made once, and the job, appended to it.
+
+# pack FOLDER: a cpio archive of all in it, owned by root.
+pack() (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --create --format=newc --owner=0:0 --quiet)
+
+# base_initramfs ARCHIVE WORK: makes ARCHIVE unless it is newer than all it is made of. Several lab/run may do so at once.
+base_initramfs() {
+    local archive=$1 work=$2 source current=1
+    for source in "$lab/init" "$lab/session" "$lab/initramfs.sh" "$host/release"; do
+        [[ $archive -nt $source ]] || current=''
+    done
+    [[ -z $current ]] || return 0
+    local modules
+    modules=$work/lib/modules/$(cat "$host/release")
+    mkdir -p "$work"/{bin,lab} "$modules"
+    cp "$lab/init" "$work/init"
+    cp "$lab/session" "$work/lab/session"
+    cp "$host/busybox" "$work/bin/busybox"
+    # What "#!/bin/sh" of /init means; the other names are made at the start.
+    ln -s busybox "$work/bin/sh"
+    cp "$host"/modules/* "$modules"
+    pack "$work" >"$work.cpio"
+    mv "$work.cpio" "$archive.$$"
+    mv "$archive.$$" "$archive"
+}
+
+# job_script COMMAND...: what /init and /lab/session read: two variables, and the functions `shares` and `job`.
+job_script() {
+    local name
+    printf "terminal='%s'\nmark='%s'\n" "$terminal" "$mark"
+    printf 'shares() {\n:\n%s}\njob() {\n' "$share_commands"
+    for name in $(compgen -e | grep -E '^(TERM|RUST_.*|HARTVISOR_.*)$'); do
+        printf 'export %s=%s\n' "$name" "$(quote "${!name}")"
+    done
+    # shellcheck disable=SC2016 # the guest's PATH
+    printf 'export PATH=%s:$PATH\n' "$(quote "$builds")"
+    printf 'cd %s || exit 126\nexec' "$(quote "$PWD")"
+    for name in "$@"; do
+        printf ' %s' "$(quote "$name")"
+    done
+    printf '\n}\n'
+}

@@ -1,0 +1,158 @@
+//! `hartvisor check`: what this host offers, what is missing and why, and what follows for `--accel auto`.
+
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use nix::sys::utsname::uname;
+
+use crate::error::Error;
+use crate::qemu;
+
+/// Where KVM is.
+const DEV_KVM: &str = "/dev/kvm";
+
+/// Prints the report; gives the exit status: 0 when guests can run here in one way at least, else 3.
+pub fn check() -> Result<u8, Error> {
+    let kvm = crate::kvm::usable();
+    let qemu = find_qemu();
+    let mut report = Report::default();
+    report.add("host", host());
+    match &kvm {
+        Ok(()) => report.add("kvm", "usable".into()),
+        Err(why) => report.add("kvm", format!("no: {}", why.chain())),
+    }
+    if kvm.is_ok() {
+        for (name, text) in crate::kvm::report() {
+            report.add(name, text);
+        }
+    }
+    match &qemu {
+        Ok(found) => report.add("qemu", found.clone()),
+        Err(why) => report.add("qemu", format!("no: {}", why.chain())),
+    }
+    let (auto, status) = match (&kvm, &qemu) {
+        (Ok(()), _) => ("KVM", 0),
+        (Err(_), Ok(_)) => ("QEMU", 0),
+        (Err(_), Err(_)) => ("nothing: guests cannot run here", 3),
+    };
+    report.add("--accel auto", format!("takes {auto}"));
+    io::stdout()
+        .write_all(report.text().as_bytes())
+        .map_err(|source| Error::Host {
+            what: "write to stdout".into(),
+            source,
+        })?;
+    Ok(status)
+}
+
+/// Names and texts, to be shown in two columns.
+#[derive(Default)]
+struct Report(Vec<(&'static str, String)>);
+
+impl Report {
+    fn add(&mut self, name: &'static str, text: String) {
+        self.0.push((name, text));
+    }
+
+    fn text(&self) -> String {
+        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        self.0
+            .iter()
+            .map(|(name, text)| format!("{name:width$}  {text}\n"))
+            .collect()
+    }
+}
+
+fn host() -> String {
+    let arch = std::env::consts::ARCH;
+    match uname() {
+        Ok(name) => format!("{arch}, Linux {}", name.release().to_string_lossy()),
+        Err(_) => arch.into(),
+    }
+}
+
+/// The version of QEMU, if it is one that serves, or why there is none.
+fn find_qemu() -> Result<String, Error> {
+    let program = qemu::program();
+    let name = program.to_string_lossy().into_owned();
+    let output = Command::new(&program)
+        .arg("--version")
+        .output()
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::NoQemu {
+                program: name.clone(),
+            },
+            _ => Error::QemuStart {
+                program: name.clone(),
+                source,
+            },
+        })?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = output.status.success().then(|| version(&text)).flatten();
+    let Some((number, text)) = version else {
+        return Err(Error::QemuFailed {
+            program: name,
+            status: format!("{}, no version", output.status),
+        });
+    };
+    if number < qemu::OLDEST {
+        return Err(Error::QemuOld {
+            program: name,
+            found: text.into(),
+            needed: qemu::OLDEST_TEXT,
+        });
+    }
+    Ok(format!("{text} ({name}), with its own CPU emulation (TCG)"))
+}
+
+/// Major and minor number, and the whole version, of "QEMU emulator version 10.0.2 (Debian …)".
+fn version(text: &str) -> Option<((u64, u64), &str)> {
+    let version = text.split_once("version ")?.1.split_whitespace().next()?;
+    let mut numbers = version.split('.');
+    let major = numbers.next()?.parse().ok()?;
+    let minor = numbers.next()?.parse().ok()?;
+    Some(((major, minor), version))
+}
+
+/// The group that `/dev/kvm` belongs to, by name where it has one.
+pub fn kvm_group() -> String {
+    let Ok(metadata) = std::fs::metadata(DEV_KVM) else {
+        return "kvm".into();
+    };
+    // Not getgrgid(3): a static program cannot load the name services that this asks.
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    group_name(&groups, metadata.gid()).unwrap_or_else(|| metadata.gid().to_string())
+}
+
+/// The name of a group in the text of `/etc/group`: name, password, number, members, with colons between.
+fn group_name(groups: &str, gid: u32) -> Option<String> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_and_compared() {
+        let line = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2+deb13u1)\nCopyright";
+        assert_eq!(version(line), Some(((10, 0), "10.0.2")));
+        assert_eq!(
+            version("QEMU emulator version 7.2.19 (x)").map(|(number, _)| number < qemu::OLDEST),
+            Some(true)
+        );
+        assert_eq!(version("GNU true 9"), None);
+    }
+
+    #[test]
+    fn groups_are_named() {
+        let groups = "root:x:0:\nbroken\nkvm:x:104:user,other\n";
+        assert_eq!(group_name(groups, 104).as_deref(), Some("kvm"));
+        assert_eq!(group_name(groups, 105), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! The command line: `hartvisor run …` and `hartvisor check`. The doc comments of the fields are the help texts.
+//!
+//! Only the form of the values is looked at here; whether they make a machine is [`crate::machine`]'s question.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::Error;
+use crate::layout::VIRTIO_SLOTS;
+use crate::size;
+
+/// Most bytes of a block device's serial number (virtio § 5.2.6, VIRTIO_BLK_T_GET_ID).
+pub const SERIAL_MAX: usize = 20;
+
+const AFTER_HELP: &str = "\
+Exit status:
+  0      the guest powered off, or was left with Ctrl-a x
+  1      the guest reported a failure (SBI SRST, reason 1)
+  2      usage, or bad input
+  3      this host cannot (no KVM, no permission, no QEMU)
+  4      a failure of hartvisor itself
+  128+n  ended by signal n
+
+Environment:
+  HARTVISOR_LOG   off, error, warn (default), info, debug or trace, to stderr
+  HARTVISOR_QEMU  the QEMU to run instead of qemu-system-riscv64";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  hartvisor run --kernel guest --disk disk.img
+  hartvisor run --kernel Image --initrd initrd.cpio --cmdline 'console=hvc0' \\
+      --cpus 2 --memory 1G --disk root.ext4,serial=root --disk tools.img,readonly
+  hartvisor run --kernel guest --accel qemu
+  hartvisor run --kernel guest --print-command
+
+At a terminal, Ctrl-a x leaves the guest, Ctrl-a h shows what else there is.";
+
+/// A microVM monitor for RISC-V: boots a guest on KVM, or the same guest under QEMU where there is no RISC-V KVM.
+#[derive(Debug, Parser)]
+#[command(name = "hartvisor", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a guest until it powers off
+    Run(Run),
+    /// Say what this host offers, what is missing and why
+    Check,
+}
+
+/// What `hartvisor run` was asked for.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub struct Run {
+    /// The kernel: a flat Linux Image, or a RISC-V 64-bit ELF (loaded at its physical addresses)
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+
+    /// The initial RAM disk for the kernel
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// The kernel's command line, passed unchanged
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub cmdline: String,
+
+    /// Number of vCPUs
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        allow_negative_numbers = true
+    )]
+    pub cpus: u32,
+
+    /// RAM: a multiple of 2M, at least 16M (256M, 1.5G, or a number of bytes)
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse, allow_hyphen_values = true)]
+    pub memory: u64,
+
+    /// A raw disk image or block device; may be given up to 7 times. A comma in FILE is written twice
+    #[arg(
+        long = "disk",
+        value_name = "FILE[,readonly][,serial=TEXT]",
+        value_parser = OsStringValueParser::new().try_map(|text| DiskOption::parse(&text))
+    )]
+    pub disks: Vec<DiskOption>,
+
+    /// What runs the guest; auto takes KVM where it can run RISC-V guests, else QEMU
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
+
+    /// Print the QEMU command that runs this guest, for a shell, instead of running it
+    #[arg(long)]
+    pub print_command: bool,
+}
+
+/// What runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// KVM where it is RISC-V and usable, else QEMU
+    Auto,
+    /// KVM, or an error
+    Kvm,
+    /// QEMU with its own CPU emulation (TCG)
+    Qemu,
+}
+
+/// One `--disk` as given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskOption {
+    /// The image, or a block device.
+    pub path: PathBuf,
+    /// The guest may not write.
+    pub readonly: bool,
+    /// What the guest reads as the serial number: 1 to 20 printable ASCII characters.
+    pub serial: Option<String>,
+}
+
+impl DiskOption {
+    /// Reads `FILE[,readonly][,serial=TEXT]`, a doubled comma being one that belongs to FILE or TEXT.
+    fn parse(text: &OsStr) -> Result<Self, String> {
+        let mut parts = split_at_single_commas(text.as_bytes()).into_iter();
+        let path = PathBuf::from(parts.next().unwrap_or_default());
+        if path.as_os_str().is_empty() {
+            return Err("the file name is missing, expected FILE[,readonly][,serial=TEXT]".into());
+        }
+        let mut disk = DiskOption {
+            path,
+            readonly: false,
+            serial: None,
+        };
+        for part in parts {
+            let part = part.to_string_lossy();
+            match part.split_once('=') {
+                None if part == "readonly" => disk.readonly = true,
+                Some(("serial", _)) if disk.serial.is_some() => {
+                    return Err("serial is given twice".into());
+                }
+                Some(("serial", serial)) => disk.serial = Some(check_serial(serial)?),
+                _ => {
+                    return Err(format!(
+                        "unknown key {part:?}, known are readonly and serial=TEXT (a comma in the file name is written twice)"
+                    ));
+                }
+            }
+        }
+        Ok(disk)
+    }
+}
+
+/// Cuts at single commas; two commas in a row are one comma of the part.
+fn split_at_single_commas(text: &[u8]) -> Vec<OsString> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = text.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
+            parts.push(Vec::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push(byte);
+        }
+    }
+    parts.into_iter().map(OsString::from_vec).collect()
+}
+
+fn check_serial(serial: &str) -> Result<String, String> {
+    let printable = serial
+        .bytes()
+        .all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    match serial.len() {
+        1..=SERIAL_MAX if printable => Ok(serial.into()),
+        0..=SERIAL_MAX => Err(format!(
+            "serial {serial:?}, expected 1 to {SERIAL_MAX} printable ASCII characters"
+        )),
+        length => Err(format!(
+            "serial {serial:?} has {length} bytes, at most {SERIAL_MAX} are possible"
+        )),
+    }
+}
+
+/// What came of reading the command line.
+#[derive(Debug)]
+pub enum Parsed {
+    /// Something to do.
+    Command(Command),
+    /// Help or version was asked for: print it and end well.
+    Text(clap::Error),
+}
+
+/// Reads the arguments, the program's own name first. Errors are one line, clap's usage paragraphs left out.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Ok(Parsed::Command(cli.command)),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error)),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+                Err(Error::Usage(
+                    "nothing to do, expected a command: run or check (see hartvisor --help)".into(),
+                ))
+            }
+            _ => Err(Error::Usage(one_line(&error.to_string()))),
+        },
+    }
+}
+
+/// Clap's message without "error: ", without its usage and help paragraphs, in one line.
+fn one_line(message: &str) -> String {
+    let kept = message
+        .strip_prefix("error: ")
+        .unwrap_or(message)
+        .split("\n\n")
+        .filter(|paragraph| {
+            !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more information")
+        })
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|paragraph| !paragraph.is_empty())
+        .collect::<Vec<_>>();
+    format!("{} (see hartvisor run --help)", kept.join("; "))
+}
+
+/// How many `--disk` there can be: the console has the first virtio-mmio slot.
+pub const DISKS_MAX: usize = VIRTIO_SLOTS - 1;
+
+#[cfg(test)]
+#[path = "cli_test.rs"]
+mod tests;

@@ -1,0 +1,130 @@
+//! Reading the command line.
+
+use super::*;
+
+fn disk(text: &str) -> Result<DiskOption, String> {
+    DiskOption::parse(OsStr::new(text))
+}
+
+fn run(arguments: &[&str]) -> Result<Run, String> {
+    let all = ["hartvisor", "run"]
+        .iter()
+        .chain(arguments)
+        .map(OsString::from);
+    match parse(all) {
+        Ok(Parsed::Command(Command::Run(run))) => Ok(run),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn a_kernel_alone_gets_the_defaults() {
+    let run = run(&["--kernel", "k"]).unwrap();
+    assert_eq!(
+        (run.cpus, run.memory, run.cmdline.as_str()),
+        (1, 256 << 20, "")
+    );
+    assert_eq!(
+        (run.accel, run.print_command, run.disks.len()),
+        (Accel::Auto, false, 0)
+    );
+}
+
+#[test]
+fn a_command_line_may_begin_with_a_hyphen() {
+    assert_eq!(
+        run(&["--kernel", "k", "--cmdline", "--x -- y=1,2"])
+            .unwrap()
+            .cmdline,
+        "--x -- y=1,2"
+    );
+}
+
+#[test]
+fn disk_options_are_read_in_any_order() {
+    let expected = DiskOption {
+        path: "a.img".into(),
+        readonly: true,
+        serial: Some("root disk".into()),
+    };
+    assert_eq!(
+        disk("a.img,readonly,serial=root disk"),
+        Ok(expected.clone())
+    );
+    assert_eq!(disk("a.img,serial=root disk,readonly"), Ok(expected));
+}
+
+#[test]
+fn doubled_commas_belong_to_the_name() {
+    assert_eq!(
+        disk("a,,b.img,readonly").unwrap().path,
+        PathBuf::from("a,b.img")
+    );
+    assert_eq!(
+        disk("a,,,readonly").unwrap(),
+        DiskOption {
+            path: "a,".into(),
+            readonly: true,
+            serial: None
+        }
+    );
+    assert_eq!(
+        disk("d,serial=x,,y").unwrap().serial.as_deref(),
+        Some("x,y")
+    );
+}
+
+#[test]
+fn a_file_name_need_not_be_unicode() {
+    let name = OsString::from_vec(b"\xff.img,readonly".to_vec());
+    assert_eq!(
+        DiskOption::parse(&name)
+            .unwrap()
+            .path
+            .as_os_str()
+            .as_bytes(),
+        b"\xff.img"
+    );
+}
+
+#[test]
+fn a_serial_has_1_to_20_printable_characters() {
+    assert!(disk("d,serial=12345678901234567890").is_ok());
+    assert!(
+        disk("d,serial=123456789012345678901")
+            .unwrap_err()
+            .contains("has 21 bytes, at most 20")
+    );
+    assert!(disk("d,serial=").unwrap_err().contains("1 to 20"));
+    assert!(disk("d,serial=é").unwrap_err().contains("printable ASCII"));
+    assert!(disk("d,serial=a,serial=b").unwrap_err().contains("twice"));
+}
+
+#[test]
+fn unknown_disk_keys_are_refused_naming_the_known_ones() {
+    for text in ["d,ro", "d,readonly=on", "d,", "d,format=qcow2"] {
+        let error = disk(text).unwrap_err();
+        assert!(error.contains("readonly and serial=TEXT"), "{error}");
+    }
+    assert!(
+        disk(",readonly")
+            .unwrap_err()
+            .contains("file name is missing")
+    );
+}
+
+#[test]
+fn usage_errors_are_one_line_with_the_value() {
+    for (arguments, part) in [
+        (&["--kernel", "k", "--memory", "lots"][..], "'lots'"),
+        (&["--kernel", "k", "--cpus", "-1"], "'-1'"),
+        (&["--kernel", "k", "--disk", "d,ro"], "\"ro\""),
+        (&["--kernel", "k", "--accel", "xen"], "'xen'"),
+        (&["--kernle", "k"], "'--kernle'"),
+        (&[], "--kernel <FILE>"),
+    ] {
+        let error = run(arguments).unwrap_err();
+        assert!(error.contains(part) && !error.contains('\n'), "{error}");
+    }
+}

@@ -1,0 +1,198 @@
+//! The device tree of the board, with the node names and compatible strings of QEMU's `virt`.
+//!
+//! It tells what is there and nothing else: only the virtio-mmio slots that hold a device, no UART. There is no
+//! stdout-path, since the consoles that there are (SBI, virtio) have no node that an early console could use.
+
+use std::ops::Range;
+
+use vm_fdt::{Error as FdtError, FdtWriter};
+
+use crate::error::Error;
+use crate::layout::{
+    self, FDT_MAX_SIZE, PLIC_BASE, PLIC_SIZE, PLIC_SOURCES, RAM_BASE, VIRTIO_STRIDE,
+};
+
+/// Interrupt number of a hart's supervisor external interrupt (privileged spec, scause).
+const SUPERVISOR_EXTERNAL: u32 = 9;
+/// A context of the PLIC that leads nowhere: the M-mode one, as the guest begins in S-mode (binding of sifive,plic-1.0.0).
+const NO_CONTEXT: u32 = u32::MAX;
+/// Phandle of the PLIC; hart h's own interrupt controller has `HART_PHANDLE + h`.
+const PLIC_PHANDLE: u32 = 1;
+/// Phandle of hart 0's interrupt controller.
+const HART_PHANDLE: u32 = 2;
+
+/// What a hart offers to the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hart {
+    /// The ISA string: `rv64imafdc_zicsr_…`.
+    pub isa: String,
+    /// The same, each extension by itself: `i`, `m`, …, `zicsr`, ….
+    pub extensions: Vec<String>,
+    /// The largest paging mode: `riscv,sv39`, `riscv,sv48`, `riscv,sv57`.
+    pub mmu_type: String,
+    /// Block size in bytes of Zicbom (cbo.clean and its like), where there is Zicbom.
+    pub cbom_block: Option<u32>,
+    /// Block size in bytes of Zicboz (cbo.zero), where there is Zicboz.
+    pub cboz_block: Option<u32>,
+}
+
+/// What takes the devices' interrupts to the harts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irqchip {
+    /// One PLIC, S context of hart h being 2h + 1; interrupts have one cell, the source.
+    Plic,
+}
+
+/// What the device tree describes.
+#[derive(Clone, Debug)]
+pub struct Board<'a> {
+    /// The kernel's command line.
+    pub cmdline: &'a str,
+    /// RAM in bytes, from [`RAM_BASE`].
+    pub memory: u64,
+    /// The harts; the index is the hartid.
+    pub harts: &'a [Hart],
+    /// Ticks a second of the `time` CSR.
+    pub timebase: u32,
+    /// Guest physical addresses of the initrd.
+    pub initrd: Option<Range<u64>>,
+    /// What takes the devices' interrupts to the harts.
+    pub irqchip: Irqchip,
+    /// How many virtio-mmio slots, from the first, hold a device.
+    pub virtio_slots: usize,
+    /// Random bytes of the host that the guest's generator starts from.
+    pub rng_seed: [u8; 32],
+}
+
+/// Builds the device tree of a board: a DTB of at most [`FDT_MAX_SIZE`] bytes.
+pub fn build(board: &Board) -> Result<Vec<u8>, Error> {
+    let dtb = tree(board).map_err(Error::Fdt)?;
+    match dtb.len() {
+        size if size as u64 > FDT_MAX_SIZE => Err(Error::FdtSize {
+            size,
+            limit: FDT_MAX_SIZE,
+        }),
+        _ => Ok(dtb),
+    }
+}
+
+fn tree(board: &Board) -> Result<Vec<u8>, FdtError> {
+    let mut fdt = FdtWriter::new()?;
+    let root = fdt.begin_node("")?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_string("compatible", "riscv-virtio")?;
+    fdt.property_string("model", "hartvisor,virt")?;
+    chosen(&mut fdt, board)?;
+    memory(&mut fdt, board.memory)?;
+    cpus(&mut fdt, board)?;
+    soc(&mut fdt, board)?;
+    fdt.end_node(root)?;
+    fdt.finish()
+}
+
+fn chosen(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
+    let node = fdt.begin_node("chosen")?;
+    fdt.property_string("bootargs", board.cmdline)?;
+    if let Some(initrd) = &board.initrd {
+        fdt.property_u64("linux,initrd-start", initrd.start)?;
+        fdt.property_u64("linux,initrd-end", initrd.end)?;
+    }
+    fdt.property("rng-seed", &board.rng_seed)?;
+    fdt.end_node(node)
+}
+
+fn memory(fdt: &mut FdtWriter, memory: u64) -> Result<(), FdtError> {
+    let node = fdt.begin_node(&format!("memory@{RAM_BASE:x}"))?;
+    fdt.property_string("device_type", "memory")?;
+    fdt.property_array_u64("reg", &[RAM_BASE, memory])?;
+    fdt.end_node(node)
+}
+
+fn cpus(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
+    let node = fdt.begin_node("cpus")?;
+    fdt.property_u32("#address-cells", 1)?;
+    fdt.property_u32("#size-cells", 0)?;
+    fdt.property_u32("timebase-frequency", board.timebase)?;
+    for (id, hart) in (0..).zip(board.harts) {
+        cpu(fdt, id, hart)?;
+    }
+    fdt.end_node(node)
+}
+
+fn cpu(fdt: &mut FdtWriter, id: u32, hart: &Hart) -> Result<(), FdtError> {
+    let node = fdt.begin_node(&format!("cpu@{id:x}"))?;
+    fdt.property_string("device_type", "cpu")?;
+    fdt.property_u32("reg", id)?;
+    fdt.property_string("status", "okay")?;
+    fdt.property_string("compatible", "riscv")?;
+    fdt.property_string("riscv,isa", &hart.isa)?;
+    fdt.property_string("riscv,isa-base", "rv64i")?;
+    fdt.property_string_list("riscv,isa-extensions", hart.extensions.clone())?;
+    fdt.property_string("mmu-type", &hart.mmu_type)?;
+    if let Some(bytes) = hart.cbom_block {
+        fdt.property_u32("riscv,cbom-block-size", bytes)?;
+    }
+    if let Some(bytes) = hart.cboz_block {
+        fdt.property_u32("riscv,cboz-block-size", bytes)?;
+    }
+    let own = fdt.begin_node("interrupt-controller")?;
+    fdt.property_string("compatible", "riscv,cpu-intc")?;
+    fdt.property_null("interrupt-controller")?;
+    fdt.property_u32("#interrupt-cells", 1)?;
+    fdt.property_u32("#address-cells", 0)?;
+    fdt.property_phandle(HART_PHANDLE.saturating_add(id))?;
+    fdt.end_node(own)?;
+    fdt.end_node(node)
+}
+
+fn soc(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
+    let node = fdt.begin_node("soc")?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_string("compatible", "simple-bus")?;
+    fdt.property_null("ranges")?;
+    let parent = match board.irqchip {
+        Irqchip::Plic => plic(fdt, board.harts.len())?,
+    };
+    for slot in 0..board.virtio_slots {
+        virtio(fdt, slot, parent)?;
+    }
+    fdt.end_node(node)
+}
+
+/// Writes the PLIC's node and gives its phandle.
+fn plic(fdt: &mut FdtWriter, harts: usize) -> Result<u32, FdtError> {
+    let node = fdt.begin_node(&format!("plic@{PLIC_BASE:x}"))?;
+    fdt.property_string_list(
+        "compatible",
+        vec!["sifive,plic-1.0.0".into(), "riscv,plic0".into()],
+    )?;
+    fdt.property_array_u64("reg", &[PLIC_BASE, PLIC_SIZE])?;
+    fdt.property_null("interrupt-controller")?;
+    fdt.property_u32("#interrupt-cells", 1)?;
+    fdt.property_u32("#address-cells", 0)?;
+    fdt.property_u32("riscv,ndev", PLIC_SOURCES)?;
+    let contexts: Vec<u32> = (HART_PHANDLE..)
+        .take(harts)
+        .flat_map(|hart| [hart, NO_CONTEXT, hart, SUPERVISOR_EXTERNAL])
+        .collect();
+    fdt.property_array_u32("interrupts-extended", &contexts)?;
+    fdt.property_phandle(PLIC_PHANDLE)?;
+    fdt.end_node(node)?;
+    Ok(PLIC_PHANDLE)
+}
+
+fn virtio(fdt: &mut FdtWriter, slot: usize, parent: u32) -> Result<(), FdtError> {
+    let address = layout::virtio_address(slot);
+    let node = fdt.begin_node(&format!("virtio_mmio@{address:x}"))?;
+    fdt.property_string("compatible", "virtio,mmio")?;
+    fdt.property_array_u64("reg", &[address, VIRTIO_STRIDE])?;
+    fdt.property_u32("interrupt-parent", parent)?;
+    fdt.property_u32("interrupts", layout::virtio_irq(slot))?;
+    fdt.end_node(node)
+}
+
+#[cfg(test)]
+#[path = "fdt_test.rs"]
+mod tests;

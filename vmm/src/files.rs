@@ -1,0 +1,92 @@
+//! Opening what the user named, with errors that say what it is instead of what was expected.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// Opens a regular file that is not empty, for reading; `what` names its purpose in errors. Gives its length in bytes too.
+pub(crate) fn open_input(what: &'static str, path: &Path) -> Result<(File, u64), Error> {
+    // Looked at before it is opened: opening a pipe would wait for its other end, opening a device may do something.
+    let open_error = |source| Error::Open {
+        what,
+        path: path.into(),
+        source,
+    };
+    expect_regular(what, path, &path.metadata().map_err(open_error)?)?;
+    let file = File::open(path).map_err(open_error)?;
+    let metadata = file.metadata().map_err(open_error)?;
+    expect_regular(what, path, &metadata)?;
+    match metadata.len() {
+        0 => Err(Error::EmptyFile {
+            what,
+            path: path.into(),
+        }),
+        length => Ok((file, length)),
+    }
+}
+
+/// Opens a disk: a regular file or a block device.
+pub(crate) fn open_disk(path: &Path, readonly: bool) -> Result<File, Error> {
+    let open_error = |source| Error::Open {
+        what: "disk",
+        path: path.into(),
+        source,
+    };
+    expect_disk(path, &path.metadata().map_err(open_error)?)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!readonly)
+        .open(path)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !readonly => {
+                Error::OpenWritable {
+                    path: path.into(),
+                    source,
+                }
+            }
+            _ => open_error(source),
+        })?;
+    expect_disk(path, &file.metadata().map_err(open_error)?)?;
+    Ok(file)
+}
+
+fn expect_regular(what: &'static str, path: &Path, metadata: &Metadata) -> Result<(), Error> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(Error::FileType {
+        what,
+        path: path.into(),
+        kind: kind(metadata),
+        wanted: "a regular file",
+    })
+}
+
+fn expect_disk(path: &Path, metadata: &Metadata) -> Result<(), Error> {
+    if metadata.is_file() || metadata.file_type().is_block_device() {
+        return Ok(());
+    }
+    let wanted = "a raw image file or a block device";
+    Err(Error::FileType {
+        what: "disk",
+        path: path.into(),
+        kind: kind(metadata),
+        wanted,
+    })
+}
+
+/// What a path names, for people.
+fn kind(metadata: &Metadata) -> &'static str {
+    let file_type = metadata.file_type();
+    match () {
+        () if file_type.is_dir() => "a directory",
+        () if file_type.is_fifo() => "a pipe",
+        () if file_type.is_socket() => "a socket",
+        () if file_type.is_char_device() => "a character device",
+        () if file_type.is_block_device() => "a block device",
+        () => "no regular file",
+    }
+}

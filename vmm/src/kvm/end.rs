@@ -1,0 +1,96 @@
+//! How a run ends: by the guest, by the user, by a signal, or by an error. Whichever is first counts.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::error::Error;
+use crate::machine::End;
+
+/// The end of a run, once it is known.
+pub(super) struct Ending {
+    /// For the vCPU loops to look at.
+    pub(super) stop: AtomicBool,
+    first: Mutex<Option<Result<End, Error>>>,
+    event: EventFd,
+    signals: SignalFd,
+}
+
+impl Ending {
+    /// From here on SIGTERM, SIGINT and SIGHUP end the run instead of the process. To be called before any other thread
+    /// exists, so that all of them inherit that.
+    pub(super) fn new() -> Result<Ending, Error> {
+        let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+        let ending = || -> nix::Result<Ending> {
+            signals.thread_block()?;
+            Ok(Ending {
+                stop: AtomicBool::new(false),
+                first: Mutex::new(None),
+                event: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
+                signals: SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?,
+            })
+        };
+        ending().map_err(|errno| Error::Host {
+            what: "wait for signals".to_owned(),
+            source: errno.into(),
+        })
+    }
+
+    /// Ends the run, unless it has ended already.
+    pub(super) fn set(&self, end: Result<End, Error>) {
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(end);
+        self.stop.store(true, Ordering::SeqCst);
+        // Cannot fail: the counter is far from its limit.
+        let _ = self.event.write(1);
+    }
+
+    /// Waits for the end.
+    pub(super) fn wait(&self) {
+        if let Err(source) = self.try_wait() {
+            self.set(Err(Error::Host {
+                what: "wait for the guest".to_owned(),
+                source,
+            }));
+        }
+    }
+
+    fn try_wait(&self) -> io::Result<()> {
+        let wanted = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let fds: [BorrowedFd<'_>; 2] = [self.event.as_fd(), self.signals.as_fd()];
+        loop {
+            let mut waiting = fds.map(wanted);
+            match poll(&mut waiting, PollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            }
+            let [event, signal] = waiting;
+            if signal.any() == Some(true)
+                && let Some(signal) = self.signals.read_signal()?
+            {
+                let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
+                self.set(Ok(End::Signal(number)));
+            }
+            if event.any() == Some(true) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The end that was first, once there is one.
+    pub(super) fn take(&self) -> Result<End, Error> {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let nothing = || Err(Error::Internal("the run ended without a reason".to_owned()));
+        first.take().unwrap_or_else(nothing)
+    }
+}

@@ -1,0 +1,213 @@
+//! What kvm-ioctls lacks on riscv64.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use kvm_bindings::{
+    KVM_REG_RISCV, KVM_REG_RISCV_CONFIG, KVM_REG_RISCV_CORE, KVM_REG_RISCV_ISA_EXT,
+    KVM_REG_RISCV_SBI_EXT, KVM_REG_RISCV_TIMER, KVM_REG_SIZE_U64, KVMIO, kvm_interrupt,
+    kvm_riscv_config, kvm_riscv_core, kvm_riscv_timer, user_regs_struct,
+};
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+
+ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+
+/// KVM_INTERRUPT's two values on RISC-V (Documentation/virt/kvm/api.rst, 4.16): set and clear the hart's supervisor
+/// external interrupt.
+const INTERRUPT_SET: u32 = u32::MAX;
+const INTERRUPT_UNSET: u32 = u32::MAX - 1;
+
+/// Drives the supervisor external interrupt of a vCPU. From any thread, and while the vCPU runs.
+///
+/// # Errors
+/// The kernel's. There are none for a descriptor of a vCPU.
+pub(super) fn interrupt(vcpu: BorrowedFd<'_>, high: bool) -> io::Result<()> {
+    let irq = if high { INTERRUPT_SET } else { INTERRUPT_UNSET };
+    let interrupt = kvm_interrupt { irq };
+    // SAFETY: KVM_INTERRUPT reads a kvm_interrupt and keeps no reference to it.
+    match unsafe { ioctl_with_ref(&vcpu.as_raw_fd(), KVM_INTERRUPT(), &interrupt) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A second descriptor of what `file` is.
+///
+/// # Errors
+/// No descriptor is left.
+pub(super) fn duplicate(file: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC touches no memory; `file` is open as long as it is borrowed.
+    let fd = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fresh from the kernel and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Ids of the one-register interface (api.rst, 4.68): kind, and index of the 64-bit word.
+pub(super) mod register {
+    use super::*;
+
+    const fn id(kind: u32, index: u64) -> u64 {
+        KVM_REG_RISCV.cast_unsigned() | KVM_REG_SIZE_U64 | kind as u64 | index
+    }
+
+    const fn word(byte_offset: usize) -> u64 {
+        byte_offset as u64 / 8
+    }
+
+    const fn config(byte_offset: usize) -> u64 {
+        id(KVM_REG_RISCV_CONFIG, word(byte_offset))
+    }
+
+    const fn core(byte_offset: usize) -> u64 {
+        let regs = offset_of!(kvm_riscv_core, regs);
+        id(KVM_REG_RISCV_CORE, word(regs + byte_offset))
+    }
+
+    pub(crate) const ZICBOM_BLOCK_SIZE: u64 =
+        config(offset_of!(kvm_riscv_config, zicbom_block_size));
+    pub(crate) const ZICBOZ_BLOCK_SIZE: u64 =
+        config(offset_of!(kvm_riscv_config, zicboz_block_size));
+    pub(crate) const SATP_MODE: u64 = config(offset_of!(kvm_riscv_config, satp_mode));
+    pub(crate) const PC: u64 = core(offset_of!(user_regs_struct, pc));
+    pub(crate) const A0: u64 = core(offset_of!(user_regs_struct, a0));
+    pub(crate) const A1: u64 = core(offset_of!(user_regs_struct, a1));
+    pub(crate) const TIMER_FREQUENCY: u64 = id(
+        KVM_REG_RISCV_TIMER,
+        word(offset_of!(kvm_riscv_timer, frequency)),
+    );
+
+    /// Whether the guest has an ISA extension: its KVM number, see [`ISA_EXTENSIONS`].
+    pub(crate) const fn isa_extension(number: u64) -> u64 {
+        id(KVM_REG_RISCV_ISA_EXT, number)
+    }
+
+    /// Whether the guest has an SBI extension: its KVM number, see [`SBI_EXTENSIONS`].
+    pub(crate) const fn sbi_extension(number: u64) -> u64 {
+        id(KVM_REG_RISCV_SBI_EXT, number)
+    }
+}
+
+/// Names of KVM's ISA extensions; the index is KVM's number (enum KVM_RISCV_ISA_EXT_ID). What a newer kernel adds behind
+/// the last is left unnamed, and so unseen by the guest.
+pub(super) const ISA_EXTENSIONS: [&str; 71] = [
+    "a",
+    "c",
+    "d",
+    "f",
+    "h",
+    "i",
+    "m",
+    "svpbmt",
+    "sstc",
+    "svinval",
+    "zihintpause",
+    "zicbom",
+    "zicboz",
+    "zbb",
+    "ssaia",
+    "v",
+    "svnapot",
+    "zba",
+    "zbs",
+    "zicntr",
+    "zicsr",
+    "zifencei",
+    "zihpm",
+    "smstateen",
+    "zicond",
+    "zbc",
+    "zbkb",
+    "zbkc",
+    "zbkx",
+    "zknd",
+    "zkne",
+    "zknh",
+    "zkr",
+    "zksed",
+    "zksh",
+    "zkt",
+    "zvbb",
+    "zvbc",
+    "zvkb",
+    "zvkg",
+    "zvkned",
+    "zvknha",
+    "zvknhb",
+    "zvksed",
+    "zvksh",
+    "zvkt",
+    "zfh",
+    "zfhmin",
+    "zihintntl",
+    "zvfh",
+    "zvfhmin",
+    "zfa",
+    "ztso",
+    "zacas",
+    "sscofpmf",
+    "zimop",
+    "zca",
+    "zcb",
+    "zcd",
+    "zcf",
+    "zcmop",
+    "zawrs",
+    "smnpm",
+    "ssnpm",
+    "svade",
+    "svadu",
+    "svvptc",
+    "zabha",
+    "ziccrse",
+    "zaamo",
+    "zalrsc",
+];
+
+/// Names of KVM's SBI extensions; the index is KVM's number (enum KVM_RISCV_SBI_EXT_ID).
+pub(super) const SBI_EXTENSIONS: [&str; 12] = [
+    "legacy",
+    "TIME",
+    "IPI",
+    "RFENCE",
+    "SRST",
+    "HSM",
+    "PMU",
+    "experimental",
+    "vendor",
+    "DBCN",
+    "STA",
+    "SUSP",
+];
+
+/// KVM's number of the debug console.
+pub(super) const SBI_DBCN: u64 = 9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvm_bindings::*;
+
+    #[test]
+    fn names_stand_at_the_numbers_that_the_kernel_gives_them() {
+        let isa = |number: u32| ISA_EXTENSIONS[number as usize];
+        assert_eq!(isa(KVM_RISCV_ISA_EXT_ID_KVM_RISCV_ISA_EXT_SSAIA), "ssaia");
+        assert_eq!(isa(KVM_RISCV_ISA_EXT_ID_KVM_RISCV_ISA_EXT_ZBC), "zbc");
+        assert_eq!(isa(KVM_RISCV_ISA_EXT_ID_KVM_RISCV_ISA_EXT_ZVKT), "zvkt");
+        assert_eq!(isa(KVM_RISCV_ISA_EXT_ID_KVM_RISCV_ISA_EXT_ZTSO), "ztso");
+        assert_eq!(isa(KVM_RISCV_ISA_EXT_ID_KVM_RISCV_ISA_EXT_ZALRSC), "zalrsc");
+        assert_eq!(
+            ISA_EXTENSIONS.len(),
+            KVM_RISCV_ISA_EXT_ID_KVM_RISCV_ISA_EXT_MAX as usize
+        );
+        let dbcn = KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_DBCN;
+        assert_eq!(u64::from(dbcn), SBI_DBCN);
+        assert_eq!(SBI_EXTENSIONS[dbcn as usize], "DBCN");
+    }
+}

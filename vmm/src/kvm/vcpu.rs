@@ -1,0 +1,233 @@
+//! One KVM vCPU: what it is, how it starts, why it comes back.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use kvm_bindings::{
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTR, KVM_EXIT_MMIO, KVM_EXIT_RISCV_SBI, KVM_EXIT_SYSTEM_EVENT,
+    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+};
+use kvm_ioctls::{VcpuFd, VmFd};
+use log::warn;
+
+use super::ext::{self, ISA_EXTENSIONS, register};
+use crate::error::Error;
+use crate::fdt::Hart;
+use crate::machine::End;
+use crate::sbi;
+use crate::vcpu::{Exit, Vcpu};
+
+/// A vCPU; its id is its hart id.
+pub(super) struct KvmVcpu {
+    fd: VcpuFd,
+    id: u32,
+}
+
+impl KvmVcpu {
+    pub(super) fn new(vm: &VmFd, id: u32) -> Result<KvmVcpu, Error> {
+        let fd = vm.create_vcpu(id.into()).map_err(|error| Error::Kvm {
+            what: format!("create vCPU {id}"),
+            source: error.into(),
+        })?;
+        Ok(KvmVcpu { fd, id })
+    }
+
+    /// A descriptor by which any thread may drive the hart's external interrupt.
+    pub(super) fn interrupt_fd(&self) -> io::Result<OwnedFd> {
+        ext::duplicate(&self.fd)
+    }
+
+    /// A register's value; `None` if this KVM does not have it.
+    pub(super) fn get(&self, id: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.fd.get_one_reg(id, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    fn set(&self, id: u64, value: u64) -> io::Result<()> {
+        let written = self.fd.set_one_reg(id, &value.to_le_bytes());
+        written.map(drop).map_err(io::Error::from)
+    }
+
+    /// Switches on what KVM has and leaves off: the debug console, from 6.7 on. Only possible before the first run.
+    pub(super) fn enable_debug_console(&self) -> bool {
+        self.set(register::sbi_extension(ext::SBI_DBCN), 1).is_ok()
+    }
+
+    /// Where the boot hart begins ("Boot image header in RISC-V Linux"): a0 = hart id, a1 = device tree. The other harts
+    /// wait for the guest's SBI HSM call, in KVM.
+    pub(super) fn boot_at(&self, entry: u64, fdt: u64) -> Result<(), Error> {
+        let registers = [
+            (register::PC, entry),
+            (register::A0, self.id.into()),
+            (register::A1, fdt),
+        ];
+        for (id, value) in registers {
+            self.set(id, value).map_err(|source| Error::Kvm {
+                what: format!("set register {id:#x} of vCPU {}", self.id),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ticks a second of the guest's `time` CSR.
+    pub(super) fn timebase(&self) -> Result<u32, Error> {
+        let frequency = self.get(register::TIMER_FREQUENCY);
+        frequency
+            .and_then(|hz| u32::try_from(hz).ok())
+            .ok_or(Error::KvmLacks {
+                what: "the timer frequency register".to_owned(),
+                why: "the guest's clock needs it",
+            })
+    }
+
+    /// The ISA extensions that the guest sees.
+    pub(super) fn extensions(&self) -> impl Iterator<Item = &'static str> {
+        let has = |number| self.get(register::isa_extension(number)) == Some(1);
+        ISA_EXTENSIONS
+            .into_iter()
+            .zip(0..)
+            .filter_map(move |(name, number)| has(number).then_some(name))
+    }
+
+    /// What the device tree says of this hart.
+    pub(super) fn describe(&self) -> Hart {
+        let extensions: Vec<_> = self.extensions().collect();
+        let block = |register, name| {
+            let size = self.get(register).filter(|_| extensions.contains(&name));
+            size.and_then(|size| u32::try_from(size).ok())
+        };
+        // satp.MODE (privileged specification, § Supervisor Address Translation); Sv39 is what all have.
+        let mmu = match self.get(register::SATP_MODE) {
+            Some(10) => "riscv,sv57",
+            Some(9) => "riscv,sv48",
+            _ => "riscv,sv39",
+        };
+        Hart {
+            isa: isa_string(&extensions),
+            mmu_type: mmu.to_owned(),
+            cbom_block: block(register::ZICBOM_BLOCK_SIZE, "zicbom"),
+            cboz_block: block(register::ZICBOZ_BLOCK_SIZE, "zicboz"),
+            extensions: extensions.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// The byte at which KVM looks on its way into the guest: 1 turns it back.
+    pub(super) fn immediate_exit(&mut self) -> &mut u8 {
+        &mut self.fd.get_kvm_run().immediate_exit
+    }
+
+    /// A load or store that KVM cannot emulate (misaligned, or by an instruction that it does not decode) comes as EIO or
+    /// EOPNOTSUPP: the guest's fault, which ends the guest and not us.
+    fn fault(&self, error: &io::Error) -> Exit<'static> {
+        let pc = self.get(register::PC).unwrap_or(0);
+        let id = self.id;
+        warn!(
+            "vCPU {id}: the guest accessed a device at pc {pc:#x} in a way that KVM cannot carry out ({error})"
+        );
+        Exit::Ended(End::Failure)
+    }
+}
+
+/// `rv64` and the single letters in their canonical order, then the others.
+fn isa_string(extensions: &[&str]) -> String {
+    let mut isa = "rv64".to_owned();
+    let letters = ["i", "m", "a", "f", "d", "q", "c", "b", "v", "h"];
+    isa.extend(
+        letters
+            .into_iter()
+            .filter(|letter| extensions.contains(letter)),
+    );
+    for name in extensions.iter().filter(|name| name.len() > 1) {
+        isa.push('_');
+        isa.push_str(name);
+    }
+    isa
+}
+
+impl Vcpu for KvmVcpu {
+    fn run(&mut self) -> Result<Exit<'_>, Error> {
+        // What kvm-ioctls makes of the exit is not enough for us: see `decode`.
+        if let Err(error) = self.fd.run() {
+            return match error.errno() {
+                libc::EINTR | libc::EAGAIN => Ok(Exit::Interrupted),
+                libc::EIO | libc::EOPNOTSUPP => Ok(self.fault(&error.into())),
+                _ => Err(Error::Kvm {
+                    what: format!("run vCPU {}", self.id),
+                    source: error.into(),
+                }),
+            };
+        }
+        decode(self.fd.get_kvm_run(), self.id)
+    }
+}
+
+/// Why KVM_RUN returned (api.rst, 5). The arm is chosen by `exit_reason`, which says which member of the union holds.
+fn decode(run: &mut kvm_run, id: u32) -> Result<Exit<'_>, Error> {
+    match run.exit_reason {
+        KVM_EXIT_MMIO => {
+            // SAFETY: the member that KVM filled in for KVM_EXIT_MMIO.
+            let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+            let len = mmio.data.len().min(mmio.len as usize);
+            let data = mmio.data.get_mut(..len).unwrap_or_default();
+            Ok(match mmio.is_write {
+                0 => Exit::MmioRead(mmio.phys_addr, data),
+                _ => Exit::MmioWrite(mmio.phys_addr, data),
+            })
+        }
+        KVM_EXIT_RISCV_SBI => {
+            // SAFETY: the member that KVM filled in for KVM_EXIT_RISCV_SBI.
+            let call = unsafe { &mut run.__bindgen_anon_1.riscv_sbi };
+            Ok(Exit::Sbi(sbi::Call {
+                extension: call.extension_id,
+                function: call.function_id,
+                args: call.args,
+                ret: &mut call.ret,
+            }))
+        }
+        KVM_EXIT_SYSTEM_EVENT => {
+            // SAFETY: the member that KVM filled in for KVM_EXIT_SYSTEM_EVENT.
+            let event = unsafe { &run.__bindgen_anon_1.system_event };
+            // SAFETY: on RISC-V both variants of the inner union begin with a u64: flags, or the first datum.
+            let data = unsafe { event.__bindgen_anon_1.data };
+            Ok(Exit::Ended(match (event.type_, data) {
+                // SRST's reset reason (SBI 2.0, § 10): 0 none, 1 system failure.
+                (KVM_SYSTEM_EVENT_SHUTDOWN, [0, ..]) => End::PowerOff,
+                (KVM_SYSTEM_EVENT_RESET, _) => End::Reboot,
+                _ => End::Failure,
+            }))
+        }
+        KVM_EXIT_INTR => Ok(Exit::Interrupted),
+        KVM_EXIT_FAIL_ENTRY => {
+            // SAFETY: the member that KVM filled in for KVM_EXIT_FAIL_ENTRY.
+            let reason = unsafe {
+                run.__bindgen_anon_1
+                    .fail_entry
+                    .hardware_entry_failure_reason
+            };
+            Err(stuck(id, &format!("entry failure {reason:#x}")))
+        }
+        reason => Err(stuck(id, &format!("exit reason {reason}"))),
+    }
+}
+
+fn stuck(id: u32, why: &str) -> Error {
+    Error::Kvm {
+        what: format!("run vCPU {id}"),
+        source: io::Error::other(format!("cannot go on from {why}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_isa_string_has_its_letters_in_canonical_order() {
+        let extensions = ["a", "c", "d", "f", "i", "m", "sstc", "zba"];
+        assert_eq!(isa_string(&extensions), "rv64imafdc_sstc_zba");
+    }
+}

@@ -1,0 +1,76 @@
+//! The address map of the board, which is QEMU's `virt`: one guest image runs in both, hard-coded drivers included.
+//!
+//! ```text
+//! 0x0010_0000  test finisher of QEMU (absent here: guests power off by SBI SRST)
+//! 0x0c00_0000  PLIC, 96 sources (0 is none), S context of hart h is 2h + 1
+//! 0x1000_0000  UART 16550 of QEMU (absent here: the early console is SBI DBCN)
+//! 0x1000_1000  virtio-mmio slot 0, the console; slot i at + 0x1000 · i with PLIC source 1 + i
+//! 0x1000_8000  virtio-mmio slot 7, the last
+//! 0x8000_0000  RAM ── under QEMU its first 2 MiB are OpenSBI's
+//! 0x8020_0000  kernel (flat Image or static-pie; other ELF files say themselves where)
+//!        …     what the kernel's BSS leaves free
+//!        …     device tree, initrd: as high as they fit, below 4 GiB
+//! 0x8000_0000 + --memory: end of RAM
+//! ```
+
+use std::ops::Range;
+
+/// 1 KiB in bytes.
+pub const KIB: u64 = 1 << 10;
+/// 1 MiB in bytes.
+pub const MIB: u64 = 1 << 20;
+/// 1 GiB in bytes.
+pub const GIB: u64 = 1 << 30;
+
+/// Guest physical address of the PLIC's registers.
+pub const PLIC_BASE: u64 = 0x0c00_0000;
+/// Size in bytes of the PLIC's registers: priorities, pending, enables (2 MiB together), then 4 KiB for each of the two
+/// contexts of every possible hart (PLIC § 3, the memory map).
+pub const PLIC_SIZE: u64 = 2 * MIB + MAX_CPUS as u64 * 2 * 4 * KIB;
+/// Number of PLIC sources, `riscv,ndev`: the highest source number there is. QEMU's `virt` has as many.
+pub const PLIC_SOURCES: u32 = 95;
+
+/// Guest physical address of virtio-mmio slot 0.
+pub const VIRTIO_BASE: u64 = 0x1000_1000;
+/// Distance in bytes from one virtio-mmio slot to the next, and the size of each.
+pub const VIRTIO_STRIDE: u64 = 0x1000;
+/// Number of virtio-mmio slots.
+pub const VIRTIO_SLOTS: usize = 8;
+/// PLIC source of virtio-mmio slot 0; slot i has the i-th after it.
+pub const VIRTIO_IRQ: u32 = 1;
+
+/// First guest physical address of RAM.
+pub const RAM_BASE: u64 = 0x8000_0000;
+/// Where kernels go that can go anywhere: 2 MiB above the start of RAM, as M-mode firmware lies below under QEMU.
+pub const KERNEL_BASE: u64 = RAM_BASE + 2 * MIB;
+/// Alignment in bytes of a flat Image: Linux maps itself with 2 MiB pages ("Boot image header in RISC-V Linux").
+pub const KERNEL_ALIGN: u64 = 2 * MIB;
+/// The initrd and the device tree lie below this guest physical address: any paging mode, and any guest that
+/// counts addresses in 32 bits, reaches them there.
+pub const LOW_END: u64 = 4 * GIB;
+/// Room in bytes for the device tree: 512 harts with every extension named take about 700 KiB; Linux maps 2 MiB.
+pub const FDT_MAX_SIZE: u64 = MIB;
+
+/// Most vCPUs of one guest: what QEMU's `virt` can have.
+pub const MAX_CPUS: u32 = 512;
+/// Least RAM in bytes: less holds no kernel beside the device tree's room.
+pub const MIN_MEMORY: u64 = 16 * MIB;
+/// Granularity of RAM in bytes: whole 2 MiB pages, so that the host can back it with huge pages to the end.
+pub const MEMORY_ALIGN: u64 = 2 * MIB;
+/// Most RAM in bytes: with Sv39x4, the smallest stage-2 translation of RV64, guest physical addresses have 41 bits.
+pub const MAX_MEMORY: u64 = (1 << 41) - RAM_BASE;
+
+/// The guest physical addresses of `memory` bytes of RAM.
+pub fn ram(memory: u64) -> Range<u64> {
+    RAM_BASE..RAM_BASE.saturating_add(memory)
+}
+
+/// The guest physical address of a virtio-mmio slot.
+pub fn virtio_address(slot: usize) -> u64 {
+    VIRTIO_BASE + slot as u64 * VIRTIO_STRIDE
+}
+
+/// The interrupt source of a virtio-mmio slot (below [`VIRTIO_SLOTS`]).
+pub fn virtio_irq(slot: usize) -> u32 {
+    VIRTIO_IRQ.saturating_add(u32::try_from(slot).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,39 @@
+//! Hartvisor, a microVM monitor for RISC-V: boots a guest on Linux KVM, or the same guest under QEMU.
+//!
+//! ```text
+//!   main ── cli ─────────────────────────── the arguments, as values
+//!    │
+//!    ├── run ─┬─ machine ─┬─ loader ─ files   kernel, initrd, disks: opened, checked, placed
+//!    │        │           └─ layout           the address map
+//!    │        ├─ kvm ───────┬─ vcpu           the run loop: an exit in, an answer out
+//!    │        │  (riscv64)  ├─ board, sbi     devices in their slots; the SBI consoles
+//!    │        │             ├─ fdt            what the guest is told
+//!    │        │             └─ terminal       stdin and stdout, raw and restored
+//!    │        └─ qemu                         the same machine as a QEMU command
+//!    └── check                                what this host offers
+//! ```
+//!
+//! Imports run downward only. KVM hands us exits, QEMU keeps vCPUs, RAM and bus to itself: what they share is
+//! `run(&Machine) -> Result<End, Error>`, and `run` chooses.
+
+pub mod board;
+pub mod check;
+pub mod cli;
+pub mod error;
+pub mod fdt;
+mod files;
+#[cfg(target_arch = "riscv64")]
+pub mod kvm;
+#[cfg(not(target_arch = "riscv64"))]
+#[path = "no_kvm.rs"]
+pub mod kvm;
+pub mod layout;
+pub mod loader;
+pub mod logger;
+pub mod machine;
+pub mod qemu;
+pub mod run;
+pub mod sbi;
+pub mod size;
+pub mod terminal;
+pub mod vcpu;

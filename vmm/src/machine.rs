@@ -1,0 +1,343 @@
+//! The machine that was asked for: everything checked and opened, before any guest starts.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::sysinfo::sysinfo;
+
+use crate::cli::{self, DISKS_MAX, DiskOption};
+use crate::error::Error;
+use crate::files;
+use crate::layout::{MAX_CPUS, MAX_MEMORY, MEMORY_ALIGN, MIN_MEMORY, VIRTIO_SLOTS};
+use crate::loader::{self, Format, Kernel, Placement};
+use crate::size;
+
+/// Size in bytes of a sector, the unit of a block device's capacity (virtio § 5.2.4).
+pub const SECTOR: u64 = 512;
+
+/// A machine that can be started: by KVM or by QEMU.
+#[derive(Debug)]
+pub struct Machine {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The initial RAM disk.
+    pub initrd: Option<Initrd>,
+    /// The kernel's command line, unchanged, without NUL.
+    pub cmdline: String,
+    /// Number of vCPUs, from 1.
+    pub cpus: u32,
+    /// RAM in bytes, a multiple of 2 MiB.
+    pub memory: u64,
+    /// The disks, in the order of their virtio-mmio slots (from slot 1).
+    pub disks: Vec<Disk>,
+    /// Where kernel, initrd and device tree lie when no firmware decides that.
+    pub placement: Placement,
+}
+
+/// An initial RAM disk; what is in it is the guest's business.
+#[derive(Debug)]
+pub struct Initrd {
+    /// The path as the user gave it.
+    pub path: PathBuf,
+    /// The open file.
+    pub file: File,
+    /// Its length in bytes, not 0.
+    pub size: u64,
+}
+
+/// A disk image, or a block device of the host.
+#[derive(Debug)]
+pub struct Disk {
+    /// The path as the user gave it.
+    pub path: PathBuf,
+    /// The open file: for reading and writing, or for reading when `readonly`.
+    pub file: File,
+    /// Its length in bytes, a multiple of 512, not 0.
+    pub size: u64,
+    /// The guest may not write.
+    pub readonly: bool,
+    /// What the guest reads as the serial number: 1 to 20 printable ASCII characters.
+    pub serial: Option<String>,
+}
+
+impl Machine {
+    /// Checks and opens everything that `options` name.
+    pub fn new(options: &cli::Run) -> Result<Machine, Error> {
+        check_cpus(options.cpus)?;
+        check_memory(options.memory)?;
+        let kernel = Kernel::open(&options.kernel)?;
+        check_cmdline(&options.cmdline, kernel.format())?;
+        let initrd = options.initrd.as_deref().map(Initrd::open).transpose()?;
+        let disks = open_disks(&options.disks)?;
+        let placement = loader::place(
+            &kernel,
+            initrd.as_ref().map(|initrd| initrd.size),
+            options.memory,
+        )?;
+        Ok(Machine {
+            kernel,
+            initrd,
+            cmdline: options.cmdline.clone(),
+            cpus: options.cpus,
+            memory: options.memory,
+            disks,
+            placement,
+        })
+    }
+}
+
+impl Initrd {
+    fn open(path: &Path) -> Result<Initrd, Error> {
+        let (file, size) = files::open_input("initrd", path)?;
+        Ok(Initrd {
+            path: path.into(),
+            file,
+            size,
+        })
+    }
+}
+
+impl Disk {
+    fn open(option: &DiskOption) -> Result<Disk, Error> {
+        let path = &option.path;
+        let mut file = files::open_disk(path, option.readonly)?;
+        // A block device has no length in its metadata.
+        let size = file.seek(SeekFrom::End(0)).map_err(|source| Error::Read {
+            what: "disk",
+            path: path.clone(),
+            source,
+        })?;
+        if size == 0 {
+            return Err(Error::EmptyFile {
+                what: "disk",
+                path: path.clone(),
+            });
+        }
+        if !size.is_multiple_of(SECTOR) {
+            let rounded = size.next_multiple_of(SECTOR);
+            return Err(Error::DiskSize {
+                path: path.clone(),
+                size,
+                rounded,
+            });
+        }
+        Ok(Disk {
+            path: path.clone(),
+            file,
+            size,
+            readonly: option.readonly,
+            serial: option.serial.clone(),
+        })
+    }
+
+    /// What tells one file of the host from another, whatever its names: device and inode, or the device it stands for.
+    fn identity(&self) -> Result<(u64, u64), Error> {
+        let metadata = self.file.metadata().map_err(|source| Error::Read {
+            what: "disk",
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(if metadata.rdev() == 0 {
+            (metadata.dev(), metadata.ino())
+        } else {
+            (u64::MAX, metadata.rdev())
+        })
+    }
+}
+
+fn open_disks(options: &[DiskOption]) -> Result<Vec<Disk>, Error> {
+    if options.len() > DISKS_MAX {
+        return Err(Error::TooManyDisks {
+            given: options.len(),
+            limit: DISKS_MAX,
+            slots: VIRTIO_SLOTS,
+        });
+    }
+    let mut disks: Vec<Disk> = Vec::new();
+    for option in options {
+        let disk = Disk::open(option)?;
+        for other in &disks {
+            if !(disk.readonly && other.readonly) && disk.identity()? == other.identity()? {
+                return Err(Error::DiskTwice {
+                    first: other.path.clone(),
+                    second: disk.path,
+                });
+            }
+        }
+        disks.push(disk);
+    }
+    Ok(disks)
+}
+
+fn check_cpus(cpus: u32) -> Result<(), Error> {
+    match cpus {
+        1..=MAX_CPUS => Ok(()),
+        given => Err(Error::Cpus {
+            given,
+            limit: MAX_CPUS,
+            why: "the limit of the virt board",
+        }),
+    }
+}
+
+fn check_memory(memory: u64) -> Result<(), Error> {
+    let problem = match memory {
+        ..MIN_MEMORY => format!(
+            "at least {} is needed for a kernel and its device tree",
+            size::show(MIN_MEMORY)
+        ),
+        _ if memory > MAX_MEMORY => {
+            format!(
+                "at most {} can be addressed (41-bit guest physical addresses)",
+                size::show(MAX_MEMORY)
+            )
+        }
+        _ if !memory.is_multiple_of(MEMORY_ALIGN) => {
+            let (below, above) = (
+                memory - memory % MEMORY_ALIGN,
+                memory.next_multiple_of(MEMORY_ALIGN),
+            );
+            let (unit, below, above) = (
+                size::show(MEMORY_ALIGN),
+                size::show(below),
+                size::show(above),
+            );
+            format!("expected a multiple of {unit}, such as {below} or {above}")
+        }
+        _ => return check_host_memory(memory),
+    };
+    Err(Error::Memory {
+        given: size::show(memory),
+        problem,
+    })
+}
+
+/// More than RAM and swap together could never be used up; refused here rather than by the OOM killer later.
+fn check_host_memory(memory: u64) -> Result<(), Error> {
+    let info = sysinfo().map_err(|errno| Error::Host {
+        what: "read the host's memory size".into(),
+        source: errno.into(),
+    })?;
+    let available = info.ram_total().saturating_add(info.swap_total());
+    if memory > available {
+        // Rounded down to whole MiB: exact bytes of a host's RAM say nothing to people.
+        let available = size::show(available - available % MEMORY_ALIGN);
+        return Err(Error::HostMemory {
+            given: size::show(memory),
+            available,
+        });
+    }
+    Ok(())
+}
+
+/// A longer command line would be cut without a word: by Linux at its COMMAND_LINE_SIZE (1024 on RISC-V), and other
+/// guests copy it to a page at best.
+fn check_cmdline(cmdline: &str, format: Format) -> Result<(), Error> {
+    let (limit, why) = match format {
+        Format::Image => (1023, "Linux on RISC-V keeps 1024 with the closing NUL"),
+        Format::Elf | Format::StaticPie => (4095, "a page with the closing NUL"),
+    };
+    match cmdline.len() {
+        length if length > limit => Err(Error::CommandLine { length, limit, why }),
+        _ => Ok(()),
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The guest powered off (SBI SRST shutdown, reason 0).
+    PowerOff,
+    /// The guest wants to start anew.
+    Reboot,
+    /// The guest reported a failure (SBI SRST, reason 1).
+    Failure,
+    /// The user left with Ctrl-a x.
+    Left,
+    /// A signal ended the monitor in order.
+    Signal(i32),
+}
+
+impl End {
+    /// The exit status of `hartvisor`: 0, 1 when the guest failed, 128 + n after signal n.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            End::PowerOff | End::Reboot | End::Left => 0,
+            End::Failure => 1,
+            End::Signal(number) => {
+                u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(memory: u64) -> String {
+        check_memory(memory).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn memory_must_be_whole_huge_pages_within_the_address_space() {
+        assert!(check_memory(MIN_MEMORY).is_ok());
+        assert!(problem(0).contains("--memory 0: at least 16M"));
+        assert!(problem(MIN_MEMORY - 1).contains("at least 16M"));
+        assert!(problem((64 << 20) + 1).contains("such as 64M or 66M"));
+        assert!(problem(MAX_MEMORY + MEMORY_ALIGN).contains("at most 2046G"));
+        assert!(problem(u64::MAX).contains("at most 2046G"));
+    }
+
+    #[test]
+    fn more_memory_than_the_host_has_is_the_hosts_fault() {
+        let error = check_memory(MAX_MEMORY).unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+    }
+
+    #[test]
+    fn the_number_of_vcpus_is_limited_by_the_board() {
+        assert!(
+            check_cpus(0)
+                .unwrap_err()
+                .to_string()
+                .contains("--cpus 0: expected 1 to 512")
+        );
+        assert!(check_cpus(1).is_ok() && check_cpus(512).is_ok());
+        assert!(check_cpus(513).is_err());
+    }
+
+    #[test]
+    fn a_command_line_that_the_guest_would_cut_is_refused() {
+        let text = "x".repeat(4096);
+        assert!(check_cmdline(&text[..1023], Format::Image).is_ok());
+        assert!(
+            check_cmdline(&text[..1024], Format::Image)
+                .unwrap_err()
+                .to_string()
+                .contains("at most 1023")
+        );
+        assert!(check_cmdline(&text[..4095], Format::Elf).is_ok());
+        assert!(
+            check_cmdline(&text, Format::Elf)
+                .unwrap_err()
+                .to_string()
+                .contains("at most 4095")
+        );
+    }
+
+    #[test]
+    fn signals_become_128_and_their_number() {
+        assert_eq!(End::Signal(15).exit_code(), 143);
+        assert_eq!(
+            (
+                End::PowerOff.exit_code(),
+                End::Failure.exit_code(),
+                End::Left.exit_code()
+            ),
+            (0, 1, 0)
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! `hartvisor`: reads the command line, does what it says, reports the first error in one line.
+
+use std::process::ExitCode;
+
+use vmm::cli::{self, Command, Parsed};
+use vmm::error::Error;
+use vmm::{check, logger, run, terminal};
+
+fn main() -> ExitCode {
+    terminal::install_panic_hook();
+    match hartvisor() {
+        Ok(status) => status.into(),
+        Err(error) => {
+            eprintln!("hartvisor: {}", error.chain());
+            error.exit_code().into()
+        }
+    }
+}
+
+fn hartvisor() -> Result<u8, Error> {
+    logger::start()?;
+    match cli::parse(std::env::args_os())? {
+        Parsed::Command(Command::Run(options)) => Ok(run::run(&options)?.exit_code()),
+        Parsed::Command(Command::Check) => check::check(),
+        Parsed::Text(text) => {
+            // Nothing is left to say when stdout is closed.
+            let _ = text.print();
+            Ok(0)
+        }
+    }
+}

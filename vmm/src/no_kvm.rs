@@ -1,0 +1,21 @@
+//! What stands for [`crate::kvm`] on machines whose KVM, if any, runs guests of another architecture.
+
+use std::env::consts::ARCH;
+
+use crate::error::Error;
+use crate::machine::{End, Machine};
+
+/// Why KVM cannot be used here.
+pub fn usable() -> Result<(), Error> {
+    Err(Error::NotRiscv { arch: ARCH })
+}
+
+/// Cannot run a machine here.
+pub fn run(_machine: &Machine) -> Result<End, Error> {
+    usable().map(|()| End::PowerOff)
+}
+
+/// What `hartvisor check` says of it, a line for each fact.
+pub fn report() -> Vec<(&'static str, String)> {
+    Vec::new()
+}

@@ -1,0 +1,242 @@
+//! The same machine under QEMU's own CPU emulation (TCG), for hosts without RISC-V KVM.
+//!
+//! ```text
+//!   hartvisor ── QMP over a socket pair ──▶ qemu-system-riscv64 ── stdin, stdout, stderr: ours
+//!       │           how did the guest end?
+//!       └── SIGTERM when a signal comes to us; if we die, QEMU gets it from the kernel
+//! ```
+//! QEMU begins paused and is let go once QMP speaks: a guest that ends within its first millisecond is not missed.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, getppid};
+
+use crate::error::Error;
+use crate::machine::{End, Machine};
+use crate::terminal::Restore;
+
+mod command;
+mod kernel;
+mod qmp;
+
+pub use command::{arguments, program, shell_line};
+use kernel::Startable;
+pub use qmp::{OLDEST, OLDEST_TEXT};
+use qmp::{Qmp, Reason};
+
+/// How long QEMU may take to end in order (it writes back what its disks still hold) before it is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs a machine under QEMU until the guest ends, the user leaves, or a signal comes.
+pub fn run(machine: &Machine) -> Result<End, Error> {
+    command::check(machine)?;
+    // The signals a user ends us with; blocked before QEMU exists, so that none is lost between.
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    signals
+        .thread_block()
+        .map_err(|errno| cannot("block signals", errno.into()))?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&signals, flags)
+        .map_err(|errno| cannot("wait for signals", errno.into()))?;
+
+    let _restore = Restore::later().map_err(|source| cannot("read the terminal's mode", source))?;
+    let _flags = StatusFlags::remember()?;
+    let (ours, theirs) =
+        UnixStream::pair().map_err(|source| cannot("create a socket pair", source))?;
+    let mut qemu = Running::start(machine, theirs.into())?;
+    let mut qmp = Qmp::new(ours, program())?;
+    let signal = qemu.watch(&mut qmp, &signals)?;
+    let status = qemu.finish()?;
+    how_it_ended(&qmp, signal, status)
+}
+
+fn how_it_ended(qmp: &Qmp, signal: Option<i32>, status: ExitStatus) -> Result<End, Error> {
+    match (signal, qmp.reason()) {
+        (Some(number), _) => Ok(End::Signal(number)),
+        (None, Some(Reason::GuestShutdown)) => Ok(End::PowerOff),
+        (None, Some(Reason::GuestReset)) => Ok(End::Reboot),
+        (None, Some(Reason::GuestPanic)) => Ok(End::Failure),
+        // Somebody signalled QEMU itself.
+        (None, Some(Reason::HostSignal)) => Ok(End::Signal(Signal::SIGTERM as i32)),
+        (None, Some(Reason::HostOther)) => Ok(End::Left),
+        // Ctrl-a x ends QEMU so abruptly that it may not say why.
+        (None, None) if qmp.resumed() && status.success() => Ok(End::Left),
+        (None, None) => Err(Error::QemuFailed {
+            program: qmp.program().into(),
+            status: status.to_string(),
+        }),
+    }
+}
+
+/// QEMU while it runs; killed if it is dropped before its end.
+struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Starts QEMU with `qmp` as its end of the QMP connection.
+    fn start(machine: &Machine, qmp: OwnedFd) -> Result<Running, Error> {
+        let program = program();
+        let kernel = Startable::new(&machine.kernel)?;
+        let mut command = Command::new(&program);
+        command
+            .args(arguments(machine, kernel.path()))
+            .args(command::run_arguments(&qmp, io::stdin().is_terminal()));
+        inherit(&qmp)?;
+        if let Startable::Copy(copy, _) = &kernel {
+            inherit(copy)?;
+        }
+        let parent = Pid::this();
+        #[expect(
+            unsafe_code,
+            reason = "the only way to have QEMU end when we are killed"
+        )]
+        // SAFETY: between fork and exec the closure makes three system calls and allocates nothing.
+        unsafe {
+            command.pre_exec(move || {
+                // What we block we wait for; QEMU does not.
+                SigSet::empty().thread_set_mask()?;
+                set_pdeathsig(Signal::SIGTERM)?;
+                // Had we died just before that call, nobody would send the signal.
+                if getppid() == parent {
+                    Ok(())
+                } else {
+                    Err(io::ErrorKind::BrokenPipe.into())
+                }
+            })
+        };
+        let child = command.spawn().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::NoQemu {
+                program: program.to_string_lossy().into(),
+            },
+            _ => Error::QemuStart {
+                program: program.to_string_lossy().into(),
+                source,
+            },
+        })?;
+        Ok(Running { child })
+    }
+
+    /// Serves QMP until QEMU closes it; gives the signal that made us end QEMU, if one did.
+    fn watch(&mut self, qmp: &mut Qmp, signals: &SignalFd) -> Result<Option<i32>, Error> {
+        let mut signal = None;
+        let mut deadline: Option<Instant> = None;
+        loop {
+            let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
+            });
+            let ready = wait(qmp, signals, timeout)?;
+            if let Some(number) = next_signal(signals)? {
+                // The second one is from somebody who has lost patience.
+                self.send(if signal.is_none() {
+                    Signal::SIGTERM
+                } else {
+                    Signal::SIGKILL
+                });
+                signal.get_or_insert(number);
+                deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.send(Signal::SIGKILL);
+                deadline = None;
+            }
+            if ready && !qmp.serve()? {
+                // A signal to the whole process group reaches QEMU as well, and perhaps first.
+                return Ok(signal.or(next_signal(signals)?));
+            }
+        }
+    }
+
+    fn send(&self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    fn finish(mut self) -> Result<ExitStatus, Error> {
+        self.child
+            .wait()
+            .map_err(|source| cannot("wait for QEMU", source))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Neither does anything to a child that has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for a message or a signal; says whether QMP has something.
+fn wait(qmp: &Qmp, signals: &SignalFd, timeout: PollTimeout) -> Result<bool, Error> {
+    let mut fds = [
+        PollFd::new(qmp.as_fd(), PollFlags::POLLIN),
+        PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+    ];
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(errno) => return Err(cannot("wait for QEMU", errno.into())),
+    }
+    let [qmp, _] = fds;
+    Ok(qmp.any().unwrap_or(true))
+}
+
+fn next_signal(signals: &SignalFd) -> Result<Option<i32>, Error> {
+    let info = signals
+        .read_signal()
+        .map_err(|errno| cannot("read a signal", errno.into()))?;
+    Ok(info.and_then(|info| i32::try_from(info.ssi_signo).ok()))
+}
+
+/// Lets a child have a descriptor under the same number.
+fn inherit(fd: &OwnedFd) -> Result<(), Error> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
+        .map(drop)
+        .map_err(|errno| cannot("pass a descriptor to QEMU", errno.into()))
+}
+
+/// Status flags of stdin and stdout: QEMU makes both non-blocking, and cannot undo that when it is killed.
+struct StatusFlags {
+    stdin: OFlag,
+    stdout: OFlag,
+}
+
+impl StatusFlags {
+    fn remember() -> Result<Self, Error> {
+        let flags = |fd: BorrowedFd| match fcntl(fd, FcntlArg::F_GETFL) {
+            Ok(flags) => Ok(OFlag::from_bits_retain(flags)),
+            Err(errno) => Err(cannot("read the flags of stdin and stdout", errno.into())),
+        };
+        Ok(StatusFlags {
+            stdin: flags(io::stdin().as_fd())?,
+            stdout: flags(io::stdout().as_fd())?,
+        })
+    }
+}
+
+impl Drop for StatusFlags {
+    fn drop(&mut self) {
+        let _ = fcntl(io::stdin(), FcntlArg::F_SETFL(self.stdin));
+        let _ = fcntl(io::stdout(), FcntlArg::F_SETFL(self.stdout));
+    }
+}
+
+fn cannot(what: &str, source: io::Error) -> Error {
+    Error::Host {
+        what: what.into(),
+        source,
+    }
+}

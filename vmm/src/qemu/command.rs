@@ -1,0 +1,242 @@
+//! The QEMU command line of a machine: pure, so that it can be shown and tested.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use crate::error::Error;
+use crate::layout::KERNEL_BASE;
+use crate::loader::Format;
+use crate::machine::{Disk, Machine};
+use crate::size;
+
+/// The environment variable that names another QEMU.
+const PROGRAM_VARIABLE: &str = "HARTVISOR_QEMU";
+
+/// The QEMU to run.
+pub fn program() -> OsString {
+    std::env::var_os(PROGRAM_VARIABLE)
+        .filter(|program| !program.is_empty())
+        .unwrap_or_else(|| "qemu-system-riscv64".into())
+}
+
+/// Refuses what only QEMU cannot run: RAM below the kernel's usual place is the firmware's there.
+pub(super) fn check(machine: &Machine) -> Result<(), Error> {
+    let lowest = machine
+        .kernel
+        .segments()
+        .first()
+        .map_or(KERNEL_BASE, |segment| segment.address);
+    match machine.kernel.format() {
+        // QEMU puts an Image behind its firmware, wherever that ends.
+        Format::Image => Ok(()),
+        _ if lowest >= KERNEL_BASE => Ok(()),
+        _ => Err(Error::KernelInFirmware {
+            path: machine.kernel.path().into(),
+            start: lowest,
+            firmware_end: KERNEL_BASE,
+        }),
+    }
+}
+
+/// The arguments for a machine: the same devices in the same places as under KVM; `kernel` is the file to start.
+pub fn arguments(machine: &Machine, kernel: &Path) -> Vec<OsString> {
+    let mut line = Line::default();
+    line.add([
+        "-machine",
+        "virt",
+        "-accel",
+        "tcg",
+        "-smp",
+        &machine.cpus.to_string(),
+        "-m",
+        &size::show(machine.memory),
+    ]);
+    // Only what is named here, no window, and a guest's reset ends QEMU instead of starting it anew.
+    line.add([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    // Virtio 1, not the legacy interface that QEMU's virtio-mmio shows otherwise.
+    line.add(["-global", "virtio-mmio.force-legacy=false"]);
+    // The firmware's console and the guest's are both the terminal; Ctrl-a c changes which of them has the keys.
+    line.add([
+        "-chardev",
+        "stdio,id=console,mux=on,signal=off",
+        "-serial",
+        "chardev:console",
+    ]);
+    line.add([
+        "-device",
+        "virtio-serial-device,bus=virtio-mmio-bus.0",
+        "-device",
+        "virtconsole,chardev=console",
+    ]);
+    line.add([OsStr::new("-kernel"), kernel.as_os_str()]);
+    if let Some(initrd) = &machine.initrd {
+        line.add([OsStr::new("-initrd"), initrd.path.as_os_str()]);
+    }
+    if !machine.cmdline.is_empty() {
+        line.add(["-append", &machine.cmdline]);
+    }
+    // QEMU lists the slots backwards in its device tree. So the first disk goes into the highest slot, and a guest that
+    // numbers disks as it finds them (/dev/vda, …) numbers them alike here and under KVM.
+    for (index, (disk, slot)) in machine
+        .disks
+        .iter()
+        .zip((1..=machine.disks.len()).rev())
+        .enumerate()
+    {
+        line.disk(index, disk, slot);
+    }
+    line.0
+}
+
+/// What is added for a run of ours: QMP over an inherited socket, to wait there for its word to begin, and no escape key
+/// unless it is a user who types: what comes from a file or a pipe passes unchanged.
+pub(super) fn run_arguments(socket: &OwnedFd, typed: bool) -> Vec<OsString> {
+    let mut line = Line::default();
+    let chardev = format!("socket,id=qmp,fd={}", socket.as_raw_fd());
+    line.add([
+        "-S",
+        "-chardev",
+        &chardev,
+        "-mon",
+        "chardev=qmp,mode=control",
+    ]);
+    if !typed {
+        // No byte has this value.
+        line.add(["-echr", "0x100"]);
+    }
+    line.0
+}
+
+#[derive(Default)]
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn add<const N: usize, T: AsRef<OsStr>>(&mut self, arguments: [T; N]) {
+        self.0
+            .extend(arguments.iter().map(|argument| argument.as_ref().into()));
+    }
+
+    fn disk(&mut self, index: usize, disk: &Disk, slot: usize) {
+        let block_device = disk
+            .file
+            .metadata()
+            .is_ok_and(|metadata| metadata.file_type().is_block_device());
+        let driver = if block_device { "host_device" } else { "file" };
+        let readonly = if disk.readonly { "on" } else { "off" };
+        // Not -drive file=: there a name such as nbd:a would be a protocol.
+        let mut blockdev = OsString::from(format!(
+            "driver=raw,node-name=disk{index},read-only={readonly},file.driver={driver},file.filename="
+        ));
+        blockdev.push(escaped(disk.path.as_os_str()));
+        let mut device = OsString::from(format!(
+            "virtio-blk-device,drive=disk{index},bus=virtio-mmio-bus.{slot}"
+        ));
+        if let Some(serial) = &disk.serial {
+            device.push(",serial=");
+            device.push(escaped(OsStr::new(serial)));
+        }
+        self.add([
+            OsStr::new("-blockdev"),
+            &blockdev,
+            OsStr::new("-device"),
+            &device,
+        ]);
+    }
+}
+
+/// A value within QEMU's key=value lists: commas are doubled.
+fn escaped(value: &OsStr) -> OsString {
+    let doubled = value.as_bytes().iter().flat_map(|byte| match byte {
+        b',' => b",,".as_slice(),
+        byte => std::slice::from_ref(byte),
+    });
+    OsString::from_vec(doubled.copied().collect())
+}
+
+/// A command for a POSIX shell: quoted where needed, one option with its value on a line.
+pub fn shell_line(program: &OsStr, arguments: &[OsString]) -> OsString {
+    let mut line = quoted(program);
+    for argument in arguments {
+        line.push(if argument.as_bytes().starts_with(b"-") {
+            " \\\n  "
+        } else {
+            " "
+        });
+        line.push(quoted(argument));
+    }
+    line
+}
+
+fn quoted(word: &OsStr) -> OsString {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_=+,./:@%".contains(byte);
+    if !word.is_empty() && word.as_bytes().iter().all(plain) {
+        return word.into();
+    }
+    let mut quoted = vec![b'\''];
+    for byte in word.as_bytes() {
+        match byte {
+            b'\'' => quoted.extend(b"'\\''"),
+            byte => quoted.push(*byte),
+        }
+    }
+    quoted.push(b'\'');
+    OsString::from_vec(quoted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_are_doubled_and_other_bytes_kept() {
+        assert_eq!(
+            escaped(OsStr::from_bytes(b"a,b,,\xff")),
+            OsStr::from_bytes(b"a,,b,,,,\xff")
+        );
+    }
+
+    #[test]
+    fn a_shell_reads_back_what_was_quoted() {
+        let words = [
+            "plain",
+            "",
+            "two words",
+            "it's",
+            "a$b`c\\d\"e",
+            "x;y",
+            "*",
+            "~",
+            "é",
+            "-n",
+        ]
+        .map(OsString::from);
+        let mut script = OsString::from("printf '%s\\n' x");
+        for word in &words {
+            script.push(" ");
+            script.push(quoted(word));
+        }
+        let output = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(&script)
+            .output()
+            .unwrap();
+        let expected = format!(
+            "x\n{}\n",
+            words.map(|word| word.into_string().unwrap()).join("\n")
+        );
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            expected,
+            "{script:?}"
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! The kernel file as QEMU can start it.
+//!
+//! QEMU loads ELF files at the physical addresses in their headers. A static-pie has none of its own, so QEMU gets a
+//! copy in memory whose headers say where its segments belong.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::error::Error;
+use crate::loader::{Format, Kernel};
+
+/// Sizes in bytes of an ELF64 header and of a program header.
+const EHDR: u16 = 64;
+const PHDR: u16 = 56;
+
+/// A file for QEMU's `-kernel`.
+pub(super) enum Startable<'a> {
+    /// The user's own.
+    Original(&'a Path),
+    /// A copy in memory, and the path under which a child that inherits it finds it.
+    Copy(OwnedFd, PathBuf),
+}
+
+impl Startable<'_> {
+    /// Finds or makes it.
+    pub(super) fn new(kernel: &Kernel) -> Result<Startable<'_>, Error> {
+        match kernel.format() {
+            Format::Elf | Format::Image => Ok(Startable::Original(kernel.path())),
+            Format::StaticPie => copy(kernel).map_err(|source| Error::Host {
+                what: "copy the kernel for QEMU".into(),
+                source,
+            }),
+        }
+    }
+
+    /// The path to give to QEMU.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Startable::Original(path) => path,
+            Startable::Copy(_, path) => path,
+        }
+    }
+}
+
+/// Writes an ELF file of the kernel's segments at their addresses.
+fn copy(kernel: &Kernel) -> io::Result<Startable<'static>> {
+    let fd = memfd_create(c"kernel", MFdFlags::MFD_CLOEXEC)?;
+    let mut file = File::from(fd);
+    file.write_all(&headers(kernel))?;
+    for segment in kernel.segments() {
+        let mut buffer = vec![0; usize::try_from(segment.file_size).map_err(io::Error::other)?];
+        kernel.file().read_exact_at(&mut buffer, segment.offset)?;
+        file.write_all(&buffer)?;
+    }
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    Ok(Startable::Copy(file.into(), path))
+}
+
+/// An ELF64 header and the program headers (gABI): PT_LOAD, RWX, virtual addresses like the physical ones.
+fn headers(kernel: &Kernel) -> Vec<u8> {
+    let count = u16::try_from(kernel.segments().len()).unwrap_or(u16::MAX);
+    let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let mut half =
+        |values: &[u16]| bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    // ET_EXEC, EM_RISCV, version 1
+    half(&[2, 243, 1, 0]);
+    bytes.extend(
+        [kernel.entry(), EHDR.into(), 0]
+            .iter()
+            .flat_map(|value| value.to_le_bytes()),
+    );
+    let mut half =
+        |values: &[u16]| bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    half(&[0, 0, EHDR, PHDR, count, 0, 0, 0]);
+    let mut offset = u64::from(EHDR) + u64::from(PHDR) * u64::from(count);
+    for segment in kernel.segments() {
+        let (load, rwx, align) = (1_u64, 7_u64, 1_u64);
+        let words = [
+            load | rwx << 32,
+            offset,
+            segment.address,
+            segment.address,
+            segment.file_size,
+            segment.memory_size,
+            align,
+        ];
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        offset += segment.file_size;
+    }
+    bytes
+}

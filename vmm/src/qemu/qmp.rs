@@ -1,0 +1,263 @@
+//! QEMU's machine protocol, as far as it takes to begin and to learn the end (QEMU docs, QMP Reference Manual).
+//!
+//! ```text
+//!   ◀ {"QMP": {"version": …}}            greeting
+//!   ▶ qmp_capabilities   ◀ {"return": {}}
+//!   ▶ cont               ◀ {"return": {}}, {"event": "RESUME"}
+//!   …                    ◀ {"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}
+//! ```
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use log::debug;
+use serde_json::Value;
+
+use crate::error::Error;
+
+/// The first QEMU that reports a guest's failure as an event instead of ending at once.
+pub const OLDEST: (u64, u64) = (8, 2);
+/// The same as text.
+pub const OLDEST_TEXT: &str = "8.2";
+
+/// Longest message that is accepted, in bytes; real ones have a few hundred.
+const LONGEST: usize = 1 << 20;
+
+/// Why QEMU shuts down: the guest's reasons one by one, the host's as far as they differ for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    GuestShutdown,
+    GuestReset,
+    /// Also: the guest stored a failure to the test finisher.
+    GuestPanic,
+    HostSignal,
+    HostOther,
+}
+
+/// Our end of the QMP connection.
+pub(super) struct Qmp {
+    socket: UnixStream,
+    program: String,
+    /// What was received after the last whole line.
+    partial: Vec<u8>,
+    greeted: bool,
+    resumed: bool,
+    reason: Option<Reason>,
+}
+
+impl Qmp {
+    /// A connection to `program`, named in errors.
+    pub(super) fn new(socket: UnixStream, program: OsString) -> Result<Qmp, Error> {
+        socket.set_nonblocking(true).map_err(|source| Error::Host {
+            what: "make the QMP socket non-blocking".into(),
+            source,
+        })?;
+        let program = program.to_string_lossy().into_owned();
+        Ok(Qmp {
+            socket,
+            program,
+            partial: Vec::new(),
+            greeted: false,
+            resumed: false,
+            reason: None,
+        })
+    }
+
+    /// The program at the other end.
+    pub(super) fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// Whether the guest was let go.
+    pub(super) fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Why QEMU shuts down, once it said so.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// Takes what has arrived and answers it; false when QEMU has closed the connection.
+    pub(super) fn serve(&mut self) -> Result<bool, Error> {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(count) => self.take(buffer.get(..count).unwrap_or_default())?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                // QEMU was killed with something unread.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(false),
+                Err(source) => {
+                    return Err(Error::Host {
+                        what: "read from QEMU's QMP socket".into(),
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.partial.extend_from_slice(bytes);
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            self.message(&line)?;
+        }
+        match self.partial.len() {
+            ..LONGEST => Ok(()),
+            _ => Err(self.unexpected(&self.partial)),
+        }
+    }
+
+    fn message(&mut self, line: &[u8]) -> Result<(), Error> {
+        let message: Value = serde_json::from_slice(line).map_err(|_| self.unexpected(line))?;
+        debug!("qmp: {message}");
+        if let Some(version) = message.pointer("/QMP/version/qemu") {
+            self.check_version(version)?;
+            return self.send("qmp_capabilities");
+        }
+        if message.get("return").is_some() {
+            // The first answer is to qmp_capabilities, and nothing but cont follows.
+            return if std::mem::replace(&mut self.greeted, true) {
+                Ok(())
+            } else {
+                self.send("cont")
+            };
+        }
+        match message.get("event").and_then(Value::as_str) {
+            Some("RESUME") => self.resumed = true,
+            Some("SHUTDOWN") => {
+                self.reason = Some(
+                    match message.pointer("/data/reason").and_then(Value::as_str) {
+                        Some("guest-shutdown") => Reason::GuestShutdown,
+                        Some("guest-reset") => Reason::GuestReset,
+                        Some("guest-panic") => Reason::GuestPanic,
+                        Some("host-signal") => Reason::HostSignal,
+                        _ => Reason::HostOther,
+                    },
+                );
+            }
+            Some(_) => {}
+            None => return Err(self.unexpected(line)),
+        }
+        Ok(())
+    }
+
+    fn check_version(&self, version: &Value) -> Result<(), Error> {
+        let number = |name| version.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let found = (number("major"), number("minor"));
+        if found >= OLDEST {
+            return Ok(());
+        }
+        Err(Error::QemuOld {
+            program: self.program.clone(),
+            found: format!("{}.{}", found.0, found.1),
+            needed: OLDEST_TEXT,
+        })
+    }
+
+    fn send(&mut self, command: &str) -> Result<(), Error> {
+        match writeln!(self.socket, "{{\"execute\": \"{command}\"}}") {
+            // Its end is noticed by reading.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Host {
+                what: "write to QEMU's QMP socket".into(),
+                source: error,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn unexpected(&self, message: &[u8]) -> Error {
+        let text = String::from_utf8_lossy(message.get(..200).unwrap_or(message))
+            .trim_end()
+            .to_owned();
+        Error::Qmp {
+            program: self.program.clone(),
+            message: text,
+        }
+    }
+}
+
+impl AsFd for Qmp {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use super::*;
+
+    const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}}, "capabilities": []}}"#;
+
+    fn pair() -> (Qmp, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Qmp::new(ours, "qemu".into()).unwrap(), theirs)
+    }
+
+    #[test]
+    fn the_guest_begins_only_when_qmp_speaks() {
+        let (mut qmp, mut qemu) = pair();
+        let (mut answers, mut line) = (BufReader::new(qemu.try_clone().unwrap()), String::new());
+        writeln!(qemu, "{GREETING}").unwrap();
+        assert!(qmp.serve().unwrap());
+        answers.read_line(&mut line).unwrap();
+        write!(qemu, "{{\"return\"").unwrap();
+        assert!(qmp.serve().unwrap());
+        writeln!(qemu, ": {{}}}}").unwrap();
+        assert!(qmp.serve().unwrap());
+        answers.read_line(&mut line).unwrap();
+        assert_eq!(
+            line,
+            "{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"cont\"}\n"
+        );
+        writeln!(qemu, "{{\"event\": \"RESUME\"}}\n{{\"return\": {{}}}}").unwrap();
+        writeln!(
+            qemu,
+            r#"{{"event": "SHUTDOWN", "data": {{"guest": true, "reason": "guest-panic"}}}}"#
+        )
+        .unwrap();
+        drop((qemu, answers));
+        assert!(!qmp.serve().unwrap());
+        assert_eq!(
+            (qmp.resumed(), qmp.reason()),
+            (true, Some(Reason::GuestPanic))
+        );
+    }
+
+    #[test]
+    fn an_old_qemu_is_refused() {
+        let (mut qmp, mut qemu) = pair();
+        writeln!(
+            qemu,
+            "{}",
+            GREETING
+                .replace("10", "7")
+                .replace("\"minor\": 0", "\"minor\": 2")
+        )
+        .unwrap();
+        let error = qmp.serve().unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(
+            error.to_string().contains("version 7.2, at least 8.2"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_qmp_is_refused() {
+        for message in ["hello\n", "[]\n", "{\"error\": {}}\n", &"x".repeat(LONGEST)] {
+            let (mut qmp, _qemu) = pair();
+            assert!(
+                matches!(qmp.take(message.as_bytes()), Err(Error::Qmp { .. })),
+                "{message}"
+            );
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `hartvisor run`: check the machine, then choose what runs it.
+
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::cli::{Accel, Run};
+use crate::error::Error;
+use crate::loader::Format;
+use crate::machine::{End, Machine};
+use crate::qemu;
+
+/// Runs the guest that `options` describe, to its end.
+pub fn run(options: &Run) -> Result<End, Error> {
+    let machine = Machine::new(options)?;
+    if options.print_command {
+        return print_command(&machine, options.accel);
+    }
+    match options.accel {
+        Accel::Kvm => crate::kvm::run(&machine),
+        Accel::Qemu => qemu::run(&machine),
+        Accel::Auto => match crate::kvm::usable() {
+            Ok(()) => crate::kvm::run(&machine),
+            Err(why) => {
+                eprintln!("hartvisor: using QEMU: {}", why.chain());
+                qemu::run(&machine)
+            }
+        },
+    }
+}
+
+/// Shows how QEMU would be started; the QMP connection, by which the guest's end is learnt, is left out.
+fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
+    if accel == Accel::Kvm {
+        let problem = "--print-command shows the QEMU command line, there is none with --accel kvm";
+        return Err(Error::Usage(problem.into()));
+    }
+    if machine.kernel.format() == Format::StaticPie {
+        log::warn!(
+            "the kernel is position-independent: run hands QEMU a copy with addresses, the file itself will not start"
+        );
+    }
+    let arguments = qemu::arguments(machine, machine.kernel.path());
+    let line = qemu::shell_line(&qemu::program(), &arguments);
+    let mut text = line.as_bytes().to_vec();
+    text.push(b'\n');
+    io::stdout()
+        .write_all(&text)
+        .map_err(|source| Error::Host {
+            what: "write to stdout".into(),
+            source,
+        })?;
+    Ok(End::PowerOff)
+}

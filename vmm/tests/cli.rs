@@ -1,0 +1,507 @@
+//! The real program on bad input: the exit status, one line on stderr, and the value in it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+mod support;
+use support::{Elf, image, shutdown};
+
+const KERNEL: u64 = 0x8020_0000;
+
+/// A folder with a good kernel in it.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        folder.file("kernel", &Elf::new(KERNEL, &shutdown(0)).bytes());
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        fs::write(self.path(name), content).unwrap();
+        self.path(name)
+    }
+
+    /// `hartvisor run` with arguments, names relative to this folder. QEMU is out of reach: nothing may get that far.
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command().arg("run").args(arguments).output().unwrap()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
+        command
+            .current_dir(self.0.path())
+            .env("HARTVISOR_QEMU", "no-such-qemu")
+            .env_remove("HARTVISOR_LOG");
+        command
+    }
+
+    /// Runs it with the good kernel and expects status 2.
+    fn refused(&self, arguments: &[&str], parts: &[&str]) {
+        let all = [&["--kernel", "kernel"], arguments].concat();
+        expect(&self.run(&all), 2, parts);
+    }
+
+    /// Runs it with a kernel of this content and expects status 2.
+    fn refused_kernel(&self, content: &[u8], parts: &[&str]) {
+        self.file("bad", content);
+        expect(
+            &self.run(&["--kernel", "bad"]),
+            2,
+            &[parts, &["\"bad\""]].concat(),
+        );
+    }
+}
+
+fn expect(output: &Output, status: i32, parts: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{text}");
+    assert!(
+        text.starts_with("hartvisor: ") && text.ends_with('\n') && text.lines().count() == 1,
+        "{text:?}"
+    );
+    assert!(output.stdout.is_empty(), "{output:?}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+}
+
+#[test]
+fn a_kernel_that_is_none_is_named_with_what_would_be_right() {
+    let folder = Folder::new();
+    expect(
+        &folder.run(&["--kernel", "absent"]),
+        2,
+        &["kernel \"absent\"", "No such file"],
+    );
+    expect(
+        &folder.run(&["--kernel", "."]),
+        2,
+        &["kernel \".\" is a directory", "a regular file"],
+    );
+    expect(
+        &folder.run(&["--kernel", "/dev/null"]),
+        2,
+        &["\"/dev/null\" is a character device"],
+    );
+    expect(
+        &folder.run(&["--kernel", "/etc/passwd"]),
+        2,
+        &["/etc/passwd", "a text file", "RISC-V Linux Image"],
+    );
+    expect(&folder.run(&[]), 2, &["--kernel <FILE>"]);
+    folder.refused_kernel(b"", &["is empty"]);
+    folder.refused_kernel(&[0xa5; 5000], &["unknown format", "RISC-V 64-bit ELF"]);
+    folder.refused_kernel(
+        b"\x1f\x8b\x08\0\0\0\0\0",
+        &["gzip-compressed", "decompress it first"],
+    );
+    folder.refused_kernel(
+        b"\x28\xb5\x2f\xfd\0\0\0\0",
+        &["zstd-compressed", "decompress it first"],
+    );
+    folder.refused_kernel(b"MZ\0\0zimg\0\0\0\0", &["EFI zboot"]);
+}
+
+#[test]
+fn a_pipe_as_kernel_does_not_make_us_wait() {
+    let folder = Folder::new();
+    nix::unistd::mkfifo(&folder.path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    expect(
+        &folder.run(&["--kernel", "pipe"]),
+        2,
+        &["\"pipe\" is a pipe"],
+    );
+}
+
+#[test]
+fn a_kernel_of_another_architecture_is_named() {
+    let folder = Folder::new();
+    let elf = Elf::new(KERNEL, &shutdown(0));
+    folder.refused_kernel(
+        &Elf {
+            machine: 62,
+            ..elf.clone()
+        }
+        .bytes(),
+        &["ELF for x86_64", "RISC-V 64-bit ELF"],
+    );
+    folder.refused_kernel(
+        &Elf {
+            machine: 183,
+            ..elf.clone()
+        }
+        .bytes(),
+        &["ELF for arm64"],
+    );
+    folder.refused_kernel(&Elf { class: 1, ..elf }.bytes(), &["32-bit ELF for RISC-V"]);
+    let mut arm64 = image(0x20_0000, 0x10_0000, 4096);
+    arm64[0x38..0x3c].copy_from_slice(b"ARMd");
+    folder.refused_kernel(&arm64, &["an arm64 Image"]);
+}
+
+#[test]
+fn a_truncated_kernel_is_noticed() {
+    let folder = Folder::new();
+    let bytes = Elf::new(KERNEL, &shutdown(0)).bytes();
+    folder.refused_kernel(
+        &bytes[..bytes.len() - 1],
+        &["truncated", "ends at byte 148, the file has 147"],
+    );
+    folder.refused_kernel(&bytes[..100], &["truncated", "program header table"]);
+    folder.refused_kernel(
+        &image(0x20_0000, 0x10_0000, 4096)[..63],
+        &["truncated", "has 63 bytes"],
+    );
+}
+
+#[test]
+fn a_kernel_too_big_for_memory_is_refused_before_anything_starts() {
+    let folder = Folder::new();
+    folder.refused_kernel(
+        &image(0x20_0000, 1 << 30, 4096),
+        &["outside RAM", "--memory 256M", "raise --memory"],
+    );
+    folder.refused_kernel(
+        &Elf::new(0x1_0000, &shutdown(0)).bytes(),
+        &["0x10000..", "0x80200000 or above"],
+    );
+    let mut fills = Elf::new(KERNEL, &shutdown(0));
+    fills.segments[0].memory_size = 254 << 20;
+    fills.segments[0].memory_size = 252 << 20;
+    folder.file("big", &fills.bytes());
+    folder.file("initrd", &[1; 3 << 20]);
+    let output = folder.run(&["--kernel", "big", "--initrd", "initrd"]);
+    expect(
+        &output,
+        2,
+        &[
+            "the initrd needs 3145728 bytes",
+            "raise --memory (now 256M)",
+        ],
+    );
+}
+
+#[test]
+fn memory_that_cannot_be_is_refused_with_the_limit() {
+    let folder = Folder::new();
+    folder.refused(&["--memory", "0"], &["--memory 0", "at least 16M"]);
+    folder.refused(&["--memory", "8M"], &["--memory 8M", "at least 16M"]);
+    folder.refused(
+        &["--memory", "65M"],
+        &["--memory 65M", "multiple of 2M", "64M or 66M"],
+    );
+    folder.refused(&["--memory", "1000000T"], &["at most 2046G"]);
+    folder.refused(
+        &["--memory", "99999999999T"],
+        &["'99999999999T'", "256M, 1.5G"],
+    );
+    folder.refused(&["--memory", "-1G"], &["'-1G'"]);
+    folder.refused(&["--memory", "much"], &["'much'"]);
+}
+
+#[test]
+fn vcpus_that_cannot_be_are_refused_with_the_limit() {
+    let folder = Folder::new();
+    folder.refused(&["--cpus", "0"], &["--cpus 0", "1 to 512"]);
+    folder.refused(&["--cpus", "513"], &["--cpus 513", "1 to 512"]);
+    folder.refused(&["--cpus", "two"], &["'two'"]);
+    folder.refused(&["--cpus", "5000000000"], &["'5000000000'"]);
+}
+
+#[test]
+fn disks_that_cannot_be_are_refused() {
+    let folder = Folder::new();
+    File::create(folder.path("odd"))
+        .unwrap()
+        .set_len(1000)
+        .unwrap();
+    File::create(folder.path("empty")).unwrap();
+    File::create(folder.path("good"))
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    folder.refused(&["--disk", "absent"], &["disk \"absent\"", "No such file"]);
+    folder.refused(&["--disk", "."], &["disk \".\" is a directory"]);
+    folder.refused(
+        &["--disk", "/dev/zero"],
+        &["\"/dev/zero\" is a character device", "block device"],
+    );
+    folder.refused(&["--disk", "empty"], &["disk \"empty\" is empty"]);
+    folder.refused(
+        &["--disk", "odd"],
+        &["\"odd\" has 1000 bytes", "multiple of 512", "-s 1024"],
+    );
+    folder.refused(
+        &["--disk", "good,ro"],
+        &["\"ro\"", "readonly and serial=TEXT"],
+    );
+    folder.refused(
+        &["--disk", "good,serial=123456789012345678901"],
+        &["has 21 bytes, at most 20"],
+    );
+    folder.refused(
+        &["--disk", "good", "--disk", "./good"],
+        &["\"good\" and \"./good\" are the same file"],
+    );
+    let many = ["--disk", "good,readonly"].repeat(8);
+    folder.refused(&many, &["8 disks, at most 7"]);
+}
+
+#[test]
+fn a_disk_that_may_only_be_read_says_how_to_do_that() {
+    let folder = Folder::new();
+    File::create(folder.path("disk"))
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    fs::set_permissions(folder.path("disk"), PermissionsExt::from_mode(0o444)).unwrap();
+    let output = as_nobody(&folder, &["--disk", "disk"]);
+    expect(
+        &output,
+        2,
+        &[
+            "disk \"disk\" for writing",
+            "\"disk\",readonly",
+            "Permission denied",
+        ],
+    );
+    fs::set_permissions(folder.path("disk"), PermissionsExt::from_mode(0o000)).unwrap();
+    let output = as_nobody(&folder, &["--disk", "disk,readonly"]);
+    expect(
+        &output,
+        2,
+        &["cannot open disk \"disk\": Permission denied"],
+    );
+}
+
+/// Root may open everything, so as root this needs another user, and a program where that user can reach it.
+fn as_nobody(folder: &Folder, arguments: &[&str]) -> Output {
+    let program = folder.path("hartvisor");
+    if !program.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_hartvisor"), &program).unwrap();
+        fs::set_permissions(folder.0.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let mut command = Command::new(&program);
+    command
+        .current_dir(folder.0.path())
+        .args(["run", "--kernel", "kernel", "--accel", "qemu"])
+        .args(arguments);
+    command.env("HARTVISOR_QEMU", "no-such-qemu");
+    if nix::unistd::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    retry_busy(|| command.output()).unwrap()
+}
+
+/// A program just written may be "busy" while another test's child still has our descriptors.
+fn retry_busy(mut start: impl FnMut() -> io::Result<Output>) -> io::Result<Output> {
+    loop {
+        match start() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::yield_now();
+            }
+            other => return other,
+        }
+    }
+}
+
+#[test]
+fn a_command_line_too_long_is_refused_with_the_limit() {
+    let folder = Folder::new();
+    folder.refused(
+        &["--cmdline", &"x".repeat(4096)],
+        &["--cmdline has 4096 bytes, at most 4095"],
+    );
+    folder.file("image", &image(0x20_0000, 0x10_0000, 4096));
+    let output = folder.run(&["--kernel", "image", "--cmdline", &"x".repeat(1024)]);
+    expect(
+        &output,
+        2,
+        &["--cmdline has 1024 bytes, at most 1023", "Linux"],
+    );
+}
+
+#[test]
+fn an_initrd_that_is_none_is_refused() {
+    let folder = Folder::new();
+    folder.file("empty", b"");
+    folder.refused(
+        &["--initrd", "absent"],
+        &["initrd \"absent\"", "No such file"],
+    );
+    folder.refused(&["--initrd", "."], &["initrd \".\" is a directory"]);
+    folder.refused(&["--initrd", "empty"], &["initrd \"empty\" is empty"]);
+}
+
+#[test]
+fn without_qemu_the_package_is_named_and_the_status_is_3() {
+    let folder = Folder::new();
+    let output = folder.run(&["--kernel", "kernel", "--accel", "qemu"]);
+    expect(
+        &output,
+        3,
+        &["no-such-qemu", "qemu-system-riscv", "HARTVISOR_QEMU"],
+    );
+}
+
+#[test]
+fn a_program_that_is_no_qemu_is_our_failure() {
+    let folder = Folder::new();
+    let run = |qemu: &str| {
+        let mut command = folder.command();
+        command
+            .env("HARTVISOR_QEMU", qemu)
+            .args(["run", "--kernel", "kernel", "--accel", "qemu"])
+            .output()
+            .unwrap()
+    };
+    expect(&run("false"), 4, &["false failed with exit status: 1"]);
+    expect(&run("/"), 4, &["cannot start /"]);
+}
+
+#[cfg(not(target_arch = "riscv64"))]
+#[test]
+fn kvm_of_another_architecture_is_no_kvm_for_us() {
+    let folder = Folder::new();
+    let output = folder.run(&["--kernel", "kernel", "--accel", "kvm"]);
+    expect(
+        &output,
+        3,
+        &["KVM here cannot run RISC-V guests", std::env::consts::ARCH],
+    );
+}
+
+#[test]
+fn firmware_is_not_overwritten_under_qemu() {
+    let folder = Folder::new();
+    folder.file("low", &Elf::new(0x8000_0000, &shutdown(0)).bytes());
+    let output = folder.run(&["--kernel", "low", "--accel", "qemu"]);
+    expect(
+        &output,
+        2,
+        &["\"low\" begins at 0x80000000", "OpenSBI", "--accel kvm"],
+    );
+}
+
+#[test]
+fn usage_errors_are_one_line() {
+    let folder = Folder::new();
+    folder.refused(
+        &["--timeout", "5"],
+        &["'--timeout'", "hartvisor run --help"],
+    );
+    folder.refused(&["--accel", "xen"], &["'xen'", "auto, kvm, qemu"]);
+    folder.refused(
+        &["--accel", "kvm", "--print-command"],
+        &["--print-command", "--accel kvm"],
+    );
+    expect(&folder.command().output().unwrap(), 2, &["run or check"]);
+    expect(
+        &folder.command().arg("start").output().unwrap(),
+        2,
+        &["'start'"],
+    );
+    let output = folder
+        .command()
+        .env("HARTVISOR_LOG", "loud")
+        .arg("check")
+        .output()
+        .unwrap();
+    expect(&output, 2, &["HARTVISOR_LOG is \"loud\"", "debug"]);
+}
+
+#[test]
+fn help_and_version_are_printed_to_stdout() {
+    let folder = Folder::new();
+    for (arguments, part) in [
+        (&["--help"][..], "Exit status:"),
+        (&["run", "--help"], "Ctrl-a x leaves the guest"),
+        (&["--version"], "hartvisor 0."),
+    ] {
+        let output = folder.command().args(arguments).output().unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+        assert!(
+            String::from_utf8(output.stdout).unwrap().contains(part),
+            "{part}"
+        );
+    }
+}
+
+#[test]
+fn the_printed_command_names_everything_and_starts_nothing() {
+    let folder = Folder::new();
+    File::create(folder.path("a,b.img"))
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    File::create(folder.path("c.img"))
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    folder.file("initrd", b"070701");
+    let arguments = "--kernel kernel --initrd initrd --cpus 3 --memory 1.5G --disk a,,b.img,serial=one --disk c.img,readonly --print-command";
+    let mut all: Vec<&str> = arguments.split(' ').collect();
+    all.extend(["--cmdline", "a 'b' c"]);
+    let output = folder.run(&all);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "no-such-qemu \\\n",
+        "-smp 3 ",
+        "-m 1536M ",
+        "-kernel kernel ",
+        "-initrd initrd ",
+        "-append 'a '\\''b'\\'' c' ",
+        "virtio-mmio.force-legacy=false",
+        "read-only=off,file.driver=file,file.filename=a,,b.img \\\n  -device virtio-blk-device,drive=disk0,bus=virtio-mmio-bus.2,serial=one ",
+        "read-only=on,file.driver=file,file.filename=c.img \\\n  -device virtio-blk-device,drive=disk1,bus=virtio-mmio-bus.1\n",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+#[test]
+fn a_closed_stdout_is_an_error_of_ours_and_no_panic() {
+    let folder = Folder::new();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = folder
+        .command()
+        .args(["run", "--kernel", "kernel", "--print-command"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    expect(&output, 4, &["cannot write to stdout", "No space left"]);
+}
+
+#[test]
+fn check_tells_what_auto_would_take() {
+    let output = Folder::new().command().arg("check").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let expected = if text.contains("takes nothing") { 3 } else { 0 };
+    assert_eq!(output.status.code(), Some(expected), "{text}");
+    assert!(
+        text.contains("no-such-qemu") && text.contains("--accel auto"),
+        "{text}"
+    );
+}

@@ -1,0 +1,180 @@
+//! Runs under QEMU, with kernels of a few instructions made by hand: how a run ends, and that nothing is left behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+#[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
+#[path = "support/pty.rs"]
+mod pty;
+mod support;
+use pty::Pty;
+use support::{Elf, fail_by_finisher, reboot, shutdown, wait};
+
+const KERNEL: u64 = 0x8020_0000;
+/// The last line that OpenSBI prints before it enters the guest.
+const FIRMWARE_DONE: &str = "Boot HART MEDELEG";
+
+struct Kernel(TempDir);
+
+impl Kernel {
+    fn new(code: &[u8]) -> Self {
+        Self::of(&Elf::new(KERNEL, code))
+    }
+
+    fn of(elf: &Elf) -> Self {
+        let folder = Kernel(tempfile::tempdir().unwrap());
+        std::fs::write(folder.path(), elf.bytes()).unwrap();
+        folder
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("kernel, with a comma")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
+        command
+            .args(["run", "--accel", "qemu", "--kernel"])
+            .arg(self.path());
+        command
+    }
+
+    fn run(&self) -> Output {
+        self.command().stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+#[test]
+fn a_guest_that_powers_off_gives_0() {
+    let output = Kernel::new(&shutdown(0)).run();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains(FIRMWARE_DONE));
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_guest_that_reports_a_failure_gives_1() {
+    let output = Kernel::new(&fail_by_finisher()).run();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn a_guest_that_resets_ends_the_run() {
+    let output = Kernel::new(&reboot()).run();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn a_static_pie_runs_where_we_place_it() {
+    let mut elf = Elf::new(0x1000, &shutdown(0));
+    elf.kind = 3;
+    let output = Kernel::of(&elf).run();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn what_qemu_refuses_is_an_error_of_ours() {
+    let kernel = Kernel::new(&wait());
+    let disk = kernel.0.path().join("disk, too");
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    let option = disk.to_str().unwrap().replace(',', ",,");
+    let mut first = Pty::start(kernel.command().args(["--disk", &option]));
+    first.expect(FIRMWARE_DONE);
+    // The first one has it locked.
+    let output = kernel
+        .command()
+        .args(["--disk", &option])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(
+        text.contains("lock") && text.contains("failed with exit status: 1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn signals_end_qemu_in_order() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let kernel = Kernel::new(&wait());
+        let mut pty = Pty::start(&mut kernel.command());
+        pty.expect(FIRMWARE_DONE);
+        assert!(pty.is_raw());
+        let qemu = children(pty.child.id());
+        assert_eq!(qemu.len(), 1);
+        let start = Instant::now();
+        pty.signal(signal);
+        assert_eq!(pty.wait().code(), Some(128 + signal as i32));
+        assert!(
+            start.elapsed() < Duration::from_secs(4),
+            "QEMU had to be killed"
+        );
+        assert_eq!(pty.mode(), pty.before);
+        assert!(!pty.is_nonblocking());
+        assert!(gone(qemu[0]));
+    }
+}
+
+#[test]
+fn ctrl_a_x_leaves_with_0_and_the_terminal_restored() {
+    let kernel = Kernel::new(&wait());
+    let mut pty = Pty::start(&mut kernel.command());
+    pty.expect(FIRMWARE_DONE);
+    pty.type_in(b"\x01x");
+    assert_eq!(pty.wait().code(), Some(0));
+    assert_eq!(pty.mode(), pty.before);
+    assert!(!pty.is_nonblocking());
+}
+
+#[test]
+fn a_killed_qemu_is_an_error_and_the_terminal_restored() {
+    let kernel = Kernel::new(&wait());
+    let mut pty = Pty::start(&mut kernel.command());
+    pty.expect(FIRMWARE_DONE);
+    kill(children(pty.child.id())[0], Signal::SIGKILL).unwrap();
+    assert_eq!(pty.wait().code(), Some(4));
+    assert_eq!(pty.mode(), pty.before);
+    assert!(!pty.is_nonblocking());
+    pty.expect("failed with signal: 9");
+}
+
+#[test]
+fn qemu_does_not_outlive_a_killed_hartvisor() {
+    let kernel = Kernel::new(&wait());
+    let mut pty = Pty::start(&mut kernel.command());
+    pty.expect(FIRMWARE_DONE);
+    let qemu = children(pty.child.id());
+    pty.signal(Signal::SIGKILL);
+    pty.wait();
+    assert!(gone(qemu[0]));
+}
+
+/// Processes that a process has started.
+fn children(pid: u32) -> Vec<Pid> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace()
+        .map(|pid| Pid::from_raw(pid.parse().unwrap()))
+        .collect()
+}
+
+/// Whether a process has ended, or does so soon.
+fn gone(pid: Pid) -> bool {
+    (0..400).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    })
+}

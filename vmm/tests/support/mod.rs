@@ -1,0 +1,153 @@
+//! Kernel files made by hand, for tests: no toolchain needed, and any field can be wrong.
+#![allow(dead_code, unreachable_pub, clippy::cast_possible_truncation)]
+
+/// One program header and its bytes in the file.
+#[derive(Clone)]
+pub struct Segment {
+    pub kind: u32,
+    pub flags: u32,
+    pub vaddr: u64,
+    pub paddr: u64,
+    pub data: Vec<u8>,
+    /// Size in the file, if another than `data` has.
+    pub file_size: Option<u64>,
+    pub memory_size: u64,
+    pub align: u64,
+}
+
+impl Segment {
+    /// A PT_LOAD, readable, writable and executable, at the same virtual and physical address.
+    pub fn load(address: u64, data: &[u8], memory_size: u64) -> Self {
+        let (kind, flags, align) = (1, 7, 4096);
+        Segment {
+            kind,
+            flags,
+            vaddr: address,
+            paddr: address,
+            data: data.into(),
+            file_size: None,
+            memory_size,
+            align,
+        }
+    }
+}
+
+/// An ELF file to be.
+#[derive(Clone)]
+pub struct Elf {
+    pub class: u8,
+    pub machine: u16,
+    pub kind: u16,
+    pub entry: u64,
+    pub segments: Vec<Segment>,
+}
+
+impl Elf {
+    /// A RISC-V executable that holds `code` at `address`.
+    pub fn new(address: u64, code: &[u8]) -> Self {
+        let segments = vec![Segment::load(address, code, code.len() as u64)];
+        Elf {
+            class: 2,
+            machine: 243,
+            kind: 2,
+            entry: address,
+            segments,
+        }
+    }
+
+    /// The bytes of the file: header, program headers, then each segment's data.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut file = b"\x7fELF".to_vec();
+        file.extend([self.class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        file.extend(self.kind.to_le_bytes());
+        file.extend(self.machine.to_le_bytes());
+        file.extend(1u32.to_le_bytes());
+        for word in [self.entry, 64, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(0u32.to_le_bytes());
+        for half in [64, 56, self.segments.len() as u16, 64, 0, 0] {
+            file.extend(half.to_le_bytes());
+        }
+        let mut offset = 64 + 56 * self.segments.len() as u64;
+        for segment in &self.segments {
+            let length = segment.data.len() as u64;
+            file.extend(segment.kind.to_le_bytes());
+            file.extend(segment.flags.to_le_bytes());
+            let size = segment.file_size.unwrap_or(length);
+            for word in [
+                offset,
+                segment.vaddr,
+                segment.paddr,
+                size,
+                segment.memory_size,
+                segment.align,
+            ] {
+                file.extend(word.to_le_bytes());
+            }
+            offset += length;
+        }
+        for segment in &self.segments {
+            file.extend(&segment.data);
+        }
+        file
+    }
+}
+
+/// A flat Image: the header of version 0.2 and `length` bytes in all.
+pub fn image(text_offset: u64, image_size: u64, length: usize) -> Vec<u8> {
+    let mut file = vec![0; 8];
+    for word in [text_offset, image_size, 0, 2, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(b"RISCV\0\0\0RSC\x05\0\0\0\0");
+    assert_eq!(file.len(), 64);
+    file.resize(length, 0x5a);
+    file
+}
+
+/// RISC-V code that shuts down by SBI SRST with a reason: 0 none, 1 system failure.
+pub fn shutdown(reason: u8) -> Vec<u8> {
+    srst(0, reason)
+}
+
+/// RISC-V code that asks SBI SRST for a cold reboot.
+pub fn reboot() -> Vec<u8> {
+    srst(1, 0)
+}
+
+fn srst(kind: u8, reason: u8) -> Vec<u8> {
+    code(&[
+        0x5352_58b7,                           // lui  a7, 0x53525
+        0x3548_8893,                           // addi a7, a7, 0x354, together "SRST"
+        0x0000_0813,                           // li   a6, 0
+        0x0000_0513 | u32::from(kind) << 20,   // li   a0, kind
+        0x0000_0593 | u32::from(reason) << 20, // li   a1, reason
+        0x0000_0073,                           // ecall
+        0x0000_006f,                           // j    .
+    ])
+}
+
+/// RISC-V code that stores a failure to QEMU's test finisher.
+pub fn fail_by_finisher() -> Vec<u8> {
+    code(&[
+        0x0010_0537, // lui  a0, 0x100
+        0x0001_35b7, // lui  a1, 0x13
+        0x3335_8593, // addi a1, a1, 0x333
+        0x00b5_2023, // sw   a1, 0(a0)
+        0x0000_006f, // j    .
+    ])
+}
+
+/// RISC-V code that waits for ever.
+pub fn wait() -> Vec<u8> {
+    // wfi, and back to it
+    code(&[0x1050_0073, 0xffdf_f06f])
+}
+
+fn code(instructions: &[u32]) -> Vec<u8> {
+    instructions
+        .iter()
+        .flat_map(|instruction| instruction.to_le_bytes())
+        .collect()
+}

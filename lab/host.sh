@@ -5,14 +5,16 @@
 host_suite=trixie
 
 # What the emulated host uses itself, then what Debian's kernel needs as a guest: disks, a root file system.
-host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 loop)
+host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 crc32c_generic loop)
 
-# host_ready FOLDER: everything was fetched.
-host_ready() { [[ -s $1/vmlinux && -x $1/busybox && -s $1/modules/modules.dep ]]; }
+# host_ready FOLDER: everything was fetched, from this suite and with these modules.
+host_ready() {
+    [[ -s $1/vmlinux && -x $1/busybox && -s $1/modules/modules.dep ]] && [[ $(cat "$1/contents" 2>/dev/null) == "$host_suite ${host_modules[*]}" ]]
+}
 
 # fetch_host FOLDER: fills FOLDER with vmlinux, busybox and modules/ (uncompressed, with a modules.dep for modprobe).
 fetch_host() {
-    local folder=$1 work kernel
+    local folder=$1 new work kernel package
     host_ready "$folder" && return
     work=$(mktemp -d)
     say "fetching a riscv64 kernel and busybox for the emulated host"
@@ -28,13 +30,16 @@ fetch_host() {
     for package in "$work"/*.deb; do
         dpkg-deb --extract "$package" "$work/root"
     done
-    rm -rf "$folder"
-    mkdir -p "$folder/modules"
-    cp "$work"/root/boot/vmlinu?-* "$folder/vmlinux"
-    cp "$(find "$work/root" -name busybox -type f -perm -u+x | head -n 1)" "$folder/busybox"
-    unpack_modules "$work/root" "$folder/modules"
-    printf '%s\n' "${kernel#linux-image-}" >"$folder/release"
-    rm -rf "$work"
+    new=$folder.new
+    rm -rf "$new"
+    mkdir -p "$new/modules"
+    cp "$work"/root/boot/vmlinu?-* "$new/vmlinux"
+    cp "$(find "$work/root" -name busybox -type f -perm -u+x | head -n 1)" "$new/busybox"
+    unpack_modules "$work/root" "$new/modules"
+    printf '%s\n' "${kernel#linux-image-}" >"$new/release"
+    printf '%s\n' "$host_suite ${host_modules[*]}" >"$new/contents"
+    rm -rf "$folder" "$work"
+    mv "$new" "$folder"
 }
 
 download_here() (

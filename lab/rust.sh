@@ -4,6 +4,8 @@
 # Debian's Rust must not be older than the workspace's rust-version.
 rust_floor=1.88
 
+: "${HARTVISOR_RUST:=auto}"
+
 linux_target=riscv64gc-unknown-linux-gnu
 metal_target=riscv64gc-unknown-none-elf
 
@@ -14,12 +16,15 @@ rustup_has_targets() {
     [[ -d $libraries/$linux_target/lib && -d $libraries/$metal_target/lib ]]
 }
 
-# debian_rust_ready: Debian's cargo, its rustc and the source of its library.
-debian_rust_ready() { [[ -x /usr/bin/cargo && -x /usr/bin/rustc && -d $(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library ]]; }
+# debian_rust_ready: Debian's cargo with clippy, its rustc and the source of its library.
+debian_rust_ready() {
+    [[ -x /usr/bin/cargo && -x /usr/bin/cargo-clippy && -x /usr/bin/rustc ]] &&
+        [[ -d $(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library ]]
+}
 
 # rust_choice: `rustup` or `debian`, as HARTVISOR_RUST (rustup, debian, auto) and the machine allow.
 rust_choice() {
-    case ${HARTVISOR_RUST:=auto} in
+    case $HARTVISOR_RUST in
         rustup | debian) printf '%s\n' "$HARTVISOR_RUST" ;;
         auto) if rustup_has_targets || ! debian_rust_ready; then printf 'rustup\n'; else printf 'debian\n'; fi ;;
         *) fail 1 "HARTVISOR_RUST is '$HARTVISOR_RUST'; it may be rustup, debian or auto" ;;
@@ -54,7 +59,7 @@ install_debian_rust() {
     if dpkg --compare-versions "${web:-0}" gt "${plain:-0}"; then suffix=-web; plain=$web; fi
     dpkg --compare-versions "${plain:-0}" ge "$rust_floor" ||
         fail 1 "Debian's newest Rust here is ${plain:-absent} and we need $rust_floor: use rustup (rustup target add $linux_target $metal_target)"
-    apt_install "a Rust that can build its own library for RISC-V" "rustc$suffix" "cargo$suffix" "rust$suffix-src"
+    apt_install "a Rust that can build its own library for RISC-V" "rustc$suffix" "cargo$suffix" "rust$suffix-src" "rust$suffix-clippy"
     debian_rust_ready || fail 1 "rustc$suffix, cargo$suffix and rust$suffix-src are installed, but there is no library source beside /usr/bin/rustc"
 }
 

@@ -80,7 +80,7 @@ pub enum Error {
     KernelFormat {
         /// The path as the user gave it.
         path: PathBuf,
-        /// What it is: "ELF for x86_64", "gzip-compressed", …
+        /// What it is: "an ELF for x86_64", "gzip-compressed", …
         found: String,
         /// What would be right.
         advice: &'static str,
@@ -290,6 +290,16 @@ pub enum Error {
         program: String,
     },
 
+    /// With `--accel auto`: neither KVM nor QEMU.
+    #[error("nothing here can run the guest: {kvm}")]
+    Neither {
+        /// Why it is not KVM.
+        kvm: String,
+        /// Why it is not QEMU.
+        #[source]
+        qemu: Box<Error>,
+    },
+
     /// QEMU is there, and cannot be started.
     #[error("cannot start {program}")]
     QemuStart {
@@ -387,6 +397,7 @@ impl Error {
             | Error::KvmPermission { .. }
             | Error::KvmLacks { .. }
             | Error::NoQemu { .. }
+            | Error::Neither { .. }
             | Error::QemuOld { .. } => 3,
             Error::Read { .. }
             | Error::Kvm { .. }

@@ -38,7 +38,9 @@ use qmp::{Qmp, Reason};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs a machine under QEMU until the guest ends, the user leaves, or a signal comes.
-pub fn run(machine: &Machine) -> Result<End, Error> {
+///
+/// `why` it is not KVM that runs it, if the user did not say so, is told in a line on stderr once QEMU has started.
+pub fn run(machine: &Machine, why: Option<&str>) -> Result<End, Error> {
     command::check(machine)?;
     // The signals a user ends us with; blocked before QEMU exists, so that none is lost between.
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
@@ -54,6 +56,9 @@ pub fn run(machine: &Machine) -> Result<End, Error> {
     let (ours, theirs) =
         UnixStream::pair().map_err(|source| cannot("create a socket pair", source))?;
     let mut qemu = Running::start(machine, theirs.into())?;
+    if let Some(why) = why {
+        eprintln!("hartvisor: using QEMU: {why}");
+    }
     let mut qmp = Qmp::new(ours, program())?;
     let signal = qemu.watch(&mut qmp, &signals)?;
     let status = qemu.finish()?;

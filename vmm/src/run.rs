@@ -17,14 +17,24 @@ pub fn run(options: &Run) -> Result<End, Error> {
     }
     match options.accel {
         Accel::Kvm => crate::kvm::run(&machine),
-        Accel::Qemu => qemu::run(&machine),
+        Accel::Qemu => qemu::run(&machine, None),
         Accel::Auto => match crate::kvm::usable() {
             Ok(()) => crate::kvm::run(&machine),
             Err(why) => {
-                eprintln!("hartvisor: using QEMU: {}", why.chain());
-                qemu::run(&machine)
+                qemu::run(&machine, Some(&why.chain())).map_err(|error| neither(&why, error))
             }
         },
+    }
+}
+
+/// Without QEMU, why there is no KVM either belongs to the error.
+fn neither(kvm: &Error, qemu: Error) -> Error {
+    match qemu {
+        Error::NoQemu { .. } => Error::Neither {
+            kvm: kvm.chain(),
+            qemu: Box::new(qemu),
+        },
+        other => other,
     }
 }
 

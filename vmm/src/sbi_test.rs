@@ -36,7 +36,7 @@ fn bench() -> Bench {
 
 impl Bench {
     /// What KVM puts into the answer before we see the call.
-    const UNANSWERED: [u64; 2] = [-2_i64.cast_unsigned(), 0];
+    const UNANSWERED: [u64; 2] = [(-2_i64).cast_unsigned(), 0];
 
     fn call(&self, extension: u64, function: u64, args: [u64; 3]) -> [u64; 2] {
         let mut ret = Self::UNANSWERED;

@@ -2,7 +2,7 @@ use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use devices::bus::BusDevice;
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
 
@@ -78,7 +78,8 @@ fn play(script: &mut Script, stop: bool) -> Result<Option<End>, Error> {
             .open("/dev/null")
             .unwrap()
     };
-    let memory = Arc::new(GuestMemoryMmap::from_ranges(&[]).unwrap());
+    let memory =
+        Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0x8000_0000), 0x1000)]).unwrap());
     let console = sbi::Console::new(memory, null(), null());
     run(script, &bus, &console, &AtomicBool::new(stop))
 }

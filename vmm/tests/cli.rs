@@ -10,78 +10,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use tempfile::TempDir;
-
+#[allow(unreachable_pub, missing_docs)]
+#[path = "support/folder.rs"]
+mod folder;
 mod support;
+use folder::{Folder, KERNEL, expect};
 use support::{Elf, image, shutdown};
-
-const KERNEL: u64 = 0x8020_0000;
-
-/// A folder with a good kernel in it.
-struct Folder(TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        let folder = Folder(tempfile::tempdir().unwrap());
-        folder.file("kernel", &Elf::new(KERNEL, &shutdown(0)).bytes());
-        folder
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
-        fs::write(self.path(name), content).unwrap();
-        self.path(name)
-    }
-
-    /// `hartvisor run` with arguments, names relative to this folder. QEMU is out of reach: nothing may get that far.
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command().arg("run").args(arguments).output().unwrap()
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
-        command
-            .current_dir(self.0.path())
-            .env("HARTVISOR_QEMU", "no-such-qemu")
-            .env_remove("HARTVISOR_LOG");
-        command
-    }
-
-    /// Runs it with the good kernel and expects status 2.
-    fn refused(&self, arguments: &[&str], parts: &[&str]) {
-        let all = [&["--kernel", "kernel"], arguments].concat();
-        expect(&self.run(&all), 2, parts);
-    }
-
-    /// Runs it with a kernel of this content and expects status 2.
-    fn refused_kernel(&self, content: &[u8], parts: &[&str]) {
-        self.file("bad", content);
-        expect(
-            &self.run(&["--kernel", "bad"]),
-            2,
-            &[parts, &["\"bad\""]].concat(),
-        );
-    }
-}
-
-fn expect(output: &Output, status: i32, parts: &[&str]) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{text}");
-    assert!(
-        text.starts_with("hartvisor: ") && text.ends_with('\n') && text.lines().count() == 1,
-        "{text:?}"
-    );
-    assert!(output.stdout.is_empty(), "{output:?}");
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is not in {text:?}");
-    }
-}
 
 #[test]
 fn a_kernel_that_is_none_is_named_with_what_would_be_right() {
@@ -141,7 +77,7 @@ fn a_kernel_of_another_architecture_is_named() {
             ..elf.clone()
         }
         .bytes(),
-        &["ELF for x86_64", "RISC-V 64-bit ELF"],
+        &["is an ELF for x86_64", "RISC-V 64-bit ELF"],
     );
     folder.refused_kernel(
         &Elf {
@@ -149,9 +85,12 @@ fn a_kernel_of_another_architecture_is_named() {
             ..elf.clone()
         }
         .bytes(),
-        &["ELF for arm64"],
+        &["is an ELF for arm64"],
     );
-    folder.refused_kernel(&Elf { class: 1, ..elf }.bytes(), &["32-bit ELF for RISC-V"]);
+    folder.refused_kernel(
+        &Elf { class: 1, ..elf }.bytes(),
+        &["is a 32-bit ELF for RISC-V"],
+    );
     let mut arm64 = image(0x20_0000, 0x10_0000, 4096);
     arm64[0x38..0x3c].copy_from_slice(b"ARMd");
     folder.refused_kernel(&arm64, &["an arm64 Image"]);
@@ -297,11 +236,11 @@ fn as_nobody(folder: &Folder, arguments: &[&str]) -> Output {
     let program = folder.path("hartvisor");
     if !program.exists() {
         fs::copy(env!("CARGO_BIN_EXE_hartvisor"), &program).unwrap();
-        fs::set_permissions(folder.0.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        fs::set_permissions(folder.root(), PermissionsExt::from_mode(0o755)).unwrap();
     }
     let mut command = Command::new(&program);
     command
-        .current_dir(folder.0.path())
+        .current_dir(folder.root())
         .args(["run", "--kernel", "kernel", "--accel", "qemu"])
         .args(arguments);
     command.env("HARTVISOR_QEMU", "no-such-qemu");
@@ -375,6 +314,19 @@ fn a_program_that_is_no_qemu_is_our_failure() {
     };
     expect(&run("false"), 4, &["false failed with exit status: 1"]);
     expect(&run("/"), 4, &["cannot start /"]);
+}
+
+#[cfg(not(target_arch = "riscv64"))]
+#[test]
+fn with_neither_kvm_nor_qemu_one_line_says_why() {
+    let output = Folder::new().run(&["--kernel", "kernel"]);
+    let parts = [
+        "nothing here can run the guest",
+        "this machine is",
+        "no-such-qemu",
+        "apt-get",
+    ];
+    expect(&output, 3, &parts);
 }
 
 #[cfg(not(target_arch = "riscv64"))]

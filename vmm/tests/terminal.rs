@@ -27,13 +27,13 @@ const PART: &str = "HARTVISOR_TEST_PART";
 fn part(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "play", "--nocapture"])
+        .args(["--ignored", "--exact", "play", "--nocapture"])
         .env(PART, name);
     command
 }
 
-/// No test of its own: the program at the terminal.
 #[test]
+#[ignore = "no test, but the program at the terminal"]
 fn play() {
     let Ok(part) = std::env::var(PART) else {
         return;

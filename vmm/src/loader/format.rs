@@ -111,20 +111,20 @@ fn from_elf_head(head: &[u8]) -> Result<Found, (String, &'static str)> {
     let &[_, _, _, _, class, order, .., low, high] =
         head.first_chunk::<20>().ok_or_else(cut_off)?;
     let bytes = [low, high];
-    let (width, machine) = match (class, order) {
-        (1, 1) => ("32-bit ", u16::from_le_bytes(bytes)),
-        (2, 1) => ("", u16::from_le_bytes(bytes)),
-        (1, 2) => ("32-bit big-endian ", u16::from_be_bytes(bytes)),
-        (2, 2) => ("big-endian ", u16::from_be_bytes(bytes)),
+    let (what, machine) = match (class, order) {
+        (1, 1) => ("a 32-bit ", u16::from_le_bytes(bytes)),
+        (2, 1) => ("an ", u16::from_le_bytes(bytes)),
+        (1, 2) => ("a 32-bit big-endian ", u16::from_be_bytes(bytes)),
+        (2, 2) => ("a big-endian ", u16::from_be_bytes(bytes)),
         _ => {
             return Err((
-                format!("ELF of unknown class {class} or byte order {order}"),
+                format!("an ELF of unknown class {class} or byte order {order}"),
                 EXPECTED,
             ));
         }
     };
     let name = match Machine(machine) {
-        EM_RISCV if width.is_empty() => return Ok(Found::Elf),
+        EM_RISCV if (class, order) == (2, 1) => return Ok(Found::Elf),
         EM_RISCV => "RISC-V",
         EM_X86_64 => "x86_64",
         EM_386 => "x86",
@@ -136,13 +136,13 @@ fn from_elf_head(head: &[u8]) -> Result<Found, (String, &'static str)> {
         EM_SPARCV9 => "SPARC",
         EM_68K => "m68k",
         EM_LOONGARCH => "LoongArch",
-        _ => return Err((format!("{width}ELF for machine {machine}"), EXPECTED)),
+        _ => return Err((format!("{what}ELF for machine {machine}"), EXPECTED)),
     };
-    Err((format!("{width}ELF for {name}"), EXPECTED))
+    Err((format!("{what}ELF for {name}"), EXPECTED))
 }
 
 fn cut_off() -> (String, &'static str) {
-    ("ELF, cut off within its header".into(), EXPECTED)
+    ("an ELF, cut off within its header".into(), EXPECTED)
 }
 
 #[cfg(test)]
@@ -168,12 +168,12 @@ mod tests {
     #[test]
     fn elf_files_of_other_machines_are_named() {
         assert_eq!(from_head(&elf(2, 1, 243)), Ok(Found::Elf));
-        assert_eq!(refused(&elf(1, 1, 243)), "32-bit ELF for RISC-V");
-        assert_eq!(refused(&elf(2, 1, 62)), "ELF for x86_64");
-        assert_eq!(refused(&elf(2, 1, 183)), "ELF for arm64");
-        assert_eq!(refused(&elf(2, 2, 22)), "big-endian ELF for s390");
-        assert_eq!(refused(&elf(2, 1, 9999)), "ELF for machine 9999");
-        assert_eq!(refused(b"\x7fELF\x02"), "ELF, cut off within its header");
+        assert_eq!(refused(&elf(1, 1, 243)), "a 32-bit ELF for RISC-V");
+        assert_eq!(refused(&elf(2, 1, 62)), "an ELF for x86_64");
+        assert_eq!(refused(&elf(2, 1, 183)), "an ELF for arm64");
+        assert_eq!(refused(&elf(2, 2, 22)), "a big-endian ELF for s390");
+        assert_eq!(refused(&elf(2, 1, 9999)), "an ELF for machine 9999");
+        assert_eq!(refused(b"\x7fELF\x02"), "an ELF, cut off within its header");
     }
 
     #[test]

@@ -1,0 +1,59 @@
+# Hartvisor: what to type. `make help` lists it; every target installs what it needs first (lab/setup, at once when nothing is missing).
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+LINUX  := riscv64gc-unknown-linux-gnu
+METAL  := riscv64gc-unknown-none-elf
+GUEST  := $(TARGET)/$(METAL)/release/guest
+# What the guest does under `make qemu`: test, echo or poweroff.
+CMDLINE ?= test
+DISK   := $(TARGET)/qemu-disk.img
+SHELL  := /bin/bash
+
+.DEFAULT_GOAL := all
+.PHONY: all setup run qemu test check lab clean distclean help
+
+all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
+	cargo build --release --package vmm
+	lab/cargo build --release --target $(LINUX) --package vmm
+	lab/cargo build --release --target $(METAL) --package guest
+
+setup: ## install what is missing: RISC-V targets, cross linker, QEMU, a riscv64 kernel
+	@lab/setup
+
+run: all ## the guest in our VMM on RISC-V KVM, then the same guest under QEMU
+	@lab/demo
+
+qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE=echo: it echoes; Ctrl-a x leaves)
+	@truncate --size=1M $(DISK)
+	@echo "Ctrl-a x leaves, Ctrl-a h helps"
+	qemu-system-riscv64 -machine virt -m 256M -nodefaults -display none -no-reboot \
+		-global virtio-mmio.force-legacy=false -kernel $(GUEST) -append '$(CMDLINE)' \
+		-chardev stdio,id=terminal,mux=on,signal=off -mon chardev=terminal -serial chardev:terminal \
+		-device virtio-serial-device,bus=virtio-mmio-bus.0 -device virtconsole,chardev=terminal \
+		-drive file=$(DISK),format=raw,if=none,id=disk \
+		-device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk
+
+test: all ## unit tests, then the end-to-end tests in the emulated host and under QEMU
+	cargo test --workspace
+	cargo test --package vmm --features e2e --test '*'
+
+check: setup ## formatting, lints on every target, documentation, scripts
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	lab/cargo clippy --target $(LINUX) --package devices --package vmm --all-targets -- -D warnings
+	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	shellcheck --external-sources lab/{setup,cargo,run,demo,init,session} .ci/run
+	perl -wc lab/stream
+
+lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH
+	@lab/run
+
+clean: ## remove what was built
+	rm -rf $(TARGET)
+
+distclean: clean ## remove also what was fetched
+	rm -rf lab/cache
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

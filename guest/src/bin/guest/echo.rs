@@ -1,0 +1,86 @@
+//! Mode `echo`: what arrives is sent back, until Ctrl-d.
+
+use guest::boot::{Outcome, registers};
+use guest::fdt::Board;
+use guest::timer::{self, Deadline};
+use guest::{
+    Console, Dma, Error, MmioRegisters, Transport, Wait, console, irq, mmio, println, sbi,
+};
+
+/// End of transmission, Ctrl-d.
+const EOT: u8 = 0x04;
+/// Longest time for the terminal to take output, in microseconds.
+const PATIENCE: u64 = 60_000_000;
+/// How often the firmware's console is asked for input, in microseconds: it does not interrupt.
+const FIRMWARE_POLL: u64 = 20_000;
+
+/// Echoes on the virtio console, without one on the firmware's.
+pub(crate) fn run(board: &Board<'_>, mut dma: Dma) -> Outcome {
+    timer::start(board.timebase);
+    board.controller.map(irq::start);
+    let found = match open(board, &mut dma) {
+        Ok(found) => found,
+        Err(error) => {
+            println!("guest: virtio console: {error}");
+            return Outcome::Failed;
+        }
+    };
+    let Some(console) = found else {
+        firmware();
+        return Outcome::Passed;
+    };
+    match virtio(console) {
+        Ok(()) => Outcome::Passed,
+        Err(error) => {
+            println!("guest: virtio console: {error}");
+            Outcome::Failed
+        }
+    }
+}
+
+/// The first virtio console, ready for use.
+fn open(board: &Board<'_>, dma: &mut Dma) -> Result<Option<Console<MmioRegisters>>, Error> {
+    for slot in board.slots() {
+        let Some(transport) = Transport::probe(registers(slot.base, mmio::LEN))? else {
+            continue;
+        };
+        if transport.device_id() == guest::virtio::device::CONSOLE {
+            irq::watch(slot);
+            return Console::new(transport, dma, console::WANTED).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn virtio(mut console: Console<MmioRegisters>) -> Result<(), Error> {
+    let mut bytes = [0; 256];
+    loop {
+        // Made before the look at the queue, so that no interrupt is missed in between.
+        let mut wait = Deadline::after(PATIENCE);
+        let count = console.receive(&mut bytes)?;
+        let arrived = bytes.get(..count).unwrap_or_default();
+        let end = arrived.iter().position(|byte| *byte == EOT);
+        let echo = arrived.get(..end.unwrap_or(count)).unwrap_or_default();
+        console.send(echo, &mut Deadline::after(PATIENCE))?;
+        if end.is_some() {
+            return Ok(());
+        }
+        if count == 0 {
+            console.transport().alive()?;
+            wait.wait();
+        }
+    }
+}
+
+fn firmware() {
+    loop {
+        match sbi::get() {
+            Some(EOT) => return,
+            Some(byte) => sbi::put(&[byte]),
+            None => {
+                let mut wait = Deadline::after(FIRMWARE_POLL);
+                while wait.wait() {}
+            }
+        }
+    }
+}

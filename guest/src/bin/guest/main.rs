@@ -1,0 +1,27 @@
+//! The bare-metal guest. The first word of the boot arguments that names a mode decides:
+//!
+//! - `test` (default): exercises machine and devices, prints TAP, and powers off with reason 0
+//!   when all went well, else 1.
+//! - `echo`: sends back what arrives on the console, until Ctrl-d.
+//! - `poweroff`: starts and stops.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod echo;
+#[cfg(target_os = "none")]
+mod modes;
+#[cfg(target_os = "none")]
+mod test;
+
+#[cfg(target_os = "none")]
+guest::entry!(modes::main);
+
+#[cfg(not(target_os = "none"))]
+fn main() -> std::process::ExitCode {
+    eprintln!(
+        "guest: this is a bare-metal RISC-V program; build it for riscv64gc-unknown-none-elf \
+         and start it as a kernel: hartvisor run --kernel …/guest"
+    );
+    std::process::ExitCode::from(2)
+}

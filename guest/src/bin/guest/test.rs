@@ -1,0 +1,78 @@
+//! Mode `test`: the machine and its devices, one TAP point for each promise they make.
+
+mod block;
+mod console;
+mod features;
+mod interrupt;
+mod machine;
+
+use guest::boot::{Outcome, registers};
+use guest::fdt::{Board, Slot};
+use guest::sbi::Output;
+use guest::tap::Tap;
+use guest::timer::Deadline;
+use guest::virtio::device;
+use guest::{Dma, Error, MmioRegisters, Transport, mmio};
+
+/// Longest time for a device to answer, in microseconds. Far above what any takes, as the whole
+/// machine may be emulated twice.
+const PATIENCE: u64 = 10_000_000;
+
+/// Test points in all: those of machine, features, block and console.
+const PLAN: u32 = machine::POINTS + features::POINTS + block::POINTS + console::POINTS;
+
+/// A device's registers.
+type Registers = MmioRegisters;
+
+/// What all tests need.
+struct Bench<'a> {
+    tap: Tap<Output>,
+    board: &'a Board<'a>,
+    dma: Dma,
+}
+
+/// Runs all tests.
+pub(crate) fn run(board: &Board<'_>, hart: usize, dma: Dma) -> Outcome {
+    let mut bench = Bench {
+        tap: Tap::new(Output, PLAN),
+        board,
+        dma,
+    };
+    machine::run(&mut bench, hart);
+    features::run(&mut bench);
+    block::run(&mut bench);
+    console::run(&mut bench);
+    if bench.tap.finish() {
+        Outcome::Passed
+    } else {
+        Outcome::Failed
+    }
+}
+
+/// A wait for a device's answer.
+fn deadline() -> Deadline {
+    Deadline::after(PATIENCE)
+}
+
+/// The device in a slot, `None` when it is empty.
+fn probe(slot: Slot) -> Result<Option<Transport<Registers>>, Error> {
+    Transport::probe(registers(slot.base, mmio::LEN))
+}
+
+/// The slots with a device of the given id, and the device.
+fn devices(board: &Board<'_>, id: u32) -> impl Iterator<Item = (Slot, Transport<Registers>)> {
+    // A slot that does not even probe has failed its own test point.
+    board
+        .slots()
+        .filter_map(|slot| Some((slot, probe(slot).ok()??)))
+        .filter(move |(_, transport)| transport.device_id() == id)
+}
+
+/// What to call a device.
+fn kind(id: u32) -> &'static str {
+    match id {
+        device::BLOCK => "block",
+        device::CONSOLE => "console",
+        _ => "device",
+    }
+}

@@ -1,0 +1,118 @@
+//! The block devices: the first one that can be written, the first one that cannot.
+
+mod disk;
+mod requests;
+
+use guest::tap::{Failure, Point, Verdict};
+use guest::virtio::device;
+use guest::{Block, block, irq};
+
+use super::{Bench, deadline, devices, interrupt};
+use disk::{Disk, QUEUE_SIZE};
+
+pub(super) const POINTS: u32 = 11;
+
+/// Why a point has nothing to test.
+const NO_DISK: Point = Point::Skip("no block device");
+const NO_WRITABLE: Point = Point::Skip("no writable block device");
+const NO_READ_ONLY: Point = Point::Skip("no read-only block device");
+
+pub(super) fn run(bench: &mut Bench<'_>) {
+    let verdict = identities(bench);
+    bench.tap.point("block: identity and capacity", verdict);
+    let writable = Disk::open(bench, false).transpose();
+    each(
+        bench,
+        writable,
+        NO_WRITABLE,
+        &[
+            ("block: what is written is read back", requests::reads_back),
+            (
+                "block: odd segments over several pages",
+                requests::odd_segments,
+            ),
+            ("block: several requests in flight", requests::in_flight),
+            ("block: indirect descriptors", requests::indirect),
+            ("block: flush", requests::flush),
+            ("block: works without any optional feature", requests::plain),
+        ],
+    );
+    let any = Disk::open(bench, false)
+        .or_else(|| Disk::open(bench, true))
+        .transpose();
+    each(
+        bench,
+        any,
+        NO_DISK,
+        &[
+            (
+                "block: IOERR for a read beyond the capacity",
+                requests::beyond,
+            ),
+            ("block: UNSUPP for an unknown request", requests::unknown),
+            (
+                "block: its interrupt arrives, with the right source, once",
+                interrupts,
+            ),
+        ],
+    );
+    let read_only = Disk::open(bench, true).transpose();
+    each(
+        bench,
+        read_only,
+        NO_READ_ONLY,
+        &[(
+            "block: IOERR for a write to a read-only disk, data unchanged",
+            requests::read_only,
+        )],
+    );
+}
+
+/// One test: a name and what to do with a disk.
+type Test = (&'static str, fn(&mut Bench<'_>, &mut Disk) -> Verdict);
+
+fn each(
+    bench: &mut Bench<'_>,
+    mut disk: Result<Option<Disk>, Failure>,
+    absent: Point,
+    tests: &[Test],
+) {
+    for (name, test) in tests {
+        let verdict = match &mut disk {
+            Ok(Some(disk)) => test(bench, disk),
+            Ok(None) => Ok(absent),
+            Err(failure) => Err(*failure),
+        };
+        bench.tap.point(name, verdict);
+    }
+}
+
+/// Asks every disk who it is.
+fn identities(bench: &mut Bench<'_>) -> Verdict {
+    let mut answer = Ok(NO_DISK);
+    for (slot, transport) in devices(bench.board, device::BLOCK) {
+        irq::watch(slot);
+        let mut disk = Block::new(transport, &mut bench.dma, block::WANTED, QUEUE_SIZE)?;
+        let id = disk.id(&mut deadline())?;
+        let id = id.split(|byte| *byte == 0).next().unwrap_or_default();
+        bench.tap.comment(format_args!(
+            "{:#x}: disk \"{}\", {} sectors{}, features {:#x}",
+            slot.base,
+            id.escape_ascii(),
+            disk.capacity(),
+            if disk.read_only() { ", read-only" } else { "" },
+            disk.transport().features(),
+        ));
+        guest::ensure!(disk.capacity() > 0, "{:#x}: capacity 0", slot.base);
+        disk.into_transport().reset()?;
+        answer = Ok(Point::Pass);
+    }
+    answer
+}
+
+fn interrupts(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+    interrupt::follows(disk.slot, || {
+        let mut sector = [0; block::SECTOR];
+        Ok(disk.block.read(0, &mut sector, &mut deadline())?)
+    })
+}

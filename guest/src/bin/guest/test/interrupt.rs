@@ -1,0 +1,61 @@
+//! Whether a device's work interrupts.
+
+use guest::fdt::Slot;
+use guest::irq::{self, Seen};
+use guest::mmio::{INTERRUPT_USED, offset};
+use guest::tap::{Failure, Point, Verdict};
+use guest::timer::Deadline;
+use guest::{Registers, Wait, ensure};
+
+/// Longest time from a completed request to its interrupt, in microseconds.
+const LATENCY: u64 = 1_000_000;
+/// How long to look for interrupts that should not come, in microseconds.
+const QUIET: u64 = 20_000;
+/// Interrupts that one request may raise: spurious ones are legal, a storm is not.
+const MOST: u32 = 3;
+
+/// Has `work` complete one request of the device in `slot`, and holds the interrupts against it.
+pub(super) fn follows(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) -> Verdict {
+    ensure!(
+        irq::watch(slot),
+        "no interrupt controller, or the slot has no source"
+    );
+    let before = irq::seen(slot);
+    work()?;
+    let delivered = |seen: Seen| seen.count.wrapping_sub(before.count);
+    let mut wait = Deadline::after(LATENCY);
+    while delivered(irq::seen(slot)) == 0 && wait.wait() {}
+    let stranger = irq::stranger();
+    ensure!(
+        stranger.is_none(),
+        "source {} came, not {}",
+        stranger.unwrap_or(0),
+        slot.source
+    );
+    ensure!(
+        delivered(irq::seen(slot)) > 0,
+        "source {} did not come within 1 s",
+        slot.source
+    );
+
+    let mut quiet = Deadline::after(QUIET);
+    while quiet.wait() {}
+    let seen = irq::seen(slot);
+    let count = delivered(seen);
+    ensure!(
+        !seen.storm && count <= MOST,
+        "{count} interrupts for one request"
+    );
+    ensure!(
+        seen.status & INTERRUPT_USED != 0,
+        "InterruptStatus never had bit 0"
+    );
+    let left = guest::boot::registers(slot.base, guest::mmio::LEN).read(offset::INTERRUPT_STATUS);
+    ensure!(left == 0, "InterruptStatus is {left:#x} after the ACK");
+    ensure!(
+        !irq::pending(slot),
+        "source {} is still pending after the ACK",
+        slot.source
+    );
+    Ok(Point::Pass)
+}

@@ -1,0 +1,86 @@
+//! Device tree, timer, interrupt controller, virtio-mmio slots.
+
+use guest::boot::registers;
+use guest::mmio::{self, offset};
+use guest::tap::{Point, Verdict};
+use guest::timer;
+use guest::{Registers, ensure, irq};
+
+use super::{Bench, kind, probe};
+
+pub(super) const POINTS: u32 = 4;
+
+pub(super) fn run(bench: &mut Bench<'_>, hart: usize) {
+    let (start, len) = bench.board.memory;
+    let Bench { tap, board, .. } = bench;
+    tap.comment(format_args!(
+        "hart {hart}, memory {start:#x} + {} MiB, timebase {} Hz, model \"{}\"",
+        len >> 20,
+        board.timebase,
+        board.model
+    ));
+    let verdict = memory_holds_the_guest(bench);
+    bench
+        .tap
+        .point("the device tree's memory holds this program", verdict);
+    let verdict = timer_interrupts(bench);
+    bench.tap.point("timer: interrupts, and not early", verdict);
+    let verdict = controller(bench);
+    bench
+        .tap
+        .point("interrupt controller: found in the device tree", verdict);
+    let verdict = slots(bench);
+    bench.tap.point(
+        "virtio-mmio: every slot has magic, version 2 and a vendor",
+        verdict,
+    );
+}
+
+fn memory_holds_the_guest(bench: &Bench<'_>) -> Verdict {
+    let (start, len) = bench.board.memory;
+    let code = memory_holds_the_guest as fn(&Bench<'_>) -> Verdict as usize as u64;
+    ensure!(code >= start && code - start < len, "code at {code:#x}");
+    Ok(Point::Pass)
+}
+
+fn timer_interrupts(bench: &mut Bench<'_>) -> Verdict {
+    let late = timer::start(bench.board.timebase);
+    ensure!(late.is_some(), "no interrupt within 2 s");
+    let late = late.unwrap_or_default();
+    ensure!(late >= 0, "{} ticks early", -late);
+    let microseconds = late / i64::try_from(timer::ticks(1)).unwrap_or(1);
+    bench
+        .tap
+        .comment(format_args!("the timer came {microseconds} us late"));
+    Ok(Point::Pass)
+}
+
+fn controller(bench: &mut Bench<'_>) -> Verdict {
+    ensure!(
+        bench.board.controller.is_some(),
+        "none that can interrupt this hart in S-mode"
+    );
+    if let Some(controller) = bench.board.controller {
+        let name = irq::start(controller);
+        bench.tap.comment(format_args!("{name}: {controller:x?}"));
+    }
+    Ok(Point::Pass)
+}
+
+fn slots(bench: &mut Bench<'_>) -> Verdict {
+    ensure!(bench.board.slots().next().is_some(), "no virtio,mmio node");
+    for slot in bench.board.slots() {
+        // Errors of the probe name magic and version.
+        let Some(device) = probe(slot)? else { continue };
+        let vendor = registers(slot.base, mmio::LEN).read(offset::VENDOR_ID);
+        let (id, offered) = (device.device_id(), device.offered());
+        bench.tap.comment(format_args!(
+            "{:#x}, source {}: {} (id {id}), vendor {vendor:#x}, features {offered:#x}",
+            slot.base,
+            slot.source,
+            kind(id),
+        ));
+        ensure!(vendor != 0, "slot {:#x}: vendor 0", slot.base);
+    }
+    Ok(Point::Pass)
+}

@@ -1,0 +1,447 @@
+//! A driver for the block device (virtio 1.2 §5.2): requests in flight, each waited for by polling.
+//!
+//! ```text
+//!   a request:  header 16 (read by the device) │ data (either way) │ status 1 (written)
+//! ```
+//!
+//! [`Block::read`], [`Block::write`], [`Block::flush`] and [`Block::id`] do one thing after the
+//! other, through a buffer of the driver. [`Block::submit`] and [`Block::finish`] keep several
+//! requests in flight without a copy; [`Block::submit_framed`] cuts a request into any pieces.
+
+mod frame;
+
+pub use frame::Frame;
+
+use crate::virtio::{device, feature};
+use crate::{Dma, Error, Head, Queue, Region, Registers, Segment, Transport, Wait};
+use frame::HEADER;
+
+/// Feature bits of the block device (§5.2.3).
+pub mod features {
+    /// The device is read-only.
+    pub const RO: u64 = 1 << 5;
+    /// The device has a volatile cache and the FLUSH request.
+    pub const FLUSH: u64 = 1 << 9;
+}
+
+/// What this driver can use of what a device offers.
+pub const WANTED: u64 =
+    features::RO | features::FLUSH | feature::INDIRECT_DESC | feature::EVENT_IDX;
+
+/// Bytes of a sector, the unit of capacity and position (§5.2.4).
+pub const SECTOR: usize = 512;
+/// Bytes of the answer to GET_ID (§5.2.6).
+pub const ID: usize = 20;
+
+/// Requests that can be in flight at once.
+const SLOTS: usize = 64;
+/// Bytes of a slot's memory: the header, then the status.
+const SLOT: usize = 32;
+/// Bytes of the buffer through which `read` and `write` copy.
+const BOUNCE: usize = 64 * 1024;
+/// Offset of `capacity` in configuration space.
+const CAPACITY: usize = 0;
+/// A status byte that no device writes: shows that it wrote none.
+const NO_STATUS: u8 = 0xff;
+
+/// What a request asks for (§5.2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// `type`, one of the constants here or anything else.
+    pub kind: u32,
+    /// First sector, in units of 512 bytes.
+    pub sector: u64,
+}
+
+impl Request {
+    /// `type` of a read.
+    pub const IN: u32 = 0;
+    /// `type` of a write.
+    pub const OUT: u32 = 1;
+    /// `type` of a flush.
+    pub const FLUSH: u32 = 4;
+    /// `type` that asks for the device's identity.
+    pub const GET_ID: u32 = 8;
+
+    /// Reads from `sector` on.
+    pub const fn read(sector: u64) -> Self {
+        Self {
+            kind: Self::IN,
+            sector,
+        }
+    }
+
+    /// Writes from `sector` on.
+    pub const fn write(sector: u64) -> Self {
+        Self {
+            kind: Self::OUT,
+            sector,
+        }
+    }
+
+    /// Makes all completed writes durable.
+    pub const fn flush() -> Self {
+        Self {
+            kind: Self::FLUSH,
+            sector: 0,
+        }
+    }
+
+    /// Asks for the identity.
+    pub const fn id() -> Self {
+        Self {
+            kind: Self::GET_ID,
+            sector: 0,
+        }
+    }
+}
+
+/// How a request ended (§5.2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Done.
+    Ok,
+    /// An error of the device or of the request.
+    IoErr,
+    /// The device does not know such requests.
+    Unsupp,
+    /// No status of the specification; 0xff when the device wrote none.
+    Other(u8),
+}
+
+impl From<u8> for Status {
+    fn from(status: u8) -> Self {
+        match status {
+            0 => Self::Ok,
+            1 => Self::IoErr,
+            2 => Self::Unsupp,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// A request in flight. Hand it to [`Block::poll`] or [`Block::finish`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the request must be finished"]
+pub struct Token(usize);
+
+/// A finished request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// How it ended.
+    pub status: Status,
+    /// Bytes that the device wrote, the status included.
+    pub written: u32,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Free,
+    /// The device holds the chain and will write the status there.
+    InFlight(Head, Region),
+    Done(Done),
+}
+
+/// A block device in operation.
+#[derive(Debug)]
+pub struct Block<R> {
+    transport: Transport<R>,
+    queue: Queue,
+    slots: [Slot; SLOTS],
+    /// [`SLOT`] bytes for each slot.
+    control: Region,
+    bounce: Region,
+    capacity: u64,
+}
+
+impl<R: Registers> Block<R> {
+    /// Initialises the device with the offered ones among the features `wanted` (usually
+    /// [`WANTED`]) and a queue of at most `size` entries.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceId`] for another kind of device; errors of [`Transport`].
+    pub fn new(
+        mut transport: Transport<R>,
+        dma: &mut Dma,
+        wanted: u64,
+        size: u16,
+    ) -> Result<Self, Error> {
+        if transport.device_id() != device::BLOCK {
+            return Err(Error::DeviceId {
+                found: transport.device_id(),
+                wanted: device::BLOCK,
+            });
+        }
+        transport.negotiate(wanted)?;
+        let capacity = transport.config_u64(CAPACITY)?;
+        let queue = transport.queue(0, size, dma)?;
+        let control = dma.alloc(SLOTS * SLOT)?;
+        let bounce = dma.alloc(BOUNCE)?;
+        transport.start();
+        let slots = [const { Slot::Free }; SLOTS];
+        Ok(Self {
+            transport,
+            queue,
+            slots,
+            control,
+            bounce,
+            capacity,
+        })
+    }
+
+    /// The transport, for its status, features and interrupts.
+    pub fn transport(&self) -> &Transport<R> {
+        &self.transport
+    }
+
+    /// The queue, to look at.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Gives the device up without a reset; [`new`](Self::new) may take it again.
+    pub fn into_transport(self) -> Transport<R> {
+        self.transport
+    }
+
+    /// Capacity in sectors of 512 bytes.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Whether the device refuses writes.
+    pub fn read_only(&self) -> bool {
+        self.transport.features() & features::RO != 0
+    }
+
+    /// Asks the device for interrupts, or for none.
+    pub fn set_interrupts(&mut self, enabled: bool) {
+        self.queue.set_interrupts(enabled);
+    }
+
+    /// Prepares a request with `data` between header and status: readable segments for what the
+    /// device shall read, writable ones for what it shall write. Kick when all are submitted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::QueueFull`] when too much is in flight; [`Error::Chain`].
+    pub fn submit(&mut self, request: Request, data: &[Segment]) -> Result<Token, Error> {
+        let slot = self.free_slot()?;
+        let start = slot * SLOT;
+        let header = self.control.slice(start..start + HEADER);
+        let status = self.control.slice(start + HEADER..start + HEADER + 1);
+        frame::write_header(&header, request);
+        status.write(0, &[NO_STATUS]);
+        let mut segments = frame::Segments::default();
+        segments.push(Segment::readable(&header))?;
+        for segment in data {
+            segments.push(*segment)?;
+        }
+        segments.push(Segment::writable(&status))?;
+        let head = self.queue.add(segments.as_slice())?;
+        Ok(self.occupy(slot, head, status))
+    }
+
+    /// Prepares a request whose header, data and status lie in one piece of memory, cut into
+    /// segments wherever the frame says. A conforming device does not care (§2.7.4).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuts`] when the cuts do not add up; as [`submit`](Self::submit).
+    pub fn submit_framed(&mut self, request: Request, frame: &Frame<'_>) -> Result<Token, Error> {
+        let slot = self.free_slot()?;
+        let status = frame.status()?;
+        let segments = frame.segments()?;
+        frame::write_header(frame.memory, request);
+        status.write(0, &[NO_STATUS]);
+        let head = self.queue.add_as(segments.as_slice(), frame.layout)?;
+        Ok(self.occupy(slot, head, status))
+    }
+
+    /// Shows the device what was submitted, and notifies it where it wants to be notified.
+    pub fn kick(&mut self) {
+        if self.queue.publish() {
+            self.transport.notify(self.queue.index());
+        }
+    }
+
+    /// Looks whether a request is finished. Once it was, the token names nothing any more.
+    ///
+    /// # Errors
+    ///
+    /// What broke the queue.
+    pub fn poll(&mut self, token: &Token) -> Result<Option<Done>, Error> {
+        while let Some(used) = self.queue.pop()? {
+            let holds =
+                |slot: &&mut Slot| matches!(slot, Slot::InFlight(head, _) if *head == used.head);
+            if let Some(slot) = self.slots.iter_mut().find(holds)
+                && let Slot::InFlight(_, memory) = slot
+            {
+                let mut status = [NO_STATUS];
+                // A device that wrote nothing wrote no status either.
+                if used.written > 0 {
+                    memory.read(0, &mut status);
+                }
+                let [status] = status.map(Status::from);
+                *slot = Slot::Done(Done {
+                    status,
+                    written: used.written,
+                });
+            }
+        }
+        let Some(slot) = self.slots.get_mut(token.0) else {
+            return Ok(None);
+        };
+        let Slot::Done(done) = *slot else {
+            return Ok(None);
+        };
+        *slot = Slot::Free;
+        Ok(Some(done))
+    }
+
+    /// Kicks and waits for the end of a request.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`], [`Error::NeedsReset`]; what broke the queue. The device then still
+    /// holds the request's memory.
+    pub fn finish(&mut self, token: Token, wait: &mut impl Wait) -> Result<Done, Error> {
+        self.kick();
+        loop {
+            if let Some(done) = self.poll(&token)? {
+                return Ok(done);
+            }
+            if !wait.wait() {
+                self.transport.alive()?;
+                return Err(Error::Timeout);
+            }
+        }
+    }
+
+    /// Submits, kicks and waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit) and [`finish`](Self::finish).
+    pub fn request(
+        &mut self,
+        request: Request,
+        data: &[Segment],
+        wait: &mut impl Wait,
+    ) -> Result<Done, Error> {
+        let token = self.submit(request, data)?;
+        self.finish(token, wait)
+    }
+
+    /// Reads whole sectors from `sector` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotSectors`] unless `into` is a positive multiple of 512 bytes;
+    /// [`Error::Request`] when the device refuses; [`Error::Short`] when it wrote too little; as
+    /// [`request`](Self::request).
+    pub fn read(
+        &mut self,
+        sector: u64,
+        into: &mut [u8],
+        wait: &mut impl Wait,
+    ) -> Result<(), Error> {
+        whole_sectors(into.len())?;
+        for (chunk, first) in into.chunks_mut(BOUNCE).zip(chunk_sectors(sector)) {
+            let data = self.bounce.slice(0..chunk.len());
+            let done = self.request(Request::read(first), &[Segment::writable(&data)], wait)?;
+            // The data and the status.
+            check(done, chunk.len() + 1)?;
+            data.read(0, chunk);
+        }
+        Ok(())
+    }
+
+    /// Writes whole sectors from `sector` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn write(&mut self, sector: u64, from: &[u8], wait: &mut impl Wait) -> Result<(), Error> {
+        whole_sectors(from.len())?;
+        for (chunk, first) in from.chunks(BOUNCE).zip(chunk_sectors(sector)) {
+            let data = self.bounce.slice(0..chunk.len());
+            data.write(0, chunk);
+            let done = self.request(Request::write(first), &[Segment::readable(&data)], wait)?;
+            check(done, 1)?;
+        }
+        Ok(())
+    }
+
+    /// Makes all completed writes durable. Without the FLUSH feature each write already is
+    /// (§5.2.6.2), and there is nothing to ask for.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn flush(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
+        if self.transport.features() & features::FLUSH == 0 {
+            return Ok(());
+        }
+        check(self.request(Request::flush(), &[], wait)?, 1)
+    }
+
+    /// The identity (serial number): up to 20 bytes, filled up with zeroes.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn id(&mut self, wait: &mut impl Wait) -> Result<[u8; ID], Error> {
+        let data = self.bounce.slice(0..ID);
+        // Devices differ in whether they write the rest of a short name.
+        data.fill(0);
+        let done = self.request(Request::id(), &[Segment::writable(&data)], wait)?;
+        check(done, 1)?;
+        let mut id = [0; ID];
+        data.read(0, &mut id);
+        Ok(id)
+    }
+
+    fn free_slot(&self) -> Result<usize, Error> {
+        let free = self
+            .slots
+            .iter()
+            .position(|slot| matches!(slot, Slot::Free));
+        free.ok_or(Error::QueueFull)
+    }
+
+    fn occupy(&mut self, slot: usize, head: Head, status: Region) -> Token {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            *slot = Slot::InFlight(head, status);
+        }
+        Token(slot)
+    }
+}
+
+/// The first sectors of the consecutive chunks of a transfer.
+fn chunk_sectors(first: u64) -> impl Iterator<Item = u64> {
+    (0..).map(move |chunk| first.saturating_add(chunk * (BOUNCE / SECTOR) as u64))
+}
+
+fn whole_sectors(bytes: usize) -> Result<(), Error> {
+    let whole = bytes > 0 && bytes.is_multiple_of(SECTOR);
+    whole.then_some(()).ok_or(Error::NotSectors(bytes))
+}
+
+/// Holds the end of a request against success and the bytes that belong to it.
+fn check(done: Done, expected: usize) -> Result<(), Error> {
+    let expected = expected as u64;
+    match done.status {
+        Status::Ok if u64::from(done.written) < expected => Err(Error::Short {
+            written: done.written,
+            expected,
+        }),
+        Status::Ok => Ok(()),
+        other => Err(Error::Request(other)),
+    }
+}
+
+#[cfg(test)]
+#[path = "block_test.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+//! From the first instruction to `main`: stack, BSS, trap vector, device tree, DMA arena.
+
+#![allow(unsafe_code)]
+
+use core::arch::global_asm;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use dtoolkit::fdt::Fdt;
+
+use crate::{Dma, Error, MmioRegisters, Registers, fdt, sbi};
+
+// The firmware or VMM enters in S-mode with a0 = hartid and a1 = address of the device tree; no
+// other register can be relied on (RISC-V SBI 2.0 §9.1). Other harts wait for an SBI HSM call,
+// which never comes.
+global_asm!(
+    ".section .text.entry, \"ax\"",
+    ".global _start",
+    "_start:",
+    "   csrw    sie, zero",
+    "   csrw    satp, zero",
+    "   la      sp, __stack_top",
+    "   la      t0, __bss_start",
+    "   la      t1, __bss_end",
+    "1: bgeu    t0, t1, 2f",
+    "   sd      zero, 0(t0)",
+    "   addi    t0, t0, 8",
+    "   j       1b",
+    "2: la      t0, __stack_bottom",
+    "   li      t1, {canary}",
+    "   sd      t1, 0(t0)",
+    "   la      t0, trap_vector",
+    "   csrw    stvec, t0",
+    "   tail    guest_start",
+    canary = const CANARY,
+);
+
+/// In the lowest word of the stack, for as long as the stack has not overflown. Nothing faults
+/// there, as paging is off.
+const CANARY: u64 = 0x5afe_57ac_5afe_57ac;
+
+/// Bytes of the test finisher's registers.
+const FINISHER_LEN: usize = 4;
+/// What ends QEMU with the status in the upper half.
+const FINISHER_FAIL: u32 = 0x3333;
+
+/// The address of the device tree, for the end.
+static DEVICE_TREE: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" {
+    /// The word with the canary, from the linker script.
+    static __stack_bottom: u64;
+    /// The DMA arena, from the linker script.
+    static __dma_start: u8;
+    static __dma_end: u8;
+}
+
+unsafe extern "Rust" {
+    /// What [`entry!`](crate::entry) made of the program's main function.
+    safe fn guest_main(boot: Boot) -> Outcome;
+}
+
+/// What the program is started with.
+#[derive(Debug)]
+pub struct Boot {
+    /// The hart it runs on, the only one.
+    pub hart: usize,
+    /// The device tree.
+    pub fdt: Fdt<'static>,
+    /// Memory for devices; bus addresses are physical, and so are all others here.
+    pub dma: Dma,
+}
+
+/// How the program ends: the reason of the system reset (SBI SRST).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Reason 0, none: all is well.
+    Passed,
+    /// Reason 1, system failure.
+    Failed,
+}
+
+/// Makes `fn main(boot: Boot) -> Outcome` the program's entry point.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[allow(unsafe_code, reason = "the name that the start-up code calls")]
+        #[unsafe(no_mangle)]
+        fn guest_main(boot: $crate::boot::Boot) -> $crate::boot::Outcome {
+            let main: fn($crate::boot::Boot) -> $crate::boot::Outcome = $main;
+            main(boot)
+        }
+    };
+}
+
+/// Called by `_start`, once, on its stack.
+#[unsafe(no_mangle)]
+extern "C" fn guest_start(hart: usize, fdt: usize) -> ! {
+    DEVICE_TREE.store(fdt, Ordering::Relaxed);
+    let outcome = match device_tree(fdt) {
+        Ok(fdt) => guest_main(Boot {
+            hart,
+            fdt,
+            dma: dma(),
+        }),
+        Err(error) => {
+            crate::println!("guest: a1 = {fdt:#x}: {error}");
+            Outcome::Failed
+        }
+    };
+    assert!(stack_sufficed(), "the stack has overflown");
+    end(outcome)
+}
+
+/// Powers the machine off.
+///
+/// QEMU's firmware forgets the reason of a system reset on the way to QEMU (it prefers the
+/// syscon-poweroff node, which has none). So a failure is stored to QEMU's test finisher where
+/// there is one; it ends QEMU with status 1.
+pub(crate) fn end(outcome: Outcome) -> ! {
+    if outcome == Outcome::Failed
+        && let Ok(fdt) = device_tree(DEVICE_TREE.load(Ordering::Relaxed))
+        && let Some(base) = fdt::finisher(fdt)
+    {
+        registers(base, FINISHER_LEN).write(0, FINISHER_FAIL | 1 << 16);
+    }
+    sbi::shutdown(outcome)
+}
+
+/// Whether the stack has always sufficed.
+fn stack_sufficed() -> bool {
+    // SAFETY: the linker script reserves the word; volatile, as no Rust code ever wrote it.
+    let word = unsafe { (&raw const __stack_bottom).read_volatile() };
+    word == CANARY
+}
+
+fn device_tree(address: usize) -> Result<Fdt<'static>, Error> {
+    // Devicetree specification 0.4 §5.2: aligned to 8 bytes.
+    if address == 0 || !address.is_multiple_of(8) {
+        return Err(Error::FdtMissing("its address"));
+    }
+    // SAFETY: the boot contract puts a device tree there; nothing writes to it.
+    let fdt = unsafe { Fdt::from_raw(ptr::with_exposed_provenance(address)) };
+    fdt.map_err(Error::Fdt)
+}
+
+fn dma() -> Dma {
+    let start = &raw const __dma_start;
+    let len = (&raw const __dma_end).addr() - start.addr();
+    let bus = start.expose_provenance() as u64;
+    let start = NonNull::new(start.cast_mut()).unwrap_or(NonNull::dangling());
+    // SAFETY: the linker script keeps the arena apart from all else, and only this call, which
+    // happens once, hands it out.
+    unsafe { Dma::new(start, bus, len) }
+}
+
+/// The registers that the device tree puts at `base`.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "usize has 64 bits on the only bare target"
+)]
+pub fn registers(base: u64, len: usize) -> MmioRegisters {
+    // SAFETY: the device tree says that a device's registers are there, and paging is off.
+    unsafe { MmioRegisters::new(base as usize, len) }
+}

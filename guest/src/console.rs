@@ -1,0 +1,231 @@
+//! A driver for the console (virtio 1.2 §5.3): port 0, without MULTIPORT.
+
+use crate::mmio::offset;
+use crate::virtio::{device, feature};
+use crate::{Dma, Error, Queue, Region, Registers, Segment, Transport, Wait};
+
+/// Feature bits of the console (§5.3.3).
+pub mod features {
+    /// `cols` and `rows` are valid.
+    pub const SIZE: u64 = 1 << 0;
+    /// The device has several ports; not driven here.
+    pub const MULTIPORT: u64 = 1 << 1;
+    /// `emerg_wr` can be written.
+    pub const EMERG_WRITE: u64 = 1 << 2;
+}
+
+/// What this driver can use of what a device offers.
+pub const WANTED: u64 =
+    features::SIZE | features::EMERG_WRITE | feature::INDIRECT_DESC | feature::EVENT_IDX;
+
+/// receiveq of port 0 (§5.3.2).
+const RECEIVEQ: u16 = 0;
+/// transmitq of port 0.
+const TRANSMITQ: u16 = 1;
+/// Entries of either queue.
+const QUEUE_SIZE: u16 = 16;
+/// Bytes of one receive buffer.
+const RECEIVE: usize = 256;
+/// Bytes sent at once.
+const TRANSMIT: usize = 4096;
+
+/// Offsets in configuration space (§5.3.4).
+const COLS: usize = offset::CONFIG;
+const ROWS: usize = offset::CONFIG + 2;
+const EMERG_WR: usize = offset::CONFIG + 8;
+
+/// Bytes that arrived in one receive buffer, `start..end` of which are not read yet.
+#[derive(Clone, Copy, Debug)]
+struct Arrived {
+    buffer: usize,
+    start: usize,
+    end: usize,
+}
+
+/// A console in operation.
+#[derive(Debug)]
+pub struct Console<R> {
+    transport: Transport<R>,
+    receiveq: Queue,
+    transmitq: Queue,
+    /// [`RECEIVE`] bytes for each entry of the receiveq.
+    incoming: Region,
+    outgoing: Region,
+    /// The buffer that each descriptor of the receiveq heads.
+    posted: [Option<crate::Head>; QUEUE_SIZE as usize],
+    arrived: Option<Arrived>,
+}
+
+impl<R: Registers> Console<R> {
+    /// Initialises the device with the offered ones among the features `wanted` (usually
+    /// [`WANTED`]) and hands it buffers for input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceId`] for another kind of device; errors of [`Transport`].
+    pub fn new(mut transport: Transport<R>, dma: &mut Dma, wanted: u64) -> Result<Self, Error> {
+        if transport.device_id() != device::CONSOLE {
+            return Err(Error::DeviceId {
+                found: transport.device_id(),
+                wanted: device::CONSOLE,
+            });
+        }
+        transport.negotiate(wanted & !features::MULTIPORT)?;
+        let receiveq = transport.queue(RECEIVEQ, QUEUE_SIZE, dma)?;
+        let transmitq = transport.queue(TRANSMITQ, QUEUE_SIZE, dma)?;
+        let incoming = dma.alloc(usize::from(QUEUE_SIZE) * RECEIVE)?;
+        let outgoing = dma.alloc(TRANSMIT)?;
+        let posted = [None; QUEUE_SIZE as usize];
+        transport.start();
+        let mut console = Self {
+            transport,
+            receiveq,
+            transmitq,
+            incoming,
+            outgoing,
+            posted,
+            arrived: None,
+        };
+        for buffer in 0..usize::from(console.receiveq.size()) {
+            console.post(buffer)?;
+        }
+        console.kick_receiveq();
+        Ok(console)
+    }
+
+    /// The transport, for its status, features and interrupts.
+    pub fn transport(&self) -> &Transport<R> {
+        &self.transport
+    }
+
+    /// Columns and rows of the terminal, where the device tells them (SIZE).
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::config`].
+    pub fn size(&self) -> Result<Option<(u16, u16)>, Error> {
+        if self.transport.features() & features::SIZE == 0 {
+            return Ok(None);
+        }
+        let size = |registers: &R| (registers.read_u16(COLS), registers.read_u16(ROWS));
+        self.transport.config(size).map(Some)
+    }
+
+    /// Sends all of `bytes`, and returns when the device has taken them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] (part of the bytes may have been sent), [`Error::NeedsReset`]; what
+    /// broke the queue.
+    pub fn send(&mut self, bytes: &[u8], wait: &mut impl Wait) -> Result<(), Error> {
+        for chunk in bytes.chunks(TRANSMIT) {
+            // Before the device gave it back, e.g. after a timeout, the buffer is not ours.
+            self.drain(wait)?;
+            let data = self.outgoing.slice(0..chunk.len());
+            data.write(0, chunk);
+            self.transmitq.add(&[Segment::readable(&data)])?;
+            if self.transmitq.publish() {
+                self.transport.notify(TRANSMITQ);
+            }
+            self.drain(wait)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what has arrived, without waiting: the number of bytes put into `into`, 0 when there
+    /// are none.
+    ///
+    /// # Errors
+    ///
+    /// What broke the queue.
+    pub fn receive(&mut self, into: &mut [u8]) -> Result<usize, Error> {
+        let Some(mut arrived) = self.next_arrived()? else {
+            return Ok(0);
+        };
+        let count = into.len().min(arrived.end - arrived.start);
+        let from = arrived.buffer * RECEIVE + arrived.start;
+        if let Some(into) = into.get_mut(..count) {
+            self.incoming.read(from, into);
+        }
+        arrived.start += count;
+        self.arrived = Some(arrived).filter(|arrived| arrived.start < arrived.end);
+        if self.arrived.is_none() {
+            self.post(arrived.buffer)?;
+            self.kick_receiveq();
+        }
+        Ok(count)
+    }
+
+    /// The buffer to read from: the rest of the last one, or the next that is not empty.
+    fn next_arrived(&mut self) -> Result<Option<Arrived>, Error> {
+        if self.arrived.is_some() {
+            return Ok(self.arrived);
+        }
+        while let Some(used) = self.receiveq.pop()? {
+            let posted = self.posted.iter_mut().enumerate();
+            let Some((buffer, head)) = posted
+                .into_iter()
+                .find(|(_, head)| **head == Some(used.head))
+            else {
+                continue;
+            };
+            *head = None;
+            if used.written == 0 {
+                self.post(buffer)?;
+                self.kick_receiveq();
+                continue;
+            }
+            // `pop` made sure that this is at most the buffer's length.
+            let end = usize::try_from(used.written)
+                .unwrap_or(RECEIVE)
+                .min(RECEIVE);
+            return Ok(Some(Arrived {
+                buffer,
+                start: 0,
+                end,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Hands receive buffer `buffer` to the device.
+    fn post(&mut self, buffer: usize) -> Result<(), Error> {
+        let start = buffer * RECEIVE;
+        let memory = self.incoming.slice(start..start + RECEIVE);
+        let head = self.receiveq.add(&[Segment::writable(&memory)])?;
+        if let Some(posted) = self.posted.get_mut(buffer) {
+            *posted = Some(head);
+        }
+        Ok(())
+    }
+
+    fn kick_receiveq(&mut self) {
+        if self.receiveq.publish() {
+            self.transport.notify(RECEIVEQ);
+        }
+    }
+
+    /// Waits until the transmitq is empty.
+    fn drain(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
+        loop {
+            while self.transmitq.pop()?.is_some() {}
+            if self.transmitq.in_flight() == 0 {
+                return Ok(());
+            }
+            if !wait.wait() {
+                self.transport.alive()?;
+                return Err(Error::Timeout);
+            }
+        }
+    }
+}
+
+/// Writes one byte through `emerg_wr`, which needs no queue and no initialisation (§5.3.4). The
+/// device must offer [`features::EMERG_WRITE`].
+pub fn emergency_write<R: Registers>(transport: &Transport<R>, byte: u8) {
+    transport.registers().write(EMERG_WR, byte.into());
+}
+
+#[cfg(test)]
+#[path = "console_test.rs"]
+mod tests;

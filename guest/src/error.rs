@@ -1,0 +1,116 @@
+//! What can go wrong between a driver and its device, or in reading the device tree.
+
+/// A driver's or the device tree reader's error, with the values that were found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// MagicValue (§4.2.2) is not "virt".
+    #[error("not a virtio-mmio device: magic {0:#010x}, not 0x74726976")]
+    Magic(u32),
+    /// A virtio-mmio version other than 2.
+    #[error(
+        "virtio-mmio version {0}, but only 2 is driven (QEMU: -global virtio-mmio.force-legacy=false)"
+    )]
+    Version(u32),
+    /// The device is of another kind than the driver.
+    #[error("device id {found}, not {wanted}")]
+    DeviceId {
+        /// DeviceID as read.
+        found: u32,
+        /// The driver's id.
+        wanted: u32,
+    },
+    /// The status register did not become 0.
+    #[error("status {0:#x} after a reset, not 0")]
+    Reset(u32),
+    /// The device does not offer VERSION_1.
+    #[error("features {0:#x} offered, without VERSION_1")]
+    Legacy(u64),
+    /// FEATURES_OK did not stick (§3.1.1).
+    #[error("the device refused the features {0:#x}")]
+    FeaturesRefused(u64),
+    /// The device set DEVICE_NEEDS_RESET or lost DRIVER_OK.
+    #[error("the device gave up: status {0:#x}")]
+    NeedsReset(u32),
+    /// ConfigGeneration changed during every attempt at a read.
+    #[error("the device's configuration never stops changing")]
+    ConfigUnstable,
+    /// QueueSizeMax is 0, or QueueReady is already 1.
+    #[error("queue {0} is absent or in use")]
+    QueueUnavailable(u16),
+    /// The DMA arena is used up.
+    #[error("the DMA arena has {left} bytes left, but {wanted} are needed")]
+    OutOfDma {
+        /// Bytes asked for.
+        wanted: usize,
+        /// Bytes left.
+        left: usize,
+    },
+    /// No segment, an empty one, a readable after a writable one, or more than the table or 2^32
+    /// bytes hold.
+    #[error("no legal descriptor chain (§2.7.4): {segments} segments, {bytes} bytes")]
+    Chain {
+        /// Segments given.
+        segments: usize,
+        /// Bytes in all.
+        bytes: u64,
+    },
+    /// Too few free descriptors or request slots at the moment: complete a request first.
+    #[error("the queue is full")]
+    QueueFull,
+    /// used.idx went past what was made available.
+    #[error("used.idx {index} is past what is in flight ({in_flight} chains after {next})")]
+    UsedIndex {
+        /// used.idx as read.
+        index: u16,
+        /// The next entry the driver expects.
+        next: u16,
+        /// Chains that the device holds.
+        in_flight: u16,
+    },
+    /// A used entry names a descriptor that heads no chain in flight.
+    #[error("used entry for descriptor {0}, which heads no chain in flight")]
+    UsedId(u32),
+    /// A used entry claims more bytes than the chain's writable segments hold.
+    #[error("used entry of {written} bytes in a chain with {writable} writable bytes")]
+    UsedLength {
+        /// `len` as read.
+        written: u32,
+        /// Bytes the device was allowed to write.
+        writable: u32,
+    },
+    /// The deadline passed.
+    #[error("no answer from the device before the deadline")]
+    Timeout,
+    /// A block request ended with a status other than OK (§5.2.6).
+    #[error("the request ended with {0:?}")]
+    Request(crate::block::Status),
+    /// The device answered with fewer bytes than the request has.
+    #[error("{written} bytes written by the device, not {expected}")]
+    Short {
+        /// Bytes as told by the device.
+        written: u32,
+        /// Bytes of a whole answer.
+        expected: u64,
+    },
+    /// A buffer is not a positive multiple of 512 bytes.
+    #[error("{0} bytes are not a positive multiple of 512")]
+    NotSectors(usize),
+    /// The cuts of a framed request do not add up to it.
+    #[error("cuts of {cuts} bytes in a request of {request} bytes")]
+    Cuts {
+        /// Sum of the cuts.
+        cuts: usize,
+        /// Bytes of the request.
+        request: usize,
+    },
+    /// The blob is no device tree.
+    #[error("no flattened device tree: {0}")]
+    Fdt(dtoolkit::error::FdtParseError),
+    /// The device tree lacks this node or property, or its value is of the wrong shape.
+    #[error("device tree: {0} is missing or malformed")]
+    FdtMissing(&'static str),
+    /// This hart has no node in the device tree.
+    #[error("device tree: no /cpus/cpu node with reg {0} and an interrupt controller")]
+    FdtHart(usize),
+}

@@ -1,0 +1,32 @@
+//! What the interrupt controllers have in common, seen from the one hart that runs here.
+
+/// The form of a wired interrupt, from the second cell of `interrupts` under an APLIC. A PLIC has
+/// one cell, and its virtio-mmio lines are level-high.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trigger {
+    /// High as long as the device wants attention (4 in the device tree).
+    #[default]
+    LevelHigh,
+    /// A rising edge for each event (1 in the device tree).
+    EdgeRising,
+}
+
+/// An interrupt controller that signals external interrupts to this hart in S-mode.
+///
+/// Sources have the numbers of the device tree, 1 and up.
+pub trait Intc {
+    /// Name for people.
+    fn name(&self) -> &'static str;
+    /// Puts the controller into a known state: every source off, delivery to this hart on.
+    fn start(&self);
+    /// Lets `source` through to this hart.
+    fn enable(&self, source: u32, trigger: Trigger);
+    /// Keeps `source` from this hart.
+    fn disable(&self, source: u32);
+    /// Takes the most urgent pending source, `None` when there is none (any more).
+    fn claim(&self) -> Option<u32>;
+    /// Ends the handling of a claimed source; one that is still high may come again.
+    fn complete(&self, source: u32);
+    /// Whether `source` waits to be claimed.
+    fn pending(&self, source: u32) -> bool;
+}

@@ -1,0 +1,242 @@
+//! External interrupts on bare metal: the controller, the handler, and what it has seen.
+
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+use core::cell::OnceCell;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use riscv::interrupt::supervisor::free;
+use riscv::register::sie;
+
+use crate::aplic::{self, AplicDirect, AplicMsi};
+use crate::boot::registers;
+use crate::fdt::{self, MAX_SLOTS, Slot};
+use crate::imsic::{Imsic, InterruptFile};
+use crate::intc::Intc;
+use crate::plic::{self, Plic};
+use crate::{MmioRegisters, mmio};
+
+/// Interrupts of one source, with no progress of the program between them, that are a storm.
+const STORM: u32 = 10_000;
+
+/// A value that is set once, on the only hart there is.
+struct Once<T>(OnceCell<T>);
+
+// SAFETY: one hart runs this program; its interrupt handler only reads, and only what was set
+// before the interrupt was enabled.
+unsafe impl<T> Sync for Once<T> {}
+
+enum Controller {
+    Plic(Plic<MmioRegisters>),
+    AplicDirect(AplicDirect<MmioRegisters>),
+    AplicMsi(AplicMsi<MmioRegisters, Csrs>),
+}
+
+impl Controller {
+    fn intc(&self) -> &dyn Intc {
+        match self {
+            Self::Plic(plic) => plic,
+            Self::AplicDirect(aplic) => aplic,
+            Self::AplicMsi(aplic) => aplic,
+        }
+    }
+}
+
+/// One source and the device behind it.
+struct Line {
+    slot: Once<(Slot, MmioRegisters)>,
+    count: AtomicU32,
+    status: AtomicU32,
+    burst: AtomicU32,
+    storm: AtomicBool,
+}
+
+static CONTROLLER: Once<Controller> = Once(OnceCell::new());
+static LINES: [Line; MAX_SLOTS] = [const {
+    Line {
+        slot: Once(OnceCell::new()),
+        count: AtomicU32::new(0),
+        status: AtomicU32::new(0),
+        burst: AtomicU32::new(0),
+        storm: AtomicBool::new(false),
+    }
+}; MAX_SLOTS];
+/// External interrupts so far, of whatever source.
+static EVENTS: AtomicU32 = AtomicU32::new(0);
+/// The last source that came without being watched, or 0.
+static STRANGER: AtomicU32 = AtomicU32::new(0);
+
+/// What the handler has seen of one source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Interrupts.
+    pub count: u32,
+    /// All bits of InterruptStatus that were found set.
+    pub status: u32,
+    /// The source was turned off, as it would not stop.
+    pub storm: bool,
+}
+
+/// Starts the controller, all sources off, and gives its name.
+pub fn start(controller: fdt::Controller) -> &'static str {
+    let controller = CONTROLLER.0.get_or_init(|| match controller {
+        fdt::Controller::Plic {
+            base,
+            context,
+            sources,
+        } => Controller::Plic(Plic::new(registers(base, plic::LEN), context, sources)),
+        fdt::Controller::AplicDirect {
+            base,
+            hart,
+            sources,
+        } => Controller::AplicDirect(AplicDirect::new(registers(base, aplic::LEN), hart, sources)),
+        fdt::Controller::AplicMsi {
+            base,
+            hart,
+            sources,
+            identities,
+        } => {
+            let imsic = Imsic::new(Csrs, identities);
+            Controller::AplicMsi(AplicMsi::new(
+                registers(base, aplic::LEN),
+                hart,
+                sources,
+                imsic,
+            ))
+        }
+    });
+    controller.intc().start();
+    // SAFETY: the trap vector is in place, and the handler copes with any source.
+    unsafe { sie::set_sext() };
+    controller.intc().name()
+}
+
+/// Enables the source of a virtio-mmio slot and acknowledges its interrupts from now on. `false`
+/// without a controller or a source.
+pub fn watch(slot: Slot) -> bool {
+    let Some(controller) = CONTROLLER.0.get() else {
+        return false;
+    };
+    let free = LINES
+        .iter()
+        .find(|line| line.slot.0.get().is_none_or(|(other, _)| *other == slot));
+    let (Some(line), true) = (free, slot.source != 0) else {
+        return false;
+    };
+    line.slot
+        .0
+        .get_or_init(|| (slot, registers(slot.base, mmio::LEN)));
+    controller.intc().enable(slot.source, slot.trigger());
+    true
+}
+
+/// What has been seen of the source of a watched slot.
+pub fn seen(slot: Slot) -> Seen {
+    line(slot.source).map_or_else(Seen::default, |(line, _)| Seen {
+        count: line.count.load(Ordering::Relaxed),
+        status: line.status.load(Ordering::Relaxed),
+        storm: line.storm.load(Ordering::Relaxed),
+    })
+}
+
+/// Whether the source of a slot waits at the controller.
+pub fn pending(slot: Slot) -> bool {
+    CONTROLLER
+        .0
+        .get()
+        .is_some_and(|controller| controller.intc().pending(slot.source))
+}
+
+/// The last source that interrupted without being watched.
+pub fn stranger() -> Option<u32> {
+    Some(STRANGER.load(Ordering::Relaxed)).filter(|source| *source != 0)
+}
+
+/// External interrupts so far.
+pub(crate) fn events() -> u32 {
+    EVENTS.load(Ordering::Relaxed)
+}
+
+/// The program goes on between interrupts: what came up to now was no storm.
+pub(crate) fn progress() {
+    for line in &LINES {
+        line.burst.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The handler of the external interrupt.
+pub(crate) fn external() {
+    EVENTS.fetch_add(1, Ordering::Relaxed);
+    let Some(controller) = CONTROLLER.0.get() else {
+        return;
+    };
+    let intc = controller.intc();
+    while let Some(source) = intc.claim() {
+        let off = match line(source) {
+            Some((line, device)) => line.handle(device),
+            None => {
+                STRANGER.store(source, Ordering::Relaxed);
+                true
+            }
+        };
+        // A PLIC ignores the completion of a source that is off: this way round.
+        intc.complete(source);
+        if off {
+            intc.disable(source);
+        }
+    }
+}
+
+impl Line {
+    /// Acknowledges the device and counts. `true` when the source must be turned off.
+    fn handle(&self, device: &MmioRegisters) -> bool {
+        self.status
+            .fetch_or(mmio::acknowledge(device), Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let storm = self.burst.fetch_add(1, Ordering::Relaxed) >= STORM;
+        self.storm.fetch_or(storm, Ordering::Relaxed);
+        storm
+    }
+}
+
+fn line(source: u32) -> Option<(&'static Line, &'static MmioRegisters)> {
+    LINES.iter().find_map(|line| {
+        let (slot, registers) = line.slot.0.get()?;
+        (slot.source == source).then_some((line, registers))
+    })
+}
+
+/// The interrupt file of this hart behind its CSRs (AIA §2.5, §3.9).
+struct Csrs;
+
+impl InterruptFile for Csrs {
+    fn read(&self, select: usize) -> u64 {
+        // The handler uses the same pair of CSRs.
+        free(|| {
+            let value;
+            // SAFETY: siselect (0x150) and sireg (0x151) exist where there is an IMSIC.
+            unsafe {
+                asm!("csrw 0x150, {0}", "csrr {1}, 0x151", in(reg) select, out(reg) value);
+            }
+            value
+        })
+    }
+
+    fn write(&self, select: usize, value: u64) {
+        free(|| {
+            // SAFETY: as in `read`.
+            unsafe {
+                asm!("csrw 0x150, {0}", "csrw 0x151, {1}", in(reg) select, in(reg) value);
+            }
+        });
+    }
+
+    fn claim_top(&self) -> u64 {
+        let top;
+        // SAFETY: stopei (0x15c) exists as above; reading and claiming is one step, so that what
+        // is read is what is claimed.
+        unsafe { asm!("csrrw {0}, 0x15c, zero", out(reg) top) };
+        top
+    }
+}

@@ -1,0 +1,189 @@
+//! The guest on RISC-V KVM, in the emulated host.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+#[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
+#[path = "support/pty.rs"]
+mod pty;
+
+use lab::{guest, hartvisor, run, text};
+use pty::Pty;
+
+const SIZE: usize = 1 << 20;
+
+/// A disk whose every byte is known.
+fn content() -> Vec<u8> {
+    (0..SIZE)
+        .map(|n| u8::try_from(n * 7 % 251).unwrap())
+        .collect()
+}
+
+/// `lab/run OPTIONS -- hartvisor run --accel kvm --kernel guest ARGUMENTS`.
+fn on_kvm(options: &[&str], folders: &[&Path], arguments: &[&str]) -> Command {
+    let mut command = lab::lab(options, folders);
+    command
+        .arg(hartvisor())
+        .args(["run", "--accel", "kvm", "--kernel"]);
+    command.arg(guest()).args(arguments);
+    command
+}
+
+/// The guest's test mode with a disk option and a typed line.
+fn test_mode(options: &[&str], arguments: &[&str], readonly: bool) -> (Output, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    fs::write(&path, content()).unwrap();
+    let disk = format!(
+        "{},serial=e2e{}",
+        path.display(),
+        if readonly { ",readonly" } else { "" }
+    );
+    let arguments = [&["--disk", &disk, "--cmdline", "test"], arguments].concat();
+    let output = run(
+        &mut on_kvm(options, &[folder.path()], &arguments),
+        b"a typed line\n",
+    );
+    (output, fs::read(&path).unwrap())
+}
+
+/// All points passed, none but these were skipped.
+fn assert_tap(output: &Output, skipped: &[&str]) {
+    let text = text(output);
+    let lines = || text.lines().map(|line| line.trim_end_matches('\r'));
+    let plan = lines()
+        .find_map(|line| line.strip_prefix("1.."))
+        .expect(&text);
+    let passed = lines().filter(|line| line.starts_with("ok ")).count();
+    assert_eq!(passed, plan.parse::<usize>().unwrap(), "{text}");
+    for line in lines().filter(|line| line.contains("# SKIP")) {
+        assert!(skipped.iter().any(|part| line.contains(part)), "{line}");
+    }
+    assert_eq!(output.status.code(), Some(0), "{text}");
+}
+
+#[test]
+fn the_guest_passes_its_tests_on_a_host_without_aia() {
+    let (output, disk) = test_mode(&[], &[], false);
+    assert_tap(&output, &["read-only"]);
+    let text = text(&output);
+    assert!(text.contains("disk \"e2e\", 2048 sectors"), "{text}");
+    assert!(text.contains("you typed: a typed line"), "{text}");
+    assert!(disk == content(), "the guest restores what it wrote over");
+}
+
+#[test]
+fn the_guest_passes_its_tests_on_a_host_with_aia_and_four_vcpus() {
+    let options = ["--aia-guests", "2"];
+    let (output, _) = test_mode(&options, &["--cpus", "4", "--memory", "64M"], false);
+    assert_tap(&output, &["read-only"]);
+}
+
+#[test]
+fn a_read_only_disk_stays_as_it_is() {
+    let (output, disk) = test_mode(&["--aia"], &[], true);
+    let text = text(&output);
+    assert!(text.contains("ok") && text.contains("read-only"), "{text}");
+    assert_tap(&output, &["no writable block device", "no block device"]);
+    assert!(disk == content());
+}
+
+#[test]
+fn the_end_of_the_guest_is_the_exit_status() {
+    for (mode, status) in [("poweroff", 0), ("no-such-mode", 1)] {
+        let output = run(&mut on_kvm(&[], &[], &["--cmdline", mode]), b"");
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{mode}: {}",
+            text(&output)
+        );
+    }
+}
+
+#[test]
+fn what_is_typed_comes_back_byte_by_byte() {
+    // More than a pipe holds, and than the console's queue; no byte that the guest would take for its end.
+    let mut typed: Vec<u8> = (0..200_000_u32)
+        .map(|n| u8::try_from(n % 90 + 33).unwrap())
+        .collect();
+    let expected = typed.clone();
+    typed.push(4);
+    let output = run(&mut on_kvm(&[], &[], &["--cmdline", "echo"]), &typed);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let echoed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected = String::from_utf8(expected).unwrap();
+    assert!(
+        echoed.contains(&expected),
+        "{} bytes came back",
+        echoed.len()
+    );
+}
+
+#[test]
+fn sigterm_ends_the_vm_with_143() {
+    let script = format!(
+        "mkfifo /tmp/out; {} run --accel kvm --kernel {} --cmdline echo </dev/ttyS0 >/tmp/out & vmm=$!
+         read -r line </tmp/out; kill -TERM $vmm; wait $vmm; echo status=$?",
+        hartvisor().display(),
+        guest().display()
+    );
+    let mut command = lab::lab(&[], &[]);
+    let output = run(command.args(["sh", "-c", &script]), b"");
+    assert!(text(&output).contains("status=143"), "{}", text(&output));
+}
+
+#[test]
+fn ctrl_a_x_leaves_and_the_terminal_is_as_before() {
+    let script = format!(
+        "before=$(stty -g); {} run --accel kvm --kernel {} --cmdline echo; echo status=$?
+         [ \"$before\" = \"$(stty -g)\" ] && echo same-terminal",
+        hartvisor().display(),
+        guest().display()
+    );
+    let mut command = lab::lab(&[], &[]);
+    command.args(["sh", "-c", &script]);
+    let mut terminal = Pty::start(&mut command);
+    terminal.expect("echo");
+    terminal.type_in(b"\x01h");
+    terminal.expect("leave the guest");
+    terminal.type_in(b"\x01x");
+    terminal.expect("status=0");
+    terminal.expect("same-terminal");
+}
+
+#[test]
+fn more_vcpus_than_kvm_has_are_refused() {
+    let output = run(&mut on_kvm(&[], &[], &["--cpus", "100000"]), b"");
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("--cpus 100000: expected 1 to "), "{text}");
+}
+
+#[test]
+fn check_reports_what_the_host_has() {
+    let output = run(lab::lab(&["--aia"], &[]).arg(hartvisor()).arg("check"), b"");
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for part in [
+        "kvm",
+        "usable",
+        "rv64imafdc",
+        "Hz",
+        "DBCN",
+        "in-kernel AIA",
+        "yes",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}

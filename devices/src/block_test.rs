@@ -22,12 +22,18 @@ struct Bench {
 fn bench(readonly: bool) -> Bench {
     let mut file = tempfile::tempfile().unwrap();
     for sector in 0..SECTORS {
-        file.write_all(&[u8::try_from(sector).unwrap(); 512]).unwrap();
+        file.write_all(&[u8::try_from(sector).unwrap(); 512])
+            .unwrap();
     }
     let rig = Rig::new(64);
     let queue: Queue = rig.queue(crate::queue::FEATURES);
     Bench {
-        block: Block::new(file.try_clone().unwrap(), SECTORS * 512, readonly, "serial-1"),
+        block: Block::new(
+            file.try_clone().unwrap(),
+            SECTORS * 512,
+            readonly,
+            "serial-1",
+        ),
         queues: Queues::new(vec![Some(queue)]),
         rig,
         file,
@@ -70,7 +76,10 @@ const UNSUPP: u8 = Status::Unsupp as u8;
 #[test]
 fn a_read_fills_the_buffers_in_order() {
     let mut bench = bench(false);
-    let buffers = [(PAYLOAD, 1000, rig::WRITE), (PAYLOAD + 0x1000, 24, rig::WRITE)];
+    let buffers = [
+        (PAYLOAD, 1000, rig::WRITE),
+        (PAYLOAD + 0x1000, 24, rig::WRITE),
+    ];
     assert_eq!(bench.request(request::IN, 3, &buffers), (OK, 1025));
     let mut data = bench.rig.read(PAYLOAD, 1000);
     data.extend(bench.rig.read(PAYLOAD + 0x1000, 24));
@@ -81,7 +90,10 @@ fn a_read_fills_the_buffers_in_order() {
 fn a_write_reaches_the_file_and_nothing_else() {
     let mut bench = bench(false);
     bench.rig.write(PAYLOAD, &[0xaa; 512]);
-    assert_eq!(bench.request(request::OUT, 5, &[(PAYLOAD, 512, 0)]), (OK, 1));
+    assert_eq!(
+        bench.request(request::OUT, 5, &[(PAYLOAD, 512, 0)]),
+        (OK, 1)
+    );
     assert_eq!(bench.sector(4), [4; 512]);
     assert_eq!(bench.sector(5), [0xaa; 512]);
     assert_eq!(bench.sector(6), [6; 512]);
@@ -97,7 +109,11 @@ fn a_request_in_pieces_of_one_byte_is_the_same_request() {
     bench.rig.write(HEADER, &header);
     bench.rig.write(PAYLOAD, &[0x77; 512]);
     let mut chain: Vec<_> = (0..16).map(|byte| (HEADER + byte, 1, 0)).collect();
-    chain.extend([(PAYLOAD, 1, 0), (PAYLOAD + 1, 511, 0), (STATUS, 1, rig::WRITE)]);
+    chain.extend([
+        (PAYLOAD, 1, 0),
+        (PAYLOAD + 1, 511, 0),
+        (STATUS, 1, rig::WRITE),
+    ]);
     assert_eq!(bench.submit(&chain), (OK, 1));
     assert_eq!(bench.sector(7), [0x77; 512]);
 
@@ -105,23 +121,40 @@ fn a_request_in_pieces_of_one_byte_is_the_same_request() {
     let mut request = header.clone();
     request.extend([0x66; 512]);
     bench.rig.write(PAYLOAD, &request);
-    assert_eq!(bench.submit(&[(PAYLOAD, 528, 0), (STATUS, 1, rig::WRITE)]), (OK, 1));
+    assert_eq!(
+        bench.submit(&[(PAYLOAD, 528, 0), (STATUS, 1, rig::WRITE)]),
+        (OK, 1)
+    );
     assert_eq!(bench.sector(7), [0x66; 512]);
 
     header[0] = 0; // IN
     bench.rig.write(HEADER, &header);
     bench.submit(&[(HEADER, 16, 0), (PAYLOAD, 513, rig::WRITE)]);
-    assert_eq!(bench.rig.read(PAYLOAD, 513), [vec![0x66; 512], vec![OK]].concat());
+    assert_eq!(
+        bench.rig.read(PAYLOAD, 513),
+        [vec![0x66; 512], vec![OK]].concat()
+    );
 }
 
 #[test]
 fn what_lies_beyond_the_capacity_is_an_error_and_writes_nothing() {
-    let sectors = [SECTORS - 1, SECTORS, SECTORS + 1, 1 << 55, u64::MAX / 512, u64::MAX];
+    let sectors = [
+        SECTORS - 1,
+        SECTORS,
+        SECTORS + 1,
+        1 << 55,
+        u64::MAX / 512,
+        u64::MAX,
+    ];
     for sector in sectors {
         let mut bench = bench(false);
         bench.rig.write(PAYLOAD, &[0xaa; 1024]);
         let (read, write) = ((PAYLOAD, 1024, rig::WRITE), (PAYLOAD, 1024, 0));
-        assert_eq!(bench.request(request::IN, sector, &[read]), (IOERR, 1), "{sector:#x}");
+        assert_eq!(
+            bench.request(request::IN, sector, &[read]),
+            (IOERR, 1),
+            "{sector:#x}"
+        );
         assert_eq!(bench.rig.read(PAYLOAD, 1024), [0xaa; 1024]);
         assert_eq!(bench.request(request::OUT, sector, &[write]), (IOERR, 1));
         assert_eq!(bench.sector(SECTORS - 1), [15; 512]);
@@ -141,8 +174,14 @@ fn the_last_sector_is_there() {
 fn a_length_that_is_no_whole_number_of_sectors_is_an_error() {
     for len in [1, 511, 513] {
         let mut bench = bench(false);
-        assert_eq!(bench.request(request::IN, 0, &[(PAYLOAD, len, rig::WRITE)]), (IOERR, 1));
-        assert_eq!(bench.request(request::OUT, 0, &[(PAYLOAD, len, 0)]), (IOERR, 1));
+        assert_eq!(
+            bench.request(request::IN, 0, &[(PAYLOAD, len, rig::WRITE)]),
+            (IOERR, 1)
+        );
+        assert_eq!(
+            bench.request(request::OUT, 0, &[(PAYLOAD, len, 0)]),
+            (IOERR, 1)
+        );
         assert_eq!(bench.sector(0), [0; 512]);
     }
 }
@@ -151,7 +190,10 @@ fn a_length_that_is_no_whole_number_of_sectors_is_an_error() {
 fn a_read_only_disk_refuses_writes_and_keeps_its_data() {
     let mut bench = bench(true);
     bench.rig.write(PAYLOAD, &[0xaa; 512]);
-    assert_eq!(bench.request(request::OUT, 1, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
+    assert_eq!(
+        bench.request(request::OUT, 1, &[(PAYLOAD, 512, 0)]),
+        (IOERR, 1)
+    );
     assert_eq!(bench.sector(1), [1; 512]);
     assert_eq!(bench.request(request::FLUSH, 0, &[]), (OK, 1));
     assert_ne!(bench.block.features() & feature::RO, 0);
@@ -162,7 +204,10 @@ fn the_serial_number_is_as_long_as_the_buffer_or_20_bytes() {
     let mut bench = bench(false);
     let id = (PAYLOAD, 20, rig::WRITE);
     assert_eq!(bench.request(request::GET_ID, 0, &[id]), (OK, 21));
-    assert_eq!(bench.rig.read(PAYLOAD, 20), b"serial-1\0\0\0\0\0\0\0\0\0\0\0\0");
+    assert_eq!(
+        bench.rig.read(PAYLOAD, 20),
+        b"serial-1\0\0\0\0\0\0\0\0\0\0\0\0"
+    );
     bench.rig.write(PAYLOAD, &[0xaa; 600]);
     let short = (PAYLOAD, 3, rig::WRITE);
     assert_eq!(bench.request(request::GET_ID, 0, &[short]), (OK, 4));
@@ -186,7 +231,10 @@ fn a_request_without_status_or_header_comes_back() {
     let mut bench = bench(false);
     let (status, written) = bench.submit(&[(HEADER, 16, 0)]);
     assert_eq!((status, written), (0xee, 0));
-    assert_eq!(bench.submit(&[(HEADER, 15, 0), (STATUS, 1, rig::WRITE)]), (IOERR, 1));
+    assert_eq!(
+        bench.submit(&[(HEADER, 15, 0), (STATUS, 1, rig::WRITE)]),
+        (IOERR, 1)
+    );
     assert_eq!(bench.submit(&[(STATUS, 1, rig::WRITE)]), (IOERR, 1));
     assert_eq!(bench.rig.used_idx(), 3);
 }
@@ -208,8 +256,14 @@ fn a_failing_host_file_is_an_error_and_the_device_goes_on() {
     fs::write(&path, [1; 512]).unwrap();
     // Open for reading only, though the device does not know.
     bench.block.disk.file = File::open(&path).unwrap();
-    assert_eq!(bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
-    assert_eq!(bench.request(request::IN, 0, &[(PAYLOAD, 512, rig::WRITE)]), (OK, 513));
+    assert_eq!(
+        bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]),
+        (IOERR, 1)
+    );
+    assert_eq!(
+        bench.request(request::IN, 0, &[(PAYLOAD, 512, rig::WRITE)]),
+        (OK, 513)
+    );
 }
 
 #[test]
@@ -240,5 +294,8 @@ fn a_driver_without_flush_gets_write_through() {
     assert!(bench.block.disk.write_through);
     // On a file that cannot be synced the write must then fail.
     bench.block.disk.file = File::options().write(true).open("/dev/full").unwrap();
-    assert_eq!(bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]).0, IOERR);
+    assert_eq!(
+        bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]).0,
+        IOERR
+    );
 }

@@ -122,18 +122,29 @@ fn the_end_of_input_is_not_a_flood_of_empty_buffers() {
 #[test]
 fn buffers_of_the_wrong_direction_come_back_untouched() {
     let mut receive = bench(RECEIVE);
-    receive.keyboard.as_mut().unwrap().write_all(b"abc").unwrap();
+    receive
+        .keyboard
+        .as_mut()
+        .unwrap()
+        .write_all(b"abc")
+        .unwrap();
     receive.rig.write(DATA, b"keep");
     receive.rig.chain(0, &[(DATA, 4, 0)]);
     receive.rig.offer(0);
-    receive.console.kicked(RECEIVE, &mut receive.queues).unwrap();
+    receive
+        .console
+        .kicked(RECEIVE, &mut receive.queues)
+        .unwrap();
     assert_eq!(receive.rig.used(0), (0, 0));
     assert_eq!(receive.rig.read(DATA, 4), b"keep");
 
     let mut transmit = bench(TRANSMIT);
     transmit.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
     transmit.rig.offer(0);
-    transmit.console.kicked(TRANSMIT, &mut transmit.queues).unwrap();
+    transmit
+        .console
+        .kicked(TRANSMIT, &mut transmit.queues)
+        .unwrap();
     assert_eq!(transmit.rig.used_idx(), 1);
 }
 

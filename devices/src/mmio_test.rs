@@ -140,7 +140,10 @@ fn the_device_introduces_itself() {
     assert_eq!(bench.get(register::DEVICE_ID), 2);
     assert_eq!(bench.get(register::VENDOR_ID).to_le_bytes(), *b"QEMU");
     bench.set(register::DEVICE_FEATURES_SEL, 0);
-    assert_eq!(bench.get(register::DEVICE_FEATURES), 1 << 9 | 1 << 28 | 1 << 29);
+    assert_eq!(
+        bench.get(register::DEVICE_FEATURES),
+        1 << 9 | 1 << 28 | 1 << 29
+    );
     bench.set(register::DEVICE_FEATURES_SEL, 1);
     assert_eq!(bench.get(register::DEVICE_FEATURES), 1);
     bench.set(register::DEVICE_FEATURES_SEL, 2);
@@ -172,7 +175,10 @@ fn what_was_made_available_before_driver_ok_waits_for_it() {
     bench.negotiate(features::VERSION_1);
     bench.set_up_queue(0);
     bench.offer_and_kick();
-    assert!(matches!(bench.mmio.setup().device, State::Offered(_)), "no worker yet");
+    assert!(
+        matches!(bench.mmio.setup().device, State::Offered(_)),
+        "no worker yet"
+    );
     assert_eq!(bench.rig.used_idx(), 0);
     bench.set(register::STATUS, LIVE);
     wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
@@ -180,7 +186,12 @@ fn what_was_made_available_before_driver_ok_waits_for_it() {
 
 #[test]
 fn features_that_were_not_offered_or_lack_version_1_are_refused() {
-    for wrong in [0, 1 << 9, features::VERSION_1 | 1, features::VERSION_1 | 1 << 63] {
+    for wrong in [
+        0,
+        1 << 9,
+        features::VERSION_1 | 1,
+        features::VERSION_1 | 1 << 63,
+    ] {
         let bench = bench();
         assert_eq!(bench.negotiate(wrong), 3, "{wrong:#x}");
         // DRIVER_OK without FEATURES_OK is no legal move.
@@ -204,7 +215,16 @@ fn features_are_frozen_by_features_ok() {
 #[test]
 fn status_bits_come_in_order_and_only_a_reset_clears_them() {
     let bench = bench();
-    for (written, seen) in [(2, 0), (4, 0), (8, 0), (1, 1), (4, 1), (3, 3), (1, 3), (7, 3)] {
+    for (written, seen) in [
+        (2, 0),
+        (4, 0),
+        (8, 0),
+        (1, 1),
+        (4, 1),
+        (3, 3),
+        (1, 3),
+        (7, 3),
+    ] {
         bench.set(register::STATUS, written);
         assert_eq!(bench.get(register::STATUS), seen, "wrote {written}");
     }
@@ -263,10 +283,16 @@ fn a_queue_that_cannot_be_makes_the_device_need_a_reset() {
         bench.negotiate(features::VERSION_1);
         bench.set_up_queue(0);
         bench.set(register::QUEUE_READY, 0);
-        set_up.iter().for_each(|&(offset, value)| bench.set(offset, value));
+        set_up
+            .iter()
+            .for_each(|&(offset, value)| bench.set(offset, value));
         bench.set(register::QUEUE_READY, 1);
         bench.set(register::STATUS, LIVE);
-        assert_eq!(bench.get(register::STATUS), LIVE | NEEDS_RESET, "{set_up:x?}");
+        assert_eq!(
+            bench.get(register::STATUS),
+            LIVE | NEEDS_RESET,
+            "{set_up:x?}"
+        );
         assert_eq!(bench.get(register::INTERRUPT_STATUS), 2);
         assert!(bench.wire.is_high());
         bench.offer_and_kick();
@@ -283,7 +309,9 @@ fn a_broken_ring_needs_a_reset_and_is_left_alone_until_then() {
     bench.go_live();
     bench.rig.offer(99);
     bench.set(register::QUEUE_NOTIFY, 0);
-    wait_for("DEVICE_NEEDS_RESET", || bench.get(register::STATUS) == LIVE | NEEDS_RESET);
+    wait_for("DEVICE_NEEDS_RESET", || {
+        bench.get(register::STATUS) == LIVE | NEEDS_RESET
+    });
     assert_eq!(bench.get(register::INTERRUPT_STATUS), 2);
     bench.set(register::STATUS, 0);
     bench.rig.write(DRIVER, &[0; 64]);
@@ -302,13 +330,20 @@ fn after_a_reset_the_rings_are_untouched_and_every_register_is_as_new() {
     bench.set(register::STATUS, 0);
     assert_eq!(bench.resets.load(Ordering::SeqCst), 1);
     assert!(!bench.wire.is_high());
-    for offset in [register::STATUS, register::INTERRUPT_STATUS, register::QUEUE_READY] {
+    for offset in [
+        register::STATUS,
+        register::INTERRUPT_STATUS,
+        register::QUEUE_READY,
+    ] {
         assert_eq!(bench.get(offset), 0);
     }
     let before = bench.rig.read(RAM, 0x8000);
     bench.set(register::QUEUE_NOTIFY, 0);
     let notified = bench.rig.read(RAM, 0x8000);
-    assert!(matches!(bench.mmio.setup().device, State::Offered(_)), "no worker");
+    assert!(
+        matches!(bench.mmio.setup().device, State::Offered(_)),
+        "no worker"
+    );
     assert_eq!(before, notified);
 }
 
@@ -324,7 +359,10 @@ fn a_queue_disabled_while_live_is_no_longer_served() {
     bench.set(register::QUEUE_READY, 1);
     assert_eq!(bench.get(register::QUEUE_READY), 0);
     bench.mmio.stop();
-    assert_eq!((bench.rig.used_idx(), bench.served.load(Ordering::SeqCst)), (0, 0));
+    assert_eq!(
+        (bench.rig.used_idx(), bench.served.load(Ordering::SeqCst)),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -340,7 +378,10 @@ fn odd_accesses_have_no_effect() {
         }
     }
     assert_eq!(bench.get(register::STATUS), NEGOTIATED);
-    for offset in (0..0x100).step_by(4).filter(|&offset| offset != register::STATUS) {
+    for offset in (0..0x100)
+        .step_by(4)
+        .filter(|&offset| offset != register::STATUS)
+    {
         bench.get(offset);
         bench.set(offset, u32::MAX);
     }
@@ -378,5 +419,7 @@ fn a_hundred_thousand_kicks_and_resets_under_load_do_no_harm() {
     }
     let before = bench.served.load(Ordering::SeqCst);
     bench.offer_and_kick();
-    wait_for("the request", || bench.served.load(Ordering::SeqCst) == before + 1);
+    wait_for("the request", || {
+        bench.served.load(Ordering::SeqCst) == before + 1
+    });
 }

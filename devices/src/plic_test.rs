@@ -3,8 +3,13 @@ use crate::rig::Wire;
 
 /// A PLIC for `harts` harts, and their wires.
 fn plic(harts: usize) -> (Arc<Plic>, Vec<Wire>) {
-    let wires = vec![Wire::default(); harts].iter().map(|_| Wire::default()).collect::<Vec<_>>();
-    let lines = wires.iter().map(|wire| Box::new(wire.clone()) as Box<dyn IrqLine>);
+    let wires = vec![Wire::default(); harts]
+        .iter()
+        .map(|_| Wire::default())
+        .collect::<Vec<_>>();
+    let lines = wires
+        .iter()
+        .map(|wire| Box::new(wire.clone()) as Box<dyn IrqLine>);
     (Arc::new(Plic::new(lines.collect())), wires)
 }
 
@@ -186,7 +191,10 @@ fn odd_accesses_and_absent_registers_do_nothing() {
     plic.read(4 * 5 + 2, &mut data);
     assert_eq!(data, [0; 4]);
     assert_eq!(read(&plic, 4 * 5), 3);
-    for offset in (0..SIZE).step_by(0x7fc).chain([threshold(2), claim(2), SIZE - 4]) {
+    for offset in (0..SIZE)
+        .step_by(0x7fc)
+        .chain([threshold(2), claim(2), SIZE - 4])
+    {
         read(&plic, offset & !3);
         write(&plic, offset & !3, u32::MAX);
     }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use dtoolkit::fdt::Fdt;
 
-use crate::{Dma, Error, MmioRegisters, Registers, fdt, sbi};
+use crate::{Dma, Error, MmioRegisters, Registers, fdt, sbi, timer};
 
 // The firmware or VMM enters in S-mode with a0 = hartid and a1 = address of the device tree; no
 // other register can be relied on (RISC-V SBI 2.0 §9.1). Other harts wait for an SBI HSM call,
@@ -108,7 +108,7 @@ extern "C" fn guest_start(hart: usize, fdt: usize) -> ! {
             Outcome::Failed
         }
     };
-    assert!(stack_sufficed(), "the stack has overflown");
+    check_stack();
     end(outcome)
 }
 
@@ -123,15 +123,20 @@ pub(crate) fn end(outcome: Outcome) -> ! {
         && let Some(base) = fdt::finisher(fdt)
     {
         registers(base, FINISHER_LEN).write(0, FINISHER_FAIL | 1 << 16);
+        // QEMU stops the hart a moment later. A reset before that would win, with status 0.
+        let end = timer::now() + fdt::timebase(fdt).unwrap_or(0);
+        while timer::now() < end {
+            core::hint::spin_loop();
+        }
     }
     sbi::shutdown(outcome)
 }
 
-/// Whether the stack has always sufficed.
-fn stack_sufficed() -> bool {
+/// Panics when the stack has ever been too small.
+pub(crate) fn check_stack() {
     // SAFETY: the linker script reserves the word; volatile, as no Rust code ever wrote it.
     let word = unsafe { (&raw const __stack_bottom).read_volatile() };
-    word == CANARY
+    assert!(word == CANARY, "the stack has overflown");
 }
 
 fn device_tree(address: usize) -> Result<Fdt<'static>, Error> {

@@ -150,7 +150,8 @@ fn memory(fdt: Fdt<'_>) -> Option<(u64, u64)> {
     Some((reg.address().ok()?, reg.size().ok()?))
 }
 
-fn timebase(fdt: Fdt<'_>) -> Option<u64> {
+/// Ticks of the `time` CSR in a second.
+pub fn timebase(fdt: Fdt<'_>) -> Option<u64> {
     let cpus = fdt.find_node("/cpus")?;
     number(cpus, "timebase-frequency")
         .map(u64::from)

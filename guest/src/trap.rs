@@ -64,6 +64,7 @@ global_asm!(
 /// Called by the vector, with interrupts off.
 #[unsafe(no_mangle)]
 extern "C" fn guest_trap() {
+    boot::check_stack();
     match scause::read().bits() {
         TIMER => timer::expired(),
         EXTERNAL => irq::external(),

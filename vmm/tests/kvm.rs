@@ -133,14 +133,20 @@ fn what_is_typed_comes_back_byte_by_byte() {
 #[test]
 fn sigterm_ends_the_vm_with_143() {
     let script = format!(
-        "mkfifo /tmp/out; {} run --accel kvm --kernel {} --cmdline echo </dev/ttyS0 >/tmp/out & vmm=$!
-         read -r line </tmp/out; kill -TERM $vmm; wait $vmm; echo status=$?",
+        "mkfifo /tmp/in /tmp/out
+         {} run --accel kvm --kernel {} --cmdline echo </tmp/in >/tmp/out &
+         vmm=$!; exec 3>/tmp/in; read -r line </tmp/out; echo \"$line\"
+         kill -TERM $vmm; wait $vmm; echo status=$?",
         hartvisor().display(),
         guest().display()
     );
     let mut command = lab::lab(&[], &[]);
     let output = run(command.args(["sh", "-c", &script]), b"");
-    assert!(text(&output).contains("status=143"), "{}", text(&output));
+    let text = text(&output);
+    assert!(
+        text.contains("echo: what you type") && text.contains("status=143"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -151,10 +157,19 @@ fn ctrl_a_x_leaves_and_the_terminal_is_as_before() {
         hartvisor().display(),
         guest().display()
     );
-    let mut command = lab::lab(&[], &[]);
-    command.args(["sh", "-c", &script]);
+    // A terminal of its own, as a user's shell has it.
+    let mut command = Command::new("setsid");
+    let mut lab = lab::lab(&[], &[]);
+    lab.args(["sh", "-c", &script]);
+    command
+        .args(["--ctty", "--wait"])
+        .arg(lab.get_program())
+        .args(lab.get_args());
+    command.current_dir(lab::project());
     let mut terminal = Pty::start(&mut command);
-    terminal.expect("echo");
+    terminal.expect("echo: what you type");
+    terminal.type_in(b"ping");
+    terminal.expect("ping");
     terminal.type_in(b"\x01h");
     terminal.expect("leave the guest");
     terminal.type_in(b"\x01x");

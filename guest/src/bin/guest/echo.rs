@@ -9,6 +9,8 @@ use guest::{
 
 /// End of transmission, Ctrl-d.
 const EOT: u8 = 0x04;
+/// Says that typing makes sense from now on.
+const GREETING: &[u8] = b"echo: what you type comes back, Ctrl-d ends\n";
 /// Longest time for the terminal to take output, in microseconds.
 const PATIENCE: u64 = 60_000_000;
 /// How often the firmware's console is asked for input, in microseconds: it does not interrupt.
@@ -53,6 +55,7 @@ fn open(board: &Board<'_>, dma: &mut Dma) -> Result<Option<Console<MmioRegisters
 }
 
 fn virtio(mut console: Console<MmioRegisters>) -> Result<(), Error> {
+    console.send(GREETING, &mut Deadline::after(PATIENCE))?;
     let mut bytes = [0; 256];
     loop {
         // Made before the look at the queue, so that no interrupt is missed in between.

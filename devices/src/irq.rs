@@ -60,10 +60,12 @@ impl Interrupt {
     }
 
     /// A write to InterruptACK: clears `bits`.
+    ///
+    /// The wire falls even if bits are left, and rises again: a driver that learns of edges alone would otherwise never
+    /// learn of a bit that was set while it looked at another.
     pub fn acknowledge(&self, bits: u32) {
-        if self.status.fetch_and(!bits, Ordering::SeqCst) & !bits == 0 {
-            self.settle();
-        }
+        self.status.fetch_and(!bits, Ordering::SeqCst);
+        self.drive(false);
     }
 
     /// Forgets everything, as a device reset does. The caller has stopped whoever raises.
@@ -73,22 +75,22 @@ impl Interrupt {
     }
 
     fn raise(&self, bit: u32) {
-        // A bit that is still set was raised and is unacknowledged: the wire is high already, and an edge-triggered
-        // driver has yet to acknowledge, after which it looks at what we did before this line.
+        // A bit that is still set was raised and is unacknowledged: the wire is high already, and the driver has yet to
+        // acknowledge, after which it looks at what we did before this line.
         if self.status.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
-            self.settle();
+            self.drive(true);
         }
     }
 
-    /// Drives the wire to what the status says, and looks again: another thread may have changed the status in
-    /// between and driven the wire before us. Whoever drives it last finds the two equal.
-    fn settle(&self) {
+    /// Drives the wire, and looks whether the status agrees: another thread may have changed the status in between and
+    /// driven the wire before us. Whoever drives it last finds the two equal.
+    fn drive(&self, mut high: bool) {
         loop {
-            let high = self.status() != 0;
             self.line.set(high);
             if (self.status() != 0) == high {
                 return;
             }
+            high = !high;
         }
     }
 }

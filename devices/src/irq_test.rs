@@ -21,6 +21,19 @@ fn the_wire_is_high_from_the_event_to_the_acknowledgement() {
 }
 
 #[test]
+fn a_bit_that_is_left_gives_a_new_edge() {
+    let wire = Wire::default();
+    let interrupt = Interrupt::new(Box::new(wire.clone()));
+    interrupt.config_changed();
+    interrupt.used_buffer();
+    assert_eq!(wire.edges(), 1);
+    interrupt.acknowledge(INTERRUPT_CONFIG);
+    assert_eq!((wire.edges(), wire.is_high()), (2, true));
+    interrupt.acknowledge(INTERRUPT_USED);
+    assert_eq!((wire.edges(), wire.is_high()), (2, false));
+}
+
+#[test]
 fn needing_a_reset_is_a_configuration_change_that_a_reset_forgets() {
     let wire = Wire::default();
     let interrupt = Interrupt::new(Box::new(wire.clone()));

@@ -90,6 +90,11 @@ impl<R: Registers> Domain<R> {
         self.registers.write(SETIENUM, source);
     }
 
+    fn is_level(&self, source: u32) -> bool {
+        let exists = source != 0 && source <= self.sources;
+        exists && self.registers.read(SOURCECFG + 4 * (source as usize - 1)) == LEVEL_HIGH
+    }
+
     fn disable(&self, source: u32) {
         if source <= self.sources {
             self.registers.write(CLRIENUM, source);
@@ -196,10 +201,12 @@ impl<R: Registers, F: InterruptFile> Intc for AplicMsi<R, F> {
         self.imsic.claim()
     }
 
-    /// The MSI was an event, but the wire may still be high: setipnum looks at it again and
-    /// changes nothing when it is low (§4.9.2).
+    /// The MSI was an event, but a level may still be high: setipnum looks at it again and changes
+    /// nothing when it is low (§4.9.2). An edge it would make pending in any case, forever.
     fn complete(&self, source: u32) {
-        self.domain.registers.write(SETIPNUM_LE, source);
+        if self.domain.is_level(source) {
+            self.domain.registers.write(SETIPNUM_LE, source);
+        }
     }
 
     fn pending(&self, source: u32) -> bool {

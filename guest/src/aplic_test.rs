@@ -70,8 +70,21 @@ fn a_level_that_is_still_high_is_asked_about_after_its_msi() {
     file.set_top(70 << 16 | 70);
     assert_eq!(aplic.claim(), Some(70));
     assert_eq!(aplic.claim(), None);
+    aplic.enable(70, Trigger::LevelHigh);
+    registers.forget();
     aplic.complete(70);
     assert_eq!(registers.written(), [(0x2000, 70)]);
+}
+
+#[test]
+fn an_edge_is_not_asked_about_since_asking_would_make_it_pending() {
+    let registers = Ram::new(LEN);
+    let file = File::default();
+    let aplic = AplicMsi::new(&registers, 0, 96, Imsic::new(&file, 255));
+    aplic.enable(70, Trigger::EdgeRising);
+    registers.forget();
+    aplic.complete(70);
+    assert_eq!(registers.written(), []);
 }
 
 #[test]

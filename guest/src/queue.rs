@@ -8,7 +8,7 @@
 //!
 //! [`Queue::add`] writes a chain and its ring entry, [`Queue::publish`] shows all new entries to
 //! the device at once and says whether to kick it, [`Queue::pop`] takes back one used chain.
-//! The driver's own book-keeping (free list, chain lengths) is in [`Shadow`], out of the device's
+//! The driver's own book-keeping (free list, chain lengths) is kept apart, out of the device's
 //! reach: what the device writes is only ever compared with it.
 
 mod segment;

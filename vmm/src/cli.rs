@@ -11,6 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::Error;
+use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
 use crate::layout::VIRTIO_SLOTS;
 use crate::size;
 
@@ -35,6 +36,7 @@ Examples:
   hartvisor run --kernel guest --disk disk.img
   hartvisor run --kernel Image --initrd initrd.cpio --cmdline 'console=hvc0' \\
       --cpus 2 --memory 1G --disk root.ext4,serial=root --disk tools.img,readonly
+  hartvisor run --kernel Image --memory 2G,hugepages=auto --irqchip aia --cpu zbb=off
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
@@ -89,9 +91,39 @@ pub struct Run {
     )]
     pub cpus: u32,
 
-    /// RAM: a multiple of 2M, at least 16M (256M, 1.5G, or a number of bytes)
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse, allow_hyphen_values = true)]
-    pub memory: u64,
+    /// RAM: a multiple of 2M, at least 16M (256M, 1.5G, or a number of bytes). hugepages: on takes it from the host's
+    /// huge pages of 2M, auto does if enough are free. prealloc takes all of it at the start, shared makes it a file
+    /// that other processes can map
+    #[arg(
+        long,
+        value_name = "[size=]SIZE[,hugepages=on|off|auto][,prealloc][,shared]",
+        default_value = "256M",
+        value_parser = MemoryOption::parse,
+        allow_hyphen_values = true
+    )]
+    pub memory: MemoryOption,
+
+    /// The interrupt controller: auto is KVM's AIA where it works, else a PLIC (under QEMU a PLIC)
+    #[arg(long, value_enum, default_value_t = Irqchip::Auto)]
+    pub irqchip: Irqchip,
+
+    /// Gives or takes ISA extensions. What KVM cannot take away is hidden from the device tree, with a warning
+    #[arg(
+        long = "cpu",
+        value_name = "EXT=on|off[,...]",
+        value_delimiter = ',',
+        value_parser = |text: &str| Switch::parse(text, &ISA_EXTENSIONS)
+    )]
+    pub isa: Vec<Switch>,
+
+    /// Gives or takes SBI extensions, such as pmu=off (KVM only)
+    #[arg(
+        long,
+        value_name = "EXT=on|off[,...]",
+        value_delimiter = ',',
+        value_parser = |text: &str| Switch::parse(text, &SBI_EXTENSIONS)
+    )]
+    pub sbi: Vec<Switch>,
 
     /// A raw disk image or block device; may be given up to 7 times. A comma in FILE is written twice
     #[arg(
@@ -119,6 +151,71 @@ pub enum Accel {
     Kvm,
     /// QEMU with its own CPU emulation (TCG)
     Qemu,
+}
+
+/// What takes the devices' interrupts to the harts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Irqchip {
+    /// The in-kernel AIA where KVM has one that works, else a PLIC
+    Auto,
+    /// The in-kernel AIA (APLIC and IMSIC), or an error
+    Aia,
+    /// A PLIC in user space, which every host can have
+    Plic,
+}
+
+/// Whether guest RAM comes from the host's huge pages (hugetlbfs).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// All of it, or an error.
+    On,
+    /// Ordinary pages; the host may still make transparent huge pages of them.
+    #[default]
+    Off,
+    /// If enough are free.
+    Auto,
+}
+
+/// One `--memory` as given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryOption {
+    /// Bytes.
+    pub size: u64,
+    /// Huge pages of the host.
+    pub hugepages: HugePages,
+    /// All pages are taken from the host at the start.
+    pub prealloc: bool,
+    /// A file behind it, which other processes can map.
+    pub shared: bool,
+}
+
+impl MemoryOption {
+    /// Reads `[size=]SIZE[,hugepages=on|off|auto][,prealloc][,shared]`.
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let size = parts.next().unwrap_or_default();
+        let mut memory = MemoryOption {
+            size: size::parse(size.strip_prefix("size=").unwrap_or(size))?,
+            hugepages: HugePages::default(),
+            prealloc: false,
+            shared: false,
+        };
+        for part in parts {
+            match part {
+                "hugepages=on" => memory.hugepages = HugePages::On,
+                "hugepages=off" => memory.hugepages = HugePages::Off,
+                "hugepages=auto" => memory.hugepages = HugePages::Auto,
+                "prealloc" => memory.prealloc = true,
+                "shared" => memory.shared = true,
+                _ => {
+                    return Err(format!(
+                        "unknown key {part:?}, known are hugepages=on|off|auto, prealloc and shared"
+                    ));
+                }
+            }
+        }
+        Ok(memory)
+    }
 }
 
 /// One `--disk` as given.

@@ -22,7 +22,7 @@ fn run(arguments: &[&str]) -> Result<Run, String> {
 fn a_kernel_alone_gets_the_defaults() {
     let run = run(&["--kernel", "k"]).unwrap();
     assert_eq!(
-        (run.cpus, run.memory, run.cmdline.as_str()),
+        (run.cpus, run.memory.size, run.cmdline.as_str()),
         (1, 256 << 20, "")
     );
     assert_eq!(
@@ -126,5 +126,44 @@ fn usage_errors_are_one_line_with_the_value() {
     ] {
         let error = run(arguments).unwrap_err();
         assert!(error.contains(part) && !error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn memory_has_a_size_and_says_what_it_is_made_of() {
+    let memory = |text| run(&["--kernel", "k", "--memory", text]).map(|run| run.memory);
+    let plain = memory("512M").unwrap();
+    assert_eq!((plain.size, plain.hugepages), (512 << 20, HugePages::Off));
+    let full = memory("size=1G,hugepages=auto,prealloc,shared").unwrap();
+    assert_eq!((full.size, full.hugepages), (1 << 30, HugePages::Auto));
+    assert!(full.prealloc && full.shared);
+    for (text, part) in [
+        (
+            "1G,huge",
+            "known are hugepages=on|off|auto, prealloc and shared",
+        ),
+        ("1G,hugepages=yes", "\"hugepages=yes\""),
+        ("hugepages=on", "expected a size"),
+    ] {
+        assert!(memory(text).unwrap_err().contains(part), "{text}");
+    }
+}
+
+#[test]
+fn extensions_are_switched_by_name() {
+    let isa = run(&[
+        "--kernel",
+        "k",
+        "--cpu",
+        "zbb=off,sstc=on",
+        "--sbi",
+        "pmu=off",
+    ])
+    .unwrap();
+    let names: Vec<_> = isa.isa.iter().map(|it| (it.name, it.on)).collect();
+    assert_eq!(names, [("zbb", false), ("sstc", true)]);
+    assert_eq!(isa.sbi[0].name, "pmu");
+    for wrong in ["zbb", "zzz=off"] {
+        assert!(run(&["--kernel", "k", "--cpu", wrong]).is_err());
     }
 }

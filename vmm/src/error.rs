@@ -281,6 +281,27 @@ pub enum Error {
         why: &'static str,
     },
 
+    /// An AIA was asked for, and a step of its set-up failed.
+    #[error("--irqchip aia: this host's KVM cannot {step} (--irqchip auto takes a PLIC then)")]
+    KvmAia {
+        /// The step.
+        step: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// The host has not the huge pages that were asked for.
+    #[error(
+        "--memory hugepages=on: {needed} huge pages of 2M are needed, {free} are free (as root: echo {needed} > /proc/sys/vm/nr_hugepages)"
+    )]
+    HugePages {
+        /// How many the guest's RAM takes.
+        needed: u64,
+        /// How many the host has left.
+        free: u64,
+    },
+
     /// QEMU is not installed.
     #[error(
         "no {program} to be found: install it (Debian: apt-get install qemu-system-riscv, on others perhaps qemu-system-misc), or name one in HARTVISOR_QEMU"
@@ -396,6 +417,8 @@ impl Error {
             | Error::NoKvm
             | Error::KvmPermission { .. }
             | Error::KvmLacks { .. }
+            | Error::KvmAia { .. }
+            | Error::HugePages { .. }
             | Error::NoQemu { .. }
             | Error::Neither { .. }
             | Error::QemuOld { .. } => 3,

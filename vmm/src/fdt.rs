@@ -9,17 +9,22 @@ use vm_fdt::{Error as FdtError, FdtWriter};
 
 use crate::error::Error;
 use crate::layout::{
-    self, FDT_MAX_SIZE, PLIC_BASE, PLIC_SIZE, PLIC_SOURCES, RAM_BASE, VIRTIO_STRIDE,
+    self, APLIC_BASE, APLIC_SIZE, APLIC_SOURCES, FDT_MAX_SIZE, IMSIC_BASE, IMSIC_IDS, IMSIC_SIZE,
+    PLIC_BASE, PLIC_SIZE, PLIC_SOURCES, RAM_BASE, VIRTIO_STRIDE,
 };
 
 /// Interrupt number of a hart's supervisor external interrupt (privileged spec, scause).
 const SUPERVISOR_EXTERNAL: u32 = 9;
 /// A context of the PLIC that leads nowhere: the M-mode one, as the guest begins in S-mode (binding of sifive,plic-1.0.0).
 const NO_CONTEXT: u32 = u32::MAX;
-/// Phandle of the PLIC; hart h's own interrupt controller has `HART_PHANDLE + h`.
-const PLIC_PHANDLE: u32 = 1;
-/// Phandle of hart 0's interrupt controller.
-const HART_PHANDLE: u32 = 2;
+/// An interrupt that a rising edge raises (the second cell of an APLIC's interrupts, as everywhere in device trees).
+const EDGE_RISING: u32 = 1;
+/// Phandle of what the devices' interrupts go to: the PLIC or the APLIC.
+const IRQCHIP_PHANDLE: u32 = 1;
+/// Phandle of the IMSICs.
+const IMSIC_PHANDLE: u32 = 2;
+/// Phandle of hart 0's interrupt controller; hart h has the h-th after it.
+const HART_PHANDLE: u32 = 3;
 
 /// What a hart offers to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct Hart {
 pub enum Irqchip {
     /// One PLIC, S context of hart h being 2h + 1; interrupts have one cell, the source.
     Plic,
+    /// An APLIC that sends messages to the harts' IMSICs; interrupts have two cells, the source and its trigger.
+    Aia,
 }
 
 /// What the device tree describes.
@@ -152,17 +159,20 @@ fn soc(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_string("compatible", "simple-bus")?;
     fdt.property_null("ranges")?;
-    let parent = match board.irqchip {
+    match board.irqchip {
         Irqchip::Plic => plic(fdt, board.harts.len())?,
-    };
+        Irqchip::Aia => {
+            imsics(fdt, board.harts.len())?;
+            aplic(fdt)?;
+        }
+    }
     for slot in 0..board.virtio_slots {
-        virtio(fdt, slot, parent)?;
+        virtio(fdt, slot, board.irqchip)?;
     }
     fdt.end_node(node)
 }
 
-/// Writes the PLIC's node and gives its phandle.
-fn plic(fdt: &mut FdtWriter, harts: usize) -> Result<u32, FdtError> {
+fn plic(fdt: &mut FdtWriter, harts: usize) -> Result<(), FdtError> {
     let node = fdt.begin_node(&format!("plic@{PLIC_BASE:x}"))?;
     fdt.property_string_list(
         "compatible",
@@ -178,18 +188,65 @@ fn plic(fdt: &mut FdtWriter, harts: usize) -> Result<u32, FdtError> {
         .flat_map(|hart| [hart, NO_CONTEXT, hart, SUPERVISOR_EXTERNAL])
         .collect();
     fdt.property_array_u32("interrupts-extended", &contexts)?;
-    fdt.property_phandle(PLIC_PHANDLE)?;
-    fdt.end_node(node)?;
-    Ok(PLIC_PHANDLE)
+    fdt.property_phandle(IRQCHIP_PHANDLE)?;
+    fdt.end_node(node)
 }
 
-fn virtio(fdt: &mut FdtWriter, slot: usize, parent: u32) -> Result<(), FdtError> {
+/// The interrupt files of all harts (binding of riscv,imsics).
+fn imsics(fdt: &mut FdtWriter, harts: usize) -> Result<(), FdtError> {
+    let node = fdt.begin_node(&format!("interrupt-controller@{IMSIC_BASE:x}"))?;
+    fdt.property_string_list(
+        "compatible",
+        vec!["qemu,imsics".into(), "riscv,imsics".into()],
+    )?;
+    fdt.property_array_u64("reg", &[IMSIC_BASE, IMSIC_SIZE * harts as u64])?;
+    fdt.property_null("interrupt-controller")?;
+    fdt.property_u32("#interrupt-cells", 0)?;
+    fdt.property_u32("#address-cells", 0)?;
+    fdt.property_null("msi-controller")?;
+    fdt.property_u32("#msi-cells", 0)?;
+    fdt.property_u32("riscv,num-ids", IMSIC_IDS)?;
+    let files: Vec<u32> = (HART_PHANDLE..)
+        .take(harts)
+        .flat_map(|hart| [hart, SUPERVISOR_EXTERNAL])
+        .collect();
+    fdt.property_array_u32("interrupts-extended", &files)?;
+    fdt.property_phandle(IMSIC_PHANDLE)?;
+    fdt.end_node(node)
+}
+
+/// The APLIC, which turns wires into messages (binding of riscv,aplic).
+fn aplic(fdt: &mut FdtWriter) -> Result<(), FdtError> {
+    let node = fdt.begin_node(&format!("interrupt-controller@{APLIC_BASE:x}"))?;
+    fdt.property_string_list(
+        "compatible",
+        vec!["qemu,aplic".into(), "riscv,aplic".into()],
+    )?;
+    fdt.property_array_u64("reg", &[APLIC_BASE, APLIC_SIZE])?;
+    fdt.property_null("interrupt-controller")?;
+    fdt.property_u32("#interrupt-cells", 2)?;
+    fdt.property_u32("#address-cells", 0)?;
+    fdt.property_u32("riscv,num-sources", APLIC_SOURCES)?;
+    fdt.property_u32("msi-parent", IMSIC_PHANDLE)?;
+    fdt.property_phandle(IRQCHIP_PHANDLE)?;
+    fdt.end_node(node)
+}
+
+/// The interrupt of a device: its source, and under an APLIC that a rising edge raises it.
+fn interrupts(fdt: &mut FdtWriter, irqchip: Irqchip, source: u32) -> Result<(), FdtError> {
+    fdt.property_u32("interrupt-parent", IRQCHIP_PHANDLE)?;
+    match irqchip {
+        Irqchip::Plic => fdt.property_u32("interrupts", source),
+        Irqchip::Aia => fdt.property_array_u32("interrupts", &[source, EDGE_RISING]),
+    }
+}
+
+fn virtio(fdt: &mut FdtWriter, slot: usize, irqchip: Irqchip) -> Result<(), FdtError> {
     let address = layout::virtio_address(slot);
     let node = fdt.begin_node(&format!("virtio_mmio@{address:x}"))?;
     fdt.property_string("compatible", "virtio,mmio")?;
     fdt.property_array_u64("reg", &[address, VIRTIO_STRIDE])?;
-    fdt.property_u32("interrupt-parent", parent)?;
-    fdt.property_u32("interrupts", layout::virtio_irq(slot))?;
+    interrupts(fdt, irqchip, layout::virtio_irq(slot))?;
     fdt.end_node(node)
 }
 

@@ -24,13 +24,17 @@ fn hart() -> Hart {
 }
 
 fn dtb(harts: usize, virtio_slots: usize) -> Vec<u8> {
+    dtb_with(Irqchip::Plic, harts, virtio_slots)
+}
+
+fn dtb_with(irqchip: Irqchip, harts: usize, virtio_slots: usize) -> Vec<u8> {
     build(&Board {
         cmdline: "console=hvc0 x=\"a b\"",
         memory: 256 * MIB,
         harts: &vec![hart(); harts],
         timebase: 10_000_000,
         initrd: Some(0x8f00_0000..0x8f12_3456),
-        irqchip: Irqchip::Plic,
+        irqchip,
         virtio_slots,
         rng_seed: [7; 32],
     })
@@ -116,6 +120,42 @@ fn the_s_context_of_hart_h_is_2h_plus_1() {
 }
 
 #[test]
+fn with_an_aia_wires_go_to_the_aplic_and_messages_to_the_imsics() {
+    let dtb = dtb_with(Irqchip::Aia, 2, 1);
+    let own = |hart| {
+        let path = format!("/cpus/cpu@{hart}/interrupt-controller");
+        cells(&dtb, &path, "phandle")[0]
+    };
+    let (imsics, aplic) = (
+        "/soc/interrupt-controller@28000000",
+        "/soc/interrupt-controller@d000000",
+    );
+    assert_eq!(cells(&dtb, imsics, "reg"), [0, 0x2800_0000, 0, 0x2000]);
+    assert_eq!(
+        cells(&dtb, imsics, "interrupts-extended"),
+        [own(0), 9, own(1), 9]
+    );
+    assert_eq!(cells(&dtb, imsics, "riscv,num-ids"), [255]);
+    assert_eq!(
+        cells(&dtb, aplic, "msi-parent"),
+        cells(&dtb, imsics, "phandle")
+    );
+    assert_eq!(cells(&dtb, aplic, "riscv,num-sources"), [95]);
+    let console = "/soc/virtio_mmio@10001000";
+    assert_eq!(
+        cells(&dtb, console, "interrupt-parent"),
+        cells(&dtb, aplic, "phandle")
+    );
+    assert_eq!(cells(&dtb, console, "interrupts"), [1, EDGE_RISING]);
+    assert!(
+        Fdt::new(&dtb)
+            .unwrap()
+            .find_node("/soc/plic@c000000")
+            .is_none()
+    );
+}
+
+#[test]
 fn only_slots_with_a_device_have_a_node() {
     let dtb = dtb(1, 3);
     assert_eq!(
@@ -173,6 +213,12 @@ fn all_harts_with_long_isa_strings_fit_the_room() {
 
 #[test]
 fn dtc_has_nothing_to_warn_about() {
+    for irqchip in [Irqchip::Plic, Irqchip::Aia] {
+        dtc(&dtb_with(irqchip, 2, 8));
+    }
+}
+
+fn dtc(dtb: &[u8]) {
     let dtc = Command::new("dtc")
         .args(["-I", "dtb", "-O", "dts", "-o", "/dev/null", "-"])
         .stdin(Stdio::piped())
@@ -182,7 +228,7 @@ fn dtc_has_nothing_to_warn_about() {
         eprintln!("dtc is not installed: skipped");
         return;
     };
-    dtc.stdin.take().unwrap().write_all(&dtb(2, 8)).unwrap();
+    dtc.stdin.take().unwrap().write_all(dtb).unwrap();
     let output = dtc.wait_with_output().unwrap();
     assert!(
         output.status.success() && output.stderr.is_empty(),

@@ -6,6 +6,8 @@
 //!   console, …    one worker thread each live device (devices::worker)
 //! ```
 
+mod aia;
+mod cpu;
 mod end;
 mod ext;
 mod irq;
@@ -13,24 +15,24 @@ mod ram;
 mod report;
 mod threads;
 mod vcpu;
+mod vm;
 
 use std::io;
 use std::sync::Arc;
 
 use devices::bus::Bus;
-use devices::irq::IrqLine;
 use devices::memory::Memory;
 use devices::mmio::{Mmio, QUEUE_NOTIFY};
-use devices::plic::Plic;
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use log::debug;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use self::end::Ending;
-use self::irq::HartLine;
+use self::irq::Irqchip;
 use self::vcpu::KvmVcpu;
+use self::vm::Hardware;
 use crate::error::Error;
-use crate::fdt::{self, Board, Irqchip};
+use crate::fdt::{self, Board};
 use crate::loader;
 use crate::machine::{End, Machine};
 use crate::terminal::Terminal;
@@ -56,23 +58,26 @@ pub fn report() -> Vec<(&'static str, String)> {
 /// This host's KVM cannot run it, or a system call failed.
 pub fn run(machine: &Machine) -> Result<End, Error> {
     let kvm = open()?;
-    let vm = kvm.create_vm().map_err(failed("create a VM"))?;
-    let ram = Arc::new(ram::map(&vm, machine.memory)?);
-    let mut vcpus = create_vcpus(&kvm, &vm, machine.cpus)?;
+    let Hardware { vm, mut vcpus, aia } = vm::create(&kvm, machine)?;
+    cpu::configure(&vcpus, machine);
+    let ram = Arc::new(ram::map(&vm, &machine.backing)?);
 
     let ending = Arc::new(Ending::new()?);
     let leave = Arc::clone(&ending);
     let terminal = Terminal::start(move || leave.set(Ok(End::Left)))?;
 
     let mut bus = Bus::default();
-    let plic = plug_plic(&mut bus, &vcpus)?;
+    let irqchip = match aia {
+        Some(aia) => Irqchip::Aia(aia),
+        None => Irqchip::plic(&mut bus, &vcpus)?,
+    };
     let devices = board::devices(machine, terminal.input()?, terminal.output()?)?;
     let memory = Memory::new(Arc::clone(&ram));
-    let devices = board::plug(&mut bus, &memory, devices, |irq| plic.source(irq))?;
+    let devices = board::plug(&mut bus, &memory, devices, |irq| irqchip.source(&vm, irq))?;
     attach_kicks(&vm, &devices);
 
     loader::load(machine, &machine.placement, &ram)?;
-    prepare_boot(machine, &vcpus, devices.len(), &ram)?;
+    prepare_boot(machine, &vcpus, irqchip.describe(), devices.len(), &ram)?;
     let console = sbi::Console::new(ram, terminal.input()?, terminal.output()?);
 
     threads::run(&mut vcpus, &bus, &console, &ending)?;
@@ -98,36 +103,6 @@ fn open() -> Result<Kvm, Error> {
     }
 }
 
-fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u32) -> Result<Vec<KvmVcpu>, Error> {
-    let limit = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
-    if count > limit {
-        return Err(Error::Cpus {
-            given: count,
-            limit,
-            why: "the limit of this host's KVM",
-        });
-    }
-    (0..count).map(|id| KvmVcpu::new(vm, id)).collect()
-}
-
-/// The interrupt controller: in user space, so that every RISC-V KVM host will do.
-fn plug_plic(bus: &mut Bus, vcpus: &[KvmVcpu]) -> Result<Arc<Plic>, Error> {
-    let harts = vcpus.iter().map(|vcpu| {
-        let line = HartLine::new(vcpu.interrupt_fd()?);
-        Ok(Box::new(line) as Box<dyn IrqLine>)
-    });
-    let harts = harts
-        .collect::<io::Result<_>>()
-        .map_err(|source| Error::Host {
-            what: "duplicate a vCPU's descriptor".to_owned(),
-            source,
-        })?;
-    let plic = Arc::new(Plic::new(harts));
-    bus.insert(layout::PLIC_BASE, layout::PLIC_SIZE, plic.clone())
-        .map_err(|overlap| Error::Internal(overlap.to_string()))?;
-    Ok(plic)
-}
-
 /// Lets KVM turn a store to QueueNotify into the queue's event, in the kernel. Without that the store comes to us as any
 /// other, and has the same effect.
 fn attach_kicks(vm: &VmFd, devices: &[Arc<Mmio>]) {
@@ -149,15 +124,16 @@ fn attach_kicks(vm: &VmFd, devices: &[Arc<Mmio>]) {
 fn prepare_boot(
     machine: &Machine,
     vcpus: &[KvmVcpu],
+    irqchip: fdt::Irqchip,
     slots: usize,
     ram: &GuestMemoryMmap,
 ) -> Result<(), Error> {
     let boot = vcpus.first().ok_or(Error::Internal("no vCPU".to_owned()))?;
-    if !vcpus.iter().all(KvmVcpu::enable_debug_console) {
-        debug!("this KVM has no SBI debug console (DBCN, from Linux 6.7 on)");
-    }
     let placement = &machine.placement;
-    let harts: Vec<_> = vcpus.iter().map(KvmVcpu::describe).collect();
+    let harts: Vec<_> = vcpus
+        .iter()
+        .map(|vcpu| cpu::describe(vcpu, machine, irqchip))
+        .collect();
     let tree = fdt::build(&Board {
         cmdline: &machine.cmdline,
         memory: machine.memory,
@@ -166,7 +142,7 @@ fn prepare_boot(
         initrd: placement.initrd.clone(),
         virtio_slots: slots,
         rng_seed: seed()?,
-        irqchip: Irqchip::Plic,
+        irqchip,
     })?;
     ram.write_slice(&tree, GuestAddress(placement.fdt))
         .map_err(|error| Error::Internal(format!("the device tree has no room: {error}")))?;

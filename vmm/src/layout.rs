@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! 0x0010_0000  test finisher of QEMU (absent here: guests power off by SBI SRST)
-//! 0x0c00_0000  PLIC, 96 sources (0 is none), S context of hart h is 2h + 1
+//! 0x0c00_0000  PLIC, 96 sources (0 is none), S context of hart h is 2h + 1 … or, with an AIA, instead of it:
+//! 0x0d00_0000  APLIC of the S level, the same sources
 //! 0x1000_0000  UART 16550 of QEMU (absent here: the early console is SBI DBCN)
 //! 0x1000_1000  virtio-mmio slot 0, the console; slot i at + 0x1000 · i with PLIC source 1 + i
 //! 0x1000_8000  virtio-mmio slot 7, the last
+//! 0x2800_0000  IMSIC of the S level, a page for each hart, only with an AIA
 //! 0x8000_0000  RAM ── under QEMU its first 2 MiB are OpenSBI's
 //! 0x8020_0000  kernel (flat Image or static-pie; other ELF files say themselves where)
 //!        …     what the kernel's BSS leaves free
@@ -29,6 +31,21 @@ pub const PLIC_BASE: u64 = 0x0c00_0000;
 pub const PLIC_SIZE: u64 = 2 * MIB + MAX_CPUS as u64 * 2 * 4 * KIB;
 /// Number of PLIC sources, `riscv,ndev`: the highest source number there is. QEMU's `virt` has as many.
 pub const PLIC_SOURCES: u32 = 95;
+
+/// Guest physical address of the S-level APLIC's registers, and their size in bytes (AIA § 4.5: 16 KiB and 32 bytes for
+/// each hart, which only the direct mode has).
+pub const APLIC_BASE: u64 = 0x0d00_0000;
+/// Size in bytes of the S-level APLIC's registers.
+pub const APLIC_SIZE: u64 = 0x8000;
+/// Number of APLIC sources, as the PLIC's: one number for KVM and the device tree.
+pub const APLIC_SOURCES: u32 = PLIC_SOURCES;
+/// Guest physical address of hart 0's IMSIC interrupt file; hart h has the h-th page after it.
+pub const IMSIC_BASE: u64 = 0x2800_0000;
+/// Size in bytes of an interrupt file (AIA § 3.6).
+pub const IMSIC_SIZE: u64 = 4 * KIB;
+/// The highest interrupt identity of an IMSIC: one less than a multiple of 64, and not below the number of APLIC
+/// sources. Guests set up every identity at boot, so more cost time.
+pub const IMSIC_IDS: u32 = 255;
 
 /// Guest physical address of virtio-mmio slot 0.
 pub const VIRTIO_BASE: u64 = 0x1000_1000;

@@ -19,9 +19,11 @@
 pub mod board;
 pub mod check;
 pub mod cli;
+pub mod csr;
 pub mod error;
 pub mod fdt;
 mod files;
+pub mod isa;
 #[cfg(target_arch = "riscv64")]
 pub mod kvm;
 #[cfg(not(target_arch = "riscv64"))]

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::sysinfo::sysinfo;
 
-use crate::cli::{self, DISKS_MAX, DiskOption};
+use crate::cli::{self, DISKS_MAX, DiskOption, HugePages, Irqchip, MemoryOption};
 use crate::error::Error;
 use crate::files;
+use crate::isa::Switch;
 use crate::layout::{MAX_CPUS, MAX_MEMORY, MEMORY_ALIGN, MIN_MEMORY, VIRTIO_SLOTS};
 use crate::loader::{self, Format, Kernel, Placement};
 use crate::size;
@@ -30,6 +31,14 @@ pub struct Machine {
     pub cpus: u32,
     /// RAM in bytes, a multiple of 2 MiB.
     pub memory: u64,
+    /// What the host makes it of.
+    pub backing: MemoryOption,
+    /// What takes interrupts to the harts.
+    pub irqchip: Irqchip,
+    /// ISA extensions that the guest is to have or not to have.
+    pub isa: Vec<Switch>,
+    /// SBI extensions, likewise.
+    pub sbi: Vec<Switch>,
     /// The disks, in the order of their virtio-mmio slots (from slot 1).
     pub disks: Vec<Disk>,
     /// Where kernel, initrd and device tree lie when no firmware decides that.
@@ -67,21 +76,22 @@ impl Machine {
     pub fn new(options: &cli::Run) -> Result<Machine, Error> {
         check_cpus(options.cpus)?;
         check_memory(options.memory)?;
+        let memory = options.memory.size;
         let kernel = Kernel::open(&options.kernel)?;
         check_cmdline(&options.cmdline, kernel.format())?;
         let initrd = options.initrd.as_deref().map(Initrd::open).transpose()?;
         let disks = open_disks(&options.disks)?;
-        let placement = loader::place(
-            &kernel,
-            initrd.as_ref().map(|initrd| initrd.size),
-            options.memory,
-        )?;
+        let placement = loader::place(&kernel, initrd.as_ref().map(|initrd| initrd.size), memory)?;
         Ok(Machine {
             kernel,
             initrd,
             cmdline: options.cmdline.clone(),
             cpus: options.cpus,
-            memory: options.memory,
+            memory,
+            backing: options.memory,
+            irqchip: options.irqchip,
+            isa: options.isa.clone(),
+            sbi: options.sbi.clone(),
             disks,
             placement,
         })
@@ -182,7 +192,8 @@ fn check_cpus(cpus: u32) -> Result<(), Error> {
     }
 }
 
-fn check_memory(memory: u64) -> Result<(), Error> {
+fn check_memory(option: MemoryOption) -> Result<(), Error> {
+    let memory = option.size;
     let problem = match memory {
         ..MIN_MEMORY => format!(
             "at least {} is needed for a kernel and its device tree",
@@ -206,6 +217,8 @@ fn check_memory(memory: u64) -> Result<(), Error> {
             );
             format!("expected a multiple of {unit}, such as {below} or {above}")
         }
+        // Pages that nobody touches take nothing, so a guest may have more RAM than its host, unless it takes all at once.
+        _ if !option.prealloc && option.hugepages != HugePages::On => return Ok(()),
         _ => return check_host_memory(memory),
     };
     Err(Error::Memory {
@@ -214,7 +227,7 @@ fn check_memory(memory: u64) -> Result<(), Error> {
     })
 }
 
-/// More than RAM and swap together could never be used up; refused here rather than by the OOM killer later.
+/// More than RAM and swap together cannot be taken at once; refused here rather than by the OOM killer later.
 fn check_host_memory(memory: u64) -> Result<(), Error> {
     let info = sysinfo().map_err(|errno| Error::Host {
         what: "read the host's memory size".into(),
@@ -277,13 +290,22 @@ impl End {
 mod tests {
     use super::*;
 
+    fn option(size: u64) -> MemoryOption {
+        MemoryOption {
+            size,
+            hugepages: HugePages::Off,
+            prealloc: false,
+            shared: false,
+        }
+    }
+
     fn problem(memory: u64) -> String {
-        check_memory(memory).unwrap_err().to_string()
+        check_memory(option(memory)).unwrap_err().to_string()
     }
 
     #[test]
     fn memory_must_be_whole_huge_pages_within_the_address_space() {
-        assert!(check_memory(MIN_MEMORY).is_ok());
+        assert!(check_memory(option(MIN_MEMORY)).is_ok());
         assert!(problem(0).contains("--memory 0: at least 16M"));
         assert!(problem(MIN_MEMORY - 1).contains("at least 16M"));
         assert!(problem((64 << 20) + 1).contains("such as 64M or 66M"));
@@ -292,8 +314,11 @@ mod tests {
     }
 
     #[test]
-    fn more_memory_than_the_host_has_is_the_hosts_fault() {
-        let error = check_memory(MAX_MEMORY).unwrap_err();
+    fn more_memory_than_the_host_has_is_fine_until_all_is_taken_at_once() {
+        let mut option = option(MAX_MEMORY);
+        assert!(check_memory(option).is_ok());
+        option.prealloc = true;
+        let error = check_memory(option).unwrap_err();
         assert_eq!(error.exit_code(), 3, "{error}");
     }
 

@@ -6,7 +6,7 @@ use devices::bus::Bus;
 
 use crate::error::Error;
 use crate::machine::End;
-use crate::sbi;
+use crate::{csr, sbi};
 
 /// Why a vCPU came back to us.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub enum Exit<'a> {
     MmioWrite(u64, &'a [u8]),
     /// An SBI call that KVM does not answer.
     Sbi(sbi::Call<'a>),
+    /// A read of a CSR that KVM does not emulate: the answer goes into the reference.
+    ReadCsr(u64, &'a mut u64),
     /// The guest ended.
     Ended(End),
     /// A signal, or nothing at all: look whether to stop, and go on.
@@ -47,6 +49,7 @@ pub fn run(
             Exit::MmioRead(address, data) => bus.read(address, data),
             Exit::MmioWrite(address, data) => bus.write(address, data),
             Exit::Sbi(call) => console.call(call),
+            Exit::ReadCsr(number, value) => *value = csr::read(number),
             Exit::Ended(end) => return Ok(Some(end)),
             Exit::Interrupted => {}
         }

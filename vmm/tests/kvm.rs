@@ -89,6 +89,79 @@ fn the_guest_passes_its_tests_on_a_host_with_aia_and_four_vcpus() {
     assert_tap(&output, &["read-only"]);
 }
 
+/// With guest interrupt files KVM uses them, without it emulates; a user may want the PLIC in spite of both.
+#[test]
+fn the_interrupt_controller_is_the_one_asked_for() {
+    let (imsic, plic) = ("APLIC (MSI) and IMSIC", "PLIC: ");
+    for (host, irqchip, found) in [
+        ("--aia", "auto", imsic),
+        ("--aia", "plic", plic),
+        ("--cpus 2", "auto", plic),
+    ] {
+        let (output, _) = test_mode(
+            &host.split(' ').collect::<Vec<_>>(),
+            &["--irqchip", irqchip, "--cpus", "2"],
+            false,
+        );
+        assert_tap(&output, &["read-only"]);
+        let text = text(&output);
+        assert!(text.contains(found), "{host} {irqchip}: {text}");
+    }
+}
+
+#[test]
+fn an_aia_that_the_host_lacks_is_refused_by_its_first_step() {
+    let output = run(&mut on_kvm(&[], &[], &["--irqchip", "aia"]), b"");
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(
+        text.contains("--irqchip aia: this host's KVM cannot create it"),
+        "{text}"
+    );
+}
+
+#[test]
+fn extensions_are_taken_away_or_hidden_with_a_warning() {
+    let arguments = [
+        "--cmdline",
+        "poweroff",
+        "--cpu",
+        "zicboz=off,zbb=off",
+        "--sbi",
+        "sta=off",
+    ];
+    let output = run(&mut on_kvm(&[], &[], &arguments), b"");
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(
+        text.contains("zbb=off: KVM cannot take it from the guest, it is only hidden"),
+        "{text}"
+    );
+    assert!(!text.contains("zicboz") && !text.contains("sta="), "{text}");
+}
+
+#[test]
+fn guest_memory_may_be_larger_than_the_host_or_made_of_huge_pages() {
+    let memory = |option: &str| {
+        let script = format!(
+            "echo 40 >/proc/sys/vm/nr_hugepages
+             {} run --accel kvm --kernel {} --cmdline poweroff --memory {option}; echo status=$?",
+            hartvisor().display(),
+            guest().display()
+        );
+        text(&run(lab::lab(&[], &[]).args(["sh", "-c", &script]), b""))
+    };
+    assert!(memory("64G").contains("status=0"));
+    assert!(memory("64M,hugepages=on,prealloc").contains("status=0"));
+    assert!(memory("64M,hugepages=auto,shared").contains("status=0"));
+    let refused = memory("128M,hugepages=on");
+    assert!(
+        refused.contains("64 huge pages of 2M are needed, 40 are free"),
+        "{refused}"
+    );
+    assert!(refused.contains("status=3"), "{refused}");
+}
+
 #[test]
 fn a_read_only_disk_stays_as_it_is() {
     let (output, disk) = test_mode(&["--aia"], &[], true);
@@ -193,9 +266,9 @@ fn check_reports_what_the_host_has() {
     for part in [
         "kvm",
         "usable",
-        "rv64imafdc",
+        "zicboz",
         "Hz",
-        "DBCN",
+        "dbcn",
         "in-kernel AIA",
         "yes",
     ] {

@@ -7,10 +7,12 @@ use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use kvm_bindings::{
-    KVM_REG_RISCV, KVM_REG_RISCV_CONFIG, KVM_REG_RISCV_CORE, KVM_REG_RISCV_ISA_EXT,
-    KVM_REG_RISCV_SBI_EXT, KVM_REG_RISCV_TIMER, KVM_REG_SIZE_U64, KVMIO, kvm_interrupt,
-    kvm_riscv_config, kvm_riscv_core, kvm_riscv_timer, user_regs_struct,
+    KVM_REG_RISCV, KVM_REG_RISCV_CONFIG, KVM_REG_RISCV_CORE, KVM_REG_RISCV_CSR,
+    KVM_REG_RISCV_CSR_SMSTATEEN, KVM_REG_RISCV_ISA_EXT, KVM_REG_RISCV_SBI_EXT, KVM_REG_RISCV_TIMER,
+    KVM_REG_SIZE_U64, KVMIO, kvm_device_attr, kvm_interrupt, kvm_riscv_config, kvm_riscv_core,
+    kvm_riscv_timer, user_regs_struct,
 };
+use kvm_ioctls::DeviceFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
@@ -34,6 +36,47 @@ pub(super) fn interrupt(vcpu: BorrowedFd<'_>, high: bool) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Sets an attribute of an in-kernel device, whose value has the type that the device's documentation says.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn set_device<T: Attribute>(
+    device: &DeviceFd,
+    group: u32,
+    attribute: u32,
+    value: &T,
+) -> io::Result<()> {
+    let attribute = kvm_device_attr {
+        flags: 0,
+        group,
+        attr: attribute.into(),
+        addr: std::ptr::from_ref(value) as u64,
+    };
+    device.set_device_attr(&attribute).map_err(io::Error::from)
+}
+
+/// Reads a 32-bit attribute of an in-kernel device.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn get_device(device: &DeviceFd, group: u32, attribute: u32) -> io::Result<u32> {
+    let mut value = 0_u32;
+    let mut attribute = kvm_device_attr {
+        flags: 0,
+        group,
+        attr: attribute.into(),
+        addr: std::ptr::from_mut(&mut value) as u64,
+    };
+    // SAFETY: `addr` is a u32 of ours, and the attributes read here are 32 bits wide.
+    unsafe { device.get_device_attr(&mut attribute) }?;
+    Ok(value)
+}
+
+/// What an attribute's value may be: the kernel reads its size and no more, of which there are two.
+pub(super) trait Attribute {}
+impl Attribute for u32 {}
+impl Attribute for u64 {}
 
 /// A second descriptor of what `file` is.
 ///
@@ -70,6 +113,9 @@ pub(super) mod register {
         id(KVM_REG_RISCV_CORE, word(regs + byte_offset))
     }
 
+    pub(crate) const MVENDORID: u64 = config(offset_of!(kvm_riscv_config, mvendorid));
+    pub(crate) const MARCHID: u64 = config(offset_of!(kvm_riscv_config, marchid));
+    pub(crate) const MIMPID: u64 = config(offset_of!(kvm_riscv_config, mimpid));
     pub(crate) const ZICBOM_BLOCK_SIZE: u64 =
         config(offset_of!(kvm_riscv_config, zicbom_block_size));
     pub(crate) const ZICBOZ_BLOCK_SIZE: u64 =
@@ -83,108 +129,19 @@ pub(super) mod register {
         word(offset_of!(kvm_riscv_timer, frequency)),
     );
 
-    /// Whether the guest has an ISA extension: its KVM number, see [`ISA_EXTENSIONS`].
+    /// What the guest's U-mode may reach; there only where the host has Smstateen.
+    pub(crate) const SSTATEEN0: u64 = id(KVM_REG_RISCV_CSR | KVM_REG_RISCV_CSR_SMSTATEEN, 0);
+
+    /// Whether the guest has an ISA extension: its KVM number, see [`crate::isa`].
     pub(crate) const fn isa_extension(number: u64) -> u64 {
         id(KVM_REG_RISCV_ISA_EXT, number)
     }
 
-    /// Whether the guest has an SBI extension: its KVM number, see [`SBI_EXTENSIONS`].
+    /// Whether the guest has an SBI extension: its KVM number, see [`crate::isa`].
     pub(crate) const fn sbi_extension(number: u64) -> u64 {
         id(KVM_REG_RISCV_SBI_EXT, number)
     }
 }
-
-/// Names of KVM's ISA extensions; the index is KVM's number (enum KVM_RISCV_ISA_EXT_ID). What a newer kernel adds behind
-/// the last is left unnamed, and so unseen by the guest.
-pub(super) const ISA_EXTENSIONS: [&str; 71] = [
-    "a",
-    "c",
-    "d",
-    "f",
-    "h",
-    "i",
-    "m",
-    "svpbmt",
-    "sstc",
-    "svinval",
-    "zihintpause",
-    "zicbom",
-    "zicboz",
-    "zbb",
-    "ssaia",
-    "v",
-    "svnapot",
-    "zba",
-    "zbs",
-    "zicntr",
-    "zicsr",
-    "zifencei",
-    "zihpm",
-    "smstateen",
-    "zicond",
-    "zbc",
-    "zbkb",
-    "zbkc",
-    "zbkx",
-    "zknd",
-    "zkne",
-    "zknh",
-    "zkr",
-    "zksed",
-    "zksh",
-    "zkt",
-    "zvbb",
-    "zvbc",
-    "zvkb",
-    "zvkg",
-    "zvkned",
-    "zvknha",
-    "zvknhb",
-    "zvksed",
-    "zvksh",
-    "zvkt",
-    "zfh",
-    "zfhmin",
-    "zihintntl",
-    "zvfh",
-    "zvfhmin",
-    "zfa",
-    "ztso",
-    "zacas",
-    "sscofpmf",
-    "zimop",
-    "zca",
-    "zcb",
-    "zcd",
-    "zcf",
-    "zcmop",
-    "zawrs",
-    "smnpm",
-    "ssnpm",
-    "svade",
-    "svadu",
-    "svvptc",
-    "zabha",
-    "ziccrse",
-    "zaamo",
-    "zalrsc",
-];
-
-/// Names of KVM's SBI extensions; the index is KVM's number (enum KVM_RISCV_SBI_EXT_ID).
-pub(super) const SBI_EXTENSIONS: [&str; 12] = [
-    "legacy",
-    "TIME",
-    "IPI",
-    "RFENCE",
-    "SRST",
-    "HSM",
-    "PMU",
-    "experimental",
-    "vendor",
-    "DBCN",
-    "STA",
-    "SUSP",
-];
 
 /// KVM's number of the debug console.
 pub(super) const SBI_DBCN: u64 = 9;
@@ -192,6 +149,7 @@ pub(super) const SBI_DBCN: u64 = 9;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS};
     use kvm_bindings::*;
 
     #[test]
@@ -208,6 +166,6 @@ mod tests {
         );
         let dbcn = KVM_RISCV_SBI_EXT_ID_KVM_RISCV_SBI_EXT_DBCN;
         assert_eq!(u64::from(dbcn), SBI_DBCN);
-        assert_eq!(SBI_EXTENSIONS[dbcn as usize], "DBCN");
+        assert_eq!(SBI_EXTENSIONS[dbcn as usize], "dbcn");
     }
 }

@@ -1,21 +1,68 @@
-//! Interrupts without an in-kernel controller: our PLIC's outputs, one a hart.
+//! What takes the devices' interrupts to the harts: the in-kernel AIA where there is one, else our PLIC.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
+use devices::bus::Bus;
 use devices::irq::IrqLine;
+use devices::plic::Plic;
+use kvm_ioctls::VmFd;
 use log::error;
 
+use super::aia::Aia;
 use super::ext;
+use super::vcpu::KvmVcpu;
+use crate::error::Error;
+use crate::{fdt, layout};
 
-/// A hart's supervisor external interrupt. Setting it wakes the hart from WFI.
-pub(super) struct HartLine {
-    vcpu: OwnedFd,
+/// The interrupt controller of a VM.
+pub(super) enum Irqchip {
+    /// In user space, so that it works on every RISC-V KVM host.
+    Plic(Arc<Plic>),
+    /// In the kernel: an interrupt costs no exit to us.
+    Aia(Aia),
 }
 
-impl HartLine {
-    pub(super) fn new(vcpu: OwnedFd) -> HartLine {
-        HartLine { vcpu }
+impl Irqchip {
+    /// A PLIC on `bus`, whose outputs are the vCPUs' external interrupts.
+    pub(super) fn plic(bus: &mut Bus, vcpus: &[KvmVcpu]) -> Result<Irqchip, Error> {
+        let harts = vcpus.iter().map(|vcpu| {
+            let vcpu = vcpu.interrupt_fd()?;
+            Ok(Box::new(HartLine { vcpu }) as Box<dyn IrqLine>)
+        });
+        let harts = harts
+            .collect::<io::Result<_>>()
+            .map_err(|source| Error::Host {
+                what: "duplicate a vCPU's descriptor".to_owned(),
+                source,
+            })?;
+        let plic = Arc::new(Plic::new(harts));
+        bus.insert(layout::PLIC_BASE, layout::PLIC_SIZE, plic.clone())
+            .map_err(|overlap| Error::Internal(overlap.to_string()))?;
+        Ok(Irqchip::Plic(plic))
     }
+
+    /// The wire of an interrupt source.
+    pub(super) fn source(&self, vm: &Arc<VmFd>, source: u32) -> Box<dyn IrqLine> {
+        match self {
+            Irqchip::Plic(plic) => plic.source(source),
+            Irqchip::Aia(aia) => aia.source(vm, source),
+        }
+    }
+
+    /// What the device tree says of it.
+    pub(super) fn describe(&self) -> fdt::Irqchip {
+        match self {
+            Irqchip::Plic(_) => fdt::Irqchip::Plic,
+            Irqchip::Aia(_) => fdt::Irqchip::Aia,
+        }
+    }
+}
+
+/// A hart's supervisor external interrupt. Setting it wakes the hart from WFI.
+struct HartLine {
+    vcpu: OwnedFd,
 }
 
 impl IrqLine for HartLine {

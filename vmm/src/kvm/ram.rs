@@ -2,24 +2,47 @@
 
 #![allow(unsafe_code)]
 
+use std::fs::{self, File};
 use std::io;
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_CAP_VM_GPA_BITS, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use libc::{
+    MAP_ANONYMOUS, MAP_HUGE_2MB, MAP_HUGETLB, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
+};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion,
+};
 
 use super::failed;
+use crate::cli::{HugePages, MemoryOption};
 use crate::error::Error;
-use crate::{layout, size};
+use crate::layout::{MEMORY_ALIGN, RAM_BASE};
+use crate::size;
 
-/// Guest RAM: zeroed pages that the host provides as the guest touches them.
-pub(super) fn map(vm: &VmFd, size: u64) -> Result<GuestMemoryMmap, Error> {
-    let start = GuestAddress(layout::RAM_BASE);
-    let len = usize::try_from(size).unwrap_or(usize::MAX);
-    let ram = GuestMemoryMmap::from_ranges(&[(start, len)]).map_err(|error| Error::Host {
-        what: format!("map {} of guest memory", size::show(size)),
-        source: io::Error::other(error),
+/// What the kernel says of its huge pages of 2 MiB.
+pub(super) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+/// Maps guest RAM and gives it to `vm`: zeroed pages that the host provides as the guest touches them, or at once.
+///
+/// # Errors
+/// The host has not so much, or its KVM cannot address it.
+pub(super) fn map(vm: &VmFd, option: &MemoryOption) -> Result<GuestMemoryMmap, Error> {
+    check_address_bits(vm, option.size)?;
+    let wanted = match option.hugepages {
+        HugePages::Off => map_pages(option, false),
+        HugePages::On => map_pages(option, true).map_err(|error| too_few(option, error)),
+        HugePages::Auto => map_pages(option, true).or_else(|_| map_pages(option, false)),
+    };
+    let region = wanted.and_then(|mapping| {
+        let region = GuestRegionMmap::new(mapping, GuestAddress(RAM_BASE));
+        region.ok_or(Error::Internal("RAM ends beyond 2^64".to_owned()))
     })?;
+    let ram = GuestMemoryMmap::from_regions(vec![region])
+        .map_err(|error| Error::Internal(error.to_string()))?;
     for (slot, region) in (0..).zip(ram.iter()) {
         let region = kvm_userspace_memory_region {
             slot,
@@ -32,4 +55,88 @@ pub(super) fn map(vm: &VmFd, size: u64) -> Result<GuestMemoryMmap, Error> {
         unsafe { vm.set_user_memory_region(region) }.map_err(failed("set the guest's memory"))?;
     }
     Ok(ram)
+}
+
+/// Stage-2 translation has a width of its own: 41, 50 or 59 bits.
+fn check_address_bits(vm: &VmFd, size: u64) -> Result<(), Error> {
+    let bits = vm.check_extension_raw(KVM_CAP_VM_GPA_BITS.into());
+    let end = u32::try_from(bits)
+        .ok()
+        .and_then(|bits| 1_u64.checked_shl(bits));
+    match end {
+        Some(end) if end > RAM_BASE && RAM_BASE.saturating_add(size) > end => Err(Error::Memory {
+            given: size::show(size),
+            problem: format!(
+                "at most {} can be addressed ({bits}-bit guest physical addresses on this host)",
+                size::show(end - RAM_BASE)
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn map_pages(option: &MemoryOption, huge: bool) -> Result<MmapRegion, Error> {
+    let refused = |source| Error::Host {
+        what: format!("map {} of guest memory", size::show(option.size)),
+        source,
+    };
+    let len =
+        usize::try_from(option.size).map_err(|_| refused(io::ErrorKind::OutOfMemory.into()))?;
+    // Huge pages are reserved at once: a page that is missing later would be a deadly signal.
+    let mut flags = match huge {
+        true => MAP_HUGETLB | MAP_HUGE_2MB,
+        false => MAP_NORESERVE,
+    };
+    if option.prealloc {
+        flags |= MAP_POPULATE;
+    }
+    let builder = MmapRegionBuilder::new(len).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+    let mapping = if option.shared {
+        let file = shared_file(option.size, huge).map_err(refused)?;
+        // The file says itself that its pages are huge.
+        let flags = flags & !(MAP_HUGETLB | MAP_HUGE_2MB) | MAP_SHARED;
+        builder
+            .with_file_offset(FileOffset::new(file, 0))
+            .with_mmap_flags(flags)
+            .build()
+    } else {
+        builder
+            .with_mmap_flags(flags | MAP_PRIVATE | MAP_ANONYMOUS)
+            .build()
+    };
+    let mapping = mapping.map_err(|error| refused(io::Error::other(error)))?;
+    if !huge {
+        advise_huge(&mapping);
+    }
+    Ok(mapping)
+}
+
+/// Transparent huge pages where the host has them: fewer faults of the guest. Only advice, so nothing fails.
+fn advise_huge(mapping: &MmapRegion) {
+    let (start, len) = (mapping.as_ptr().cast(), mapping.size());
+    // SAFETY: the range is a mapping of ours; the advice changes nothing of what it holds.
+    unsafe { libc::madvise(start, len, libc::MADV_HUGEPAGE) };
+}
+
+fn shared_file(size: u64, huge: bool) -> io::Result<File> {
+    let flags = match huge {
+        true => MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB,
+        false => MFdFlags::MFD_CLOEXEC,
+    };
+    let file = File::from(memfd_create("guest-ram", flags)?);
+    file.set_len(size)?;
+    Ok(file)
+}
+
+fn too_few(option: &MemoryOption, error: Error) -> Error {
+    let count = |name| {
+        let text = fs::read_to_string(format!("{HUGE_PAGES}/{name}")).unwrap_or_default();
+        text.trim().parse::<u64>().unwrap_or(0)
+    };
+    let free = count("free_hugepages").saturating_sub(count("resv_hugepages"));
+    let needed = option.size / MEMORY_ALIGN;
+    match free < needed {
+        true => Error::HugePages { needed, free },
+        false => error,
+    }
 }

@@ -1,31 +1,37 @@
 //! What this host's KVM offers, for `hartvisor check`.
 
-use std::io;
+use std::fs;
 
-use kvm_bindings::{
-    KVM_CAP_VM_GPA_BITS, kvm_create_device, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
-};
+use kvm_bindings::KVM_CAP_VM_GPA_BITS;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
-use super::ext::{self, SBI_EXTENSIONS, register};
+use super::aia::Aia;
+use super::ext::register;
+use super::ram::HUGE_PAGES;
 use super::vcpu::KvmVcpu;
+use super::{cpu, failed};
 use crate::error::Error;
+use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS};
 
-/// A line for each fact: a name and what is to be said of it.
+/// A line for each fact: a name, what is to be said of it, and where something is missing what would help.
 pub(super) fn report(kvm: &Kvm) -> Result<Vec<(&'static str, String)>, Error> {
-    let vm = kvm.create_vm().map_err(super::failed("create a VM"))?;
+    // A VM that never runs, so that everything may be tried on it.
+    let vm = kvm.create_vm().map_err(failed("create a VM"))?;
     let vcpu = KvmVcpu::new(&vm, 0)?;
-    let hart = vcpu.describe();
     let timebase = vcpu.timebase()?;
+    let (off, hidden) = switchable(&vcpu);
     Ok(vec![
         ("vCPUs", format!("up to {}", kvm.get_max_vcpus())),
         ("guest physical address", gpa_bits(&vm)),
-        ("paging", hart.mmu_type),
-        ("ISA", hart.isa),
+        ("paging", cpu::mmu_type(&vcpu).to_owned()),
         ("timebase", format!("{timebase} Hz")),
+        ("machine ids", machine_ids(&vcpu)),
+        ("ISA, --cpu can take away", off.join(" ")),
+        ("ISA, --cpu can only hide", hidden.join(" ")),
         ("SBI", sbi(&vcpu)),
         ("SBI debug console", debug_console(&vcpu)),
         ("in-kernel AIA", aia(&vm)),
+        ("huge pages", huge_pages()),
         (
             "ioeventfd",
             capability(&vm, Cap::Ioeventfd, "notifications exit to user space"),
@@ -39,43 +45,71 @@ pub(super) fn report(kvm: &Kvm) -> Result<Vec<(&'static str, String)>, Error> {
 
 fn gpa_bits(vm: &VmFd) -> String {
     match vm.check_extension_raw(KVM_CAP_VM_GPA_BITS.into()) {
-        // RISC-V has had it from the beginning of its KVM, in 5.16.
         bits @ 1.. => format!("{bits} bits"),
         _ => "unknown".to_owned(),
     }
 }
 
+fn machine_ids(vcpu: &KvmVcpu) -> String {
+    let id = |register| {
+        vcpu.get(register)
+            .map_or("?".to_owned(), |id| format!("{id:#x}"))
+    };
+    let (vendor, arch, imp) = (register::MVENDORID, register::MARCHID, register::MIMPID);
+    format!(
+        "vendor {}, architecture {}, implementation {}",
+        id(vendor),
+        id(arch),
+        id(imp)
+    )
+}
+
+/// The extensions that KVM really takes from a guest when asked, and those that it does not.
+fn switchable(vcpu: &KvmVcpu) -> (Vec<&'static str>, Vec<&'static str>) {
+    cpu::extensions(vcpu).partition(|name| {
+        let number = ISA_EXTENSIONS
+            .iter()
+            .zip(0..)
+            .find(|(known, _)| *known == name);
+        number.is_some_and(|(_, number)| vcpu.set(register::isa_extension(number), 0).is_ok())
+    })
+}
+
 fn sbi(vcpu: &KvmVcpu) -> String {
     let has = |number| vcpu.get(register::sbi_extension(number));
-    let names = SBI_EXTENSIONS
-        .into_iter()
-        .zip(0..)
-        .filter_map(|(name, number)| match has(number)? {
-            0 => Some(format!("{name} (off)")),
-            _ => Some(name.to_owned()),
-        });
+    let names = SBI_EXTENSIONS.into_iter().zip(0..);
+    let names = names.filter_map(|(name, number)| match has(number)? {
+        0 => Some(format!("{name} (off)")),
+        _ => Some(name.to_owned()),
+    });
     names.collect::<Vec<_>>().join(" ")
 }
 
 fn debug_console(vcpu: &KvmVcpu) -> String {
-    let known = vcpu.get(register::sbi_extension(ext::SBI_DBCN));
-    match known {
+    match vcpu.get(register::sbi_extension(super::ext::SBI_DBCN)) {
         Some(_) => "yes",
         None => "no: KVM has it from Linux 6.7 on; the legacy console serves instead",
     }
     .to_owned()
 }
 
+/// The whole set-up is tried, for one hart.
 fn aia(vm: &VmFd) -> String {
-    // Really created, in a VM that never runs: with KVM_CREATE_DEVICE_TEST kvm-ioctls would own, and close, descriptor 0.
-    let mut device = kvm_create_device {
-        type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
-        fd: 0,
-        flags: 0,
-    };
-    match vm.create_device(&mut device).map_err(io::Error::from) {
-        Ok(_) => "yes (not used yet: guests get a PLIC)".to_owned(),
-        Err(_) => "no: it takes Linux 6.5 and a CPU with Ssaia; guests get a PLIC".to_owned(),
+    match Aia::new(vm, 1) {
+        Ok(aia) => format!("yes, {}", aia.mode()),
+        Err(error) => format!(
+            "no, cannot {}: {}; guests get a PLIC",
+            error.step, error.source
+        ),
+    }
+}
+
+fn huge_pages() -> String {
+    let free = fs::read_to_string(format!("{HUGE_PAGES}/free_hugepages"));
+    match free.as_deref().map(str::trim) {
+        Err(_) => "no: this kernel has no huge pages of 2M".to_owned(),
+        Ok("0") => "none free (as root: echo N > /proc/sys/vm/nr_hugepages)".to_owned(),
+        Ok(free) => format!("{free} of 2M free"),
     }
 }
 

@@ -6,15 +6,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTR, KVM_EXIT_MMIO, KVM_EXIT_RISCV_SBI, KVM_EXIT_SYSTEM_EVENT,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTR, KVM_EXIT_MMIO, KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI,
+    KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use log::warn;
 
-use super::ext::{self, ISA_EXTENSIONS, register};
+use super::ext::{self, register};
 use crate::error::Error;
-use crate::fdt::Hart;
 use crate::machine::End;
 use crate::sbi;
 use crate::vcpu::{Exit, Vcpu};
@@ -46,14 +45,10 @@ impl KvmVcpu {
         Some(u64::from_le_bytes(bytes))
     }
 
-    fn set(&self, id: u64, value: u64) -> io::Result<()> {
+    /// Sets a register.
+    pub(super) fn set(&self, id: u64, value: u64) -> io::Result<()> {
         let written = self.fd.set_one_reg(id, &value.to_le_bytes());
         written.map(drop).map_err(io::Error::from)
-    }
-
-    /// Switches on what KVM has and leaves off: the debug console, from 6.7 on. Only possible before the first run.
-    pub(super) fn enable_debug_console(&self) -> bool {
-        self.set(register::sbi_extension(ext::SBI_DBCN), 1).is_ok()
     }
 
     /// Where the boot hart begins ("Boot image header in RISC-V Linux"): a0 = hart id, a1 = device tree. The other harts
@@ -84,37 +79,6 @@ impl KvmVcpu {
             })
     }
 
-    /// The ISA extensions that the guest sees.
-    pub(super) fn extensions(&self) -> impl Iterator<Item = &'static str> {
-        let has = |number| self.get(register::isa_extension(number)) == Some(1);
-        ISA_EXTENSIONS
-            .into_iter()
-            .zip(0..)
-            .filter_map(move |(name, number)| has(number).then_some(name))
-    }
-
-    /// What the device tree says of this hart.
-    pub(super) fn describe(&self) -> Hart {
-        let extensions: Vec<_> = self.extensions().collect();
-        let block = |register, name| {
-            let size = self.get(register).filter(|_| extensions.contains(&name));
-            size.and_then(|size| u32::try_from(size).ok())
-        };
-        // satp.MODE (privileged specification, § Supervisor Address Translation); Sv39 is what all have.
-        let mmu = match self.get(register::SATP_MODE) {
-            Some(10) => "riscv,sv57",
-            Some(9) => "riscv,sv48",
-            _ => "riscv,sv39",
-        };
-        Hart {
-            isa: isa_string(&extensions),
-            mmu_type: mmu.to_owned(),
-            cbom_block: block(register::ZICBOM_BLOCK_SIZE, "zicbom"),
-            cboz_block: block(register::ZICBOZ_BLOCK_SIZE, "zicboz"),
-            extensions: extensions.into_iter().map(str::to_owned).collect(),
-        }
-    }
-
     /// The byte at which KVM looks on its way into the guest: 1 turns it back.
     pub(super) fn immediate_exit(&mut self) -> &mut u8 {
         &mut self.fd.get_kvm_run().immediate_exit
@@ -130,22 +94,6 @@ impl KvmVcpu {
         );
         Exit::Ended(End::Failure)
     }
-}
-
-/// `rv64` and the single letters in their canonical order, then the others.
-fn isa_string(extensions: &[&str]) -> String {
-    let mut isa = "rv64".to_owned();
-    let letters = ["i", "m", "a", "f", "d", "q", "c", "b", "v", "h"];
-    isa.extend(
-        letters
-            .into_iter()
-            .filter(|letter| extensions.contains(letter)),
-    );
-    for name in extensions.iter().filter(|name| name.len() > 1) {
-        isa.push('_');
-        isa.push_str(name);
-    }
-    isa
 }
 
 impl Vcpu for KvmVcpu {
@@ -188,6 +136,11 @@ fn decode(run: &mut kvm_run, id: u32) -> Result<Exit<'_>, Error> {
                 ret: &mut call.ret,
             }))
         }
+        KVM_EXIT_RISCV_CSR => {
+            // SAFETY: the member that KVM filled in for KVM_EXIT_RISCV_CSR.
+            let access = unsafe { &mut run.__bindgen_anon_1.riscv_csr };
+            Ok(Exit::ReadCsr(access.csr_num, &mut access.ret_value))
+        }
         KVM_EXIT_SYSTEM_EVENT => {
             // SAFETY: the member that KVM filled in for KVM_EXIT_SYSTEM_EVENT.
             let event = unsafe { &run.__bindgen_anon_1.system_event };
@@ -218,16 +171,5 @@ fn stuck(id: u32, why: &str) -> Error {
     Error::Kvm {
         what: format!("run vCPU {id}"),
         source: io::Error::other(format!("cannot go on from {why}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_isa_string_has_its_letters_in_canonical_order() {
-        let extensions = ["a", "c", "d", "f", "i", "m", "sstc", "zba"];
-        assert_eq!(isa_string(&extensions), "rv64imafdc_sstc_zba");
     }
 }

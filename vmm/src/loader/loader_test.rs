@@ -1,5 +1,8 @@
 //! Recognising, placing and copying kernels made by hand.
 
+use std::ffi::OsString;
+
+use crate::cli::{self, Command, Parsed};
 use std::io::Write;
 
 use super::*;
@@ -265,17 +268,13 @@ fn the_bytes_arrive_at_their_addresses() {
     );
     std::fs::write(&kernel, two_segments().bytes()).unwrap();
     std::fs::write(&initrd, b"070701 and so on").unwrap();
-    let machine = Machine::new(&crate::cli::Run {
-        kernel,
-        initrd: Some(initrd.clone()),
-        cmdline: String::new(),
-        cpus: 1,
-        memory: 16 * MIB,
-        disks: Vec::new(),
-        accel: crate::cli::Accel::Auto,
-        print_command: false,
-    })
-    .unwrap();
+    let arguments = ["hartvisor", "run", "--memory", "16M", "--kernel"].map(OsString::from);
+    let files = [kernel.into(), "--initrd".into(), initrd.clone().into()];
+    let Ok(Parsed::Command(Command::Run(options))) = cli::parse(arguments.into_iter().chain(files))
+    else {
+        panic!("not understood");
+    };
+    let machine = Machine::new(&options).unwrap();
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM_BASE), 16 << 20)]).unwrap();
     load(&machine, &machine.placement, &memory).unwrap();
     let at = |address: u64, length: usize| {

@@ -6,7 +6,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use crate::cli::Irqchip;
 use crate::error::Error;
+use crate::isa::Switch;
 use crate::layout::KERNEL_BASE;
 use crate::loader::Format;
 use crate::machine::{Disk, Machine};
@@ -44,9 +46,14 @@ pub(super) fn check(machine: &Machine) -> Result<(), Error> {
 /// The arguments for a machine: the same devices in the same places as under KVM; `kernel` is the file to start.
 pub fn arguments(machine: &Machine, kernel: &Path) -> Vec<OsString> {
     let mut line = Line::default();
+    // As under KVM, where an AIA is an APLIC in MSI mode with IMSICs; auto is QEMU's own default.
+    let board = match machine.irqchip {
+        Irqchip::Aia => "virt,aia=aplic-imsic",
+        Irqchip::Auto | Irqchip::Plic => "virt",
+    };
     line.add([
         "-machine",
-        "virt",
+        board,
         "-accel",
         "tcg",
         "-smp",
@@ -54,6 +61,11 @@ pub fn arguments(machine: &Machine, kernel: &Path) -> Vec<OsString> {
         "-m",
         &size::show(machine.memory),
     ]);
+    if !machine.isa.is_empty() {
+        let switch = |it: &Switch| format!(",{}={}", it.name, it.on);
+        let switches: String = machine.isa.iter().map(switch).collect();
+        line.add(["-cpu", &format!("rv64{switches}")]);
+    }
     // Only what is named here, no window, and a guest's reset ends QEMU instead of starting it anew.
     line.add([
         "-nodefaults",

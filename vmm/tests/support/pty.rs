@@ -14,7 +14,7 @@ use nix::unistd::{Pid, read};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// How long a program may take for one step.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 pub struct Pty {
     master: File,

@@ -1,0 +1,162 @@
+//! The ISA and SBI extensions that KVM knows by number, and what a user may say of them.
+
+/// Names of KVM's ISA extensions; the index is KVM's number (enum KVM_RISCV_ISA_EXT_ID). What a newer kernel adds behind
+/// the last is left unnamed, and so unseen by the guest.
+pub const ISA_EXTENSIONS: [&str; 71] = [
+    "a",
+    "c",
+    "d",
+    "f",
+    "h",
+    "i",
+    "m",
+    "svpbmt",
+    "sstc",
+    "svinval",
+    "zihintpause",
+    "zicbom",
+    "zicboz",
+    "zbb",
+    "ssaia",
+    "v",
+    "svnapot",
+    "zba",
+    "zbs",
+    "zicntr",
+    "zicsr",
+    "zifencei",
+    "zihpm",
+    "smstateen",
+    "zicond",
+    "zbc",
+    "zbkb",
+    "zbkc",
+    "zbkx",
+    "zknd",
+    "zkne",
+    "zknh",
+    "zkr",
+    "zksed",
+    "zksh",
+    "zkt",
+    "zvbb",
+    "zvbc",
+    "zvkb",
+    "zvkg",
+    "zvkned",
+    "zvknha",
+    "zvknhb",
+    "zvksed",
+    "zvksh",
+    "zvkt",
+    "zfh",
+    "zfhmin",
+    "zihintntl",
+    "zvfh",
+    "zvfhmin",
+    "zfa",
+    "ztso",
+    "zacas",
+    "sscofpmf",
+    "zimop",
+    "zca",
+    "zcb",
+    "zcd",
+    "zcf",
+    "zcmop",
+    "zawrs",
+    "smnpm",
+    "ssnpm",
+    "svade",
+    "svadu",
+    "svvptc",
+    "zabha",
+    "ziccrse",
+    "zaamo",
+    "zalrsc",
+];
+
+/// Names of KVM's SBI extensions; the index is KVM's number (enum KVM_RISCV_SBI_EXT_ID).
+pub const SBI_EXTENSIONS: [&str; 12] = [
+    "legacy",
+    "time",
+    "ipi",
+    "rfence",
+    "srst",
+    "hsm",
+    "pmu",
+    "experimental",
+    "vendor",
+    "dbcn",
+    "sta",
+    "susp",
+];
+
+/// One `EXT=on|off` of `--cpu` or `--sbi`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// KVM's number of the extension.
+    pub number: u64,
+    /// Its name.
+    pub name: &'static str,
+    /// Whether the guest is to have it.
+    pub on: bool,
+}
+
+impl Switch {
+    /// Reads `EXT=on` or `EXT=off`, EXT being one of `names` in any case.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn parse(text: &str, names: &'static [&'static str]) -> Result<Switch, String> {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        let on = match value {
+            "on" => true,
+            "off" => false,
+            _ => {
+                return Err(
+                    "expected EXTENSION=on or EXTENSION=off, as in zbb=off or pmu=off".to_owned(),
+                );
+            }
+        };
+        let known = names
+            .iter()
+            .zip(0..)
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let (&name, number) = known
+            .ok_or_else(|| format!("unknown extension {name:?}, known are {}", names.join(" ")))?;
+        Ok(Switch { number, name, on })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extension_is_known_by_its_name_in_any_case() {
+        let switch = Switch::parse("Zbb=off", &ISA_EXTENSIONS).unwrap();
+        assert_eq!(
+            switch,
+            Switch {
+                number: 13,
+                name: "zbb",
+                on: false
+            }
+        );
+        assert!(Switch::parse("dbcn=on", &SBI_EXTENSIONS).unwrap().on);
+    }
+
+    #[test]
+    fn what_is_no_switch_is_refused_with_what_would_be() {
+        for text in ["zbb", "zbb=", "zbb=yes", ""] {
+            let error = Switch::parse(text, &ISA_EXTENSIONS).unwrap_err();
+            assert!(error.contains("=off"), "{text}: {error}");
+        }
+        let error = Switch::parse("zzz=off", &ISA_EXTENSIONS).unwrap_err();
+        assert!(
+            error.contains("\"zzz\"") && error.contains("zbb"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! What the guest's harts can do: told to KVM before they run, and to the guest by the device tree.
+
+use log::{debug, warn};
+
+use super::ext::{self, register};
+use super::vcpu::KvmVcpu;
+use crate::fdt::{Hart, Irqchip};
+use crate::isa::{ISA_EXTENSIONS, Switch};
+use crate::machine::Machine;
+
+/// Sets the vCPUs up, which have not run.
+pub(super) fn configure(vcpus: &[KvmVcpu], machine: &Machine) {
+    for (vcpu, first) in vcpus
+        .iter()
+        .zip(std::iter::once(true).chain(std::iter::repeat(false)))
+    {
+        // KVM leaves the debug console off, and has it from Linux 6.7 on; a user may want it off.
+        if vcpu.set(register::sbi_extension(ext::SBI_DBCN), 1).is_err() {
+            debug!("this KVM has no SBI debug console (DBCN)");
+        }
+        // Without this a guest's AIA CSRs trap on hosts that have Smstateen; others have no such register.
+        if vcpu.get(register::SSTATEEN0).is_some() {
+            let _ = vcpu.set(register::SSTATEEN0, u64::MAX);
+        }
+        let isa = machine
+            .isa
+            .iter()
+            .map(|switch| (switch, register::isa_extension(switch.number)));
+        let sbi = machine
+            .sbi
+            .iter()
+            .map(|switch| (switch, register::sbi_extension(switch.number)));
+        for (switch, id) in isa.chain(sbi) {
+            apply(vcpu, switch, id, first);
+        }
+    }
+}
+
+/// Says once what cannot be done.
+fn apply(vcpu: &KvmVcpu, switch: &Switch, id: u64, say: bool) {
+    let Switch { name, on, .. } = *switch;
+    let Err(error) = vcpu.set(id, on.into()) else {
+        return;
+    };
+    match (say, on) {
+        (false, _) => {}
+        (true, true) => warn!("{name}=on: this host's KVM does not have it: {error}"),
+        (true, false) if vcpu.get(id).is_none_or(|has| has == 0) => {}
+        (true, false) => {
+            warn!("{name}=off: KVM cannot take it from the guest, it is only hidden ({error})");
+        }
+    }
+}
+
+/// What the device tree says of a hart.
+pub(super) fn describe(vcpu: &KvmVcpu, machine: &Machine, irqchip: Irqchip) -> Hart {
+    let hidden = |name: &str| {
+        let off = machine
+            .isa
+            .iter()
+            .any(|switch| switch.name == name && !switch.on);
+        // Its registers are of no use without an IMSIC behind them.
+        off || (name == "ssaia" && irqchip != Irqchip::Aia)
+    };
+    let extensions: Vec<_> = extensions(vcpu).filter(|name| !hidden(name)).collect();
+    let block = |register, name| {
+        let size = vcpu.get(register).filter(|_| extensions.contains(&name));
+        size.and_then(|size| u32::try_from(size).ok())
+    };
+    Hart {
+        isa: isa_string(&extensions),
+        mmu_type: mmu_type(vcpu).to_owned(),
+        cbom_block: block(register::ZICBOM_BLOCK_SIZE, "zicbom"),
+        cboz_block: block(register::ZICBOZ_BLOCK_SIZE, "zicboz"),
+        extensions: extensions.into_iter().map(str::to_owned).collect(),
+    }
+}
+
+/// The largest paging mode: satp.MODE (privileged specification, § Supervisor Address Translation). Sv39 is what all have.
+pub(super) fn mmu_type(vcpu: &KvmVcpu) -> &'static str {
+    match vcpu.get(register::SATP_MODE) {
+        Some(10) => "riscv,sv57",
+        Some(9) => "riscv,sv48",
+        _ => "riscv,sv39",
+    }
+}
+
+/// The ISA extensions that KVM gives the guest, as far as they have a name here.
+pub(super) fn extensions(vcpu: &KvmVcpu) -> impl Iterator<Item = &'static str> {
+    let has = |number| vcpu.get(register::isa_extension(number)) == Some(1);
+    let numbered = ISA_EXTENSIONS.into_iter().zip(0..);
+    numbered.filter_map(move |(name, number)| has(number).then_some(name))
+}
+
+/// `rv64` and the single letters in their canonical order, then the others.
+fn isa_string(extensions: &[&str]) -> String {
+    let mut isa = "rv64".to_owned();
+    let letters = ["i", "m", "a", "f", "d", "q", "c", "b", "v", "h"];
+    isa.extend(
+        letters
+            .into_iter()
+            .filter(|letter| extensions.contains(letter)),
+    );
+    for name in extensions.iter().filter(|name| name.len() > 1) {
+        isa.push('_');
+        isa.push_str(name);
+    }
+    isa
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_isa_string_has_its_letters_in_canonical_order() {
+        let extensions = ["a", "c", "d", "f", "i", "m", "sstc", "zba"];
+        assert_eq!(isa_string(&extensions), "rv64imafdc_sstc_zba");
+    }
+}

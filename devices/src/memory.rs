@@ -1,7 +1,7 @@
 //! Guest RAM as a device reaches it.
 //!
-//! A guest address is checked and translated once: a ring at activation, into [`Words`]; a buffer when its descriptor
-//! is read, into a piece of [`Pieces`]. After that every access is a plain load, store or `preadv` on host memory.
+//! A guest address is checked and translated once: a ring at activation, into words; a buffer when its descriptor
+//! is read, into a piece. After that every access is a plain load, store or `preadv` on host memory.
 //!
 //! The guest's vCPUs and the kernel write this memory while we look at it. So ring words are atomics, buffers are only
 //! ever copied or handed to the kernel, and no `&[u8]` into guest memory exists anywhere.

@@ -38,7 +38,7 @@ pub(crate) const RAM_LEN: usize = 16 << 20;
 const ARENA: usize = 1 << 20;
 
 /// Long enough for any machine under any load; nothing that works waits so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A [`guest::Wait`] that gives the devices' threads time, up to a deadline.
 pub(crate) fn patience() -> impl FnMut() -> bool {
@@ -82,10 +82,15 @@ impl Ram {
         let offset = self.taken.fetch_add(ARENA, Ordering::Relaxed);
         assert!(offset + ARENA <= RAM_LEN, "too many arenas in one test");
         let address = RAM + offset as u64;
-        let host = self.mapping.get_host_address(GuestAddress(address));
         // SAFETY: mapped for as long as `self`, which every test keeps to its end; no other arena overlaps, and the
         // test looks at it only through the mapping, as a device does.
-        unsafe { Dma::new(NonNull::new(host.unwrap()).unwrap(), address, ARENA) }
+        unsafe { Dma::new(self.host(address), address, ARENA) }
+    }
+
+    /// Where this process finds guest address `address`.
+    pub(crate) fn host(&self, address: u64) -> NonNull<u8> {
+        let host = self.mapping.get_host_address(GuestAddress(address));
+        NonNull::new(host.unwrap()).unwrap()
     }
 
     pub(crate) fn write(&self, address: u64, bytes: &[u8]) {

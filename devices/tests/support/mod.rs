@@ -1,0 +1,238 @@
+//! A machine without a CPU: guest memory, register pages and wires. The test is the guest.
+//!
+//! ```text
+//!   the test's thread                                   the devices' threads
+//!   driver ── Page (Registers) ──▶ Mmio ──kick──▶ worker ── device
+//!      │                                              │
+//!      └──── Dma ────▶ Ram: 16 MiB at 0x8000_0000 ◀───┘
+//! ```
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use devices::block::Block;
+use devices::bus::BusDevice;
+use devices::console::Console;
+use devices::irq::IrqLine;
+use devices::memory::Memory;
+use devices::mmio::Mmio;
+use devices::virtio::VirtioDevice;
+use guest::{Dma, Registers, Transport};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+/// Where RAM begins, as on the real machine.
+pub(crate) const RAM: u64 = 0x8000_0000;
+/// Bytes of RAM.
+pub(crate) const RAM_LEN: usize = 16 << 20;
+/// Bytes that one driver's arena takes.
+const ARENA: usize = 1 << 20;
+
+/// Long enough for any machine under any load; nothing that works waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A [`guest::Wait`] that gives the devices' threads time, up to a deadline.
+pub(crate) fn patience() -> impl FnMut() -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    move || {
+        std::thread::yield_now();
+        Instant::now() < deadline
+    }
+}
+
+/// Waits until `done`, and fails when the deadline passes.
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let mut wait = patience();
+    while !done() {
+        assert!(wait(), "{what}: not within {PATIENCE:?}");
+    }
+}
+
+/// Guest RAM, cut into arenas for drivers from the front.
+pub(crate) struct Ram {
+    mapping: Arc<GuestMemoryMmap>,
+    taken: AtomicUsize,
+}
+
+impl Ram {
+    pub(crate) fn new() -> Ram {
+        let mapping = GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), RAM_LEN)]).unwrap();
+        Ram {
+            mapping: Arc::new(mapping),
+            taken: AtomicUsize::new(0),
+        }
+    }
+
+    /// What devices get.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory::new(Arc::clone(&self.mapping))
+    }
+
+    /// A fresh arena of 1 MiB for one driver. It is used only while `self` lives.
+    pub(crate) fn dma(&self) -> Dma {
+        let offset = self.taken.fetch_add(ARENA, Ordering::Relaxed);
+        assert!(offset + ARENA <= RAM_LEN, "too many arenas in one test");
+        let address = RAM + offset as u64;
+        // SAFETY: mapped for as long as `self`, which every test keeps to its end; no other arena overlaps, and the
+        // test looks at it only through the mapping, as a device does.
+        unsafe { Dma::new(self.host(address), address, ARENA) }
+    }
+
+    /// Where this process finds guest address `address`.
+    pub(crate) fn host(&self, address: u64) -> NonNull<u8> {
+        let host = self.mapping.get_host_address(GuestAddress(address));
+        NonNull::new(host.unwrap()).unwrap()
+    }
+
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
+        let written = self.mapping.write_slice(bytes, GuestAddress(address));
+        written.unwrap();
+    }
+
+    pub(crate) fn read(&self, address: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        let read = self.mapping.read_slice(&mut bytes, GuestAddress(address));
+        read.unwrap();
+        bytes
+    }
+}
+
+/// A wire: its level, and how often it rose.
+#[derive(Clone, Default)]
+pub(crate) struct Wire {
+    high: Arc<AtomicBool>,
+    edges: Arc<AtomicU32>,
+}
+
+impl Wire {
+    pub(crate) fn is_high(&self) -> bool {
+        self.high.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn edges(&self) -> u32 {
+        self.edges.load(Ordering::SeqCst)
+    }
+}
+
+impl IrqLine for Wire {
+    fn set(&self, high: bool) {
+        if !self.high.swap(high, Ordering::SeqCst) && high {
+            self.edges.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A device behind its register page, with its wire.
+#[derive(Clone)]
+pub(crate) struct Page {
+    pub(crate) mmio: Arc<Mmio>,
+    pub(crate) wire: Wire,
+}
+
+impl Page {
+    pub(crate) fn new(ram: &Ram, device: impl VirtioDevice + 'static) -> Page {
+        let wire = Wire::default();
+        let line = Box::new(wire.clone());
+        let mmio = Mmio::new(Box::new(device), ram.memory(), line).unwrap();
+        Page {
+            mmio: Arc::new(mmio),
+            wire,
+        }
+    }
+
+    /// A driver's view, which must find a device.
+    pub(crate) fn probe(&self) -> Transport<Page> {
+        Transport::probe(self.clone()).unwrap().unwrap()
+    }
+
+    fn load<const N: usize>(&self, offset: usize) -> [u8; N] {
+        let mut data = [0; N];
+        self.mmio.read(offset as u64, &mut data);
+        data
+    }
+}
+
+impl Registers for Page {
+    fn read(&self, offset: usize) -> u32 {
+        u32::from_le_bytes(self.load(offset))
+    }
+
+    fn write(&self, offset: usize, value: u32) {
+        self.mmio.write(offset as u64, &value.to_le_bytes());
+    }
+
+    fn read_u8(&self, offset: usize) -> u8 {
+        u8::from_le_bytes(self.load(offset))
+    }
+
+    fn read_u16(&self, offset: usize) -> u16 {
+        u16::from_le_bytes(self.load(offset))
+    }
+}
+
+/// The byte that fills sector `sector` of a new disk.
+pub(crate) fn pattern(sector: u64) -> u8 {
+    u8::try_from(sector % 251).unwrap()
+}
+
+/// A file of `sectors` sectors, each full of its [`pattern`].
+pub(crate) fn image(sectors: u64) -> File {
+    let content: Vec<u8> = (0..sectors).flat_map(|n| [pattern(n); 512]).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&content).unwrap();
+    file
+}
+
+/// A disk over `file`, which stays open for the test to look at.
+pub(crate) fn disk(ram: &Ram, file: &File, readonly: bool) -> Page {
+    let size = file.metadata().unwrap().len();
+    let block = Block::new(file.try_clone().unwrap(), size, readonly, "disk-1");
+    Page::new(ram, block)
+}
+
+/// The far ends of a console's files.
+pub(crate) struct Terminal {
+    pub(crate) keyboard: UnixStream,
+    pub(crate) screen: UnixStream,
+    /// The console's own end of `screen`, to fill it up.
+    output: UnixStream,
+}
+
+impl Terminal {
+    /// Fills the way to the screen until it takes no more; returns with how many bytes.
+    pub(crate) fn clog(&mut self) -> usize {
+        let mut clogged = 0;
+        loop {
+            match self.output.write(&[b'#'; 4096]) {
+                Ok(count) => clogged += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return clogged,
+                Err(error) => panic!("filling the terminal: {error}"),
+            }
+        }
+    }
+}
+
+/// A console and who sits at it.
+pub(crate) fn console(ram: &Ram) -> (Page, Terminal) {
+    let (keyboard, input) = UnixStream::pair().unwrap();
+    let (screen, output) = UnixStream::pair().unwrap();
+    input.set_nonblocking(true).unwrap();
+    output.set_nonblocking(true).unwrap();
+    let terminal = Terminal {
+        keyboard,
+        screen,
+        output: output.try_clone().unwrap(),
+    };
+    let file = |stream| File::from(OwnedFd::from(stream));
+    let console = Console::new(file(input), file(output));
+    (Page::new(ram, console), terminal)
+}

@@ -133,6 +133,10 @@ impl<R: Registers> Intc for AplicDirect<R> {
 
     fn start(&self) {
         self.domain.start(0);
+        self.join();
+    }
+
+    fn join(&self) {
         self.domain.registers.write(self.idc(ITHRESHOLD), 0);
         self.domain.registers.write(self.idc(IDELIVERY), 1);
     }
@@ -183,8 +187,13 @@ impl<R: Registers, F: InterruptFile> Intc for AplicMsi<R, F> {
     }
 
     fn start(&self) {
-        self.imsic.start();
+        self.join();
         self.domain.start(DM);
+    }
+
+    /// To be called on the hart itself: its IMSIC is in its CSRs.
+    fn join(&self) {
+        self.imsic.start();
     }
 
     fn enable(&self, source: u32, trigger: Trigger) {

@@ -11,14 +11,15 @@ use dtoolkit::fdt::Fdt;
 use crate::{Dma, Error, MmioRegisters, Registers, fdt, sbi, timer};
 
 // The firmware or VMM enters in S-mode with a0 = hartid and a1 = address of the device tree; no
-// other register can be relied on (RISC-V SBI 2.0 §9.1). Other harts wait for an SBI HSM call,
-// which never comes.
+// other register can be relied on (RISC-V SBI 2.0 §9.1). The other harts wait for an SBI HSM call:
+// see hart.rs, where sscratch tells harts apart.
 global_asm!(
     ".section .text.entry, \"ax\"",
     ".global _start",
     "_start:",
     "   csrw    sie, zero",
     "   csrw    satp, zero",
+    "   csrw    sscratch, zero",
     "   la      sp, __stack_top",
     "   la      t0, __bss_start",
     "   la      t1, __bss_end",
@@ -37,7 +38,7 @@ global_asm!(
 
 /// In the lowest word of the stack, for as long as the stack has not overflown. Nothing faults
 /// there, as paging is off.
-const CANARY: u64 = 0x5afe_57ac_5afe_57ac;
+pub(crate) const CANARY: u64 = 0x5afe_57ac_5afe_57ac;
 
 /// Bytes of the test finisher's registers.
 const FINISHER_LEN: usize = 4;
@@ -63,7 +64,7 @@ unsafe extern "Rust" {
 /// What the program is started with.
 #[derive(Debug)]
 pub struct Boot {
-    /// The hart it runs on, the only one.
+    /// The hart it runs on; the others are stopped.
     pub hart: usize,
     /// The device tree.
     pub fdt: Fdt<'static>,

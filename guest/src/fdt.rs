@@ -158,16 +158,27 @@ pub fn timebase(fdt: Fdt<'_>) -> Option<u64> {
         .filter(|hz| *hz > 0)
 }
 
+/// The hartids in `/cpus`, as they come, without those whose status is not okay.
+pub fn harts(fdt: Fdt<'_>) -> impl Iterator<Item = usize> {
+    let cpus = fdt.find_node("/cpus");
+    cpus.into_iter()
+        .flat_map(|cpus| cpus.children())
+        .filter(|node| node.name_without_address() == "cpu")
+        .filter(|cpu| matches!(text(*cpu, "status"), "" | "okay" | "ok"))
+        .filter_map(|cpu| usize::try_from(hartid(cpu)?).ok())
+}
+
+fn hartid(cpu: FdtNode<'_>) -> Option<u64> {
+    cpu.reg().ok()??.next()?.address().ok()
+}
+
 /// The phandle of the interrupt controller inside hart `hart`.
 fn hart_intc(fdt: Fdt<'_>, hart: usize) -> Option<u32> {
     let cpus = fdt.find_node("/cpus")?;
     let cpu = cpus
         .children()
         .filter(|node| node.name_without_address() == "cpu")
-        .find(|cpu| {
-            let reg = cpu.reg().ok().flatten().and_then(|mut reg| reg.next());
-            reg.and_then(|reg| reg.address::<u64>().ok()) == u64::try_from(hart).ok()
-        })?;
+        .find(|cpu| hartid(*cpu).is_some_and(|id| usize::try_from(id) == Ok(hart)))?;
     cpu.children()
         .find(|node| node.is_compatible("riscv,cpu-intc"))?
         .phandle()

@@ -3,7 +3,7 @@ use std::vec::Vec;
 use dtoolkit::fdt::Fdt;
 use vm_fdt::FdtWriter;
 
-use super::{Board, Controller, MAX_SLOTS, Slot, bootargs, finisher};
+use super::{Board, Controller, MAX_SLOTS, Slot, bootargs, finisher, harts};
 use crate::Error;
 
 /// `qemu-system-riscv64 -M virt,…,dumpdtb=FILE -m 128M -smp 2 -append "test x=1"`, QEMU 10.0.
@@ -45,6 +45,12 @@ fn the_plic_context_is_the_harts_s_mode() {
         };
         assert_eq!(board(PLIC, hart).unwrap().controller, Some(plic));
     }
+}
+
+#[test]
+fn all_harts_are_listed() {
+    let harts: Vec<_> = harts(Fdt::new(PLIC).unwrap()).collect();
+    assert_eq!(harts, [0, 1]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the interrupt controllers have in common, seen from the one hart that runs here.
+//! What the interrupt controllers have in common, seen from one hart.
 
 /// The form of a wired interrupt, from the second cell of `interrupts` under an APLIC. A PLIC has
 /// one cell, and its virtio-mmio lines are level-high.
@@ -19,6 +19,8 @@ pub trait Intc {
     fn name(&self) -> &'static str;
     /// Puts the controller into a known state: every source off, delivery to this hart on.
     fn start(&self);
+    /// Lets another hart join after `start`: delivery to this hart on, nothing else changes.
+    fn join(&self);
     /// Lets `source` through to this hart.
     fn enable(&self, source: u32, trigger: Trigger);
     /// Keeps `source` from this hart.

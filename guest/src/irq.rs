@@ -4,7 +4,7 @@
 
 use core::arch::asm;
 use core::cell::OnceCell;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use riscv::interrupt::supervisor::free;
 use riscv::register::sie;
@@ -15,16 +15,17 @@ use crate::fdt::{self, MAX_SLOTS, Slot};
 use crate::imsic::{Imsic, InterruptFile};
 use crate::intc::Intc;
 use crate::plic::{self, Plic};
-use crate::{MmioRegisters, mmio};
+use crate::{MmioRegisters, hart, mmio};
 
 /// Interrupts of one source, with no progress of the program between them, that are a storm.
 const STORM: u32 = 10_000;
 
-/// A value that is set once, on the only hart there is.
+/// A value that is set once, by the boot hart.
 struct Once<T>(OnceCell<T>);
 
-// SAFETY: one hart runs this program; its interrupt handler only reads, and only what was set
-// before the interrupt was enabled.
+// SAFETY: only the boot hart sets values. Handlers only read: its own what was set before the
+// interrupt was enabled, those of other harts what was set before they were given the task of
+// listening, and while they listen nothing is set.
 unsafe impl<T> Sync for Once<T> {}
 
 enum Controller {
@@ -50,9 +51,11 @@ struct Line {
     status: AtomicU32,
     burst: AtomicU32,
     storm: AtomicBool,
+    hart: AtomicUsize,
 }
 
-static CONTROLLER: Once<Controller> = Once(OnceCell::new());
+/// The controller as each hart sees it, by the hart's number.
+static CONTROLLERS: [Once<Controller>; hart::MAX] = [const { Once(OnceCell::new()) }; hart::MAX];
 static LINES: [Line; MAX_SLOTS] = [const {
     Line {
         slot: Once(OnceCell::new()),
@@ -60,6 +63,7 @@ static LINES: [Line; MAX_SLOTS] = [const {
         status: AtomicU32::new(0),
         burst: AtomicU32::new(0),
         storm: AtomicBool::new(false),
+        hart: AtomicUsize::new(0),
     }
 }; MAX_SLOTS];
 /// External interrupts so far, of whatever source.
@@ -76,11 +80,56 @@ pub struct Seen {
     pub status: u32,
     /// The source was turned off, as it would not stop.
     pub storm: bool,
+    /// Number of the hart that handled the last one.
+    pub hart: usize,
 }
 
 /// Starts the controller, all sources off, and gives its name.
 pub fn start(controller: fdt::Controller) -> &'static str {
-    let controller = CONTROLLER.0.get_or_init(|| match controller {
+    let intc = view(0, controller).intc();
+    intc.start();
+    // SAFETY: the trap vector is in place, and the handler copes with any source.
+    unsafe { sie::set_sext() };
+    intc.name()
+}
+
+/// Prepares [`listen`] on hart number `index`, which the controller knows as this. To be called
+/// by the boot hart.
+pub fn prepare(index: usize, controller: fdt::Controller) {
+    view(index, controller);
+}
+
+/// Moves a watched source to the hart that runs this. `false` if that was not prepared.
+pub fn listen(source: u32) -> bool {
+    let (Some(controller), Some((line, _))) = (controller(), line(source)) else {
+        return false;
+    };
+    let Some((slot, _)) = line.slot.0.get() else {
+        return false;
+    };
+    controller.intc().join();
+    controller.intc().enable(source, slot.trigger());
+    // SAFETY: as in `start`.
+    unsafe { sie::set_sext() };
+    true
+}
+
+/// Ends what `listen` or `watch` began, on the hart that runs this.
+pub fn ignore(source: u32) {
+    if let Some(controller) = controller() {
+        controller.intc().disable(source);
+    }
+}
+
+/// The controller as the hart that runs this sees it.
+fn controller() -> Option<&'static Controller> {
+    CONTROLLERS.get(hart::index())?.0.get()
+}
+
+fn view(index: usize, controller: fdt::Controller) -> &'static Controller {
+    let [first, ..] = &CONTROLLERS;
+    let view = CONTROLLERS.get(index).unwrap_or(first);
+    view.0.get_or_init(|| match controller {
         fdt::Controller::Plic {
             base,
             context,
@@ -105,17 +154,13 @@ pub fn start(controller: fdt::Controller) -> &'static str {
                 imsic,
             ))
         }
-    });
-    controller.intc().start();
-    // SAFETY: the trap vector is in place, and the handler copes with any source.
-    unsafe { sie::set_sext() };
-    controller.intc().name()
+    })
 }
 
 /// Enables the source of a virtio-mmio slot and acknowledges its interrupts from now on. `false`
 /// without a controller or a source.
 pub fn watch(slot: Slot) -> bool {
-    let Some(controller) = CONTROLLER.0.get() else {
+    let Some(controller) = controller() else {
         return false;
     };
     let free = LINES
@@ -134,18 +179,16 @@ pub fn watch(slot: Slot) -> bool {
 /// What has been seen of the source of a watched slot.
 pub fn seen(slot: Slot) -> Seen {
     line(slot.source).map_or_else(Seen::default, |(line, _)| Seen {
-        count: line.count.load(Ordering::Relaxed),
+        count: line.count.load(Ordering::Acquire),
         status: line.status.load(Ordering::Relaxed),
         storm: line.storm.load(Ordering::Relaxed),
+        hart: line.hart.load(Ordering::Relaxed),
     })
 }
 
 /// Whether the source of a slot waits at the controller.
 pub fn pending(slot: Slot) -> bool {
-    CONTROLLER
-        .0
-        .get()
-        .is_some_and(|controller| controller.intc().pending(slot.source))
+    controller().is_some_and(|controller| controller.intc().pending(slot.source))
 }
 
 /// The last source that interrupted without being watched.
@@ -168,7 +211,7 @@ pub(crate) fn progress() {
 /// The handler of the external interrupt.
 pub(crate) fn external() {
     EVENTS.fetch_add(1, Ordering::Relaxed);
-    let Some(controller) = CONTROLLER.0.get() else {
+    let Some(controller) = controller() else {
         return;
     };
     let intc = controller.intc();
@@ -193,7 +236,8 @@ impl Line {
     fn handle(&self, device: &MmioRegisters) -> bool {
         self.status
             .fetch_or(mmio::acknowledge(device), Ordering::Relaxed);
-        self.count.fetch_add(1, Ordering::Relaxed);
+        self.hart.store(hart::index(), Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Release);
         let storm = self.burst.fetch_add(1, Ordering::Relaxed) >= STORM;
         self.storm.fetch_or(storm, Ordering::Relaxed);
         storm

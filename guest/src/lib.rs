@@ -10,7 +10,7 @@
 //!                                                               │
 //!    fdt   plic  aplic  imsic   intc   tap                      ┘
 //!
-//!   boot  trap  sbi  irq  timer                                   bare metal only
+//!   boot  trap  sbi  irq  timer  hart  patch                      bare metal only
 //! ```
 //!
 //! # The drivers in a test
@@ -61,7 +61,11 @@ mod wait;
 #[cfg(target_os = "none")]
 pub mod boot;
 #[cfg(target_os = "none")]
+pub mod hart;
+#[cfg(target_os = "none")]
 pub mod irq;
+#[cfg(target_os = "none")]
+pub mod patch;
 #[cfg(target_os = "none")]
 pub mod sbi;
 #[cfg(target_os = "none")]

@@ -66,6 +66,10 @@ impl<R: Registers> Intc for Plic<R> {
         for source in 1..=self.sources {
             self.registers.write(PRIORITY + 4 * source as usize, 0);
         }
+        self.join();
+    }
+
+    fn join(&self) {
         for first in (0..=self.sources).step_by(32) {
             let enable = ENABLE + ENABLE_STRIDE * self.context + word(first);
             self.registers.write(enable, 0);

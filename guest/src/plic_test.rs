@@ -52,6 +52,16 @@ fn starting_turns_every_source_off_and_lets_every_priority_through() {
 }
 
 #[test]
+fn a_hart_that_joins_leaves_the_priorities_of_all() {
+    let registers = Ram::new(LEN);
+    Plic::new(&registers, 3, 40).join();
+    assert_eq!(
+        registers.written(),
+        [(0x2180, 0), (0x2184, 0), (0x20_3000, 0)]
+    );
+}
+
+#[test]
 fn claim_and_complete_are_one_register_of_the_context() {
     let registers = Ram::new(LEN);
     let plic = Plic::new(&registers, 7, 95);

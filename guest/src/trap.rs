@@ -9,10 +9,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use riscv::register::{scause, sepc, stval};
 
 use crate::boot::{self, Outcome};
-use crate::{irq, timer};
+use crate::{hart, irq, timer};
 
 /// The top bit of scause: an interrupt.
 const INTERRUPT: usize = 1 << 63;
+const SOFTWARE: usize = INTERRUPT | 1;
 const TIMER: usize = INTERRUPT | 5;
 const EXTERNAL: usize = INTERRUPT | 9;
 
@@ -64,8 +65,12 @@ global_asm!(
 /// Called by the vector, with interrupts off.
 #[unsafe(no_mangle)]
 extern "C" fn guest_trap() {
-    boot::check_stack();
+    match hart::index() {
+        0 => boot::check_stack(),
+        _ => hart::check_stack(),
+    }
     match scause::read().bits() {
+        SOFTWARE => hart::rung(),
         TIMER => timer::expired(),
         EXTERNAL => irq::external(),
         cause => fatal(format_args!(

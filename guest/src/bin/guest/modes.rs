@@ -30,7 +30,7 @@ pub(crate) fn main(boot: Boot) -> Outcome {
     };
     match mode {
         Mode::Echo => crate::echo::run(&board, boot.dma),
-        Mode::Test | Mode::Poweroff => crate::test::run(&board, boot.hart, boot.dma),
+        Mode::Test | Mode::Poweroff => crate::test::run(&board, boot),
     }
 }
 

@@ -5,8 +5,10 @@ mod console;
 mod features;
 mod interrupt;
 mod machine;
+mod smp;
 
-use guest::boot::{Outcome, registers};
+use dtoolkit::fdt::Fdt;
+use guest::boot::{Boot, Outcome, registers};
 use guest::fdt::{Board, Slot};
 use guest::sbi::Output;
 use guest::tap::Tap;
@@ -18,8 +20,9 @@ use guest::{Dma, Error, MmioRegisters, Transport, mmio};
 /// machine may be emulated twice.
 const PATIENCE: u64 = 10_000_000;
 
-/// Test points in all: those of machine, features, block and console.
-const PLAN: u32 = machine::POINTS + features::POINTS + block::POINTS + console::POINTS;
+/// Test points in all: those of machine, features, block, console and the other harts.
+const PLAN: u32 =
+    machine::POINTS + features::POINTS + block::POINTS + console::POINTS + smp::POINTS;
 
 /// A device's registers.
 type Registers = MmioRegisters;
@@ -27,21 +30,24 @@ type Registers = MmioRegisters;
 /// What all tests need.
 struct Bench<'a> {
     tap: Tap<Output>,
+    fdt: Fdt<'a>,
     board: &'a Board<'a>,
     dma: Dma,
 }
 
 /// Runs all tests.
-pub(crate) fn run(board: &Board<'_>, hart: usize, dma: Dma) -> Outcome {
+pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
     let mut bench = Bench {
         tap: Tap::new(Output, PLAN),
+        fdt: boot.fdt,
         board,
-        dma,
+        dma: boot.dma,
     };
-    machine::run(&mut bench, hart);
+    machine::run(&mut bench, boot.hart);
     features::run(&mut bench);
     block::run(&mut bench);
     console::run(&mut bench);
+    smp::run(&mut bench, boot.hart);
     if bench.tap.finish() {
         Outcome::Passed
     } else {

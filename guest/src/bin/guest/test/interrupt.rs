@@ -20,6 +20,11 @@ pub(super) fn follows(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) ->
         irq::watch(slot),
         "no interrupt controller, or the slot has no source"
     );
+    arrives(slot, work)
+}
+
+/// As [`follows`], whoever watches the source.
+pub(super) fn arrives(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) -> Verdict {
     let before = irq::seen(slot);
     work()?;
     let delivered = |seen: Seen| seen.count.wrapping_sub(before.count);

@@ -1,0 +1,69 @@
+//! What the other harts are told to do.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use guest::hart::{self, Hart};
+use guest::{irq, patch};
+
+/// Additions of one hart to [`COUNT`].
+pub(super) const ROUNDS: usize = 20_000;
+/// What all harts count in.
+pub(super) static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Says by its word that it spins (1), and does so until it is told to end (2).
+pub(super) fn spin(hart: &'static Hart) -> usize {
+    hart.word.store(1, Ordering::Release);
+    while hart.word.load(Ordering::Acquire) != 2 {
+        core::hint::spin_loop();
+    }
+    0
+}
+
+/// Sends an IPI to the boot hart, and gives SBI's answer.
+pub(super) fn ring_boot(_: &'static Hart) -> usize {
+    hart::of(0).ring().error
+}
+
+/// Counts, one at a time and by two kinds of atomic operation.
+pub(super) fn count(_: &'static Hart) -> usize {
+    for round in 0..ROUNDS {
+        if round % 2 == 0 {
+            COUNT.fetch_add(1, Ordering::Relaxed);
+        } else {
+            // Load-reserved and store-conditional, which fail when another hart comes between.
+            let add = |count: usize| Some(count + 1);
+            let _ = COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        }
+    }
+    0
+}
+
+/// Runs the code that the boot hart has just rewritten.
+pub(super) fn call(_: &'static Hart) -> usize {
+    patch::call()
+}
+
+/// Sleeps until an IPI, and gives SBI's answer.
+pub(super) fn suspend(hart: &'static Hart) -> usize {
+    hart.suspend().error
+}
+
+/// Stops; what it gives is the error if it cannot.
+pub(super) fn stop(hart: &'static Hart) -> usize {
+    hart.stop().error
+}
+
+/// Takes over the source whose number is in its word: 1 if that worked.
+pub(super) fn listen(hart: &'static Hart) -> usize {
+    irq::listen(source(hart)).into()
+}
+
+/// Ends what `listen` began.
+pub(super) fn ignore(hart: &'static Hart) -> usize {
+    irq::ignore(source(hart));
+    0
+}
+
+fn source(hart: &Hart) -> u32 {
+    u32::try_from(hart.word.load(Ordering::Relaxed)).unwrap_or(0)
+}

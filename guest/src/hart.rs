@@ -1,0 +1,280 @@
+//! The other harts: started by SBI HSM, each on a stack of its own, and given tasks by the boot hart.
+//!
+//! ```text
+//!   boot hart    start ─▶ HSM ─▶ hart_entry ─▶ waits (WFI) ◀─┐
+//!                give  ─▶ task, IPI ──────────▶ runs it ─────┘ idle again, with a result
+//! ```
+
+#![allow(unsafe_code)]
+
+use core::arch::{asm, global_asm};
+use core::mem;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use riscv::register::{sie, sip, sstatus};
+use sbi_rt::{HartMask, SbiRet};
+
+use crate::Wait;
+use crate::boot::CANARY;
+use crate::timer::Deadline;
+
+/// Harts that can be used, the boot hart among them.
+pub const MAX: usize = 64;
+/// KVM's number among the implementations of SBI (SBI 2.0 §4.9).
+const LINUX_KVM: usize = 3;
+/// Bytes of each stack; the linker script has room for as many as there are harts.
+const STACK: usize = 16 << 10;
+
+// HSM starts a hart with a0 = hartid and a1 = what hart_start was given (SBI 2.0 §9.1): here the
+// address of its `Hart`, which begins with the top of its stack.
+global_asm!(
+    ".section .text",
+    ".balign 4",
+    ".global hart_entry",
+    "hart_entry:",
+    "   csrw    sie, zero",
+    "   csrw    satp, zero",
+    "   csrw    sscratch, a1",
+    "   ld      sp, 0(a1)",
+    "   la      t0, trap_vector",
+    "   csrw    stvec, t0",
+    "   tail    guest_hart",
+);
+
+unsafe extern "C" {
+    fn hart_entry();
+    static __hart_stacks: u8;
+}
+
+/// What a hart does when it is told to; the result is for whoever told it.
+pub type Task = fn(&'static Hart) -> usize;
+
+/// A hart: its number here, what it was started with, what it does.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Hart {
+    /// Read by `hart_entry`, hence first.
+    stack_top: AtomicUsize,
+    index: AtomicUsize,
+    id: AtomicUsize,
+    arrived_id: AtomicUsize,
+    arrived_opaque: AtomicUsize,
+    starts: AtomicU32,
+    ipis: AtomicU32,
+    /// Null while it is idle, else a `Task`.
+    task: AtomicPtr<()>,
+    result: AtomicUsize,
+    /// `ipis` when the task was given.
+    rung: AtomicU32,
+    /// For the task's own use.
+    pub word: AtomicUsize,
+}
+
+static HARTS: [Hart; MAX] = [const {
+    Hart {
+        stack_top: AtomicUsize::new(0),
+        index: AtomicUsize::new(0),
+        id: AtomicUsize::new(0),
+        arrived_id: AtomicUsize::new(usize::MAX),
+        arrived_opaque: AtomicUsize::new(usize::MAX),
+        starts: AtomicU32::new(0),
+        ipis: AtomicU32::new(0),
+        task: AtomicPtr::new(ptr::null_mut()),
+        result: AtomicUsize::new(0),
+        rung: AtomicU32::new(0),
+        word: AtomicUsize::new(0),
+    }
+}; MAX];
+
+/// Makes the hart that runs this the boot hart, number 0, ready for IPIs.
+pub fn start(id: usize) -> &'static Hart {
+    let hart = of(0);
+    hart.id.store(id, Ordering::Relaxed);
+    // SAFETY: the trap vector is in place and copes with the software interrupt.
+    unsafe { sie::set_ssoft() };
+    hart
+}
+
+/// Hart number `index`, not its hartid; the boot hart is 0. Numbers from [`MAX`] on are the last.
+pub fn of(index: usize) -> &'static Hart {
+    let [.., last] = &HARTS;
+    HARTS.get(index).unwrap_or(last)
+}
+
+/// The number of the hart that runs this.
+pub fn index() -> usize {
+    let hart: usize;
+    // SAFETY: sscratch is ours: `_start` made it 0, `hart_entry` the address of a `Hart`.
+    unsafe { asm!("csrr {0}, sscratch", out(reg) hart, options(nomem, nostack)) };
+    hart.checked_sub((&raw const HARTS).addr())
+        .map_or(0, |offset| offset / size_of::<Hart>())
+}
+
+/// The state of a hart, by hartid (SBI 2.0 §9.3).
+pub fn status(id: usize) -> SbiRet {
+    sbi_rt::hart_get_status(id)
+}
+
+/// Whether Linux's KVM answers SBI calls here (SBI 2.0 §4.9).
+pub fn on_kvm() -> bool {
+    sbi_rt::get_sbi_impl_id() == LINUX_KVM
+}
+
+impl Hart {
+    /// Starts the stopped hart `id` as number `index`.
+    pub fn start(index: usize, id: usize) -> SbiRet {
+        let hart = of(index);
+        hart.index.store(index, Ordering::Relaxed);
+        hart.id.store(id, Ordering::Relaxed);
+        hart.task.store(ptr::null_mut(), Ordering::Relaxed);
+        let stacks = (&raw const __hart_stacks).expose_provenance();
+        let top = stacks + (index.min(MAX - 1) + 1) * STACK;
+        hart.stack_top.store(top, Ordering::Release);
+        sbi_rt::hart_start(id, hart_entry as *const () as usize, hart.address())
+    }
+
+    /// Its number here.
+    pub fn index(&self) -> usize {
+        self.index.load(Ordering::Relaxed)
+    }
+
+    /// Its hartid.
+    pub fn id(&self) -> usize {
+        self.id.load(Ordering::Relaxed)
+    }
+
+    /// How often it has come to life.
+    pub fn starts(&self) -> u32 {
+        self.starts.load(Ordering::Acquire)
+    }
+
+    /// Whether the last start brought the right hartid (a0) and opaque value (a1); what came.
+    pub fn arrived(&self) -> (bool, usize, usize) {
+        let id = self.arrived_id.load(Ordering::Relaxed);
+        let opaque = self.arrived_opaque.load(Ordering::Relaxed);
+        (id == self.id() && opaque == self.address(), id, opaque)
+    }
+
+    /// IPIs that its handler has seen. Several at once may be seen as one.
+    pub fn ipis(&self) -> u32 {
+        self.ipis.load(Ordering::Acquire)
+    }
+
+    /// Sends it an IPI.
+    pub fn ring(&self) -> SbiRet {
+        sbi_rt::send_ipi(HartMask::from_mask_base(1, self.id()))
+    }
+
+    /// Gives it a task, with an IPI that it takes before it begins. `false` when it still has one, or cannot be rung.
+    pub fn give(&self, task: Task) -> bool {
+        self.rung.store(self.ipis(), Ordering::Relaxed);
+        let task = (task as *const ()).cast_mut();
+        let idle =
+            self.task
+                .compare_exchange(ptr::null_mut(), task, Ordering::Release, Ordering::Relaxed);
+        idle.is_ok() && self.ring().is_ok()
+    }
+
+    /// The result of its task, `None` when it has not finished within so many microseconds.
+    pub fn finish(&self, microseconds: u64) -> Option<usize> {
+        let idle = until(microseconds, || self.task.load(Ordering::Acquire).is_null());
+        idle.then(|| self.result.load(Ordering::Relaxed))
+    }
+
+    /// Has it do a task to the end.
+    pub fn run(&self, task: Task, microseconds: u64) -> Option<usize> {
+        self.give(task).then(|| self.finish(microseconds))?
+    }
+
+    /// Suspends this hart, which keeps all it has, until an interrupt is pending (SBI 2.0 §9.4).
+    /// The interrupt is taken when this returns. `word` becomes 1 right before.
+    pub fn suspend(&self) -> SbiRet {
+        // SAFETY: with interrupts off none can come between the call and the sleep.
+        unsafe { sstatus::clear_sie() };
+        self.word.store(1, Ordering::Release);
+        let answer = sbi_rt::hart_suspend(sbi_rt::Retentive, 0, 0);
+        // SAFETY: the handlers share only atomics with this code.
+        unsafe { sstatus::set_sie() };
+        answer
+    }
+
+    /// Stops this hart; comes back only when that fails. It counts as idle from here on.
+    pub fn stop(&self) -> SbiRet {
+        // SAFETY: hart_stop wants interrupts off (SBI 2.0 §9.2).
+        unsafe { sstatus::clear_sie() };
+        self.task.store(ptr::null_mut(), Ordering::Release);
+        sbi_rt::hart_stop()
+    }
+
+    fn address(&self) -> usize {
+        ptr::from_ref(self).expose_provenance()
+    }
+
+    /// The lowest word of its stack.
+    fn canary(&self) -> *mut u64 {
+        ptr::with_exposed_provenance_mut(self.stack_top.load(Ordering::Relaxed) - STACK)
+    }
+}
+
+/// Waits for a condition. `false` when it does not hold within so many microseconds.
+pub fn until(microseconds: u64, condition: impl Fn() -> bool) -> bool {
+    let mut wait = Deadline::after(microseconds);
+    while !condition() {
+        if !wait.wait() {
+            return condition();
+        }
+    }
+    true
+}
+
+/// Called by `hart_entry` each time a hart is started, on its own stack.
+#[unsafe(no_mangle)]
+extern "C" fn guest_hart(id: usize, opaque: usize) -> ! {
+    let hart = of(index());
+    // SAFETY: the word is the lowest of this hart's stack, far below what is used now.
+    unsafe { hart.canary().write_volatile(CANARY) };
+    hart.arrived_id.store(id, Ordering::Relaxed);
+    hart.arrived_opaque.store(opaque, Ordering::Relaxed);
+    hart.starts.fetch_add(1, Ordering::Release);
+    // SAFETY: the trap vector is in place and copes with the software interrupt.
+    unsafe { sie::set_ssoft() };
+    loop {
+        // With interrupts off no IPI slips in between the look and WFI, which wakes for it.
+        // SAFETY: turning interrupts off breaks nothing.
+        unsafe { sstatus::clear_sie() };
+        let task = hart.task.load(Ordering::Acquire);
+        if task.is_null() {
+            riscv::asm::wfi();
+        }
+        // SAFETY: all that handlers share with this code is atomic.
+        unsafe { sstatus::set_sie() };
+        if !task.is_null() {
+            // SAFETY: only `give` stores here, and what it stores was a `Task`.
+            let task = unsafe { mem::transmute::<*mut (), Task>(task) };
+            // The IPI may be behind the task; it must not interrupt what the task does.
+            while hart.ipis() == hart.rung.load(Ordering::Relaxed) {
+                core::hint::spin_loop();
+            }
+            hart.result.store(task(hart), Ordering::Relaxed);
+            check_stack();
+            hart.task.store(ptr::null_mut(), Ordering::Release);
+        }
+    }
+}
+
+/// The handler of the software interrupt.
+pub(crate) fn rung() {
+    // First, so that an IPI that comes from here on is not lost.
+    // SAFETY: this bit is ours to clear (SBI 2.0 §7.1).
+    unsafe { sip::clear_ssoft() };
+    of(index()).ipis.fetch_add(1, Ordering::Release);
+}
+
+/// Panics when this hart's stack has ever been too small. For the boot hart see
+/// [`crate::boot::check_stack`].
+pub(crate) fn check_stack() {
+    // SAFETY: `guest_hart` wrote the word; volatile, as only an overflow changes it.
+    let word = unsafe { of(index()).canary().read_volatile() };
+    assert!(word == CANARY, "a hart's stack has overflown");
+}

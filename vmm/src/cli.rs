@@ -14,6 +14,10 @@ use crate::error::Error;
 use crate::layout::VIRTIO_SLOTS;
 use crate::size;
 
+mod kernel;
+
+pub use kernel::{KernelFormat, KernelOption};
+
 /// Most bytes of a block device's serial number (virtio § 5.2.6, VIRTIO_BLK_T_GET_ID).
 pub const SERIAL_MAX: usize = 20;
 
@@ -35,6 +39,8 @@ Examples:
   hartvisor run --kernel guest --disk disk.img
   hartvisor run --kernel Image --initrd initrd.cpio --cmdline 'console=hvc0' \\
       --cpus 2 --memory 1G --disk root.ext4,serial=root --disk tools.img,readonly
+  hartvisor run --kernel vmlinuz.gz --initrd initrd.img --cmdline 'console=hvc0'
+  hartvisor run --kernel u-boot.bin,format=raw --disk root.img
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
@@ -62,9 +68,15 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct Run {
-    /// The kernel: a flat Linux Image, or a RISC-V 64-bit ELF (loaded at its physical addresses)
-    #[arg(long, value_name = "FILE")]
-    pub kernel: PathBuf,
+    /// The kernel, recognised by its content: a flat Linux Image, or a RISC-V 64-bit ELF (loaded at its physical addresses),
+    /// each plain or packed by gzip, zstd or EFI zboot. format=elf or image insists on one; format=raw takes the bytes as
+    /// they are, to 0x80200000. A comma in FILE is written twice
+    #[arg(
+        long,
+        value_name = "FILE[,format=FORMAT]",
+        value_parser = OsStringValueParser::new().try_map(|text| KernelOption::parse(&text))
+    )]
+    pub kernel: KernelOption,
 
     /// The initial RAM disk for the kernel
     #[arg(long, value_name = "FILE")]

@@ -80,7 +80,7 @@ pub enum Error {
     KernelFormat {
         /// The path as the user gave it.
         path: PathBuf,
-        /// What it is: "an ELF for x86_64", "gzip-compressed", …
+        /// What it is: "an ELF for x86_64", "xz-compressed", …
         found: String,
         /// What would be right.
         advice: &'static str,
@@ -108,6 +108,31 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong, with the values.
         problem: String,
+    },
+
+    /// The kernel is compressed, and unpacked it is more than the guest's RAM.
+    #[error(
+        "kernel {path:?}: unpacked from {packing} it has more than {memory}, all of the guest's RAM: raise --memory"
+    )]
+    KernelUnpacked {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// How it is compressed: "gzip", "zstd".
+        packing: &'static str,
+        /// The RAM in the way a user writes it.
+        memory: String,
+    },
+
+    /// The kernel is compressed, and what was in it is wrong.
+    #[error("unpacked from {packing}, {length} bytes")]
+    InUnpacked {
+        /// How it was compressed.
+        packing: &'static str,
+        /// How many bytes were in it.
+        length: u64,
+        /// What is wrong with them.
+        #[source]
+        source: Box<Error>,
     },
 
     /// A part of the kernel has its place outside RAM.
@@ -373,6 +398,7 @@ impl Error {
     /// The exit status of `hartvisor` for this error: 2 usage or bad input, 3 this host cannot, 4 our own failure.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Error::InUnpacked { source, .. } => source.exit_code(),
             Error::Usage(_)
             | Error::LogLevel(_)
             | Error::Open { .. }
@@ -382,6 +408,7 @@ impl Error {
             | Error::KernelFormat { .. }
             | Error::KernelTruncated { .. }
             | Error::KernelHeader { .. }
+            | Error::KernelUnpacked { .. }
             | Error::KernelOutsideRam { .. }
             | Error::NoRoom { .. }
             | Error::KernelInFirmware { .. }

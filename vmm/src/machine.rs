@@ -67,7 +67,7 @@ impl Machine {
     pub fn new(options: &cli::Run) -> Result<Machine, Error> {
         check_cpus(options.cpus)?;
         check_memory(options.memory)?;
-        let kernel = Kernel::open(&options.kernel)?;
+        let kernel = Kernel::open(&options.kernel, options.memory)?;
         check_cmdline(&options.cmdline, kernel.format())?;
         let initrd = options.initrd.as_deref().map(Initrd::open).transpose()?;
         let disks = open_disks(&options.disks)?;
@@ -237,7 +237,7 @@ fn check_host_memory(memory: u64) -> Result<(), Error> {
 fn check_cmdline(cmdline: &str, format: Format) -> Result<(), Error> {
     let (limit, why) = match format {
         Format::Image => (1023, "Linux on RISC-V keeps 1024 with the closing NUL"),
-        Format::Elf | Format::StaticPie => (4095, "a page with the closing NUL"),
+        Format::Elf | Format::StaticPie | Format::Raw => (4095, "a page with the closing NUL"),
     };
     match cmdline.len() {
         length if length > limit => Err(Error::CommandLine { length, limit, why }),

@@ -44,10 +44,17 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
         let problem = "--print-command shows the QEMU command line, there is none with --accel kvm";
         return Err(Error::Usage(problem.into()));
     }
-    if machine.kernel.format() == Format::StaticPie {
-        log::warn!(
-            "the kernel is position-independent: run hands QEMU a copy with addresses, the file itself will not start"
-        );
+    let kernel = &machine.kernel;
+    let made = match (kernel.format(), kernel.packing()) {
+        (Format::StaticPie, _) => {
+            Some("position-independent: run hands QEMU a copy with addresses")
+        }
+        (Format::Raw, _) => Some("a raw binary: run hands QEMU an ELF made of it"),
+        (_, Some(_)) => Some("compressed: run hands QEMU what is in it"),
+        (_, None) => None,
+    };
+    if let Some(made) = made {
+        log::warn!("the kernel is {made}, the file itself will not start");
     }
     let arguments = qemu::arguments(machine, machine.kernel.path());
     let line = qemu::shell_line(&qemu::program(), &arguments);

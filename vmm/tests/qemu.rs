@@ -46,7 +46,7 @@ impl Kernel {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
         command
             .args(["run", "--accel", "qemu", "--kernel"])
-            .arg(self.path());
+            .arg(self.path().to_str().unwrap().replace(',', ",,"));
         command
     }
 

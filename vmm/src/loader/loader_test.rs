@@ -5,6 +5,9 @@ use std::io::Write;
 use super::*;
 use crate::layout::{KERNEL_BASE, MIB, RAM_BASE};
 
+#[path = "unpack_test.rs"]
+mod unpack_test;
+
 #[path = "../../tests/support/mod.rs"]
 mod support;
 use support::{Elf, Segment as Load, image};
@@ -12,7 +15,14 @@ use support::{Elf, Segment as Load, image};
 fn open(bytes: &[u8]) -> Result<Kernel, String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
-    Kernel::open(file.path()).map_err(|error| error.chain())
+    Kernel::open(&auto(file.path()), 256 * MIB).map_err(|error| error.chain())
+}
+
+fn auto(path: &Path) -> KernelOption {
+    KernelOption {
+        path: path.into(),
+        format: KernelFormat::Auto,
+    }
 }
 
 fn two_segments() -> Elf {
@@ -266,7 +276,7 @@ fn the_bytes_arrive_at_their_addresses() {
     std::fs::write(&kernel, two_segments().bytes()).unwrap();
     std::fs::write(&initrd, b"070701 and so on").unwrap();
     let machine = Machine::new(&crate::cli::Run {
-        kernel,
+        kernel: auto(&kernel),
         initrd: Some(initrd.clone()),
         cmdline: String::new(),
         cpus: 1,

@@ -41,6 +41,7 @@ Examples:
       --cpus 2 --memory 1G --disk root.ext4,serial=root --disk tools.img,readonly
   hartvisor run --kernel vmlinuz.gz --initrd initrd.img --cmdline 'console=hvc0'
   hartvisor run --kernel u-boot.bin,format=raw --disk root.img
+  hartvisor run --kernel guest --dump-dtb /dev/stdout | dtc -I dtb
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
@@ -91,6 +92,15 @@ pub struct Run {
         allow_hyphen_values = true
     )]
     pub cmdline: String,
+
+    /// A device tree (DTB) to give to the guest instead of the one that describes this machine: as it is, but for /chosen,
+    /// where --cmdline, if not empty, becomes bootargs, and --initrd its start and end
+    #[arg(long, value_name = "FILE")]
+    pub dtb: Option<PathBuf>,
+
+    /// Write the device tree that the guest would get, as a DTB, and end without starting it
+    #[arg(long, value_name = "FILE", conflicts_with = "print_command")]
+    pub dump_dtb: Option<PathBuf>,
 
     /// Number of vCPUs
     #[arg(

@@ -75,6 +75,27 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A file named by the user cannot be written.
+    #[error("cannot write {what} {path:?}")]
+    Write {
+        /// What the file is for: "the device tree to", "the process id to".
+        what: &'static str,
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// The device tree that the user gave is none that a guest could get.
+    #[error("device tree {path:?}: {problem}")]
+    Dtb {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What is wrong, with the values.
+        problem: String,
+    },
+
     /// The kernel file is recognised, and is not one that a RISC-V guest can start from.
     #[error("kernel {path:?} is {found}: {advice}")]
     KernelFormat {
@@ -405,6 +426,8 @@ impl Error {
             | Error::OpenWritable { .. }
             | Error::FileType { .. }
             | Error::EmptyFile { .. }
+            | Error::Write { .. }
+            | Error::Dtb { .. }
             | Error::KernelFormat { .. }
             | Error::KernelTruncated { .. }
             | Error::KernelHeader { .. }

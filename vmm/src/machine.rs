@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::sysinfo::sysinfo;
 
 use crate::cli::{self, DISKS_MAX, DiskOption};
+use crate::dtb::Dtb;
 use crate::error::Error;
 use crate::files;
 use crate::layout::{MAX_CPUS, MAX_MEMORY, MEMORY_ALIGN, MIN_MEMORY, VIRTIO_SLOTS};
@@ -26,6 +27,10 @@ pub struct Machine {
     pub initrd: Option<Initrd>,
     /// The kernel's command line, unchanged, without NUL.
     pub cmdline: String,
+    /// The user's own device tree, instead of the one that describes the machine.
+    pub dtb: Option<Dtb>,
+    /// Where to write the guest's device tree, instead of running the guest.
+    pub dump_dtb: Option<PathBuf>,
     /// Number of vCPUs, from 1.
     pub cpus: u32,
     /// RAM in bytes, a multiple of 2 MiB.
@@ -76,10 +81,16 @@ impl Machine {
             initrd.as_ref().map(|initrd| initrd.size),
             options.memory,
         )?;
+        let dtb = options
+            .dtb
+            .as_deref()
+            .map(|path| Dtb::open(path, &options.cmdline, placement.initrd.as_ref()));
         Ok(Machine {
             kernel,
             initrd,
             cmdline: options.cmdline.clone(),
+            dtb: dtb.transpose()?,
+            dump_dtb: options.dump_dtb.clone(),
             cpus: options.cpus,
             memory: options.memory,
             disks,

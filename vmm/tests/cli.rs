@@ -339,6 +339,30 @@ fn an_initrd_that_is_none_is_refused() {
 }
 
 #[test]
+fn a_device_tree_that_is_none_is_refused() {
+    let folder = Folder::new();
+    folder.file("empty", b"");
+    folder.file("source", b"/dts-v1/;\n/ { };\n");
+    folder.file("cut", &[0xd0, 0x0d, 0xfe, 0xed, 0, 0, 1, 0, 0]);
+    folder.refused(
+        &["--dtb", "absent"],
+        &["cannot open device tree \"absent\"", "No such file"],
+    );
+    folder.refused(&["--dtb", "."], &["device tree \".\" is a directory"]);
+    folder.refused(&["--dtb", "empty"], &["device tree \"empty\" is empty"]);
+    folder.refused(&["--dtb", "source"], &["\"source\"", "dtc -O dtb"]);
+    folder.refused(&["--dtb", "kernel"], &["\"kernel\"", "expected a DTB"]);
+    folder.refused(
+        &["--dtb", "cut"],
+        &["is truncated: its header says 256 bytes, the file has 9"],
+    );
+    folder.refused(
+        &["--dump-dtb", "a", "--print-command"],
+        &["--dump-dtb", "cannot be used with", "--print-command"],
+    );
+}
+
+#[test]
 fn without_qemu_the_package_is_named_and_the_status_is_3() {
     let folder = Folder::new();
     let output = folder.run(&["--kernel", "kernel", "--accel", "qemu"]);

@@ -279,6 +279,8 @@ fn the_bytes_arrive_at_their_addresses() {
         kernel: auto(&kernel),
         initrd: Some(initrd.clone()),
         cmdline: String::new(),
+        dtb: None,
+        dump_dtb: None,
         cpus: 1,
         memory: 16 * MIB,
         disks: Vec::new(),

@@ -15,6 +15,10 @@ use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
 use crate::layout::VIRTIO_SLOTS;
 use crate::size;
 
+mod kernel;
+
+pub use kernel::{KernelFormat, KernelOption};
+
 /// Most bytes of a block device's serial number (virtio § 5.2.6, VIRTIO_BLK_T_GET_ID).
 pub const SERIAL_MAX: usize = 20;
 
@@ -37,6 +41,9 @@ Examples:
   hartvisor run --kernel Image --initrd initrd.cpio --cmdline 'console=hvc0' \\
       --cpus 2 --memory 1G --disk root.ext4,serial=root --disk tools.img,readonly
   hartvisor run --kernel Image --memory 2G,hugepages=auto --irqchip aia --cpu zbb=off
+  hartvisor run --kernel vmlinuz.gz --initrd initrd.img --cmdline 'console=hvc0'
+  hartvisor run --kernel u-boot.bin,format=raw --disk root.img
+  hartvisor run --kernel guest --dump-dtb /dev/stdout | dtc -I dtb
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
@@ -55,7 +62,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a guest until it powers off
-    Run(Run),
+    Run(Box<Run>),
     /// Say what this host offers, what is missing and why
     Check,
 }
@@ -64,9 +71,15 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct Run {
-    /// The kernel: a flat Linux Image, or a RISC-V 64-bit ELF (loaded at its physical addresses)
-    #[arg(long, value_name = "FILE")]
-    pub kernel: PathBuf,
+    /// The kernel, recognised by its content: a flat Linux Image, or a RISC-V 64-bit ELF (loaded at its physical addresses),
+    /// each plain or packed by gzip, zstd or EFI zboot. format=elf or image insists on one; format=raw takes the bytes as
+    /// they are, to 0x80200000. A comma in FILE is written twice
+    #[arg(
+        long,
+        value_name = "FILE[,format=FORMAT]",
+        value_parser = OsStringValueParser::new().try_map(|text| KernelOption::parse(&text))
+    )]
+    pub kernel: KernelOption,
 
     /// The initial RAM disk for the kernel
     #[arg(long, value_name = "FILE")]
@@ -81,6 +94,15 @@ pub struct Run {
         allow_hyphen_values = true
     )]
     pub cmdline: String,
+
+    /// A device tree (DTB) to give to the guest instead of the one that describes this machine: as it is, but for /chosen,
+    /// where --cmdline, if not empty, becomes bootargs, and --initrd its start and end
+    #[arg(long, value_name = "FILE")]
+    pub dtb: Option<PathBuf>,
+
+    /// Write the device tree that the guest would get, as a DTB, and end without starting it
+    #[arg(long, value_name = "FILE", conflicts_with = "print_command")]
+    pub dump_dtb: Option<PathBuf>,
 
     /// Number of vCPUs
     #[arg(

@@ -12,7 +12,7 @@ fn run(arguments: &[&str]) -> Result<Run, String> {
         .chain(arguments)
         .map(OsString::from);
     match parse(all) {
-        Ok(Parsed::Command(Command::Run(run))) => Ok(run),
+        Ok(Parsed::Command(Command::Run(run))) => Ok(*run),
         Ok(other) => panic!("{other:?}"),
         Err(error) => Err(error.to_string()),
     }
@@ -122,7 +122,7 @@ fn usage_errors_are_one_line_with_the_value() {
         (&["--kernel", "k", "--disk", "d,ro"], "\"ro\""),
         (&["--kernel", "k", "--accel", "xen"], "'xen'"),
         (&["--kernle", "k"], "'--kernle'"),
-        (&[], "--kernel <FILE>"),
+        (&[], "--kernel <FILE[,format=FORMAT]>"),
     ] {
         let error = run(arguments).unwrap_err();
         assert!(error.contains(part) && !error.contains('\n'), "{error}");

@@ -75,12 +75,33 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A file named by the user cannot be written.
+    #[error("cannot write {what} {path:?}")]
+    Write {
+        /// What the file is for: "the device tree to", "the process id to".
+        what: &'static str,
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// The device tree that the user gave is none that a guest could get.
+    #[error("device tree {path:?}: {problem}")]
+    Dtb {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What is wrong, with the values.
+        problem: String,
+    },
+
     /// The kernel file is recognised, and is not one that a RISC-V guest can start from.
     #[error("kernel {path:?} is {found}: {advice}")]
     KernelFormat {
         /// The path as the user gave it.
         path: PathBuf,
-        /// What it is: "an ELF for x86_64", "gzip-compressed", …
+        /// What it is: "an ELF for x86_64", "xz-compressed", …
         found: String,
         /// What would be right.
         advice: &'static str,
@@ -108,6 +129,31 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong, with the values.
         problem: String,
+    },
+
+    /// The kernel is compressed, and unpacked it is more than the guest's RAM.
+    #[error(
+        "kernel {path:?}: unpacked from {packing} it has more than {memory}, all of the guest's RAM: raise --memory"
+    )]
+    KernelUnpacked {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// How it is compressed: "gzip", "zstd".
+        packing: &'static str,
+        /// The RAM in the way a user writes it.
+        memory: String,
+    },
+
+    /// The kernel is compressed, and what was in it is wrong.
+    #[error("unpacked from {packing}, {length} bytes")]
+    InUnpacked {
+        /// How it was compressed.
+        packing: &'static str,
+        /// How many bytes were in it.
+        length: u64,
+        /// What is wrong with them.
+        #[source]
+        source: Box<Error>,
     },
 
     /// A part of the kernel has its place outside RAM.
@@ -394,15 +440,19 @@ impl Error {
     /// The exit status of `hartvisor` for this error: 2 usage or bad input, 3 this host cannot, 4 our own failure.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Error::InUnpacked { source, .. } => source.exit_code(),
             Error::Usage(_)
             | Error::LogLevel(_)
             | Error::Open { .. }
             | Error::OpenWritable { .. }
             | Error::FileType { .. }
             | Error::EmptyFile { .. }
+            | Error::Write { .. }
+            | Error::Dtb { .. }
             | Error::KernelFormat { .. }
             | Error::KernelTruncated { .. }
             | Error::KernelHeader { .. }
+            | Error::KernelUnpacked { .. }
             | Error::KernelOutsideRam { .. }
             | Error::NoRoom { .. }
             | Error::KernelInFirmware { .. }

@@ -36,7 +36,7 @@ use crate::fdt::{self, Board};
 use crate::loader;
 use crate::machine::{End, Machine};
 use crate::terminal::Terminal;
-use crate::{board, layout, sbi};
+use crate::{board, dtb, layout, sbi};
 
 /// Whether a guest can run here.
 ///
@@ -77,7 +77,11 @@ pub fn run(machine: &Machine) -> Result<End, Error> {
     attach_kicks(&vm, &devices);
 
     loader::load(machine, &machine.placement, &ram)?;
-    prepare_boot(machine, &vcpus, irqchip.describe(), devices.len(), &ram)?;
+    let tree = device_tree(machine, &vcpus, irqchip.describe(), devices.len())?;
+    if let Some(path) = &machine.dump_dtb {
+        return dtb::dump(path, &tree).map(|()| End::PowerOff);
+    }
+    prepare_boot(machine, &vcpus, &tree, &ram)?;
     let console = sbi::Console::new(ram, terminal.input()?, terminal.output()?);
 
     threads::run(&mut vcpus, &bus, &console, &ending)?;
@@ -120,31 +124,41 @@ fn attach_kicks(vm: &VmFd, devices: &[Arc<Mmio>]) {
     }
 }
 
-/// The device tree, and the boot hart's registers.
-fn prepare_boot(
+/// The device tree that the guest gets.
+fn device_tree(
     machine: &Machine,
     vcpus: &[KvmVcpu],
     irqchip: fdt::Irqchip,
     slots: usize,
-    ram: &GuestMemoryMmap,
-) -> Result<(), Error> {
+) -> Result<Vec<u8>, Error> {
+    if let Some(dtb) = &machine.dtb {
+        return Ok(dtb.tree.clone());
+    }
     let boot = vcpus.first().ok_or(Error::Internal("no vCPU".to_owned()))?;
-    let placement = &machine.placement;
-    let harts: Vec<_> = vcpus
-        .iter()
-        .map(|vcpu| cpu::describe(vcpu, machine, irqchip))
-        .collect();
-    let tree = fdt::build(&Board {
+    let describe = |vcpu| cpu::describe(vcpu, machine, irqchip);
+    let harts: Vec<_> = vcpus.iter().map(describe).collect();
+    fdt::build(&Board {
         cmdline: &machine.cmdline,
         memory: machine.memory,
         harts: &harts,
         timebase: boot.timebase()?,
-        initrd: placement.initrd.clone(),
+        initrd: machine.placement.initrd.clone(),
         virtio_slots: slots,
         rng_seed: seed()?,
         irqchip,
-    })?;
-    ram.write_slice(&tree, GuestAddress(placement.fdt))
+    })
+}
+
+/// The device tree to its place, and the boot hart's registers.
+fn prepare_boot(
+    machine: &Machine,
+    vcpus: &[KvmVcpu],
+    tree: &[u8],
+    ram: &GuestMemoryMmap,
+) -> Result<(), Error> {
+    let boot = vcpus.first().ok_or(Error::Internal("no vCPU".to_owned()))?;
+    let placement = &machine.placement;
+    ram.write_slice(tree, GuestAddress(placement.fdt))
         .map_err(|error| Error::Internal(format!("the device tree has no room: {error}")))?;
     boot.boot_at(placement.entry, placement.fdt)
 }

@@ -4,6 +4,7 @@
 //!   main ── cli ─────────────────────────── the arguments, as values
 //!    │
 //!    ├── run ─┬─ machine ─┬─ loader ─ files   kernel, initrd, disks: opened, checked, placed
+//!    │        │           ├─ dtb              a device tree of the user's own
 //!    │        │           └─ layout           the address map
 //!    │        ├─ kvm ───────┬─ vcpu           the run loop: an exit in, an answer out
 //!    │        │  (riscv64)  ├─ board, sbi     devices in their slots; the SBI consoles
@@ -20,6 +21,7 @@ pub mod board;
 pub mod check;
 pub mod cli;
 pub mod csr;
+pub mod dtb;
 pub mod error;
 pub mod fdt;
 mod files;

@@ -1,5 +1,9 @@
 //! From a kernel file to a guest that can start: recognise it, find a place for it and its companions, copy them.
 //!
+//! ```text
+//!   file ── format ──┬─────────────────────────────── elf, image ──▶ segments ── place ──▶ load
+//!   (by content)     └─ zboot ─ unpack (gzip, zstd) ──────┘ once
+//! ```
 //! [`Kernel::open`] believes nothing that the file says until it fits the file's length; [`place`] is pure arithmetic
 //! and runs before any guest starts; [`load`] then has nothing left to decide.
 
@@ -10,15 +14,20 @@ use std::path::{Path, PathBuf};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::cli::{KernelFormat, KernelOption};
 use crate::error::Error;
 use crate::files;
-use crate::layout::{self, FDT_MAX_SIZE, LOW_END};
+use crate::layout::{self, FDT_MAX_SIZE, KERNEL_BASE, LOW_END};
 use crate::machine::Machine;
 use crate::size;
 
 mod elf;
 mod format;
 mod image;
+mod unpack;
+mod zboot;
+
+use self::format::Found;
 
 /// Alignment in bytes of the initrd and the device tree: a page, as Linux frees the initrd page by page.
 const PAGE: u64 = 4096;
@@ -27,7 +36,9 @@ const PAGE: u64 = 4096;
 #[derive(Debug)]
 pub struct Kernel {
     path: PathBuf,
+    /// The user's, or what was unpacked from it.
     file: File,
+    packing: Option<&'static str>,
     format: Format,
     entry: u64,
     segments: Vec<Segment>,
@@ -42,6 +53,8 @@ pub enum Format {
     StaticPie,
     /// A flat Linux Image.
     Image,
+    /// Bytes without any header, because the user said so; they go to [`layout::KERNEL_BASE`].
+    Raw,
 }
 
 /// A piece of the kernel file and its place in guest memory; what the file does not fill is zero.
@@ -76,20 +89,96 @@ pub struct Placement {
 }
 
 impl Kernel {
-    /// Opens a kernel, recognises it by its content and checks its headers.
-    pub fn open(path: &Path) -> Result<Kernel, Error> {
+    /// Opens a kernel, recognises it by its content, unpacks it if it is compressed, to at most `memory` bytes, and checks
+    /// its headers.
+    pub fn open(option: &KernelOption, memory: u64) -> Result<Kernel, Error> {
+        let path = option.path.as_path();
         let (file, length) = files::open_input("kernel", path)?;
-        let (format, entry, segments) = match format::recognise(path, &file, length)? {
-            format::Found::Elf => elf::read(path, &file, length)?,
-            format::Found::Image => image::read(path, &file, length)?,
+        if option.format == KernelFormat::Raw {
+            return Ok(Kernel::raw(path, file, length));
+        }
+        let (packing, section) = match format::recognise(path, &file, length)? {
+            found @ (Found::Elf | Found::Image) => {
+                return Kernel::parse(option, file, length, found);
+            }
+            Found::Packed(packing) => (packing, 0..length),
+            Found::Zboot => zboot::payload(path, &file, length)?,
+        };
+        let (file, length) = unpack::unpack(path, &file, section, packing, memory)?;
+        let inside = || {
+            let found = format::recognise(path, &file, length)?;
+            Kernel::parse(option, file, length, found)
+        };
+        match inside() {
+            Ok(kernel) => Ok(Kernel {
+                packing: Some(packing.name()),
+                ..kernel
+            }),
+            Err(error) => Err(Error::InUnpacked {
+                packing: packing.name(),
+                length,
+                source: Box::new(error),
+            }),
+        }
+    }
+
+    fn parse(
+        option: &KernelOption,
+        file: File,
+        length: u64,
+        found: Found,
+    ) -> Result<Kernel, Error> {
+        let path = option.path.as_path();
+        let wrong = |found: &str, advice| Error::KernelFormat {
+            path: path.into(),
+            found: found.into(),
+            advice,
+        };
+        let (format, entry, segments) = match (found, option.format) {
+            (Found::Elf, KernelFormat::Image) => {
+                return Err(wrong("an ELF", "format=image was asked for"));
+            }
+            (Found::Image, KernelFormat::Elf) => {
+                return Err(wrong("a flat Image", "format=elf was asked for"));
+            }
+            (Found::Elf, _) => elf::read(path, &file, length)?,
+            (Found::Image, _) => image::read(path, &file, length)?,
+            (Found::Packed(_) | Found::Zboot, _) => {
+                let advice = "only one layer is unpacked, take off the outer one yourself";
+                return Err(wrong("packed once more", advice));
+            }
         };
         Ok(Kernel {
             path: path.into(),
             file,
+            packing: None,
             format,
             entry,
             segments,
         })
+    }
+
+    /// The whole file at the usual place, entered at its first byte.
+    fn raw(path: &Path, file: File, length: u64) -> Kernel {
+        let segment = Segment {
+            offset: 0,
+            file_size: length,
+            address: KERNEL_BASE,
+            memory_size: length,
+        };
+        Kernel {
+            path: path.into(),
+            file,
+            packing: None,
+            format: Format::Raw,
+            entry: KERNEL_BASE,
+            segments: vec![segment],
+        }
+    }
+
+    /// How the file that the user gave is compressed, if it is: "gzip", "zstd".
+    pub fn packing(&self) -> Option<&'static str> {
+        self.packing
     }
 
     /// The path as the user gave it.
@@ -97,7 +186,7 @@ impl Kernel {
         &self.path
     }
 
-    /// The open file.
+    /// The open file that the segments are read from: the user's, or one in memory that holds what was unpacked.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -178,12 +267,13 @@ fn expect_in_ram(
         Format::Elf => {
             "link it at 0x80200000 or above; of Linux, take arch/riscv/boot/Image, not vmlinux"
         }
-        Format::StaticPie | Format::Image => "raise --memory",
+        Format::StaticPie | Format::Image | Format::Raw => "raise --memory",
     };
     Err(Error::KernelOutsideRam {
         path: kernel.path.clone(),
         part: match kernel.format {
             Format::Image => "image (BSS included)".into(),
+            Format::Raw => "content".into(),
             Format::Elf | Format::StaticPie => format!("loaded segment {index}"),
         },
         start: range.start,

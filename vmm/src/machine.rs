@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::sysinfo::sysinfo;
 
 use crate::cli::{self, DISKS_MAX, DiskOption, HugePages, Irqchip, MemoryOption};
+use crate::dtb::Dtb;
 use crate::error::Error;
 use crate::files;
 use crate::isa::Switch;
@@ -27,6 +28,10 @@ pub struct Machine {
     pub initrd: Option<Initrd>,
     /// The kernel's command line, unchanged, without NUL.
     pub cmdline: String,
+    /// The user's own device tree, instead of the one that describes the machine.
+    pub dtb: Option<Dtb>,
+    /// Where to write the guest's device tree, instead of running the guest.
+    pub dump_dtb: Option<PathBuf>,
     /// Number of vCPUs, from 1.
     pub cpus: u32,
     /// RAM in bytes, a multiple of 2 MiB.
@@ -77,15 +82,21 @@ impl Machine {
         check_cpus(options.cpus)?;
         check_memory(options.memory)?;
         let memory = options.memory.size;
-        let kernel = Kernel::open(&options.kernel)?;
+        let kernel = Kernel::open(&options.kernel, memory)?;
         check_cmdline(&options.cmdline, kernel.format())?;
         let initrd = options.initrd.as_deref().map(Initrd::open).transpose()?;
         let disks = open_disks(&options.disks)?;
         let placement = loader::place(&kernel, initrd.as_ref().map(|initrd| initrd.size), memory)?;
+        let dtb = options
+            .dtb
+            .as_deref()
+            .map(|path| Dtb::open(path, &options.cmdline, placement.initrd.as_ref()));
         Ok(Machine {
             kernel,
             initrd,
             cmdline: options.cmdline.clone(),
+            dtb: dtb.transpose()?,
+            dump_dtb: options.dump_dtb.clone(),
             cpus: options.cpus,
             memory,
             backing: options.memory,
@@ -250,7 +261,7 @@ fn check_host_memory(memory: u64) -> Result<(), Error> {
 fn check_cmdline(cmdline: &str, format: Format) -> Result<(), Error> {
     let (limit, why) = match format {
         Format::Image => (1023, "Linux on RISC-V keeps 1024 with the closing NUL"),
-        Format::Elf | Format::StaticPie => (4095, "a page with the closing NUL"),
+        Format::Elf | Format::StaticPie | Format::Raw => (4095, "a page with the closing NUL"),
     };
     match cmdline.len() {
         length if length > limit => Err(Error::CommandLine { length, limit, why }),

@@ -26,6 +26,7 @@ use crate::machine::{End, Machine};
 use crate::terminal::Restore;
 
 mod command;
+mod dump;
 mod kernel;
 mod qmp;
 
@@ -42,6 +43,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// `why` it is not KVM that runs it, if the user did not say so, is told in a line on stderr once QEMU has started.
 pub fn run(machine: &Machine, why: Option<&str>) -> Result<End, Error> {
     command::check(machine)?;
+    if let Some(path) = &machine.dump_dtb {
+        return dump::device_tree(machine, path).map(|()| End::PowerOff);
+    }
     // The signals a user ends us with; blocked before QEMU exists, so that none is lost between.
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals

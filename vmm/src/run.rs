@@ -1,7 +1,10 @@
 //! `hartvisor run`: check the machine, then choose what runs it.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+
+use nix::unistd::dup2_stdin;
 
 use crate::cli::{Accel, Run};
 use crate::error::Error;
@@ -15,6 +18,10 @@ pub fn run(options: &Run) -> Result<End, Error> {
     if options.print_command {
         return print_command(&machine, options.accel);
     }
+    if machine.dump_dtb.is_some() {
+        // No guest will read it, and a script may want to.
+        leave_stdin()?;
+    }
     match options.accel {
         Accel::Kvm => crate::kvm::run(&machine),
         Accel::Qemu => qemu::run(&machine, None),
@@ -25,6 +32,18 @@ pub fn run(options: &Run) -> Result<End, Error> {
             }
         },
     }
+}
+
+/// Puts `/dev/null` in the place of stdin, for a run that has no use for it.
+fn leave_stdin() -> Result<(), Error> {
+    let nothing = File::open("/dev/null").map_err(|source| Error::Host {
+        what: "open /dev/null".into(),
+        source,
+    })?;
+    dup2_stdin(&nothing).map_err(|errno| Error::Host {
+        what: "replace stdin".into(),
+        source: errno.into(),
+    })
 }
 
 /// Without QEMU, why there is no KVM either belongs to the error.
@@ -44,10 +63,17 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
         let problem = "--print-command shows the QEMU command line, there is none with --accel kvm";
         return Err(Error::Usage(problem.into()));
     }
-    if machine.kernel.format() == Format::StaticPie {
-        log::warn!(
-            "the kernel is position-independent: run hands QEMU a copy with addresses, the file itself will not start"
-        );
+    let kernel = &machine.kernel;
+    let made = match (kernel.format(), kernel.packing()) {
+        (Format::StaticPie, _) => {
+            Some("position-independent: run hands QEMU a copy with addresses")
+        }
+        (Format::Raw, _) => Some("a raw binary: run hands QEMU an ELF made of it"),
+        (_, Some(_)) => Some("compressed: run hands QEMU what is in it"),
+        (_, None) => None,
+    };
+    if let Some(made) = made {
+        log::warn!("the kernel is {made}, the file itself will not start");
     }
     let arguments = qemu::arguments(machine, machine.kernel.path());
     let line = qemu::shell_line(&qemu::program(), &arguments);

@@ -7,10 +7,13 @@
 )]
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 #[allow(unreachable_pub, missing_docs)]
 #[path = "support/folder.rs"]
@@ -42,18 +45,63 @@ fn a_kernel_that_is_none_is_named_with_what_would_be_right() {
         2,
         &["/etc/passwd", "a text file", "RISC-V Linux Image"],
     );
-    expect(&folder.run(&[]), 2, &["--kernel <FILE>"]);
+    expect(&folder.run(&[]), 2, &["--kernel <FILE[,format=FORMAT]>"]);
     folder.refused_kernel(b"", &["is empty"]);
     folder.refused_kernel(&[0xa5; 5000], &["unknown format", "RISC-V 64-bit ELF"]);
-    folder.refused_kernel(
-        b"\x1f\x8b\x08\0\0\0\0\0",
-        &["gzip-compressed", "decompress it first"],
+    folder.refused_kernel(b"\xfd7zXZ\0", &["xz-compressed", "decompress it first"]);
+}
+
+#[test]
+fn a_packed_kernel_that_cannot_be_unpacked_is_refused() {
+    let folder = Folder::new();
+    let truncated = "its gzip data is truncated: it does not end within 8 bytes";
+    folder.refused_kernel(b"\x1f\x8b\x08\0\0\0\0\0", &[truncated]);
+    folder.refused_kernel(b"\x28\xb5\x2f\xfd\x20\0\0\0", &["its zstd data is"]);
+    let zboot = "is truncated: its EFI zboot header ends at byte 56, the file has 12";
+    folder.refused_kernel(b"MZ\0\0zimg\0\0\0\0", &[zboot]);
+    let mut packed = Vec::new();
+    let mut encoder = GzEncoder::new(&mut packed, Compression::fast());
+    io::copy(&mut io::repeat(0).take(17 << 20), &mut encoder).unwrap();
+    encoder.finish().unwrap();
+    folder.file("bomb", &packed);
+    expect(
+        &folder.run(&["--kernel", "bomb", "--memory", "16M"]),
+        2,
+        &[
+            "\"bomb\": unpacked from gzip it has more than 16M",
+            "raise --memory",
+        ],
     );
     folder.refused_kernel(
-        b"\x28\xb5\x2f\xfd\0\0\0\0",
-        &["zstd-compressed", "decompress it first"],
+        &packed,
+        &[
+            "unpacked from gzip, 17825792 bytes: kernel",
+            "unknown format",
+            "format=raw",
+        ],
     );
-    folder.refused_kernel(b"MZ\0\0zimg\0\0\0\0", &["EFI zboot"]);
+}
+
+#[test]
+fn a_kernel_format_that_cannot_be_is_refused() {
+    let folder = Folder::new();
+    let refused = |option: &str, parts: &[&str]| {
+        expect(&folder.run(&["--kernel", option]), 2, parts);
+    };
+    refused("kernel,format=bin", &["\"bin\"", "auto, elf, image or raw"]);
+    refused("kernel,raw", &["\"raw\"", "format=auto|elf|image|raw"]);
+    refused(
+        "kernel,format=image",
+        &["kernel \"kernel\" is an ELF", "format=image"],
+    );
+    refused(
+        "a,b",
+        &[
+            "unknown key \"b\"",
+            "a comma in the file name is written twice",
+        ],
+    );
+    refused("", &["file name is missing"]);
 }
 
 #[test]
@@ -288,6 +336,30 @@ fn an_initrd_that_is_none_is_refused() {
     );
     folder.refused(&["--initrd", "."], &["initrd \".\" is a directory"]);
     folder.refused(&["--initrd", "empty"], &["initrd \"empty\" is empty"]);
+}
+
+#[test]
+fn a_device_tree_that_is_none_is_refused() {
+    let folder = Folder::new();
+    folder.file("empty", b"");
+    folder.file("source", b"/dts-v1/;\n/ { };\n");
+    folder.file("cut", &[0xd0, 0x0d, 0xfe, 0xed, 0, 0, 1, 0, 0]);
+    folder.refused(
+        &["--dtb", "absent"],
+        &["cannot open device tree \"absent\"", "No such file"],
+    );
+    folder.refused(&["--dtb", "."], &["device tree \".\" is a directory"]);
+    folder.refused(&["--dtb", "empty"], &["device tree \"empty\" is empty"]);
+    folder.refused(&["--dtb", "source"], &["\"source\"", "dtc -O dtb"]);
+    folder.refused(&["--dtb", "kernel"], &["\"kernel\"", "expected a DTB"]);
+    folder.refused(
+        &["--dtb", "cut"],
+        &["is truncated: its header says 256 bytes, the file has 9"],
+    );
+    folder.refused(
+        &["--dump-dtb", "a", "--print-command"],
+        &["--dump-dtb", "cannot be used with", "--print-command"],
+    );
 }
 
 #[test]

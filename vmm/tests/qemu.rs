@@ -10,8 +10,11 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use dtoolkit::fdt::Fdt;
+use dtoolkit::{Node, Property};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
@@ -46,7 +49,7 @@ impl Kernel {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
         command
             .args(["run", "--accel", "qemu", "--kernel"])
-            .arg(self.path());
+            .arg(self.path().to_str().unwrap().replace(',', ",,"));
         command
     }
 
@@ -104,6 +107,54 @@ fn what_qemu_refuses_is_an_error_of_ours() {
         text.contains("lock") && text.contains("failed with exit status: 1"),
         "{text}"
     );
+}
+
+#[test]
+fn a_packed_kernel_and_a_raw_one_run_as_they_are_meant() {
+    let elf = Elf::new(KERNEL, &shutdown(0)).bytes();
+    let packed = compress_to_vec(&elf[..], CompressionLevel::Fastest);
+    let folder = tempfile::tempdir().unwrap();
+    let run = |bytes: &[u8], option: &str| {
+        let path = folder.path().join("kernel");
+        std::fs::write(&path, bytes).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
+        command.args(["run", "--accel", "qemu", "--kernel"]);
+        command.arg(format!("{}{option}", path.display()));
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    };
+    run(&packed, "");
+    run(&shutdown(0), ",format=raw");
+}
+
+#[test]
+fn the_device_tree_of_qemu_can_be_had_and_given_back() {
+    let kernel = Kernel::new(&shutdown(0));
+    let tree = |arguments: &[&str]| {
+        let output = kernel
+            .command()
+            .args(["--dump-dtb", "/dev/stdout", "--cmdline", "one two"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+        output.stdout
+    };
+    let first = tree(&["--cpus", "3"]);
+    let fdt = Fdt::new(&first).unwrap();
+    let bootargs = fdt.find_node("/chosen").unwrap().property("bootargs");
+    assert_eq!(bootargs.unwrap().value(), b"one two\0");
+    assert!(fdt.find_node("/cpus/cpu@2").is_some());
+    let path = kernel.0.path().join("tree");
+    std::fs::write(&path, &first).unwrap();
+    let output = kernel
+        .command()
+        .args(["--cpus", "3", "--dtb", path.to_str().unwrap()])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 #[test]

@@ -76,7 +76,7 @@ pub(super) fn read(path: &Path, file: &File, length: u64) -> Result<Parts, Error
         Format::StaticPie => {
             shift_to_base(loaded()).ok_or_else(|| wrong("its segments lie too far apart".into()))?
         }
-        Format::Elf | Format::Image => 0,
+        Format::Elf | Format::Image | Format::Raw => 0,
     };
 
     let mut segments = Vec::new();

@@ -9,30 +9,34 @@ use object::elf::{
     EM_SPARCV9, EM_X86_64, Machine,
 };
 
+use super::unpack::Packing;
+use super::zboot;
 use crate::error::Error;
 
-/// A kernel that can be loaded.
+/// A kernel that can be loaded, perhaps once it is unpacked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// A little-endian RISC-V 64-bit ELF file.
     Elf,
     /// A flat Image with the RISC-V boot image header.
     Image,
+    /// One of these, compressed as a whole.
+    Packed(Packing),
+    /// One of these, compressed within an EFI program that unpacks it.
+    Zboot,
 }
 
 /// How many bytes are looked at: up to the setup header of an x86 bzImage.
 const HEAD: usize = 0x206;
 
 /// What is right, for everything that is not.
-const EXPECTED: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF";
-const DECOMPRESS: &str = "not supported yet, decompress it first";
-const ZBOOT: &str =
-    "not supported yet, take the plain Image (CONFIG_EFI_ZBOOT off, arch/riscv/boot/Image)";
+const EXPECTED: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, plain or packed by gzip, zstd or EFI zboot";
+const DECOMPRESS: &str = "only gzip and zstd are unpacked here, decompress it first";
+const UNKNOWN: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, plain or packed by gzip, zstd or EFI zboot; a binary without any header takes --kernel FILE,format=raw";
 
 /// Foreign formats by a signature at an offset. Those that could also be the beginning of a PE file come first.
 const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     (0x38, b"ARMd", "an arm64 Image", EXPECTED),
-    (4, b"zimg", "an EFI zboot image", ZBOOT),
     (0x202, b"HdrS", "an x86 bzImage", EXPECTED),
     (
         0,
@@ -40,8 +44,6 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
         "an EFI or Windows program without a RISC-V Image header",
         EXPECTED,
     ),
-    (0, b"\x1f\x8b", "gzip-compressed", DECOMPRESS),
-    (0, b"\x28\xb5\x2f\xfd", "zstd-compressed", DECOMPRESS),
     (0, b"\xfd7zXZ\0", "xz-compressed", DECOMPRESS),
     (0, b"\x5d\0\0", "lzma-compressed", DECOMPRESS),
     (0, b"BZh", "bzip2-compressed", DECOMPRESS),
@@ -86,6 +88,12 @@ fn from_head(head: &[u8]) -> Result<Found, (String, &'static str)> {
     if has(super::image::MAGIC2_OFFSET, super::image::MAGIC2) {
         return Ok(Found::Image);
     }
+    if let Some(packing) = Packing::of(head) {
+        return Ok(Found::Packed(packing));
+    }
+    if has(0, b"MZ") && has(zboot::MAGIC_OFFSET, zboot::MAGIC) {
+        return Ok(Found::Zboot);
+    }
     if let Some((_, _, found, advice)) = FOREIGN
         .iter()
         .find(|(offset, signature, ..)| has(*offset, signature))
@@ -95,15 +103,11 @@ fn from_head(head: &[u8]) -> Result<Found, (String, &'static str)> {
     let text = head
         .iter()
         .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
-    Err((
-        if text {
-            "a text file"
-        } else {
-            "of an unknown format"
-        }
-        .into(),
-        EXPECTED,
-    ))
+    Err(if text {
+        ("a text file".into(), EXPECTED)
+    } else {
+        ("of an unknown format".into(), UNKNOWN)
+    })
 }
 
 /// Class, byte order and machine of an ELF file lie at the same offsets in every one of them.
@@ -182,9 +186,21 @@ mod tests {
         arm64[..2].copy_from_slice(b"MZ");
         arm64[0x38..0x3c].copy_from_slice(b"ARMd");
         assert_eq!(refused(&arm64), "an arm64 Image");
-        assert_eq!(refused(b"\x1f\x8b\x08\0"), "gzip-compressed");
-        assert_eq!(refused(b"MZ\0\0zimg"), "an EFI zboot image");
+        assert_eq!(refused(b"\xfd7zXZ\0"), "xz-compressed");
         assert_eq!(refused(b"root:x:0:0:root:/root:/bin/bash\n"), "a text file");
         assert_eq!(refused(b"\0\0\0\0"), "of an unknown format");
+    }
+
+    #[test]
+    fn what_is_packed_is_recognised_by_its_content() {
+        assert_eq!(
+            from_head(b"\x1f\x8b\x08\0"),
+            Ok(Found::Packed(Packing::Gzip))
+        );
+        assert_eq!(
+            from_head(b"\x28\xb5\x2f\xfd\0"),
+            Ok(Found::Packed(Packing::Zstd))
+        );
+        assert_eq!(from_head(b"MZ\0\0zimg"), Ok(Found::Zboot));
     }
 }

@@ -8,6 +8,9 @@ use std::io::Write;
 use super::*;
 use crate::layout::{KERNEL_BASE, MIB, RAM_BASE};
 
+#[path = "unpack_test.rs"]
+mod unpack_test;
+
 #[path = "../../tests/support/mod.rs"]
 mod support;
 use support::{Elf, Segment as Load, image};
@@ -15,7 +18,14 @@ use support::{Elf, Segment as Load, image};
 fn open(bytes: &[u8]) -> Result<Kernel, String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
-    Kernel::open(file.path()).map_err(|error| error.chain())
+    Kernel::open(&auto(file.path()), 256 * MIB).map_err(|error| error.chain())
+}
+
+fn auto(path: &Path) -> KernelOption {
+    KernelOption {
+        path: path.into(),
+        format: KernelFormat::Auto,
+    }
 }
 
 fn two_segments() -> Elf {

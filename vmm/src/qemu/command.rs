@@ -93,6 +93,9 @@ pub fn arguments(machine: &Machine, kernel: &Path) -> Vec<OsString> {
     if let Some(initrd) = &machine.initrd {
         line.add([OsStr::new("-initrd"), initrd.path.as_os_str()]);
     }
+    if let Some(dtb) = &machine.dtb {
+        line.add([OsStr::new("-dtb"), dtb.path.as_os_str()]);
+    }
     if !machine.cmdline.is_empty() {
         line.add(["-append", &machine.cmdline]);
     }
@@ -166,7 +169,7 @@ impl Line {
 }
 
 /// A value within QEMU's key=value lists: commas are doubled.
-fn escaped(value: &OsStr) -> OsString {
+pub(super) fn escaped(value: &OsStr) -> OsString {
     let doubled = value.as_bytes().iter().flat_map(|byte| match byte {
         b',' => b",,".as_slice(),
         byte => std::slice::from_ref(byte),

@@ -1,7 +1,8 @@
 //! The kernel file as QEMU can start it.
 //!
-//! QEMU loads ELF files at the physical addresses in their headers. A static-pie has none of its own, so QEMU gets a
-//! copy in memory whose headers say where its segments belong.
+//! QEMU loads ELF files at the physical addresses in their headers. A static-pie has none of its own, and what the user
+//! calls a raw binary must not be taken for anything else: of these QEMU gets a copy in memory whose headers say where the
+//! segments belong. It unpacks nothing: of a compressed kernel it gets what we unpacked.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -29,13 +30,17 @@ pub(super) enum Startable<'a> {
 impl Startable<'_> {
     /// Finds or makes it.
     pub(super) fn new(kernel: &Kernel) -> Result<Startable<'_>, Error> {
-        match kernel.format() {
-            Format::Elf | Format::Image => Ok(Startable::Original(kernel.path())),
-            Format::StaticPie => copy(kernel).map_err(|source| Error::Host {
-                what: "copy the kernel for QEMU".into(),
-                source,
-            }),
-        }
+        let copy = match (kernel.format(), kernel.packing()) {
+            (Format::Elf | Format::Image, None) => return Ok(Startable::Original(kernel.path())),
+            (Format::Elf | Format::Image, Some(_)) => kernel.file().try_clone(),
+            (Format::StaticPie | Format::Raw, _) => copy(kernel),
+        };
+        let copy = copy.map_err(|source| Error::Host {
+            what: "copy the kernel for QEMU".into(),
+            source,
+        })?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()));
+        Ok(Startable::Copy(copy.into(), path))
     }
 
     /// The path to give to QEMU.
@@ -48,7 +53,7 @@ impl Startable<'_> {
 }
 
 /// Writes an ELF file of the kernel's segments at their addresses.
-fn copy(kernel: &Kernel) -> io::Result<Startable<'static>> {
+fn copy(kernel: &Kernel) -> io::Result<File> {
     let fd = memfd_create(c"kernel", MFdFlags::MFD_CLOEXEC)?;
     let mut file = File::from(fd);
     file.write_all(&headers(kernel))?;
@@ -57,8 +62,7 @@ fn copy(kernel: &Kernel) -> io::Result<Startable<'static>> {
         kernel.file().read_exact_at(&mut buffer, segment.offset)?;
         file.write_all(&buffer)?;
     }
-    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    Ok(Startable::Copy(file.into(), path))
+    Ok(file)
 }
 
 /// An ELF64 header and the program headers (gABI): PT_LOAD, RWX, virtual addresses like the physical ones.

@@ -1,0 +1,129 @@
+//! `--kernel FILE[,format=FORMAT]`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::split_at_single_commas;
+
+/// `--kernel` as given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelOption {
+    /// The file.
+    pub path: PathBuf,
+    /// What it is to be taken for.
+    pub format: KernelFormat,
+}
+
+/// What a kernel file is to be taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelFormat {
+    /// What its content shows it to be.
+    Auto,
+    /// An ELF, plain or packed, and nothing else.
+    Elf,
+    /// A flat Image, plain or packed, and nothing else.
+    Image,
+    /// A binary without any header, whatever it looks like.
+    Raw,
+}
+
+impl KernelOption {
+    /// Reads `FILE[,format=FORMAT]`, a doubled comma being one that belongs to FILE.
+    pub(super) fn parse(text: &OsStr) -> Result<Self, String> {
+        let mut parts = split_at_single_commas(text.as_bytes()).into_iter();
+        let path = PathBuf::from(parts.next().unwrap_or_default());
+        if path.as_os_str().is_empty() {
+            return Err("the file name is missing, expected FILE[,format=FORMAT]".into());
+        }
+        let mut format = None;
+        for part in parts {
+            let part = part.to_string_lossy();
+            let Some(name) = part.strip_prefix("format=") else {
+                return Err(format!(
+                    "unknown key {part:?}, known is format=auto|elf|image|raw (a comma in the file name is written twice)"
+                ));
+            };
+            if format.replace(KernelFormat::parse(name)?).is_some() {
+                return Err("format is given twice".into());
+            }
+        }
+        Ok(KernelOption {
+            path,
+            format: format.unwrap_or(KernelFormat::Auto),
+        })
+    }
+}
+
+impl KernelFormat {
+    fn parse(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(KernelFormat::Auto),
+            "elf" => Ok(KernelFormat::Elf),
+            "image" => Ok(KernelFormat::Image),
+            "raw" => Ok(KernelFormat::Raw),
+            "gzip" | "zstd" | "zboot" | "efi" => Err(format!(
+                "format {name:?}: what is packed is recognised by its content; expected auto, elf, image (also of what is inside) or raw"
+            )),
+            _ => Err(format!(
+                "unknown format {name:?}, expected auto, elf, image or raw"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(PathBuf, KernelFormat), String> {
+        KernelOption::parse(OsStr::new(text)).map(|option| (option.path, option.format))
+    }
+
+    #[test]
+    fn a_file_alone_is_recognised_by_its_content() {
+        assert_eq!(parse("Image"), Ok(("Image".into(), KernelFormat::Auto)));
+    }
+
+    #[test]
+    fn doubled_commas_belong_to_the_name() {
+        assert_eq!(
+            parse("a,,b,format=raw"),
+            Ok(("a,b".into(), KernelFormat::Raw))
+        );
+    }
+
+    #[test]
+    fn each_format_has_its_name() {
+        for (name, format) in [
+            ("auto", KernelFormat::Auto),
+            ("elf", KernelFormat::Elf),
+            ("image", KernelFormat::Image),
+            ("raw", KernelFormat::Raw),
+        ] {
+            assert_eq!(parse(&format!("k,format={name}")).unwrap().1, format);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_naming_what_can() {
+        for (text, part) in [
+            (
+                "k,format=bzip2",
+                "unknown format \"bzip2\", expected auto, elf, image or raw",
+            ),
+            ("k,format=", "unknown format \"\""),
+            ("k,format=gzip", "recognised by its content"),
+            (
+                "k,raw",
+                "unknown key \"raw\", known is format=auto|elf|image|raw",
+            ),
+            ("k,", "unknown key \"\""),
+            ("k,format=raw,format=raw", "format is given twice"),
+            (",format=raw", "the file name is missing"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

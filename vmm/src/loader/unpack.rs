@@ -1,0 +1,246 @@
+//! Compressed kernels, unpacked once, before any guest starts, into a file in memory.
+//!
+//! What comes out is believed no more than what went in: it may not be larger than the guest's RAM, which it could not be
+//! loaded into anyway, so that a few bytes that unpack to terabytes do no harm.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use flate2::bufread::GzDecoder;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use ruzstd::decoding::StreamingDecoder;
+
+use crate::error::Error;
+use crate::size;
+
+/// How many bytes are unpacked at a time.
+const BUFFER: usize = 1 << 16;
+
+/// How a kernel is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878; windows up to 128 MiB, as zstd(1) itself takes without being told.
+    Zstd,
+}
+
+impl Packing {
+    const ALL: [Packing; 2] = [Packing::Gzip, Packing::Zstd];
+
+    /// Tells it by the first bytes.
+    pub(super) fn of(head: &[u8]) -> Option<Packing> {
+        Self::ALL
+            .into_iter()
+            .find(|packing| head.starts_with(packing.magic()))
+    }
+
+    fn magic(self) -> &'static [u8] {
+        match self {
+            Packing::Gzip => b"\x1f\x8b",
+            Packing::Zstd => b"\x28\xb5\x2f\xfd",
+        }
+    }
+
+    /// Its name, for people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Packing::Gzip => "gzip",
+            Packing::Zstd => "zstd",
+        }
+    }
+}
+
+/// Unpacks this `section` (in bytes) of the file at `path`, to at most `limit` bytes. Gives a file in memory that holds what
+/// was in it, and its length in bytes.
+///
+/// Several members (gzip) or frames (zstd) in a row are one content, as the programs of these names have it; other bytes
+/// behind them, such as a signature or padding, are left alone.
+pub(super) fn unpack(
+    path: &Path,
+    file: &File,
+    section: Range<u64>,
+    packing: Packing,
+    limit: u64,
+) -> Result<(File, u64), Error> {
+    let unpacked = memfd_create(c"unpacked kernel", MFdFlags::MFD_CLOEXEC);
+    let unpacked = unpacked.map_err(|errno| cannot_keep(errno.into()))?;
+    let mut sink = Sink {
+        file: unpacked.into(),
+        buffer: vec![0; BUFFER],
+        length: 0,
+        limit,
+    };
+    let mut next = section.start;
+    while next == section.start || begins(file, next..section.end, packing) {
+        let mut input = BufReader::new(Section {
+            file,
+            at: next,
+            end: section.end,
+            ended: false,
+            failed: None,
+        });
+        let outcome = match packing {
+            Packing::Gzip => sink.fill(&mut GzDecoder::new(&mut input)),
+            Packing::Zstd => zstd_frame(&mut input, &mut sink),
+        };
+        let ahead = input.buffer().len() as u64;
+        let input = input.into_inner();
+        next = input.at.saturating_sub(ahead);
+        outcome.map_err(|fault| explain(fault, path, packing, limit, &section, input))?;
+    }
+    if next < section.end {
+        log::debug!("{} bytes behind the packed kernel", section.end - next);
+    }
+    match sink.length {
+        0 => Err(Error::KernelHeader {
+            path: path.into(),
+            problem: format!("what its {} holds is empty", packing.name()),
+        }),
+        length => Ok((sink.file, length)),
+    }
+}
+
+/// Whether another member or frame begins here.
+fn begins(file: &File, section: Range<u64>, packing: Packing) -> bool {
+    let mut head = [0; 4];
+    let room = usize::try_from(section.end - section.start).unwrap_or(usize::MAX);
+    let Some(head) = head.get_mut(..packing.magic().len().min(room)) else {
+        return false;
+    };
+    file.read_exact_at(head, section.start).is_ok() && head == packing.magic()
+}
+
+/// One frame, and its checksum if it has one: the decoder computes it and leaves the comparison to us.
+fn zstd_frame(input: &mut impl BufRead, sink: &mut Sink) -> Result<(), Fault> {
+    let mut decoder =
+        StreamingDecoder::new(input).map_err(|error| Fault::Input(error.to_string()))?;
+    sink.fill(&mut decoder)?;
+    let decoder = decoder.into_frame_decoder();
+    match (
+        decoder.get_checksum_from_data(),
+        decoder.get_calculated_checksum(),
+    ) {
+        (Some(stated), Some(found)) if stated != found => Err(Fault::Input(format!(
+            "its checksum is {stated:#x}, that of its content {found:#x}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Why unpacking ended early.
+enum Fault {
+    /// What is to be unpacked is wrong, the decoder says how.
+    Input(String),
+    /// There is more in it than may be.
+    TooLarge,
+    /// The host could not keep what came out.
+    Output(io::Error),
+}
+
+fn explain(
+    fault: Fault,
+    path: &Path,
+    packing: Packing,
+    limit: u64,
+    section: &Range<u64>,
+    input: Section<'_>,
+) -> Error {
+    let problem = match (fault, input.failed) {
+        (Fault::TooLarge, _) => {
+            return Error::KernelUnpacked {
+                path: path.into(),
+                packing: packing.name(),
+                memory: size::show(limit),
+            };
+        }
+        (Fault::Output(source), _) => return cannot_keep(source),
+        (Fault::Input(_), Some(source)) => {
+            return Error::Read {
+                what: "kernel",
+                path: path.into(),
+                source,
+            };
+        }
+        (Fault::Input(_), None) if input.ended => format!(
+            "its {} data is truncated: it does not end within {} bytes",
+            packing.name(),
+            section.end - section.start
+        ),
+        (Fault::Input(problem), None) => {
+            format!("its {} data is corrupt: {problem}", packing.name())
+        }
+    };
+    Error::KernelHeader {
+        path: path.into(),
+        problem,
+    }
+}
+
+fn cannot_keep(source: io::Error) -> Error {
+    Error::Host {
+        what: "keep the unpacked kernel in memory".into(),
+        source,
+    }
+}
+
+/// Where unpacked bytes go.
+struct Sink {
+    file: File,
+    buffer: Vec<u8>,
+    length: u64,
+    limit: u64,
+}
+
+impl Sink {
+    /// Takes all there is, or stops at the first byte too many.
+    fn fill(&mut self, source: &mut impl Read) -> Result<(), Fault> {
+        loop {
+            let bytes = match source.read(&mut self.buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => self.buffer.get(..count).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Fault::Input(error.to_string())),
+            };
+            self.length += bytes.len() as u64;
+            if self.length > self.limit {
+                return Err(Fault::TooLarge);
+            }
+            self.file.write_all(bytes).map_err(Fault::Output)?;
+        }
+    }
+}
+
+/// A part of a file, read in order; remembers how that ended, since decoders tell it in many ways.
+struct Section<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+    /// More was wanted than there is.
+    ended: bool,
+    failed: Option<io::Error>,
+}
+
+impl Read for Section<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        let count = match self
+            .file
+            .read_at(buffer.get_mut(..room).unwrap_or_default(), self.at)
+        {
+            Ok(count) => count,
+            Err(error) => {
+                let kind = error.kind();
+                self.failed = Some(error);
+                return Err(kind.into());
+            }
+        };
+        self.ended |= count == 0;
+        self.at += count as u64;
+        Ok(count)
+    }
+}

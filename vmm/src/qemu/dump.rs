@@ -1,0 +1,74 @@
+//! The device tree that QEMU would give to the guest.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::unistd::mkdtemp;
+
+use super::command::{self, arguments, program};
+use super::kernel::Startable;
+use super::{cannot, inherit};
+use crate::dtb;
+use crate::error::Error;
+use crate::machine::Machine;
+
+/// Has QEMU write its device tree to `path`, and start nothing.
+pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
+    let program = program();
+    let kernel = Startable::new(&machine.kernel)?;
+    if let Startable::Copy(copy, _) = &kernel {
+        inherit(copy)?;
+    }
+    // QEMU replaces the file that it is to write, which would do away with a device such as /dev/stdout.
+    let folder = Folder::new()?;
+    let own = folder.0.join("dtb");
+    let mut dump = std::ffi::OsString::from("dumpdtb=");
+    dump.push(command::escaped(own.as_os_str()));
+    let output = Command::new(&program)
+        .args(arguments(machine, kernel.path()))
+        .arg("-machine")
+        .arg(dump)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::NoQemu {
+                program: program.to_string_lossy().into(),
+            },
+            _ => Error::QemuStart {
+                program: program.to_string_lossy().into(),
+                source,
+            },
+        })?;
+    match fs::read(&own) {
+        Ok(tree) => dtb::dump(path, &tree),
+        Err(_) => {
+            // What it says of its own accord is only worth reading now.
+            eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            Err(Error::QemuFailed {
+                program: program.to_string_lossy().into(),
+                status: output.status.to_string(),
+            })
+        }
+    }
+}
+
+/// A folder that only this process uses, gone when this is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Folder, Error> {
+        let template = std::env::temp_dir().join("hartvisor-XXXXXX");
+        mkdtemp(&template)
+            .map(Folder)
+            .map_err(|errno| cannot("make a temporary folder", errno.into()))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A folder left behind does no harm.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

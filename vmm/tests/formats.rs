@@ -1,0 +1,176 @@
+//! Each form that a kernel comes in, started on RISC-V KVM: the bare-metal guest and Debian's kernel, packed here.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use dtoolkit::fdt::Fdt;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+
+use lab::{guest, hartvisor, host_file, run, text};
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    compress_to_vec(bytes, CompressionLevel::Fastest)
+}
+
+/// As drivers/firmware/efi/libstub/zboot-header.S of Linux lays it out; the EFI program itself is left out.
+fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
+    let mut file = b"MZ\0\0zimg".to_vec();
+    file.extend(64_u32.to_le_bytes());
+    file.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+    file.extend([0; 8]);
+    file.extend(compression.as_bytes());
+    file.resize(0x38, 0);
+    file.extend(b"\xcd\x23\x82\x81\0\0\0\0");
+    file.extend(payload);
+    file
+}
+
+/// Starts each kernel in turn, all in one emulated host, and gives what was said and each exit status.
+fn start_each(kernels: &[String], folder: &Path, arguments: &str) -> (String, Vec<i32>) {
+    let mut script = String::new();
+    for kernel in kernels {
+        let hartvisor = hartvisor();
+        script += &format!(
+            "{} run --accel kvm --kernel '{kernel}' {arguments} </dev/null; echo status=$?\n",
+            hartvisor.display()
+        );
+    }
+    let output = run(lab::lab(&[], &[folder]).args(["sh", "-c", &script]), b"");
+    let text = text(&output);
+    let status = |line: &str| line.trim().strip_prefix("status=")?.parse().ok();
+    let statuses = text.lines().filter_map(status).collect();
+    (text, statuses)
+}
+
+#[test]
+fn the_guest_runs_from_each_packing() {
+    let folder = tempfile::tempdir().unwrap();
+    let elf = fs::read(guest()).unwrap();
+    let packed = [
+        gzip(&elf),
+        zstd(&elf),
+        zboot("gzip", &gzip(&elf)),
+        zboot("zstd22", &zstd(&elf)),
+    ];
+    let write = |(index, bytes): (usize, &Vec<u8>)| {
+        let path = folder.path().join(format!("kernel{index}"));
+        fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let kernels: Vec<String> = packed.iter().enumerate().map(write).collect();
+    // Only a guest that runs, and reads its command line, can report this failure.
+    let (text, statuses) = start_each(&kernels, folder.path(), "--cmdline no-such-mode");
+    assert_eq!(statuses, [1; 4], "{text}");
+}
+
+#[test]
+fn a_binary_without_a_header_runs_when_it_is_called_raw() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("raw,binary");
+    // The guest without its ELF headers.
+    let mut objcopy = Command::new("riscv64-linux-gnu-objcopy");
+    objcopy.args(["-O", "binary"]).arg(guest()).arg(&path);
+    assert!(objcopy.status().unwrap().success());
+    let name = path.display().to_string().replace(',', ",,");
+    let kernels = [format!("{name},format=raw"), name];
+    let (text, statuses) = start_each(&kernels, folder.path(), "--cmdline no-such-mode");
+    assert_eq!(statuses, [1, 2], "{text}");
+    assert!(text.contains("of an unknown format"), "{text}");
+}
+
+/// A root file system whose /init tells the kernel's log that it runs, and powers off.
+fn initramfs(folder: &Path) -> PathBuf {
+    let root = folder.join("root");
+    fs::create_dir_all(root.join("bin")).unwrap();
+    fs::create_dir_all(root.join("dev")).unwrap();
+    fs::copy(host_file("busybox"), root.join("bin/busybox")).unwrap();
+    let init = "#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs none /dev
+echo formats: init runs >/dev/kmsg
+exec /bin/busybox poweroff -f
+";
+    fs::write(root.join("init"), init).unwrap();
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
+    let archive = folder.join("initramfs.cpio");
+    let pack = "find . -mindepth 1 | cpio --create --format=newc --owner=0:0 --quiet";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", pack])
+        .current_dir(&root)
+        .stdout(fs::File::create(&archive).unwrap());
+    assert!(command.status().unwrap().success());
+    archive
+}
+
+#[test]
+fn debians_kernel_boots_from_gzip_and_from_efi_zboot() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = fs::read(host_file("vmlinux")).unwrap();
+    let (first, second) = (
+        folder.path().join("Image.gz"),
+        folder.path().join("vmlinuz.efi"),
+    );
+    fs::write(&first, gzip(&image)).unwrap();
+    fs::write(&second, zboot("zstd22", &zstd(&image))).unwrap();
+    let kernels = [first, second].map(|path| path.display().to_string());
+    let arguments = format!(
+        "--initrd {} --cmdline 'earlycon=sbi keep_bootcon panic=-1'",
+        initramfs(folder.path()).display()
+    );
+    let (text, statuses) = start_each(&kernels, folder.path(), &arguments);
+    assert_eq!(statuses, [0; 2], "{text}");
+    assert_eq!(text.matches("formats: init runs").count(), 2, "{text}");
+}
+
+#[test]
+fn the_device_tree_can_be_had_and_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    let (tree, guest) = (tree.display(), guest());
+    let (hartvisor, guest) = (hartvisor(), guest.display());
+    let script = format!(
+        "{0} run --accel kvm --kernel {guest} --cmdline poweroff --cpus 3 --dump-dtb {tree}; echo status=$?
+         read -r line; echo \"stdin: $line\"
+         {0} run --accel kvm --kernel {guest} --cpus 3 --dtb {tree} </dev/null; echo status=$?
+         {0} run --accel kvm --kernel {guest} --cpus 3 --dtb {tree} --cmdline no-such-mode </dev/null; echo status=$?
+         {0} run --accel kvm --kernel {guest} --dump-dtb /no/such/folder/tree; echo status=$?\n",
+        hartvisor.display(),
+    );
+    let output = run(
+        lab::lab(&[], &[folder.path()]).args(["sh", "-c", &script]),
+        b"not eaten\n",
+    );
+    let text = text(&output);
+    // Powered off by the tree's own bootargs, then a failure by those of the command line, then no place to write to.
+    let statuses: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("status="))
+        .collect();
+    assert_eq!(statuses, ["0", "0", "1", "2"], "{text}");
+    assert!(text.contains("stdin: not eaten"), "{text}");
+    assert!(text.contains("cannot write the device tree to"), "{text}");
+    let tree = fs::read(folder.path().join("tree")).unwrap();
+    let fdt = Fdt::new(&tree).unwrap();
+    assert!(fdt.find_node("/cpus/cpu@2").is_some() && fdt.find_node("/cpus/cpu@3").is_none());
+}

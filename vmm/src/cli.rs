@@ -15,6 +15,7 @@ use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
 use crate::layout::VIRTIO_SLOTS;
 use crate::size;
 
+mod config;
 mod kernel;
 
 pub use kernel::{KernelFormat, KernelOption};
@@ -43,6 +44,7 @@ Examples:
   hartvisor run --kernel Image --memory 2G,hugepages=auto --irqchip aia --cpu zbb=off
   hartvisor run --kernel vmlinuz.gz --initrd initrd.img --cmdline 'console=hvc0'
   hartvisor run --kernel u-boot.bin,format=raw --disk root.img
+  hartvisor run --config vm.toml --memory 2G --pidfile /run/vm.pid
   hartvisor run --kernel guest --dump-dtb /dev/stdout | dtc -I dtb
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
@@ -154,6 +156,16 @@ pub struct Run {
         value_parser = OsStringValueParser::new().try_map(|text| DiskOption::parse(&text))
     )]
     pub disks: Vec<DiskOption>,
+
+    /// Take options from a TOML or JSON file (by its extension, else by its content), under the same names: kernel = "Image",
+    /// disk = ["a.img", "b.img,readonly"], print-command = true. What is given here overrides what the file says.
+    /// Relative paths in it are relative to the current folder, as here
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Write the process id to FILE once everything is checked, and remove it at the end
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
 
     /// What runs the guest; auto takes KVM where it can run RISC-V guests, else QEMU
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
@@ -323,6 +335,14 @@ pub enum Parsed {
 
 /// Reads the arguments, the program's own name first. Errors are one line, clap's usage paragraphs left out.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
+    let (arguments, config) = config::merge(arguments.into_iter().collect())?;
+    let usage = |text: String| match &config {
+        None => Error::Usage(text),
+        Some(path) => Error::Config {
+            path: path.clone(),
+            problem: text,
+        },
+    };
     match Cli::try_parse_from(arguments) {
         Ok(cli) => Ok(Parsed::Command(cli.command)),
         Err(error) => match error.kind() {
@@ -332,7 +352,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
                     "nothing to do, expected a command: run or check (see hartvisor --help)".into(),
                 ))
             }
-            _ => Err(Error::Usage(one_line(&error.to_string()))),
+            _ => Err(usage(one_line(&error.to_string()))),
         },
     }
 }

@@ -96,6 +96,24 @@ pub enum Error {
         problem: String,
     },
 
+    /// The configuration file cannot be understood.
+    #[error("config {path:?}: {problem}")]
+    Config {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+
+    /// The pidfile is not ours to write.
+    #[error("pidfile {path:?}: {problem}")]
+    PidFile {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// The kernel file is recognised, and is not one that a RISC-V guest can start from.
     #[error("kernel {path:?} is {found}: {advice}")]
     KernelFormat {
@@ -449,6 +467,8 @@ impl Error {
             | Error::EmptyFile { .. }
             | Error::Write { .. }
             | Error::Dtb { .. }
+            | Error::Config { .. }
+            | Error::PidFile { .. }
             | Error::KernelFormat { .. }
             | Error::KernelTruncated { .. }
             | Error::KernelHeader { .. }

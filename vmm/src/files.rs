@@ -53,7 +53,12 @@ pub(crate) fn open_disk(path: &Path, readonly: bool) -> Result<File, Error> {
     Ok(file)
 }
 
-fn expect_regular(what: &'static str, path: &Path, metadata: &Metadata) -> Result<(), Error> {
+/// Refuses anything but a regular file.
+pub(crate) fn expect_regular(
+    what: &'static str,
+    path: &Path,
+    metadata: &Metadata,
+) -> Result<(), Error> {
     if metadata.is_file() {
         return Ok(());
     }

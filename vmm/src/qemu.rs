@@ -23,6 +23,7 @@ use nix::unistd::{Pid, getppid};
 
 use crate::error::Error;
 use crate::machine::{End, Machine};
+use crate::signals;
 use crate::terminal::Restore;
 
 mod command;
@@ -46,11 +47,8 @@ pub fn run(machine: &Machine, why: Option<&str>) -> Result<End, Error> {
     if let Some(path) = &machine.dump_dtb {
         return dump::device_tree(machine, path).map(|()| End::PowerOff);
     }
-    // The signals a user ends us with; blocked before QEMU exists, so that none is lost between.
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    signals
-        .thread_block()
-        .map_err(|errno| cannot("block signals", errno.into()))?;
+    // Blocked before QEMU exists, so that none is lost between.
+    let signals = signals::block()?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags)
         .map_err(|errno| cannot("wait for signals", errno.into()))?;

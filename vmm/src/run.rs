@@ -10,7 +10,8 @@ use crate::cli::{Accel, Run};
 use crate::error::Error;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
-use crate::qemu;
+use crate::pidfile::PidFile;
+use crate::{qemu, signals};
 
 /// Runs the guest that `options` describe, to its end.
 pub fn run(options: &Run) -> Result<End, Error> {
@@ -18,10 +19,19 @@ pub fn run(options: &Run) -> Result<End, Error> {
     if options.print_command {
         return print_command(&machine, options.accel);
     }
-    if machine.dump_dtb.is_some() {
+    let _pidfile = if machine.dump_dtb.is_some() {
         // No guest will read it, and a script may want to.
         leave_stdin()?;
-    }
+        None
+    } else {
+        // Who reads the process id may use it at once: a signal must end the run in order from here on.
+        signals::block()?;
+        options
+            .pidfile
+            .as_deref()
+            .map(PidFile::create)
+            .transpose()?
+    };
     match options.accel {
         Accel::Kvm => crate::kvm::run(&machine),
         Accel::Qemu => qemu::run(&machine, None),

@@ -363,6 +363,66 @@ fn a_device_tree_that_is_none_is_refused() {
 }
 
 #[test]
+fn a_configuration_that_is_none_is_refused() {
+    let folder = Folder::new();
+    let config = |content: &str, parts: &[&str]| {
+        folder.file("vm.toml", content.as_bytes());
+        expect(&folder.run(&["--config", "vm.toml"]), 2, parts);
+    };
+    config(
+        "kernel = 'kernel'\nmemroy = '1G'",
+        &["config \"vm.toml\": unknown key \"memroy\", known are kernel, initrd"],
+    );
+    config(
+        "kernel = 'kernel'\nmemory = 'much'",
+        &["config \"vm.toml\": invalid value 'much'", "--memory"],
+    );
+    config(
+        "kernel = 'kernel'\ncpus =",
+        &["config \"vm.toml\": as TOML", "line 2"],
+    );
+    config("cpus = 2", &["config \"vm.toml\"", "--kernel <FILE"]);
+    // What has the form of an option and cannot be is refused as on the command line.
+    config("kernel = 'absent'", &["cannot open kernel \"absent\""]);
+    config("kernel = 'kernel'\ncpus = 0", &["--cpus 0", "1 to 512"]);
+    expect(
+        &folder.run(&["--config", "absent"]),
+        2,
+        &["cannot open config \"absent\"", "No such file"],
+    );
+    expect(
+        &folder.run(&["--config", "."]),
+        2,
+        &["config \".\" is a directory", "a regular file"],
+    );
+}
+
+#[test]
+fn a_pidfile_that_cannot_be_is_refused_before_anything_starts() {
+    let folder = Folder::new();
+    let refused = |option: &str, parts: &[&str]| {
+        folder.refused(&["--accel", "qemu", "--pidfile", option], parts);
+    };
+    refused(
+        "absent/pid",
+        &[
+            "cannot write the process id to \"absent/pid\"",
+            "No such file",
+        ],
+    );
+    refused(".", &["pidfile \".\" is a directory"]);
+    refused(
+        "/dev/null",
+        &["pidfile \"/dev/null\" is a character device"],
+    );
+    refused("kernel", &["pidfile \"kernel\": it holds something else"]);
+    // The checks come first, and who fails later leaves none behind.
+    let late = ["--kernel", "kernel", "--accel", "qemu", "--pidfile", "pid"];
+    expect(&folder.run(&late), 3, &["no-such-qemu"]);
+    assert!(folder.path("kernel").exists() && !folder.path("pid").exists());
+}
+
+#[test]
 fn without_qemu_the_package_is_named_and_the_status_is_3() {
     let folder = Folder::new();
     let output = folder.run(&["--kernel", "kernel", "--accel", "qemu"]);

@@ -11,10 +11,12 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use vmm::pidfile::PidFile;
 use vmm::terminal::{Terminal, install_panic_hook};
 
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
@@ -23,6 +25,7 @@ mod pty;
 use pty::Pty;
 
 const PART: &str = "HARTVISOR_TEST_PART";
+const PIDFILE: &str = "HARTVISOR_TEST_PIDFILE";
 
 fn part(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -42,9 +45,12 @@ fn play() {
     let terminal = Terminal::start(|| std::process::exit(7)).unwrap();
     match part.as_str() {
         "echo" => echo(&terminal),
-        "panic" => std::thread::scope(|scope| {
-            let _ = scope.spawn(|| panic!("on purpose")).join();
-        }),
+        "panic" => {
+            let _pidfile = PidFile::create(Path::new(&std::env::var(PIDFILE).unwrap())).unwrap();
+            std::thread::scope(|scope| {
+                let _ = scope.spawn(|| panic!("on purpose")).join();
+            });
+        }
         "flood" => flood(&terminal),
         other => panic!("no part {other}"),
     }
@@ -119,12 +125,16 @@ fn deadly_signals_restore_the_terminal() {
 }
 
 #[test]
-fn a_panic_in_any_thread_restores_the_terminal_and_gives_status_4() {
-    let mut pty = Pty::start(&mut part("panic"));
+fn a_panic_in_any_thread_leaves_nothing_behind_and_gives_status_4() {
+    let folder = tempfile::tempdir().unwrap();
+    let pidfile = folder.path().join("pid");
+    std::fs::write(&pidfile, "").unwrap();
+    let mut pty = Pty::start(part("panic").env(PIDFILE, &pidfile));
     assert_eq!(pty.wait().code(), Some(4));
     assert_eq!(pty.mode(), pty.before);
     pty.expect("hartvisor: internal error: panicked at vmm/tests/terminal.rs");
     pty.expect("on purpose");
+    assert!(!pidfile.exists());
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::Error;
 use crate::machine::End;
+use crate::signals;
 
 /// The end of a run, once it is known.
 pub(super) struct Ending {
@@ -24,12 +24,11 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    /// From here on SIGTERM, SIGINT and SIGHUP end the run instead of the process. To be called before any other thread
+    /// From here on SIGTERM, SIGINT and SIGHUP, unless they are ignored, end the run instead of the process. To be called before any other thread
     /// exists, so that all of them inherit that.
     pub(super) fn new() -> Result<Ending, Error> {
-        let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+        let signals = signals::block()?;
         let ending = || -> nix::Result<Ending> {
-            signals.thread_block()?;
             Ok(Ending {
                 stop: AtomicBool::new(false),
                 first: Mutex::new(None),

@@ -126,10 +126,12 @@ fn set_action(signal: Signal, action: &SigAction) -> io::Result<SigAction> {
     Ok(found?)
 }
 
-/// Makes a panic in any thread end the whole process with status 4, the terminal restored and one line on stderr.
+/// Makes a panic in any thread end the whole process with status 4, the terminal restored, the pidfile removed and one line
+/// on stderr.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         restore();
+        crate::pidfile::remove();
         let text = info.to_string().replace('\n', " ");
         eprintln!("hartvisor: internal error: {text}");
         std::process::exit(4);

@@ -1,0 +1,183 @@
+//! `--config FILE`: options of `hartvisor run` from a TOML or JSON file, under the same names.
+//!
+//! What the file says is put behind the arguments as if it had been typed, so that each value is read, checked and refused
+//! by the one that reads it there. The command line wins: an option given there is not taken from the file. The known names
+//! come from the command line's own definition, so a new option is one here too.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, CommandFactory};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::Cli;
+use crate::error::Error;
+use crate::files;
+use crate::layout::MIB;
+use crate::size;
+
+/// Options that have no meaning in a file.
+const NOT_HERE: [&str; 3] = ["config", "help", "version"];
+
+/// The arguments, and behind them what the file says, if they name one; its path then, too.
+pub(super) fn merge(
+    mut arguments: Vec<OsString>,
+) -> Result<(Vec<OsString>, Option<PathBuf>), Error> {
+    let command = Cli::command();
+    // The file may name the kernel.
+    let lenient = command.clone().mut_subcommand("run", |run| {
+        run.mut_arg("kernel", |kernel| kernel.required(false))
+    });
+    // What is wrong with the arguments themselves is for those who read them next to say.
+    let matches = lenient.try_get_matches_from(&arguments).ok();
+    let given = matches.as_ref().and_then(|matches| matches.subcommand());
+    let Some(("run", given)) = given else {
+        return Ok((arguments, None));
+    };
+    let Some(path) = given.get_one::<PathBuf>("config") else {
+        return Ok((arguments, None));
+    };
+    let wrong = |problem| Error::Config {
+        path: path.clone(),
+        problem,
+    };
+    let known = || {
+        let run = command.find_subcommand("run").into_iter();
+        run.flat_map(clap::Command::get_arguments)
+            .filter_map(|option| Some((option.get_long()?, option)))
+            .filter(|(name, _)| !NOT_HERE.contains(name))
+    };
+    for (key, value) in read(path)? {
+        let Some((_, option)) = known().find(|(name, _)| *name == key) else {
+            let names: Vec<&str> = known().map(|(name, _)| name).collect();
+            let names = names.join(", ");
+            return Err(wrong(format!("unknown key {key:?}, known are {names}")));
+        };
+        let said = as_arguments(&key, option, &value).map_err(wrong)?;
+        if given.value_source(option.get_id().as_str()) != Some(ValueSource::CommandLine) {
+            arguments.extend(said);
+        }
+    }
+    Ok((arguments, Some(path.clone())))
+}
+
+/// `--key=value`, or nothing for a switch that is off.
+fn as_arguments(key: &str, option: &Arg, value: &Value) -> Result<Vec<OsString>, String> {
+    let refuse = |expected: &str| Err(format!("{key} is {}, expected {expected}", describe(value)));
+    let with = |value: &str| OsString::from(format!("--{key}={value}"));
+    match (option.get_action(), value) {
+        (ArgAction::SetTrue, Value::Bool(true)) => Ok(vec![format!("--{key}").into()]),
+        (ArgAction::SetTrue, Value::Bool(false)) => Ok(Vec::new()),
+        (ArgAction::SetTrue, _) => refuse("true or false"),
+        (ArgAction::Append, Value::Array(values)) => {
+            let values = values
+                .iter()
+                .map(|value| plain(value).map(|value| with(&value)));
+            values.collect::<Option<_>>().map_or_else(
+                || refuse("a list of texts, each as on the command line"),
+                Ok,
+            )
+        }
+        (action, value) => match (plain(value), action) {
+            (Some(value), _) => Ok(vec![with(&value)]),
+            (None, ArgAction::Append) => refuse("a list of texts, each as on the command line"),
+            (None, _) => refuse("a text or a whole number, as on the command line"),
+        },
+    }
+}
+
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(value) => value.to_string(),
+        Value::String(value) => format!("{value:?}"),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "a table".into(),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<(String, Value)>, Error> {
+    let wrong = |problem| Error::Config {
+        path: path.into(),
+        problem,
+    };
+    let (file, length) = files::open_input("config", path)?;
+    if length > MIB {
+        let limit = size::show(MIB);
+        return Err(wrong(format!(
+            "it has {length} bytes, expected at most {limit} of text"
+        )));
+    }
+    let mut bytes = Vec::new();
+    file.take(MIB)
+        .read_to_end(&mut bytes)
+        .map_err(|source| Error::Read {
+            what: "config",
+            path: path.into(),
+            source,
+        })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| wrong(format!("it is no text: {}", error.utf8_error())))?;
+    let json = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => true,
+        Some("toml") => false,
+        // No TOML begins like this.
+        _ => text.trim_start().starts_with('{'),
+    };
+    let entries = if json {
+        serde_json::from_str::<Entries>(&text).map_err(|error| format!("as JSON: {error}"))
+    } else {
+        toml::from_str::<Entries>(&text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.unwrap_or_default().matches('\n').count() + 1;
+            let message = error.message().replace('\n', "; ");
+            format!("as TOML: {message}, in line {line}")
+        })
+    };
+    entries.map(|entries| entries.0).map_err(wrong)
+}
+
+/// The keys of the file and their values, in order. A key given twice is refused, which JSON parsers by themselves do not.
+struct Entries(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("options by their names")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Entries, M::Error> {
+                let mut entries: Vec<(String, Value)> = Vec::new();
+                while let Some((key, value)) = map.next_entry()? {
+                    if entries.iter().any(|(other, _)| *other == key) {
+                        return Err(M::Error::custom(format!("key {key:?} is given twice")));
+                    }
+                    entries.push((key, value));
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod tests;

@@ -1,0 +1,222 @@
+//! `--pidfile`: the process id, for those who want to signal this process.
+//!
+//! The file is locked (flock(2)) as long as we run: one that a killed process left behind is taken over, one in use is not.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::Error;
+use crate::files;
+
+/// Most bytes of a process id and the line feed behind it; more is something else.
+const LONGEST: u64 = 20;
+
+/// The file of this process, for [`remove`].
+static OURS: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// The pidfile, gone when this is dropped.
+#[derive(Debug)]
+pub struct PidFile(Claim);
+
+impl PidFile {
+    /// Writes the id of this process to `path`.
+    ///
+    /// # Errors
+    /// It cannot be written, another process has it, or it holds something else than a process id.
+    pub fn create(path: &Path) -> Result<PidFile, Error> {
+        let failed = |source| Error::Write {
+            what: "the process id to",
+            path: path.into(),
+            source,
+        };
+        let claim = loop {
+            let claim = Claim::new(path)?;
+            // Its owner may have removed it between our opening and our locking it.
+            if claim.is_at_path().map_err(failed)? {
+                break claim;
+            }
+        };
+        claim.expect_id()?;
+        // From here on it is ours to remove.
+        let pidfile = PidFile(claim);
+        pidfile.0.write_id().map_err(failed)?;
+        if let Ok(mut ours) = OURS.lock() {
+            *ours = Some(path.into());
+        }
+        Ok(pidfile)
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Unlocked only after that, when the file is closed.
+        if self.0.is_at_path().unwrap_or(false) {
+            let _ = fs::remove_file(&self.0.path);
+        }
+        if let Ok(mut ours) = OURS.lock() {
+            ours.take();
+        }
+    }
+}
+
+/// A file that nobody else has locked.
+#[derive(Debug)]
+struct Claim {
+    path: PathBuf,
+    /// Locked where the file system can do that.
+    file: Result<Flock<File>, File>,
+}
+
+impl Claim {
+    fn new(path: &Path) -> Result<Claim, Error> {
+        if let Ok(metadata) = path.metadata() {
+            files::expect_regular("pidfile", path, &metadata)?;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|source| Error::Write {
+                what: "the process id to",
+                path: path.into(),
+                source,
+            })?;
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => Ok(locked),
+            Err((file, Errno::EWOULDBLOCK)) => return Err(in_use(path, &file)),
+            // This file system has no locks.
+            Err((file, _)) => Err(file),
+        };
+        Ok(Claim {
+            path: path.into(),
+            file,
+        })
+    }
+
+    fn file(&self) -> &File {
+        match &self.file {
+            Ok(locked) => locked,
+            Err(file) => file,
+        }
+    }
+
+    fn is_at_path(&self) -> io::Result<bool> {
+        let ours = self.file().metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A disk image named by mistake must not be written over.
+    fn expect_id(&self) -> Result<(), Error> {
+        let content = content(self.file()).map_err(|source| Error::Read {
+            what: "pidfile",
+            path: self.path.clone(),
+            source,
+        })?;
+        let short = content.len() as u64 <= LONGEST;
+        if short && content.trim_ascii().iter().all(u8::is_ascii_digit) {
+            return Ok(());
+        }
+        Err(Error::PidFile {
+            path: self.path.clone(),
+            problem: "it holds something else than a process id, name another file".into(),
+        })
+    }
+
+    fn write_id(&self) -> io::Result<()> {
+        let mut file = self.file();
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    }
+}
+
+/// Removes the pidfile of this process, if it has one: for an end that drops nothing.
+pub fn remove() {
+    if let Ok(mut ours) = OURS.try_lock()
+        && let Some(path) = ours.take()
+    {
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn content(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.rewind()?;
+    file.take(LONGEST + 1).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn in_use(path: &Path, file: &File) -> Error {
+    let owner = content(file).unwrap_or_default();
+    let owner = String::from_utf8_lossy(owner.trim_ascii()).into_owned();
+    Error::PidFile {
+        path: path.into(),
+        problem: format!("process {owner} runs with it, name another file"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_holds_the_id_until_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let pidfile = PidFile::create(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("{}\n", std::process::id()));
+        drop(pidfile);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_left_behind_is_taken_over_and_one_in_use_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        fs::write(&path, "4194304999\n").unwrap();
+        let first = PidFile::create(&path).unwrap();
+        let error = PidFile::create(&path).unwrap_err();
+        let expected = format!("process {} runs with it", std::process::id());
+        assert!(error.to_string().contains(&expected), "{error}");
+        assert_eq!(error.exit_code(), 2);
+        assert!(path.exists(), "who is refused removes nothing");
+        drop(first);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn another_file_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.img");
+        for content in ["a disk", "123456789012345678901", "12\n34x"] {
+            fs::write(&path, content).unwrap();
+            let error = PidFile::create(&path).unwrap_err();
+            assert!(error.to_string().contains("something else"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn a_file_that_has_replaced_ours_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let pidfile = PidFile::create(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(pidfile);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+    }
+}

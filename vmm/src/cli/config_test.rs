@@ -14,7 +14,7 @@ fn run(name: &str, content: &str, arguments: &[&str]) -> Result<Run, String> {
     all.push(path.into());
     all.extend(arguments.iter().map(OsString::from));
     match parse(all) {
-        Ok(Parsed::Command(Command::Run(run))) => Ok(run),
+        Ok(Parsed::Command(Command::Run(run))) => Ok(*run),
         Ok(other) => panic!("{other:?}"),
         Err(error) => {
             assert_eq!(error.exit_code(), 2);

@@ -10,7 +10,7 @@ DISK   := $(TARGET)/qemu-disk.img
 SHELL  := /bin/bash
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test check lab clean distclean help
+.PHONY: all setup run qemu test test-full check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -37,13 +37,18 @@ test: all ## unit tests, then the end-to-end tests in the emulated host and unde
 	cargo test --workspace
 	cargo test --package vmm --features e2e --test '*'
 
+test-full: all ## as test, and the long ones: Debian with systemd, its next kernel, U-Boot (fetched first)
+	lab/fetch
+	cargo test --workspace
+	cargo test --package vmm --features full --test '*'
+
 check: setup ## formatting, lints on every target, documentation, scripts
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --all-targets -- -D warnings
 	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	shellcheck --external-sources lab/{setup,cargo,run,demo,init,session} .ci/run
+	shellcheck --external-sources lab/{setup,cargo,run,demo,fetch,init,session} .ci/run
 	perl -wc lab/stream
 
 lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH
@@ -56,4 +61,4 @@ distclean: clean ## remove also what was fetched
 	rm -rf lab/cache
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

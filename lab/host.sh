@@ -14,18 +14,25 @@ host_ready() {
 
 # fetch_host FOLDER: fills FOLDER with vmlinux, busybox and modules/ (uncompressed, with a modules.dep for modprobe).
 fetch_host() {
-    local folder=$1 new work kernel package
+    local folder=$1
     host_ready "$folder" && return
-    work=$(mktemp -d)
     say "fetching a riscv64 kernel and busybox for the emulated host"
-    mkdir -p "$work/apt"
-    : >"$work/apt/status"
-    private_lists "$work/apt" "$host_suite" -o Dir::State::status="$work/apt/status" \
-        -o APT::Architecture=riscv64 -o APT::Architectures=riscv64
-    # linux-image-riscv64 is an empty package that depends on the newest kernel.
-    kernel=$(apt-cache "${apt_private[@]}" depends linux-image-riscv64 | awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }')
-    [[ -n $kernel ]] || fail 1 "linux-image-riscv64 of Debian $host_suite names no kernel package"
-    retry "downloading $kernel and busybox-static" download_here "$work" "$kernel" busybox-static
+    fetch_kernel "$host_suite" "$folder" busybox-static
+}
+
+# fetch_kernel SUITE FOLDER PACKAGE...: the newest kernel of a suite of Debian, as fetch_host leaves it; with the package
+# busybox-static also that.
+fetch_kernel() {
+    local suite=$1 folder=$2 new work kernel package packages busybox
+    shift 2
+    work=$(mktemp -d)
+    riscv64_lists "$work/apt" "$suite"
+    # linux-image-riscv64 is an empty package that depends on the newest kernel, and that, from 6.17 on, on its parts.
+    kernel=$(apt_depends linux-image-riscv64 '^linux-image-[0-9]' | head -n 1)
+    [[ -n $kernel ]] || fail 1 "linux-image-riscv64 of Debian $suite names no kernel package"
+    mapfile -t packages < <(apt_depends "$kernel" '^linux-(binary|modules)-[0-9]')
+    packages+=("$kernel" "$@")
+    retry "downloading ${packages[*]}" download_here "$work" "${packages[@]}"
     say "unpacking $kernel"
     for package in "$work"/*.deb; do
         dpkg-deb --extract "$package" "$work/root"
@@ -33,13 +40,27 @@ fetch_host() {
     new=$folder.new
     rm -rf "$new"
     mkdir -p "$new/modules"
-    cp "$work"/root/boot/vmlinu?-* "$new/vmlinux"
-    cp "$(find "$work/root" -name busybox -type f -perm -u+x | head -n 1)" "$new/busybox"
+    # In /boot, and from 6.17 on beside the modules.
+    cp "$(find "$work/root" -type f -name 'vmlinu[xz]*' | head -n 1)" "$new/vmlinux"
+    busybox=$(find "$work/root" -name busybox -type f -perm -u+x | head -n 1)
+    [[ -z $busybox ]] || cp "$busybox" "$new/busybox"
     unpack_modules "$work/root" "$new/modules"
     printf '%s\n' "${kernel#linux-image-}" >"$new/release"
-    printf '%s\n' "$host_suite ${host_modules[*]}" >"$new/contents"
+    printf '%s\n' "$suite ${host_modules[*]}" >"$new/contents"
     rm -rf "$folder" "$work"
     mv "$new" "$folder"
+}
+
+# riscv64_lists FOLDER SUITE: package lists of riscv64 for an imagined machine with nothing installed, in apt_private.
+riscv64_lists() {
+    mkdir -p "$1"
+    : >"$1/status"
+    private_lists "$1" "$2" -o Dir::State::status="$1/status" -o APT::Architecture=riscv64 -o APT::Architectures=riscv64
+}
+
+# apt_depends PACKAGE PATTERN: those of its dependencies whose names match.
+apt_depends() {
+    apt-cache "${apt_private[@]}" depends "$1" | awk -v pattern="$2" '$1 == "Depends:" && $2 ~ pattern { print $2 }'
 }
 
 download_here() (

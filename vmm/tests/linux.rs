@@ -6,17 +6,19 @@
     clippy::indexing_slicing
 )]
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/lab.rs"]
 mod lab;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/linux.rs"]
+mod linux;
 
-use lab::{hartvisor, host_file};
+use lab::{cached, hartvisor};
+use linux::{assert_clean, ext4, initramfs, succeed};
 
 /// The guest's /init: a console on hvc0, a file system on /dev/vda with 64 MiB in it, a typed line.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -39,57 +41,17 @@ umount /mnt && echo "guest: unmounted"
 poweroff -f
 "#;
 
-/// A root file system of busybox, the modules and /init, as the kernel takes it.
-fn initramfs(folder: &Path) -> PathBuf {
-    let root = folder.join("root");
-    let release = fs::read_to_string(host_file("release")).unwrap();
-    let modules = root.join("lib/modules").join(release.trim());
-    fs::create_dir_all(root.join("bin")).unwrap();
-    fs::create_dir_all(&modules).unwrap();
-    fs::copy(host_file("busybox"), root.join("bin/busybox")).unwrap();
-    for module in fs::read_dir(host_file("modules")).unwrap() {
-        let module = module.unwrap();
-        fs::copy(module.path(), modules.join(module.file_name())).unwrap();
-    }
-    fs::write(root.join("init"), INIT).unwrap();
-    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
-    let archive = folder.join("initramfs.cpio");
-    let pack = "find . -mindepth 1 | cpio --create --format=newc --owner=0:0 --quiet";
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", pack])
-        .current_dir(&root)
-        .stdout(File::create(&archive).unwrap());
-    assert!(command.status().unwrap().success());
-    archive
-}
-
-fn ext4(folder: &Path) -> PathBuf {
-    let disk = folder.join("disk");
-    File::create(&disk).unwrap().set_len(128 << 20).unwrap();
-    succeed(Command::new("mkfs.ext4").arg("-q").arg(&disk));
-    disk
-}
-
-/// Its standard output.
-fn succeed(command: &mut Command) -> String {
-    // mkfs and its kind live where a user's PATH does not lead.
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
-    let output = command.env("PATH", path).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Boots Linux with these vCPUs on a host with these options, and checks its disk afterwards.
-fn boots(options: &[&str], cpus: &str) {
+/// Boots the fetched kernel of this name with these vCPUs on a host with these options, and checks its disk afterwards.
+fn boots(kernel: &str, options: &[&str], cpus: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let (initramfs, disk) = (initramfs(folder.path()), ext4(folder.path()));
+    let initramfs = initramfs(folder.path(), kernel, INIT);
+    let disk = ext4(folder.path());
     let mut child = lab::lab(options, &[folder.path()])
         .arg(hartvisor())
         .args(["run", "--accel", "kvm", "--memory", "512M", "--cpus", cpus])
         .args(["--cmdline", "console=hvc0 quiet panic=-1"])
         .arg("--kernel")
-        .arg(host_file("vmlinux"))
+        .arg(cached(kernel, "vmlinux"))
         .arg("--initrd")
         .arg(&initramfs)
         .arg("--disk")
@@ -125,7 +87,7 @@ fn boots(options: &[&str], cpus: &str) {
 
     let said = seen.split("guest: sha256 ").nth(1).expect(&seen);
     let copy = folder.path().join("data");
-    succeed(Command::new("e2fsck").arg("-fn").arg(&disk));
+    assert_clean(&disk);
     let dump = format!("dump /data {}", copy.display());
     succeed(Command::new("debugfs").args(["-R", &dump]).arg(&disk));
     assert_eq!(fs::metadata(&copy).unwrap().len(), 64 << 20);
@@ -135,10 +97,22 @@ fn boots(options: &[&str], cpus: &str) {
 
 #[test]
 fn debian_boots_writes_its_disk_and_answers() {
-    boots(&[], "1");
+    boots("host", &[], "1");
 }
 
 #[test]
 fn debian_boots_on_two_vcpus_of_a_host_with_aia() {
-    boots(&["--aia-guests", "2"], "2");
+    boots("host", &["--aia-guests", "2"], "2");
+}
+
+#[cfg(feature = "full")]
+#[test]
+fn the_kernel_of_debians_next_release_boots() {
+    boots("next", &[], "1");
+}
+
+#[cfg(feature = "full")]
+#[test]
+fn the_kernel_of_debians_next_release_boots_on_four_vcpus_of_a_host_with_aia() {
+    boots("next", &["--aia-guests", "2"], "4");
 }

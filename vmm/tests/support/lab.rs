@@ -29,7 +29,17 @@ pub fn guest() -> PathBuf {
 
 /// A file that the set-up fetched: `vmlinux`, `busybox`, `modules`, `release`.
 pub fn host_file(name: &str) -> PathBuf {
-    project().join("lab/cache/host").join(name)
+    cached("host", name)
+}
+
+/// A file of what the set-up, or lab/fetch, left under a name.
+pub fn cached(what: &str, name: &str) -> PathBuf {
+    cache().join(what).join(name)
+}
+
+/// The folder of what was fetched, which several checkouts may share by a symbolic link.
+fn cache() -> PathBuf {
+    project().join("lab/cache").canonicalize().unwrap()
 }
 
 /// `lab/run OPTIONS`, with the folders of these files in the host; the command is still to come.
@@ -39,7 +49,7 @@ pub fn lab(options: &[&str], folders: &[&Path]) -> Command {
         .current_dir(project())
         .args(["--timeout", "300"])
         .args(options);
-    for folder in folders {
+    for folder in folders.iter().copied().chain([&*cache()]) {
         command.arg("--file").arg(folder);
     }
     command

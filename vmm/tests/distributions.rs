@@ -1,0 +1,110 @@
+//! Systems that others wrote, as guests on RISC-V KVM: Debian with systemd, U-Boot. `lab/fetch` gets them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::path::Path;
+use std::process::Command;
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/linux.rs"]
+mod linux;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/session.rs"]
+mod session;
+
+use lab::{cached, hartvisor};
+use linux::{assert_clean, initramfs, succeed};
+use session::Session;
+
+/// How long a system may take to its login, in seconds.
+const BOOT: u64 = 600;
+/// How long a step may take.
+const STEP: u64 = 120;
+
+/// Hands over to the system on the disk: Debian's kernel has the drivers of disk and file system in modules.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /mnt
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+modprobe virtio_mmio; modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4
+while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
+mount -o ro /dev/vda /mnt
+umount /sys /proc
+exec switch_root -c /dev/hvc0 /mnt /sbin/init
+"#;
+
+/// `lab/run OPTIONS -- hartvisor run ARGUMENTS`, as a conversation.
+fn start(options: &[&str], folder: &Path, arguments: &[&str]) -> Session {
+    let mut command = lab::lab(&[&["--timeout", "900"], options].concat(), &[folder]);
+    command
+        .arg(hartvisor())
+        .args(["run", "--accel", "kvm"])
+        .args(arguments);
+    Session::start(&mut command)
+}
+
+/// Boots Debian to its login, logs in, has it do something and power off.
+fn debian(kernel: &str, options: &[&str], cpus: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    let mut copy = Command::new("cp");
+    copy.args(["--sparse=always", "--reflink=auto"]);
+    succeed(copy.arg(cached("debian", "disk")).arg(&disk));
+    let initramfs = initramfs(folder.path(), kernel, INIT);
+    let mut guest = start(
+        options,
+        folder.path(),
+        &[
+            "--memory",
+            "512M",
+            "--cpus",
+            cpus,
+            "--cmdline",
+            "console=hvc0 panic=-1",
+            "--kernel",
+            cached(kernel, "vmlinux").to_str().unwrap(),
+            "--initrd",
+            initramfs.to_str().unwrap(),
+            "--disk",
+            disk.to_str().unwrap(),
+        ],
+    );
+    guest.expect("debian-guest login: ", BOOT);
+    guest.send("root\n");
+    guest.expect("# ", STEP);
+    // The command is echoed; its answer is not the same text.
+    guest.send("echo cpus=$(nproc) root=$(findmnt -no SOURCE,OPTIONS / | cut -d, -f1) state=$(systemctl is-system-running --wait)\n");
+    guest.expect(&format!("cpus={cpus} root=/dev/vda rw state="), STEP);
+    let state = guest.expect_one(&["running", "degraded"], STEP);
+    if state == 1 {
+        guest.send("systemctl --failed --no-legend --plain; echo end-of-failed\n");
+        guest.expect("end-of-failed\r\n", STEP);
+    }
+    guest.expect("# ", STEP);
+    guest.send("echo written by the guest >/root/proof; poweroff\n");
+    guest.expect("Power down", STEP);
+    let (status, seen) = guest.end(STEP);
+    assert_eq!(status, Some(0), "{seen}");
+    assert_eq!(state, 0, "{seen}");
+    assert_clean(&disk);
+    let mut read = Command::new("debugfs");
+    let proof = succeed(read.args(["-R", "cat /root/proof"]).arg(&disk));
+    assert_eq!(proof, "written by the guest\n");
+}
+
+#[test]
+fn debian_comes_to_a_login_by_systemd_and_powers_off_cleanly() {
+    debian("host", &[], "2");
+}
+
+#[test]
+fn debian_comes_to_a_login_on_a_newer_kernel_and_a_host_with_aia() {
+    debian("next", &["--aia-guests", "2"], "2");
+}

@@ -1,0 +1,60 @@
+//! What a Linux guest is started with: an initramfs of busybox and modules, a disk, the look at it afterwards.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::lab::{cached, host_file};
+
+/// An initramfs of busybox, this init, and the modules of the kernel that the set-up fetched under this name.
+pub fn initramfs(folder: &Path, kernel: &str, init: &str) -> PathBuf {
+    let root = folder.join("root");
+    let release = fs::read_to_string(cached(kernel, "release")).unwrap();
+    let modules = root.join("lib/modules").join(release.trim());
+    fs::create_dir_all(root.join("bin")).unwrap();
+    fs::create_dir_all(&modules).unwrap();
+    fs::copy(host_file("busybox"), root.join("bin/busybox")).unwrap();
+    for module in fs::read_dir(cached(kernel, "modules")).unwrap() {
+        let module = module.unwrap();
+        fs::copy(module.path(), modules.join(module.file_name())).unwrap();
+    }
+    fs::write(root.join("init"), init).unwrap();
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
+    let archive = folder.join("initramfs.cpio");
+    let pack = "find . -mindepth 1 | cpio --create --format=newc --owner=0:0 --quiet";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", pack])
+        .current_dir(&root)
+        .stdout(File::create(&archive).unwrap());
+    assert!(command.status().unwrap().success());
+    archive
+}
+
+/// An empty ext4 file system of 128 MiB.
+pub fn ext4(folder: &Path) -> PathBuf {
+    let disk = folder.join("disk");
+    File::create(&disk).unwrap().set_len(128 << 20).unwrap();
+    succeed(Command::new("mkfs.ext4").arg("-q").arg(&disk));
+    disk
+}
+
+/// Holds that the file system on a disk is in order, and was left in order.
+pub fn assert_clean(disk: &Path) {
+    succeed(Command::new("e2fsck").arg("-fn").arg(disk));
+    let state = succeed(Command::new("dumpe2fs").arg("-h").arg(disk));
+    assert!(
+        state.contains("clean") && !state.contains("needs_recovery"),
+        "{state}"
+    );
+}
+
+/// A program's standard output; it must succeed.
+pub fn succeed(command: &mut Command) -> String {
+    // mkfs and its kind live where a user's PATH does not lead.
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+    let output = command.env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}

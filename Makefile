@@ -35,7 +35,7 @@ qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE
 
 test: all ## unit tests, then the end-to-end tests in the emulated host and under QEMU
 	cargo test --workspace
-	cargo test --package vmm --features e2e --test '*'
+	cargo test --package vmm --features e2e --tests
 
 test-full: all ## as test, and the long ones: Debian with systemd, its next kernel, U-Boot (fetched first)
 	lab/fetch

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::chain::Chain;
 use crate::queue::Broken;
@@ -15,6 +16,54 @@ const QUEUE_SIZE: u16 = 256;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
+/// Feature bit: cols and rows of the configuration are valid (§ 5.3.3).
+const FEATURE_SIZE: u64 = 1 << 0;
+
+/// The size of the window that shows a console, as its driver reads it (§ 5.3.4): cols, then rows, 16 bits each.
+///
+/// Whoever changes it calls [`Mmio::config_changed`](crate::mmio::Mmio::config_changed) as well.
+#[derive(Debug)]
+pub struct Window {
+    /// Generation in bits 32 to 63, rows, cols: together, so that no half of a change can be seen.
+    packed: AtomicU64,
+}
+
+impl Window {
+    /// A window of `cols` characters in each of `rows` lines.
+    pub fn new(cols: u16, rows: u16) -> Window {
+        Window {
+            packed: AtomicU64::new(packed(cols, rows)),
+        }
+    }
+
+    /// Changes the size. Says whether it was another.
+    pub fn set(&self, cols: u16, rows: u16) -> bool {
+        let size = packed(cols, rows);
+        let changed = |old: u64| {
+            let next = ((old >> 32) + 1) << 32 | size;
+            (old & 0xffff_ffff != size).then_some(next)
+        };
+        let order = Ordering::SeqCst;
+        self.packed.fetch_update(order, order, changed).is_ok()
+    }
+}
+
+fn packed(cols: u16, rows: u16) -> u64 {
+    u64::from(rows) << 16 | u64::from(cols)
+}
+
+impl ConfigSpace for Window {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        // max_nr_ports and emerg_wr, which follow, belong to features that are not offered.
+        let size = self.packed.load(Ordering::SeqCst) & 0xffff_ffff;
+        size.to_le_bytes().to_vec().read(offset, data);
+    }
+
+    fn generation(&self) -> u32 {
+        u32::try_from(self.packed.load(Ordering::SeqCst) >> 32).unwrap_or(0)
+    }
+}
+
 /// A console whose driver reads what `input` gives and whose output goes to `output`.
 ///
 /// Nothing is buffered here. While `output` takes no more, the driver's buffer waits in its queue, half written if need
@@ -24,6 +73,7 @@ pub struct Console {
     input: File,
     output: File,
     input_ended: bool,
+    window: Option<Arc<Window>>,
 }
 
 impl Console {
@@ -33,6 +83,16 @@ impl Console {
             input,
             output,
             input_ended: false,
+            window: None,
+        }
+    }
+
+    /// The same, shown in a window whose size the driver is told.
+    #[must_use]
+    pub fn in_window(self, window: Arc<Window>) -> Console {
+        Console {
+            window: Some(window),
+            ..self
         }
     }
 
@@ -95,12 +155,15 @@ impl VirtioDevice for Console {
     }
 
     fn features(&self) -> u64 {
-        0
+        self.window.as_ref().map_or(0, |_| FEATURE_SIZE)
     }
 
     fn config(&self) -> Arc<dyn ConfigSpace> {
-        // § 5.3.4: cols, rows, max_nr_ports and emerg_wr belong to features that are not offered.
-        Arc::new(vec![0; 12])
+        match &self.window {
+            Some(window) => Arc::clone(window) as Arc<dyn ConfigSpace>,
+            // § 5.3.4: cols, rows, max_nr_ports and emerg_wr belong to features that are not offered.
+            None => Arc::new(vec![0; 12]),
+        }
     }
 
     fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {

@@ -186,7 +186,6 @@ fn low(value: u64) -> u32 {
     value as u32
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "one half of it")]
 fn high(value: u64) -> u32 {
     (value >> 32) as u32
 }

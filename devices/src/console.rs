@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use vmm_sys_util::timerfd::TimerFd;
 
 use crate::chain::Chain;
 use crate::queue::Broken;
@@ -15,6 +18,11 @@ const QUEUE_SIZE: u16 = 256;
 /// Queue indices of port 0 (§ 5.3.2), and our files in the same order.
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+/// Index of the timer among our files.
+const TIMER: usize = 2;
+
+/// How long output waits for a reader that takes nothing.
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Feature bit: cols and rows of the configuration are valid (§ 5.3.3).
 const FEATURE_SIZE: u64 = 1 << 0;
@@ -67,13 +75,20 @@ impl ConfigSpace for Window {
 /// A console whose driver reads what `input` gives and whose output goes to `output`.
 ///
 /// Nothing is buffered here. While `output` takes no more, the driver's buffer waits in its queue, half written if need
-/// be; while there is no input, or no buffer for it, the input waits in its file. So no file should block, and one that
+/// be, but not for ever: Linux' driver waits in a loop, with a lock held and interrupts off, so that a terminal whose
+/// reader has stopped would stop the whole guest. After [`PATIENCE`] without progress output is dropped, until some is
+/// taken again. While there is no input, or no buffer for it, the input waits in its file. So no file should block, and one that
 /// does stalls this console alone.
 pub struct Console {
     input: File,
     output: File,
     input_ended: bool,
     window: Option<Arc<Window>>,
+    /// Runs while output waits. Without one, output waits for ever.
+    timer: Option<TimerFd>,
+    waiting: bool,
+    /// The reader has stopped.
+    dropping: bool,
 }
 
 impl Console {
@@ -84,6 +99,9 @@ impl Console {
             output,
             input_ended: false,
             window: None,
+            timer: TimerFd::new().ok(),
+            waiting: false,
+            dropping: false,
         }
     }
 
@@ -132,16 +150,44 @@ impl Console {
     }
 
     /// All of a buffer, or `None` when the output takes no more for now.
-    fn send(&self, chain: &mut Chain) -> Option<u32> {
+    fn send(&mut self, chain: &mut Chain) -> Option<u32> {
         while !chain.readable().is_empty() {
             match chain.readable().write_to(self.output.as_fd()) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Ok(_) => self.progress(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.dropping {
+                        break;
+                    }
+                    self.wait();
+                    return None;
+                }
                 // Nobody reads any more: a console's output may be lost, its guest must not hang.
                 Err(_) => break,
             }
         }
         Some(0)
+    }
+}
+
+impl Console {
+    /// The reader took something.
+    fn progress(&mut self) {
+        self.dropping = false;
+        if std::mem::take(&mut self.waiting)
+            && let Some(timer) = &mut self.timer
+        {
+            // Should it go off all the same, little is dropped.
+            let _ = timer.clear();
+        }
+    }
+
+    /// Output begins to wait, unless it does so already.
+    fn wait(&mut self) {
+        if !std::mem::replace(&mut self.waiting, true)
+            && let Some(timer) = &mut self.timer
+        {
+            let _ = timer.reset(PATIENCE, None);
+        }
     }
 }
 
@@ -174,15 +220,31 @@ impl VirtioDevice for Console {
     }
 
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
-        vec![
+        let mut files = vec![
             (self.input.as_fd(), Ready::Read),
             (self.output.as_fd(), Ready::Write),
-        ]
+        ];
+        files.extend(self.timer.iter().map(|it| (borrow(it), Ready::Read)));
+        files
     }
 
     fn ready(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        if index == TIMER {
+            self.dropping = std::mem::take(&mut self.waiting);
+            return self.transmit(queues);
+        }
         self.kicked(index, queues)
     }
+
+    fn reset(&mut self) {
+        self.progress();
+    }
+}
+
+#[expect(unsafe_code, reason = "TimerFd has no AsFd")]
+fn borrow(timer: &TimerFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is the timer's, which outlives the borrow.
+    unsafe { BorrowedFd::borrow_raw(timer.as_raw_fd()) }
 }
 
 #[cfg(test)]

@@ -177,3 +177,43 @@ fn a_window_of_another_size_is_another_generation() {
     config.read(2, &mut rows);
     assert_eq!(rows, [5, 0]);
 }
+
+#[test]
+fn a_reader_that_stops_loses_output_and_one_that_returns_gets_it_again() {
+    let mut bench = bench(TRANSMIT);
+    let text = vec![b'.'; 300_000];
+    bench.rig.write(DATA, &text);
+    bench.rig.chain(0, &[(DATA, 300_000, 0)]);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 0, "it waits");
+    // As the worker does when the timer goes off.
+    bench.console.ready(TIMER, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 1, "it is dropped");
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 2, "at once from then on");
+    let mut screen = bench.screen.take().unwrap();
+    let mut part = [0; 65536];
+    assert!(screen.read(&mut part).unwrap() > 0);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 2, "it waits again");
+}
+
+#[test]
+fn the_timer_runs_only_while_output_waits() {
+    let mut bench = bench(TRANSMIT);
+    let armed = |console: &mut Console| console.timer.as_mut().unwrap().is_armed().unwrap();
+    assert!(!armed(&mut bench.console));
+    bench.rig.write(DATA, &vec![b'.'; 300_000]);
+    bench.rig.chain(0, &[(DATA, 300_000, 0)]);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert!(armed(&mut bench.console));
+    drop(bench.screen.take());
+    bench.console.ready(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 1);
+    bench.console.reset();
+    assert!(!armed(&mut bench.console));
+}

@@ -18,7 +18,6 @@ mod lab;
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/linux.rs"]
 mod linux;
-#[allow(dead_code, unreachable_pub)]
 mod support;
 
 use lab::{hartvisor, host_file, run, text};

@@ -155,3 +155,65 @@ fn a_queue_that_the_driver_did_not_enable_is_left_alone() {
     bench.console.kicked(7, &mut bench.queues).unwrap();
     bench.console.ready(RECEIVE, &mut bench.queues).unwrap();
 }
+
+#[test]
+fn a_window_of_another_size_is_another_generation() {
+    let window = Arc::new(Window::new(80, 24));
+    let (input, output) = (File::open("/dev/null"), File::open("/dev/null"));
+    let console = Console::new(input.unwrap(), output.unwrap()).in_window(Arc::clone(&window));
+    assert_eq!(console.features(), FEATURE_SIZE);
+    let config = console.config();
+    let seen = || {
+        let mut bytes = [0xff; 12];
+        config.read(0, &mut bytes);
+        (bytes, config.generation())
+    };
+    assert_eq!(seen(), ([80, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0));
+    assert!(!window.set(80, 24));
+    assert_eq!(config.generation(), 0);
+    assert!(window.set(300, 5));
+    assert_eq!(seen(), ([44, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1));
+    let mut rows = [0; 2];
+    config.read(2, &mut rows);
+    assert_eq!(rows, [5, 0]);
+}
+
+#[test]
+fn a_reader_that_stops_loses_output_and_one_that_returns_gets_it_again() {
+    let mut bench = bench(TRANSMIT);
+    let text = vec![b'.'; 300_000];
+    bench.rig.write(DATA, &text);
+    bench.rig.chain(0, &[(DATA, 300_000, 0)]);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 0, "it waits");
+    // As the worker does when the timer goes off.
+    bench.console.ready(TIMER, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 1, "it is dropped");
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 2, "at once from then on");
+    let mut screen = bench.screen.take().unwrap();
+    let mut part = [0; 65536];
+    assert!(screen.read(&mut part).unwrap() > 0);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 2, "it waits again");
+}
+
+#[test]
+fn the_timer_runs_only_while_output_waits() {
+    let mut bench = bench(TRANSMIT);
+    let armed = |console: &mut Console| console.timer.as_mut().unwrap().is_armed().unwrap();
+    assert!(!armed(&mut bench.console));
+    bench.rig.write(DATA, &vec![b'.'; 300_000]);
+    bench.rig.chain(0, &[(DATA, 300_000, 0)]);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert!(armed(&mut bench.console));
+    drop(bench.screen.take());
+    bench.console.ready(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 1);
+    bench.console.reset();
+    assert!(!armed(&mut bench.console));
+}

@@ -27,11 +27,16 @@ pub mod block;
 pub mod bus;
 pub mod chain;
 pub mod console;
+pub mod finisher;
 pub mod irq;
 pub mod memory;
 pub mod mmio;
 pub mod plic;
 pub mod queue;
+pub mod rng;
+pub mod rtc;
+
+pub mod uart;
 pub mod virtio;
 pub mod worker;
 

@@ -123,6 +123,13 @@ impl Mmio {
         &self.kicks
     }
 
+    /// The device's configuration space has changed: the driver is told, if the device is live.
+    pub fn config_changed(&self) {
+        if self.setup().status & status::DRIVER_OK != 0 {
+            self.interrupt.config_changed();
+        }
+    }
+
     /// Stops the device for good: when this returns it has finished what it had begun.
     pub fn stop(&self) {
         self.reset(&mut self.setup());

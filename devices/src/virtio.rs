@@ -13,6 +13,8 @@ pub enum DeviceId {
     Block = 2,
     /// A console (§ 5.3).
     Console = 3,
+    /// A source of random bytes (§ 5.4).
+    Entropy = 4,
 }
 
 /// Device status bits (§ 2.1).

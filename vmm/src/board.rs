@@ -1,34 +1,36 @@
 //! The board's devices: which there are, and in which virtio-mmio slot each sits.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use devices::block::Block;
 use devices::bus::Bus;
-use devices::console::Console;
 use devices::irq::IrqLine;
 use devices::memory::Memory;
 use devices::mmio::{self, Mmio};
+use devices::rng::Rng;
 use devices::virtio::VirtioDevice;
 
+use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::layout;
 use crate::machine::{Disk, Machine};
 
-/// The machine's devices in slot order: the console, then the disks as they were given. Address, interrupt and device
+/// The machine's devices in slot order: the console, the disks as they were given, the random numbers. Address, interrupt and device
 /// tree node follow from the slot.
 ///
 /// # Errors
 /// The host has no file descriptor left.
 pub fn devices(
     machine: &Machine,
-    input: File,
-    output: File,
+    consoles: &Consoles,
 ) -> Result<Vec<Box<dyn VirtioDevice>>, Error> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Console::new(input, output))];
+    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(consoles.virtio()?)];
     for disk in &machine.disks {
         devices.push(Box::new(block(disk).map_err(descriptors)?));
+    }
+    if machine.rng {
+        devices.push(Box::new(Rng::default()));
     }
     Ok(devices)
 }

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::error::Error;
 use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
 use crate::layout::VIRTIO_SLOTS;
+use crate::port::Target;
 use crate::size;
 
 mod config;
@@ -46,6 +47,8 @@ Examples:
   hartvisor run --kernel u-boot.bin,format=raw --disk root.img
   hartvisor run --config vm.toml --memory 2G --pidfile /run/vm.pid
   hartvisor run --kernel guest --dump-dtb /dev/stdout | dtc -I dtb
+  hartvisor run --kernel Image --cmdline console=ttyS0 --console null --serial pty
+  hartvisor run --kernel Image --console socket:/run/guest.sock --serial file:boot.log
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
@@ -149,7 +152,7 @@ pub struct Run {
     )]
     pub sbi: Vec<Switch>,
 
-    /// A raw disk image or block device; may be given up to 7 times. A comma in FILE is written twice
+    /// A raw disk image or block device; may be given up to 6 times (7 with --no-rng). A comma in FILE is written twice
     #[arg(
         long = "disk",
         value_name = "FILE[,readonly][,serial=TEXT]",
@@ -166,6 +169,34 @@ pub struct Run {
     /// Write the process id to FILE once everything is checked, and remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
+
+    /// No virtio source of random numbers, which is there otherwise
+    #[arg(long)]
+    pub no_rng: bool,
+
+    /// What the virtio console (hvc0) leads to: stdio, a new pseudo-terminal (its path is printed), a file (emptied
+    /// first), a Unix socket (one client at a time; without one, output is dropped), or nothing
+    #[arg(
+        long,
+        value_name = "stdio|pty|file:PATH|socket:PATH|null",
+        default_value = "stdio",
+        value_parser = OsStringValueParser::new().try_map(|text| Target::parse(&text))
+    )]
+    pub console: Target,
+
+    /// What the serial port (ttyS0) and the SBI console lead to, likewise. Where both are stdio, what is typed goes to
+    /// the serial port while the guest has that open
+    #[arg(
+        long,
+        value_name = "stdio|pty|file:PATH|socket:PATH|null",
+        default_value = "stdio",
+        value_parser = OsStringValueParser::new().try_map(|text| Target::parse(&text))
+    )]
+    pub serial: Target,
+
+    /// End when the guest reboots, with status 0, instead of starting it anew
+    #[arg(long)]
+    pub no_reboot: bool,
 
     /// What runs the guest; auto takes KVM where it can run RISC-V guests, else QEMU
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
@@ -372,7 +403,7 @@ fn one_line(message: &str) -> String {
     format!("{} (see hartvisor run --help)", kept.join("; "))
 }
 
-/// How many `--disk` there can be: the console has the first virtio-mmio slot.
+/// How many `--disk` there can be at most: the console has the first virtio-mmio slot.
 pub const DISKS_MAX: usize = VIRTIO_SLOTS - 1;
 
 #[cfg(test)]

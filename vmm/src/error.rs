@@ -268,9 +268,7 @@ pub enum Error {
     },
 
     /// More disks than there are virtio-mmio slots.
-    #[error(
-        "{given} disks, at most {limit} fit: the board has {slots} virtio-mmio slots and the console takes one"
-    )]
+    #[error("{given} disks, at most {limit} fit: of the board's {slots} virtio-mmio slots {taken}")]
     TooManyDisks {
         /// The number asked for.
         given: usize,
@@ -278,6 +276,8 @@ pub enum Error {
         limit: usize,
         /// The slots of the board.
         slots: usize,
+        /// Who has the others, and what could be done.
+        taken: &'static str,
     },
 
     /// A disk whose length is no whole number of sectors.
@@ -302,6 +302,47 @@ pub enum Error {
         first: PathBuf,
         /// The path of the other.
         second: PathBuf,
+    },
+
+    /// A console's file or socket cannot be made.
+    #[error("{option}: cannot make {path:?}")]
+    Create {
+        /// The option that names it.
+        option: &'static str,
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// A socket's path is longer than the system can have.
+    #[error("{option}: socket path {path:?} has {length} bytes, at most {limit} are possible")]
+    SocketPath {
+        /// The option that names it.
+        option: &'static str,
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+        /// The longest that is possible, in bytes.
+        limit: usize,
+    },
+
+    /// A socket is another program's.
+    #[error("{option}: somebody listens at socket {path:?} already, give another path")]
+    SocketInUse {
+        /// The option that names it.
+        option: &'static str,
+        /// The path as the user gave it.
+        path: PathBuf,
+    },
+
+    /// Both consoles would write over each other.
+    #[error("--console and --serial are both {target}: give each its own")]
+    SameTarget {
+        /// The target as the user gave it.
+        target: String,
     },
 
     /// This machine is no RISC-V machine, so its KVM, if any, runs other guests.
@@ -481,7 +522,11 @@ impl Error {
             | Error::Cpus { .. }
             | Error::TooManyDisks { .. }
             | Error::DiskSize { .. }
-            | Error::DiskTwice { .. } => 2,
+            | Error::DiskTwice { .. }
+            | Error::Create { .. }
+            | Error::SocketPath { .. }
+            | Error::SocketInUse { .. }
+            | Error::SameTarget { .. } => 2,
             Error::HostMemory { .. }
             | Error::NotRiscv { .. }
             | Error::NoKvm

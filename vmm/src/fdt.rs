@@ -1,7 +1,7 @@
 //! The device tree of the board, with the node names and compatible strings of QEMU's `virt`.
 //!
-//! It tells what is there and nothing else: only the virtio-mmio slots that hold a device, no UART. There is no
-//! stdout-path, since the consoles that there are (SBI, virtio) have no node that an early console could use.
+//! It tells what is there and nothing else: only the virtio-mmio slots that hold a device. The platform's own devices
+//! (serial port, clock, finisher) are in [`platform`].
 
 use std::ops::Range;
 
@@ -13,6 +13,8 @@ use crate::layout::{
     PLIC_BASE, PLIC_SIZE, PLIC_SOURCES, RAM_BASE, VIRTIO_STRIDE,
 };
 
+mod platform;
+
 /// Interrupt number of a hart's supervisor external interrupt (privileged spec, scause).
 const SUPERVISOR_EXTERNAL: u32 = 9;
 /// A context of the PLIC that leads nowhere: the M-mode one, as the guest begins in S-mode (binding of sifive,plic-1.0.0).
@@ -23,8 +25,10 @@ const EDGE_RISING: u32 = 1;
 const IRQCHIP_PHANDLE: u32 = 1;
 /// Phandle of the IMSICs.
 const IMSIC_PHANDLE: u32 = 2;
+/// Phandle of the test finisher.
+const FINISHER_PHANDLE: u32 = 3;
 /// Phandle of hart 0's interrupt controller; hart h has the h-th after it.
-const HART_PHANDLE: u32 = 3;
+const HART_PHANDLE: u32 = 4;
 
 /// What a hart offers to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +98,7 @@ fn tree(board: &Board) -> Result<Vec<u8>, FdtError> {
     memory(&mut fdt, board.memory)?;
     cpus(&mut fdt, board)?;
     soc(&mut fdt, board)?;
+    platform::power(&mut fdt)?;
     fdt.end_node(root)?;
     fdt.finish()
 }
@@ -105,6 +110,7 @@ fn chosen(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
         fdt.property_u64("linux,initrd-start", initrd.start)?;
         fdt.property_u64("linux,initrd-end", initrd.end)?;
     }
+    fdt.property_string("stdout-path", &platform::stdout_path())?;
     fdt.property("rng-seed", &board.rng_seed)?;
     fdt.end_node(node)
 }
@@ -166,6 +172,7 @@ fn soc(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
             aplic(fdt)?;
         }
     }
+    platform::devices(fdt, board.irqchip)?;
     for slot in 0..board.virtio_slots {
         virtio(fdt, slot, board.irqchip)?;
     }

@@ -236,3 +236,25 @@ fn dtc(dtb: &[u8]) {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+#[test]
+fn the_platform_is_described_as_qemus() {
+    let dtb = dtb(1, 1);
+    let reg = |path: &str| cells(&dtb, path, "reg");
+    assert_eq!(reg("/soc/serial@10000000"), [0, 0x1000_0000, 0, 0x100]);
+    assert_eq!(reg("/soc/rtc@101000"), [0, 0x10_1000, 0, 0x1000]);
+    assert_eq!(reg("/soc/test@100000"), [0, 0x10_0000, 0, 0x1000]);
+    assert_eq!(cells(&dtb, "/soc/serial@10000000", "interrupts"), [10]);
+    assert_eq!(cells(&dtb, "/soc/rtc@101000", "interrupts"), [11]);
+    let clock = cells(&dtb, "/soc/serial@10000000", "clock-frequency");
+    assert_eq!(clock, [3_686_400]);
+    let names = text(&dtb, "/soc/test@100000", "compatible");
+    assert_eq!(names, "sifive,test1\0sifive,test0\0syscon\0");
+    let finisher = cells(&dtb, "/soc/test@100000", "phandle");
+    for (path, value) in [("/poweroff", 0x5555), ("/reboot", 0x7777)] {
+        assert_eq!(cells(&dtb, path, "regmap"), finisher);
+        assert_eq!(cells(&dtb, path, "value"), [value]);
+    }
+    let path = text(&dtb, "/chosen", "stdout-path");
+    assert_eq!(path, "/soc/serial@10000000\0");
+}

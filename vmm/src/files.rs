@@ -84,7 +84,7 @@ fn expect_disk(path: &Path, metadata: &Metadata) -> Result<(), Error> {
 }
 
 /// What a path names, for people.
-fn kind(metadata: &Metadata) -> &'static str {
+pub(crate) fn kind(metadata: &Metadata) -> &'static str {
     let file_type = metadata.file_type();
     match () {
         () if file_type.is_dir() => "a directory",
@@ -92,6 +92,7 @@ fn kind(metadata: &Metadata) -> &'static str {
         () if file_type.is_socket() => "a socket",
         () if file_type.is_char_device() => "a character device",
         () if file_type.is_block_device() => "a block device",
+        () if file_type.is_file() => "a regular file",
         () => "no regular file",
     }
 }

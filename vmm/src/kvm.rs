@@ -24,19 +24,19 @@ use devices::bus::Bus;
 use devices::memory::Memory;
 use devices::mmio::{Mmio, QUEUE_NOTIFY};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
-use log::debug;
+use log::{debug, info};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use self::end::Ending;
 use self::irq::Irqchip;
 use self::vcpu::KvmVcpu;
 use self::vm::Hardware;
+use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::fdt::{self, Board};
 use crate::loader;
 use crate::machine::{End, Machine};
-use crate::terminal::Terminal;
-use crate::{board, dtb, layout, sbi};
+use crate::{board, dtb, layout, platform, sbi};
 
 /// Whether a guest can run here.
 ///
@@ -52,41 +52,69 @@ pub fn report() -> Vec<(&'static str, String)> {
     report.unwrap_or_else(|error| vec![("kvm", error.chain())])
 }
 
-/// Runs `machine` until it ends.
+/// Runs `machine` until it ends. A guest that reboots finds everything new but its disks and the far ends of its consoles.
 ///
 /// # Errors
 /// This host's KVM cannot run it, or a system call failed.
 pub fn run(machine: &Machine) -> Result<End, Error> {
     let kvm = open()?;
-    let Hardware { vm, mut vcpus, aia } = vm::create(&kvm, machine)?;
-    cpu::configure(&vcpus, machine);
-    let ram = Arc::new(ram::map(&vm, &machine.backing)?);
-
     let ending = Arc::new(Ending::new()?);
     let leave = Arc::clone(&ending);
-    let terminal = Terminal::start(move || leave.set(Ok(End::Left)))?;
+    let consoles = Consoles::open(machine, move || leave.set(Ok(End::Left)))?;
+    loop {
+        boot(&kvm, machine, &consoles, &ending)?;
+        if machine.no_reboot || !ending.forget_reboot() {
+            return ending.take();
+        }
+        info!("the guest reboots");
+    }
+}
+
+/// One life of the guest: a VM of its own, from the first instruction to the end. KVM resets a VM only as a whole.
+fn boot(
+    kvm: &Kvm,
+    machine: &Machine,
+    consoles: &Consoles,
+    ending: &Arc<Ending>,
+) -> Result<(), Error> {
+    let Hardware { vm, mut vcpus, aia } = vm::create(kvm, machine)?;
+    cpu::configure(&vcpus, machine);
+    let ram = Arc::new(ram::map(&vm, &machine.backing)?);
 
     let mut bus = Bus::default();
     let irqchip = match aia {
         Some(aia) => Irqchip::Aia(aia),
         None => Irqchip::plic(&mut bus, &vcpus)?,
     };
-    let devices = board::devices(machine, terminal.input()?, terminal.output()?)?;
+    let devices = board::devices(machine, consoles)?;
     let memory = Memory::new(Arc::clone(&ram));
     let devices = board::plug(&mut bus, &memory, devices, |irq| irqchip.source(&vm, irq))?;
     attach_kicks(&vm, &devices);
+    devices
+        .iter()
+        .take(1)
+        .for_each(|first| consoles.show(first));
+    let end = Arc::clone(ending);
+    let serial = platform::plug(
+        &mut bus,
+        consoles,
+        |irq| irqchip.source(&vm, irq),
+        move |how| end.set(Ok(how)),
+    )?;
 
     loader::load(machine, &machine.placement, &ram)?;
     let tree = device_tree(machine, &vcpus, irqchip.describe(), devices.len())?;
     if let Some(path) = &machine.dump_dtb {
-        return dtb::dump(path, &tree).map(|()| End::PowerOff);
+        return dtb::dump(path, &tree).map(|()| ending.set(Ok(End::PowerOff)));
     }
     prepare_boot(machine, &vcpus, &tree, &ram)?;
-    let console = sbi::Console::new(ram, terminal.input()?, terminal.output()?);
+    let (input, output) = consoles.sbi()?;
+    let console = sbi::Console::new(ram, input, output);
 
-    threads::run(&mut vcpus, &bus, &console, &ending)?;
+    threads::run(&mut vcpus, &bus, &console, ending)?;
     devices.iter().for_each(|device| device.stop());
-    ending.take()
+    serial.stop();
+    Ok(())
 }
 
 /// `/dev/kvm`, if it is there, ours to open, and speaks the one version of its interface that there is.

@@ -1,10 +1,11 @@
 //! The address map of the board, which is QEMU's `virt`: one guest image runs in both, hard-coded drivers included.
 //!
 //! ```text
-//! 0x0010_0000  test finisher of QEMU (absent here: guests power off by SBI SRST)
+//! 0x0010_0000  test finisher: a store ends or restarts the machine, as SBI SRST does
+//! 0x0010_1000  goldfish real-time clock, source 11
 //! 0x0c00_0000  PLIC, 96 sources (0 is none), S context of hart h is 2h + 1 … or, with an AIA, instead of it:
 //! 0x0d00_0000  APLIC of the S level, the same sources
-//! 0x1000_0000  UART 16550 of QEMU (absent here: the early console is SBI DBCN)
+//! 0x1000_0000  UART 16550, source 10
 //! 0x1000_1000  virtio-mmio slot 0, the console; slot i at + 0x1000 · i with PLIC source 1 + i
 //! 0x1000_8000  virtio-mmio slot 7, the last
 //! 0x2800_0000  IMSIC of the S level, a page for each hart, only with an AIA
@@ -23,6 +24,17 @@ pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
 /// 1 GiB in bytes.
 pub const GIB: u64 = 1 << 30;
+
+/// Guest physical address of the test finisher's register.
+pub const FINISHER_BASE: u64 = 0x10_0000;
+/// Guest physical address of the real-time clock's registers.
+pub const RTC_BASE: u64 = 0x10_1000;
+/// PLIC source of the real-time clock.
+pub const RTC_IRQ: u32 = 11;
+/// Guest physical address of the serial port's registers.
+pub const UART_BASE: u64 = 0x1000_0000;
+/// PLIC source of the serial port.
+pub const UART_IRQ: u32 = 10;
 
 /// Guest physical address of the PLIC's registers.
 pub const PLIC_BASE: u64 = 0x0c00_0000;

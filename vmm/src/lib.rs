@@ -9,7 +9,8 @@
 //!    │        ├─ kvm ───────┬─ vcpu           the run loop: an exit in, an answer out
 //!    │        │  (riscv64)  ├─ board, sbi     devices in their slots; the SBI consoles
 //!    │        │             ├─ fdt            what the guest is told
-//!    │        │             └─ terminal       stdin and stdout, raw and restored
+//!    │        │             ├─ platform       serial port, clock, finisher
+//!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
 //!    │        └─ qemu                         the same machine as a QEMU command
 //!    └── check                                what this host offers
 //! ```
@@ -20,6 +21,7 @@
 pub mod board;
 pub mod check;
 pub mod cli;
+pub mod consoles;
 pub mod csr;
 pub mod dtb;
 pub mod error;
@@ -36,6 +38,8 @@ pub mod loader;
 pub mod logger;
 pub mod machine;
 pub mod pidfile;
+pub mod platform;
+pub mod port;
 pub mod qemu;
 pub mod run;
 pub mod sbi;

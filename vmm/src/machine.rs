@@ -14,6 +14,7 @@ use crate::files;
 use crate::isa::Switch;
 use crate::layout::{MAX_CPUS, MAX_MEMORY, MEMORY_ALIGN, MIN_MEMORY, VIRTIO_SLOTS};
 use crate::loader::{self, Format, Kernel, Placement};
+use crate::port::Target;
 use crate::size;
 
 /// Size in bytes of a sector, the unit of a block device's capacity (virtio § 5.2.4).
@@ -46,6 +47,14 @@ pub struct Machine {
     pub sbi: Vec<Switch>,
     /// The disks, in the order of their virtio-mmio slots (from slot 1).
     pub disks: Vec<Disk>,
+    /// Whether there is a virtio source of random numbers, in the slot after the last disk.
+    pub rng: bool,
+    /// What the virtio console leads to.
+    pub console: Target,
+    /// What the serial port and the SBI console lead to.
+    pub serial: Target,
+    /// A guest that reboots ends the run instead of starting anew.
+    pub no_reboot: bool,
     /// Where kernel, initrd and device tree lie when no firmware decides that.
     pub placement: Placement,
 }
@@ -85,7 +94,8 @@ impl Machine {
         let kernel = Kernel::open(&options.kernel, memory)?;
         check_cmdline(&options.cmdline, kernel.format())?;
         let initrd = options.initrd.as_deref().map(Initrd::open).transpose()?;
-        let disks = open_disks(&options.disks)?;
+        let disks = open_disks(&options.disks, !options.no_rng)?;
+        check_consoles(&options.console, &options.serial)?;
         let placement = loader::place(&kernel, initrd.as_ref().map(|initrd| initrd.size), memory)?;
         let dtb = options
             .dtb
@@ -104,6 +114,10 @@ impl Machine {
             isa: options.isa.clone(),
             sbi: options.sbi.clone(),
             disks,
+            rng: !options.no_rng,
+            console: options.console.clone(),
+            serial: options.serial.clone(),
+            no_reboot: options.no_reboot,
             placement,
         })
     }
@@ -168,12 +182,31 @@ impl Disk {
     }
 }
 
-fn open_disks(options: &[DiskOption]) -> Result<Vec<Disk>, Error> {
-    if options.len() > DISKS_MAX {
+fn check_consoles(console: &Target, serial: &Target) -> Result<(), Error> {
+    console.check("--console")?;
+    serial.check("--serial")?;
+    match console.conflicts(serial) {
+        true => Err(Error::SameTarget {
+            target: console.to_string(),
+        }),
+        false => Ok(()),
+    }
+}
+
+fn open_disks(options: &[DiskOption], rng: bool) -> Result<Vec<Disk>, Error> {
+    let (limit, taken) = match rng {
+        false => (DISKS_MAX, "the console takes one"),
+        true => (
+            DISKS_MAX - 1,
+            "the console and the random number generator (not with --no-rng) take one each",
+        ),
+    };
+    if options.len() > limit {
         return Err(Error::TooManyDisks {
             given: options.len(),
-            limit: DISKS_MAX,
+            limit,
             slots: VIRTIO_SLOTS,
+            taken,
         });
     }
     let mut disks: Vec<Disk> = Vec::new();

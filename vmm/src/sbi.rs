@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Extension ids (SBI 2.0, § 5 and § 12).
@@ -31,6 +31,9 @@ const ERR_INVALID_PARAM: i64 = -3;
 
 /// The most bytes moved by one call. A guest may ask for more and is told how far it got.
 const CHUNK: u64 = 4096;
+
+/// How long a call may wait for an output that takes nothing, in milliseconds.
+const WAIT: u16 = 100;
 
 /// A guest's `ecall`: registers a7, a6, a0 to a5, and what goes back in a0 and a1.
 #[derive(Debug)]
@@ -79,10 +82,10 @@ impl Console {
             }
             (extension::DBCN, dbcn::WRITE) => self.write(a0, a1, a2),
             (extension::DBCN, dbcn::READ) => self.read(a0, a1, a2),
-            (extension::DBCN, dbcn::WRITE_BYTE) => {
-                self.put(a0);
-                Ok(0)
-            }
+            (extension::DBCN, dbcn::WRITE_BYTE) => match self.put(a0) {
+                true => Ok(0),
+                false => Err(ERR_FAILED),
+            },
             _ => return,
         };
         *call.ret = match answer {
@@ -128,15 +131,16 @@ impl Console {
         }
     }
 
-    fn put(&self, byte: u64) {
+    fn put(&self, byte: u64) -> bool {
         // The calls pass a character in the low byte.
         #[expect(clippy::cast_possible_truncation, reason = "the low byte of it")]
-        send(&self.output, &[byte as u8]);
+        let sent = send(&self.output, &[byte as u8]);
+        sent == 1
     }
 }
 
-/// Writes what `output` takes, and waits until it takes something. Returns how much, 0 if the vCPU is wanted elsewhere: a
-/// signal ends the wait. Output that nobody reads any more counts as written.
+/// Writes what `output` takes, and waits a while until it takes something. Returns how much, 0 if that was in vain or the
+/// vCPU is wanted elsewhere: then the guest tries again, which lets the vCPU see whether to stop. Output that nobody reads any more counts as written.
 fn send(mut output: &File, bytes: &[u8]) -> usize {
     if bytes.is_empty() {
         return 0;
@@ -149,7 +153,8 @@ fn send(mut output: &File, bytes: &[u8]) -> usize {
             Err(_) => return bytes.len(),
         }
         let mut room = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
-        if poll(&mut room, PollTimeout::NONE).is_err() {
+        // A signal that comes just before the wait does not end it, so it must end by itself.
+        if !matches!(poll(&mut room, WAIT), Ok(1..)) {
             return 0;
         }
     }

@@ -1,39 +1,41 @@
 //! The user's terminal, for the consoles of the guest.
 //!
 //! ```text
-//!  stdin ── thread: Ctrl-a x, h, Ctrl-a ──▶ pipe, read end non-blocking ──▶ whichever console asks first
+//!  stdin ── thread: Ctrl-a x, h, Ctrl-a ─┬▶ pipe ──▶ virtio and SBI console: whichever asks first
+//!                                        └▶ pipe ──▶ serial port, while the guest has that open
 //!  consoles ──▶ stdout through an open file description of its own, non-blocking
 //! ```
-//! Nobody who shares stdin or stdout with us (the shell, a pager) finds it non-blocking or raw afterwards.
+//! The pipes' read ends are non-blocking. Nobody who shares stdin or stdout with us (the shell, a pager) finds it
+//! non-blocking or raw afterwards.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::SigSet;
+use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
 use crate::error::Error;
 
+mod carrier;
 mod escape;
 mod mode;
+mod window;
 
-use escape::{Action, Escape};
+use carrier::Carrier;
+use escape::Escape;
 pub use mode::{Restore, install_panic_hook};
-
-/// What Ctrl-a h shows. In raw mode output processing stays on, so a line feed is enough.
-const HELP: &str = "
-Ctrl-a x       leave the guest (as if its power was cut)
-Ctrl-a h       this help
-Ctrl-a Ctrl-a  send one Ctrl-a to the guest
-";
+pub use window::{Watch, size};
 
 /// Stdin and stdout while a guest has them; the terminal is as it was when this is dropped.
 #[derive(Debug)]
 pub struct Terminal {
     input: OwnedFd,
+    serial: OwnedFd,
+    serial_listens: Arc<AtomicBool>,
     _restore: Restore,
 }
 
@@ -44,25 +46,25 @@ impl Terminal {
     /// `leave` is called once, in another thread, when Ctrl-a x is typed.
     pub fn start(leave: impl FnOnce() + Send + 'static) -> Result<Terminal, Error> {
         let is_terminal = io::stdin().is_terminal();
-        let (input, sink) = pipe2(OFlag::O_CLOEXEC)
-            .map_err(|errno| cannot("create a pipe for stdin", errno.into()))?;
-        nonblocking(&input)?;
-        if is_terminal {
-            // A full pipe must not keep Ctrl-a x from being seen.
-            nonblocking(&sink)?;
-        }
+        let pipe = || {
+            pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+                .map_err(|errno| cannot("create a pipe for stdin", errno.into()))
+        };
+        let ((input, sink), (serial, serial_sink)) = (pipe()?, pipe()?);
+        let serial_listens = Arc::new(AtomicBool::new(false));
         let restore =
             Restore::raw().map_err(|source| cannot("put the terminal into raw mode", source))?;
-        let carrier = Carrier {
-            sink: sink.into(),
-            escape: is_terminal.then(Escape::default),
-        };
+        let escape = is_terminal.then(Escape::default);
+        let sinks = [sink.into(), serial_sink.into()];
+        let carrier = Carrier::new(sinks, Arc::clone(&serial_listens), escape);
         std::thread::Builder::new()
             .name("terminal".into())
             .spawn(move || carrier.run(leave))
             .map_err(|source| cannot("start the terminal's thread", source))?;
         Ok(Terminal {
             input,
+            serial,
+            serial_listens,
             _restore: restore,
         })
     }
@@ -71,11 +73,18 @@ impl Terminal {
     ///
     /// All clones are one pipe: whoever reads first gets the bytes.
     pub fn input(&self) -> Result<File, Error> {
-        let clone = self
-            .input
-            .try_clone()
-            .map_err(|source| cannot("duplicate the pipe of stdin", source))?;
-        Ok(clone.into())
+        duplicate(&self.input)
+    }
+
+    /// The same for what arrives while [`Terminal::serial_listens`] is set.
+    pub fn serial_input(&self) -> Result<File, Error> {
+        duplicate(&self.serial)
+    }
+
+    /// Set while the guest has the serial port open: then what is typed is for that alone. Otherwise the virtio console,
+    /// whose driver takes input as soon as it is there, would leave nothing for a shell on the serial port.
+    pub fn serial_listens(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.serial_listens)
     }
 
     /// Stdout, in a way that never blocks.
@@ -103,10 +112,10 @@ impl Terminal {
     }
 }
 
-fn nonblocking(fd: &OwnedFd) -> Result<(), Error> {
-    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
-        .map(drop)
-        .map_err(|errno| cannot("make the pipe of stdin non-blocking", errno.into()))
+fn duplicate(fd: &OwnedFd) -> Result<File, Error> {
+    let clone = fd.try_clone();
+    let clone = clone.map_err(|source| cannot("duplicate the pipe of stdin", source))?;
+    Ok(clone.into())
 }
 
 fn cannot(what: &str, source: io::Error) -> Error {
@@ -114,58 +123,4 @@ fn cannot(what: &str, source: io::Error) -> Error {
         what: what.into(),
         source,
     }
-}
-
-/// Carries stdin to the pipe, in a thread of its own.
-struct Carrier {
-    sink: File,
-    /// Only at a terminal.
-    escape: Option<Escape>,
-}
-
-impl Carrier {
-    fn run(mut self, leave: impl FnOnce()) {
-        // Signals are for threads that know what to do with them. Failing would leave them where they are now.
-        let _ = SigSet::all().thread_block();
-        let mut buffer = [0; 4096];
-        loop {
-            let bytes = match io::stdin().read(&mut buffer) {
-                Ok(0) => return,
-                Ok(count) => buffer.get(..count).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return,
-            };
-            let sent = match &mut self.escape {
-                None => self.sink.write_all(bytes),
-                Some(escape) => {
-                    let (typed, left) = typed(escape, bytes);
-                    if left {
-                        return leave();
-                    }
-                    self.sink.write_all(&typed)
-                }
-            };
-            match sent {
-                Ok(()) => {}
-                // The guest has not read 64 KiB of what was typed: more is lost, as at any terminal.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
-        }
-    }
-}
-
-/// What of `bytes` is for the guest, and whether the user left.
-fn typed(escape: &mut Escape, bytes: &[u8]) -> (Vec<u8>, bool) {
-    let mut typed = Vec::with_capacity(bytes.len());
-    for byte in bytes {
-        match escape.feed(*byte) {
-            Action::Send(byte) => typed.push(byte),
-            Action::Nothing => {}
-            // Nothing can be done for a user whose stderr is gone.
-            Action::Help => drop(io::stderr().write_all(HELP.as_bytes())),
-            Action::Leave => return (typed, true),
-        }
-    }
-    (typed, false)
 }

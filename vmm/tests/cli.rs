@@ -248,7 +248,9 @@ fn disks_that_cannot_be_are_refused() {
         &["--disk", "good", "--disk", "./good"],
         &["\"good\" and \"./good\" are the same file"],
     );
-    let many = ["--disk", "good,readonly"].repeat(8);
+    let mut many = ["--disk", "good,readonly"].repeat(7);
+    folder.refused(&many, &["7 disks, at most 6", "--no-rng"]);
+    many.extend(["--disk", "good,readonly", "--no-rng"]);
     folder.refused(&many, &["8 disks, at most 7"]);
 }
 
@@ -559,10 +561,76 @@ fn the_printed_command_names_everything_and_starts_nothing() {
         "-append 'a '\\''b'\\'' c' ",
         "virtio-mmio.force-legacy=false",
         "read-only=off,file.driver=file,file.filename=a,,b.img \\\n  -device virtio-blk-device,drive=disk0,bus=virtio-mmio-bus.2,serial=one ",
-        "read-only=on,file.driver=file,file.filename=c.img \\\n  -device virtio-blk-device,drive=disk1,bus=virtio-mmio-bus.1\n",
+        "read-only=on,file.driver=file,file.filename=c.img \\\n  -device virtio-blk-device,drive=disk1,bus=virtio-mmio-bus.1 \\\n",
+        "-device virtio-rng-device,rng=rng,bus=virtio-mmio-bus.3\n",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
+}
+
+#[test]
+fn consoles_that_cannot_be_are_refused() {
+    let folder = Folder::new();
+    let expected = "stdio, pty, file:PATH, socket:PATH or null";
+    for option in ["--console", "--serial"] {
+        folder.refused(&[option, "tty"], &[option, "'tty'", expected]);
+        folder.refused(&[option, ""], &[option, expected]);
+        folder.refused(&[option, "file:"], &[option, "path is missing"]);
+        folder.refused(&[option, "file:."], &[option, "\".\" is a directory"]);
+        folder.refused(
+            &[option, "file:no/log"],
+            &[option, "\"no/log\"", "No such file"],
+        );
+        folder.refused(
+            &[option, "socket:kernel"],
+            &[option, "\"kernel\" is a regular file"],
+        );
+        let long = format!("socket:{}", "x".repeat(108));
+        folder.refused(&[option, &long], &[option, "has 108 bytes, at most 107"]);
+    }
+    let both = ["--console", "file:log", "--serial", "file:log"];
+    folder.refused(&both, &["are both file:log", "each its own"]);
+    assert!(!folder.path("log").exists());
+}
+
+#[test]
+fn a_socket_of_somebody_else_is_not_taken() {
+    let folder = Folder::new();
+    let _theirs = std::os::unix::net::UnixListener::bind(folder.path("socket")).unwrap();
+    folder.refused(
+        &["--console", "socket:socket"],
+        &["--console", "somebody listens at socket \"socket\""],
+    );
+}
+
+#[test]
+fn the_printed_command_has_the_consoles_and_what_a_reboot_does() {
+    let folder = Folder::new();
+    let run = |arguments: &str| {
+        let all = format!("--kernel kernel --print-command {arguments}");
+        let output = folder.run(&all.split_whitespace().collect::<Vec<_>>());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = run("--console pty --serial file:a,b --no-rng --no-reboot");
+    for part in [
+        "-chardev pty,id=console ",
+        "-chardev file,id=serial,path=a,,b ",
+        "-serial chardev:serial ",
+        "virtconsole,chardev=console ",
+        "-no-reboot ",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert!(!text.contains("virtio-rng"), "{text}");
+    let text = run("--console socket:s --serial null");
+    for part in [
+        "-chardev socket,server=on,wait=off,id=console,path=s ",
+        "-chardev null,id=serial ",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert!(!text.contains("-no-reboot"), "{text}");
 }
 
 #[test]

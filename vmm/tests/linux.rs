@@ -48,7 +48,8 @@ fn boots(kernel: &str, options: &[&str], cpus: &str) {
     let disk = ext4(folder.path());
     let mut child = lab::lab(options, &[folder.path()])
         .arg(hartvisor())
-        .args(["run", "--accel", "kvm", "--memory", "512M", "--cpus", cpus])
+        .args(["run", "--accel", "kvm", "--memory", "512M", "--no-reboot"])
+        .args(["--cpus", cpus])
         .args(["--cmdline", "console=hvc0 quiet panic=-1"])
         .arg("--kernel")
         .arg(cached(kernel, "vmlinux"))

@@ -8,6 +8,7 @@
     clippy::indexing_slicing
 )]
 
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
@@ -26,6 +27,10 @@ use pty::Pty;
 
 const PART: &str = "HARTVISOR_TEST_PART";
 const PIDFILE: &str = "HARTVISOR_TEST_PIDFILE";
+/// Names the file whose presence begins the part `count`.
+const START: &str = "HARTVISOR_TEST_START";
+/// Bytes of a large paste.
+const PASTE: usize = 1 << 20;
 
 fn part(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -52,6 +57,13 @@ fn play() {
             });
         }
         "flood" => flood(&terminal),
+        "count" => count(&terminal),
+        "deaf" => {
+            writeln!(terminal.output().unwrap(), "ready").unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
         other => panic!("no part {other}"),
     }
     drop(terminal);
@@ -65,8 +77,8 @@ fn echo(terminal: &Terminal) {
     let mut buffer = [0; 4096];
     loop {
         match input.read(&mut buffer) {
-            Ok(0) => break writeln!(output, "end").unwrap(),
-            Ok(count) => writeln!(output, "got {:02x?}", &buffer[..count]).unwrap(),
+            Ok(0) => break say(&mut output, "end"),
+            Ok(count) => say(&mut output, &format!("got {:02x?}", &buffer[..count])),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 poll(
                     &mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)],
@@ -77,6 +89,46 @@ fn echo(terminal: &Terminal) {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// Writes a line to an output that does not block, and waits for room.
+fn say(output: &mut File, line: &str) {
+    let line = format!("{line}\n");
+    let mut rest = line.as_bytes();
+    while !rest.is_empty() {
+        match output.write(rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut fds, PollTimeout::NONE).unwrap();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Says how much arrives, and what its sum is, once the named file is there.
+fn count(terminal: &Terminal) {
+    let (mut input, mut output) = (terminal.input().unwrap(), terminal.output().unwrap());
+    writeln!(output, "ready").unwrap();
+    let start = std::path::PathBuf::from(std::env::var_os(START).unwrap());
+    while !start.exists() {
+        std::thread::yield_now();
+    }
+    let (mut total, mut sum, mut buffer) = (0, 0_u64, [0; 1000]);
+    while total < PASTE {
+        poll(
+            &mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::NONE,
+        )
+        .unwrap();
+        let count = input.read(&mut buffer).unwrap();
+        for byte in &buffer[..count] {
+            sum = sum.wrapping_mul(31).wrapping_add(u64::from(*byte));
+        }
+        total += count;
+    }
+    writeln!(output, "got {total} with sum {sum:x}").unwrap();
 }
 
 /// Writes more than the terminal takes while nobody reads it.
@@ -103,6 +155,38 @@ fn the_terminal_is_raw_and_then_as_before() {
     assert_eq!(pty.wait().code(), Some(0));
     assert_eq!(pty.mode(), pty.before);
     assert!(!pty.is_nonblocking());
+}
+
+/// A paste without Ctrl-a.
+fn paste() -> Vec<u8> {
+    let byte = |n| u8::try_from(n % 90 + 33).unwrap();
+    (0..u32::try_from(PASTE).unwrap()).map(byte).collect()
+}
+
+#[test]
+fn a_paste_of_a_megabyte_arrives_whole_though_nobody_reads_it_at_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = folder.path().join("start");
+    let mut pty = Pty::start(part("count").env(START, &start));
+    pty.expect("ready");
+    let paste = paste();
+    // Returns when the terminal has been read to the end, or nearly.
+    pty.type_in(&paste);
+    std::fs::write(&start, b"").unwrap();
+    let sum = paste.iter().fold(0_u64, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
+    });
+    pty.expect(&format!("got {PASTE} with sum {sum:x}"));
+    assert_eq!(pty.wait().code(), Some(0));
+}
+
+#[test]
+fn ctrl_a_x_leaves_behind_a_paste_that_the_guest_does_not_read() {
+    let mut pty = Pty::start(&mut part("deaf"));
+    pty.expect("ready");
+    pty.type_in(&paste());
+    pty.type_in(b"\x01x");
+    assert_eq!(pty.wait().code(), Some(7));
 }
 
 #[test]

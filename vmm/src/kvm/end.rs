@@ -44,10 +44,11 @@ impl Ending {
 
     /// Ends the run, unless it has ended already.
     pub(super) fn set(&self, end: Result<End, Error>) {
-        self.first
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(end);
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        // A reboot is no end: what comes while the guest restarts must not be forgotten with it.
+        if matches!(*first, None | Some(Ok(End::Reboot))) {
+            *first = Some(end);
+        }
         self.stop.store(true, Ordering::SeqCst);
         // Cannot fail: the counter is far from its limit.
         let _ = self.event.write(1);
@@ -84,6 +85,19 @@ impl Ending {
                 return Ok(());
             }
         }
+    }
+
+    /// Goes on after a reboot; false if the run has really ended.
+    pub(super) fn forget_reboot(&self) -> bool {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = matches!(*first, Some(Ok(End::Reboot)));
+        if again {
+            *first = None;
+            self.stop.store(false, Ordering::SeqCst);
+            // There is something to read, since `set` was called.
+            let _ = self.event.read();
+        }
+        again
     }
 
     /// The end that was first, once there is one.

@@ -12,6 +12,7 @@ use crate::isa::Switch;
 use crate::layout::KERNEL_BASE;
 use crate::loader::Format;
 use crate::machine::{Disk, Machine};
+use crate::port::Target;
 use crate::size;
 
 /// The environment variable that names another QEMU.
@@ -66,29 +67,14 @@ pub fn arguments(machine: &Machine, kernel: &Path) -> Vec<OsString> {
         let switches: String = machine.isa.iter().map(switch).collect();
         line.add(["-cpu", &format!("rv64{switches}")]);
     }
-    // Only what is named here, no window, and a guest's reset ends QEMU instead of starting it anew.
-    line.add([
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-    ]);
+    // Only what is named here, no window.
+    line.add(["-nodefaults", "-no-user-config", "-display", "none"]);
+    if machine.no_reboot {
+        line.add(["-no-reboot"]);
+    }
     // Virtio 1, not the legacy interface that QEMU's virtio-mmio shows otherwise.
     line.add(["-global", "virtio-mmio.force-legacy=false"]);
-    // The firmware's console and the guest's are both the terminal; Ctrl-a c changes which of them has the keys.
-    line.add([
-        "-chardev",
-        "stdio,id=console,mux=on,signal=off",
-        "-serial",
-        "chardev:console",
-    ]);
-    line.add([
-        "-device",
-        "virtio-serial-device,bus=virtio-mmio-bus.0",
-        "-device",
-        "virtconsole,chardev=console",
-    ]);
+    line.consoles(machine);
     line.add([OsStr::new("-kernel"), kernel.as_os_str()]);
     if let Some(initrd) = &machine.initrd {
         line.add([OsStr::new("-initrd"), initrd.path.as_os_str()]);
@@ -108,6 +94,13 @@ pub fn arguments(machine: &Machine, kernel: &Path) -> Vec<OsString> {
         .enumerate()
     {
         line.disk(index, disk, slot);
+    }
+    if machine.rng {
+        let device = format!(
+            "virtio-rng-device,rng=rng,bus=virtio-mmio-bus.{}",
+            machine.disks.len() + 1
+        );
+        line.add(["-object", "rng-builtin,id=rng", "-device", &device]);
     }
     line.0
 }
@@ -138,6 +131,44 @@ impl Line {
     fn add<const N: usize, T: AsRef<OsStr>>(&mut self, arguments: [T; N]) {
         self.0
             .extend(arguments.iter().map(|argument| argument.as_ref().into()));
+    }
+
+    /// The virtio console, the serial port (which is the firmware's, too) and what they lead to. Where both are the
+    /// terminal, Ctrl-a c changes which of them has the keys.
+    fn consoles(&mut self, machine: &Machine) {
+        self.chardev("console", &machine.console);
+        let serial = match (&machine.console, &machine.serial) {
+            (Target::Stdio, Target::Stdio) => "console",
+            (_, serial) => {
+                self.chardev("serial", serial);
+                "serial"
+            }
+        };
+        self.add([
+            "-serial",
+            &format!("chardev:{serial}"),
+            "-device",
+            "virtio-serial-device,bus=virtio-mmio-bus.0",
+            "-device",
+            "virtconsole,chardev=console",
+        ]);
+    }
+
+    fn chardev(&mut self, id: &str, target: &Target) {
+        let (backend, path) = match target {
+            // Only a multiplexed one has escape keys.
+            Target::Stdio => ("stdio,mux=on,signal=off", None),
+            Target::Pty => ("pty", None),
+            Target::Null => ("null", None),
+            Target::File(path) => ("file", Some(path)),
+            Target::Socket(path) => ("socket,server=on,wait=off", Some(path)),
+        };
+        let mut value = OsString::from(format!("{backend},id={id}"));
+        if let Some(path) = path {
+            value.push(",path=");
+            value.push(escaped(path.as_os_str()));
+        }
+        self.add([OsStr::new("-chardev"), &value]);
     }
 
     fn disk(&mut self, index: usize, disk: &Disk, slot: usize) {

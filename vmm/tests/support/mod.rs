@@ -139,6 +139,18 @@ pub fn fail_by_finisher() -> Vec<u8> {
     ])
 }
 
+/// RISC-V code that stores `value` to the test finisher.
+pub fn finish(value: u32) -> Vec<u8> {
+    let (upper, lower) = (value.wrapping_add(0x800) >> 12, value & 0xfff);
+    code(&[
+        0x0010_0537,                 // lui  a0, 0x100
+        0x0000_05b7 | (upper << 12), // lui  a1, upper
+        0x0005_8593 | (lower << 20), // addi a1, a1, lower
+        0x00b5_2023,                 // sw   a1, 0(a0)
+        0x0000_006f,                 // j    .
+    ])
+}
+
 /// RISC-V code that waits for ever.
 pub fn wait() -> Vec<u8> {
     // wfi, and back to it

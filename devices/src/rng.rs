@@ -1,0 +1,60 @@
+//! The entropy device (§ 5.4): random bytes of the host. The smallest device, and the example to copy for another.
+
+use std::sync::Arc;
+
+use log::warn;
+
+use crate::queue::Broken;
+use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
+
+const QUEUE_SIZE: u16 = 64;
+
+/// The most bytes given for one request, however large its buffer is: a driver is told how many it got and asks again.
+pub const REQUEST_MAX: usize = 4096;
+
+/// A source of random bytes.
+#[derive(Debug, Default)]
+pub struct Rng(());
+
+impl VirtioDevice for Rng {
+    fn id(&self) -> DeviceId {
+        DeviceId::Entropy
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        // § 5.4.4: none.
+        Arc::new(Vec::new())
+    }
+
+    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        let Some(queue) = queues.get(index) else {
+            return Ok(());
+        };
+        queue.drain(|chain| {
+            let mut bytes = [0; REQUEST_MAX];
+            let room = usize::try_from(chain.writable().len()).unwrap_or(REQUEST_MAX);
+            let wanted = bytes.get_mut(..room.min(REQUEST_MAX)).unwrap_or_default();
+            match getrandom::fill(wanted) {
+                // No more than REQUEST_MAX.
+                Ok(()) => Some(u32::try_from(chain.writable().write(wanted)).unwrap_or(0)),
+                Err(error) => {
+                    // Kernels from 3.17 on always have random numbers. Better none than zeroes.
+                    warn!("rng: {error}");
+                    Some(0)
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "rng_test.rs"]
+mod tests;

@@ -1,0 +1,209 @@
+//! The goldfish real-time clock, as on QEMU's `virt`: nanoseconds since 1970, UTC, and one alarm.
+//!
+//! ```text
+//!   0x00 TIME_LOW      reading it latches TIME_HIGH      0x10 IRQ_ENABLED      bit 0
+//!   0x04 TIME_HIGH     writing HIGH, then LOW sets       0x14 CLEAR_ALARM
+//!   0x08 ALARM_LOW     writing HIGH, then LOW arms       0x18 ALARM_STATUS     1 while armed
+//!   0x0c ALARM_HIGH                                      0x1c CLEAR_INTERRUPT
+//! ```
+//!
+//! A clock that the guest sets is the guest's own: the difference to the host's clock is kept until the machine restarts.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use log::error;
+
+use crate::bus::BusDevice;
+use crate::irq::IrqLine;
+
+/// Bytes of the register area.
+pub const SIZE: u64 = 0x1000;
+
+mod register {
+    pub(super) const TIME_LOW: u64 = 0x00;
+    pub(super) const TIME_HIGH: u64 = 0x04;
+    pub(super) const ALARM_LOW: u64 = 0x08;
+    pub(super) const ALARM_HIGH: u64 = 0x0c;
+    pub(super) const IRQ_ENABLED: u64 = 0x10;
+    pub(super) const CLEAR_ALARM: u64 = 0x14;
+    pub(super) const ALARM_STATUS: u64 = 0x18;
+    pub(super) const CLEAR_INTERRUPT: u64 = 0x1c;
+}
+
+/// The alarm's thread looks at least so often: the host's clock may be set meanwhile, and a wait counts other seconds.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// The clock.
+pub struct Rtc(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// The alarm was changed, or the clock is gone.
+    changed: Condvar,
+    line: Box<dyn IrqLine>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The guest's time minus the host's, in nanoseconds, modulo 2^64.
+    offset: u64,
+    time_high: u32,
+    alarm_high: u32,
+    alarm: u64,
+    armed: bool,
+    pending: bool,
+    enabled: bool,
+    /// Whether the alarm has a thread. It gets one when it is first armed: few guests ever do.
+    watched: bool,
+    gone: bool,
+    /// What the line was last driven to.
+    high: bool,
+}
+
+impl Rtc {
+    /// A clock that shows the host's time and interrupts by `line`, which is low.
+    pub fn new(line: Box<dyn IrqLine>) -> Rtc {
+        Rtc(Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            line,
+        }))
+    }
+
+    fn read_register(&self, offset: u64) -> u32 {
+        let mut state = self.0.state();
+        match offset {
+            register::TIME_LOW => {
+                let now = state.now();
+                state.time_high = high(now);
+                low(now)
+            }
+            register::TIME_HIGH => state.time_high,
+            register::ALARM_LOW => low(state.alarm),
+            register::ALARM_HIGH => high(state.alarm),
+            register::IRQ_ENABLED => state.enabled.into(),
+            register::ALARM_STATUS => state.armed.into(),
+            _ => 0,
+        }
+    }
+
+    fn write_register(&self, offset: u64, value: u32) {
+        let mut state = self.0.state();
+        match offset {
+            register::TIME_LOW => {
+                let wanted = u64::from(state.time_high) << 32 | u64::from(value);
+                state.offset = wanted.wrapping_sub(host());
+            }
+            register::TIME_HIGH => state.time_high = value,
+            register::ALARM_LOW => {
+                state.alarm = u64::from(state.alarm_high) << 32 | u64::from(value);
+                state.armed = true;
+            }
+            register::ALARM_HIGH => state.alarm_high = value,
+            register::IRQ_ENABLED => state.enabled = value & 1 != 0,
+            register::CLEAR_ALARM => state.armed = false,
+            register::CLEAR_INTERRUPT => state.pending = false,
+            _ => return,
+        }
+        self.0.look(&mut state);
+        if state.armed && !state.watched {
+            state.watched = watch(&self.0);
+        }
+        self.0.changed.notify_one();
+    }
+}
+
+impl Drop for Rtc {
+    fn drop(&mut self) {
+        self.0.state().gone = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the alarm go off if it is due, and drives the line.
+    fn look(&self, state: &mut State) {
+        if state.armed && state.alarm <= state.now() {
+            state.armed = false;
+            state.pending = true;
+        }
+        let high = state.pending && state.enabled;
+        // An edge-triggered line takes each rise for an interrupt.
+        if high != state.high {
+            state.high = high;
+            self.line.set(high);
+        }
+    }
+}
+
+/// Starts the thread that waits for the alarm; it ends with the clock.
+fn watch(shared: &Arc<Shared>) -> bool {
+    let shared = Arc::clone(shared);
+    let thread = Builder::new()
+        .name("rtc".to_owned())
+        .spawn(move || wait(&shared));
+    if let Err(error) = &thread {
+        error!("rtc: no thread for the alarm: {error}");
+    }
+    thread.is_ok()
+}
+
+fn wait(shared: &Shared) {
+    let mut state = shared.state();
+    while !state.gone {
+        let left = state.alarm.saturating_sub(state.now());
+        let left = match state.armed {
+            true => Duration::from_nanos(left).min(LOOK_AGAIN),
+            false => LOOK_AGAIN,
+        };
+        let waited = shared.changed.wait_timeout(state, left);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        shared.look(&mut state);
+    }
+}
+
+impl State {
+    /// The guest's time in nanoseconds.
+    fn now(&self) -> u64 {
+        host().wrapping_add(self.offset)
+    }
+}
+
+/// The host's time in nanoseconds since 1970, which 64 bits hold until 2554.
+fn host() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "one half of it")]
+fn low(value: u64) -> u32 {
+    value as u32
+}
+
+fn high(value: u64) -> u32 {
+    (value >> 32) as u32
+}
+
+impl BusDevice for Rtc {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Ok(data) = <&mut [u8; 4]>::try_from(data) {
+            *data = self.read_register(offset).to_le_bytes();
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Ok(data) = <[u8; 4]>::try_from(data) {
+            self.write_register(offset, u32::from_le_bytes(data));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "rtc_test.rs"]
+mod tests;

@@ -1,0 +1,390 @@
+//! A 16550A serial port, as on QEMU's `virt` (data sheet: National Semiconductor PC16550D).
+//!
+//! ```text
+//!            DLAB = 0              DLAB = 1
+//!   0   RBR read, THR write        DLL             4  MCR
+//!   1   IER                        DLM             5  LSR
+//!   2   IIR read, FCR write                        6  MSR
+//!   3   LCR, bit 7 is DLAB                         7  SCR
+//! ```
+//!
+//! No vCPU waits here. Output that the host does not take at once is kept, up to [`BACKLOG`] bytes; beyond that the
+//! transmitter says that it is busy, as on a slow line. Input stays in its files until the guest asks: for a guest that
+//! polls, LSR shows whether there is some, and only reading RBR takes it, so that a driver that never reads takes nothing
+//! from whoever shares the input. Once the receive interrupt is enabled, a thread waits for input and raises it.
+//!
+//! This is not vm-superio's `Serial`: that one knows edges only (a PLIC's line must fall again), takes its input ahead
+//! of the guest, and writes its output while the vCPU waits.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::bus::BusDevice;
+use crate::irq::IrqLine;
+
+mod thread;
+
+/// Bytes of the register area; QEMU's `virt` says so too, though only the first 8 mean something.
+pub const SIZE: u64 = 0x100;
+
+/// Input clock in hertz, for the device tree. Nothing here depends on it: bytes take no time.
+pub const CLOCK: u32 = 3_686_400;
+
+/// Receive FIFO in bytes (§ 8.4 of the data sheet).
+const FIFO: usize = 16;
+
+/// Output that waits for the host, in bytes, before the transmitter says that it is busy.
+const BACKLOG: usize = 1 << 16;
+
+/// Output kept at most: a guest that does not heed the busy transmitter loses what is beyond.
+const BACKLOG_MAX: usize = 2 * BACKLOG;
+
+mod register {
+    pub(super) const DATA: u64 = 0;
+    pub(super) const IER: u64 = 1;
+    pub(super) const IIR_FCR: u64 = 2;
+    pub(super) const LCR: u64 = 3;
+    pub(super) const MCR: u64 = 4;
+    pub(super) const LSR: u64 = 5;
+    pub(super) const MSR: u64 = 6;
+    pub(super) const SCR: u64 = 7;
+}
+
+/// Interrupt enable.
+mod ier {
+    pub(super) const RECEIVED: u8 = 1;
+    pub(super) const TRANSMITTER_EMPTY: u8 = 2;
+    pub(super) const ALL: u8 = 0x0f;
+}
+
+/// Interrupt identification; the two upper bits say that there are FIFOs, and that they are on.
+mod iir {
+    pub(super) const NONE: u8 = 1;
+    pub(super) const TRANSMITTER_EMPTY: u8 = 2;
+    pub(super) const RECEIVED: u8 = 4;
+    pub(super) const FIFOS: u8 = 0xc0;
+}
+
+/// FIFO control.
+mod fcr {
+    pub(super) const ENABLE: u8 = 1;
+    pub(super) const CLEAR_RECEIVED: u8 = 2;
+}
+
+const LCR_DLAB: u8 = 0x80;
+const MCR_LOOP: u8 = 0x10;
+
+/// Line status.
+mod lsr {
+    pub(super) const DATA_READY: u8 = 1;
+    /// Transmitter holding register empty, and transmitter empty.
+    pub(super) const EMPTY: u8 = 0x60;
+}
+
+/// Modem status: clear to send, data set ready, ring, carrier.
+mod msr {
+    pub(super) const CTS: u8 = 0x10;
+    pub(super) const DSR: u8 = 0x20;
+    pub(super) const RI: u8 = 0x40;
+    pub(super) const DCD: u8 = 0x80;
+}
+
+/// The serial port.
+pub struct Uart {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    line: Box<dyn IrqLine>,
+    /// For the thread: look again.
+    wake: EventFd,
+    stop: AtomicBool,
+    /// Whether the guest has the receive interrupt enabled, for others who share the input.
+    listening: Arc<AtomicBool>,
+}
+
+struct State {
+    inputs: Vec<Input>,
+    output: File,
+    received: VecDeque<u8>,
+    backlog: VecDeque<u8>,
+    ier: u8,
+    fifos: bool,
+    lcr: u8,
+    mcr: u8,
+    scr: u8,
+    divisor: [u8; 2],
+    /// The transmitter became empty, and the guest has not been told by IIR (§ 8.5).
+    became_empty: bool,
+    /// What the line was last driven to.
+    high: bool,
+}
+
+struct Input {
+    file: File,
+    ended: bool,
+}
+
+impl Uart {
+    /// A serial port that writes `output` and reads `inputs`, all of them non-blocking; while the first has something the
+    /// second waits. `listening` is kept to whether the guest's driver waits for input by interrupt.
+    ///
+    /// # Errors
+    /// The host has no thread or file descriptor left.
+    pub fn new(
+        inputs: Vec<File>,
+        output: File,
+        listening: Arc<AtomicBool>,
+        line: Box<dyn IrqLine>,
+    ) -> io::Result<Uart> {
+        let inputs = inputs.into_iter().map(|file| Input { file, ended: false });
+        listening.store(false, Ordering::SeqCst);
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                inputs: inputs.collect(),
+                output,
+                received: VecDeque::new(),
+                backlog: VecDeque::new(),
+                ier: 0,
+                fifos: false,
+                lcr: 0,
+                mcr: 0,
+                scr: 0,
+                divisor: [12, 0],
+                became_empty: false,
+                high: false,
+            }),
+            line,
+            wake: EventFd::new(EFD_NONBLOCK)?,
+            stop: AtomicBool::new(false),
+            listening,
+        });
+        let served = Arc::clone(&shared);
+        let thread = Builder::new()
+            .name("uart".to_owned())
+            .spawn(move || thread::serve(&served))?;
+        Ok(Uart {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Ends the port's thread; output that is still kept goes out first, if the host takes it soon.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.wake();
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // A panic has said what there is to say.
+            let _ = thread.join();
+        }
+        self.shared.listening.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Uart {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // Fails only when 2^64 are outstanding: one of them will do.
+        let _ = self.wake.write(1);
+    }
+
+    /// Drives the line to what the state says, if that is news: an edge-triggered line takes each rise for an interrupt.
+    fn drive(&self, state: &mut State) {
+        let high = state.interrupt() != iir::NONE;
+        if high != state.high {
+            state.high = high;
+            self.line.set(high);
+        }
+    }
+}
+
+impl State {
+    /// The interrupt of the highest priority (§ 8.5).
+    fn interrupt(&self) -> u8 {
+        if self.ier & ier::RECEIVED != 0 && !self.received.is_empty() {
+            iir::RECEIVED
+        } else if self.ier & ier::TRANSMITTER_EMPTY != 0 && self.became_empty {
+            iir::TRANSMITTER_EMPTY
+        } else {
+            iir::NONE
+        }
+    }
+
+    fn is_listening(&self) -> bool {
+        self.ier & ier::RECEIVED != 0
+    }
+
+    fn is_busy(&self) -> bool {
+        self.backlog.len() >= BACKLOG
+    }
+
+    /// Takes input into the FIFO, if that is empty.
+    fn fill(&mut self) {
+        let mut bytes = [0; FIFO];
+        for input in &mut self.inputs {
+            if self.received.is_empty() && !input.ended {
+                match input.file.read(&mut bytes) {
+                    Ok(0) => input.ended = true,
+                    Ok(count) => self.received.extend(bytes.iter().take(count)),
+                    Err(error) => input.ended = !is_temporary(&error),
+                }
+            }
+        }
+    }
+
+    /// Writes as much of the backlog as the host takes.
+    fn flush(&mut self) {
+        let busy = self.is_busy();
+        while !self.backlog.is_empty() {
+            let (bytes, _) = self.backlog.as_slices();
+            match self.output.write(bytes) {
+                Ok(count) => drop(self.backlog.drain(..count)),
+                Err(error) if is_temporary(&error) => break,
+                // Nobody reads any more: output may be lost, the guest must not hang.
+                Err(_) => self.backlog.clear(),
+            }
+        }
+        self.became_empty |= busy && !self.is_busy();
+    }
+
+    fn send(&mut self, byte: u8) {
+        if self.mcr & MCR_LOOP != 0 {
+            if self.received.len() < FIFO {
+                self.received.push_back(byte);
+            }
+        } else if self.backlog.len() < BACKLOG_MAX {
+            self.backlog.push_back(byte);
+            self.flush();
+        }
+        self.became_empty = !self.is_busy();
+    }
+
+    fn line_status(&mut self) -> u8 {
+        if self.received.is_empty() && self.is_listening() {
+            self.fill();
+        }
+        let ready = !self.received.is_empty() || thread::is_readable(&self.inputs);
+        let data = if ready { lsr::DATA_READY } else { 0 };
+        let empty = if self.is_busy() { 0 } else { lsr::EMPTY };
+        data | empty
+    }
+
+    /// In loop mode the modem outputs are its inputs (§ 8.7); else the other end is always there.
+    fn modem_status(&self) -> u8 {
+        if self.mcr & MCR_LOOP == 0 {
+            return msr::CTS | msr::DSR | msr::DCD;
+        }
+        // DTR, RTS, OUT1, OUT2.
+        let wires = [(1, msr::DSR), (2, msr::CTS), (4, msr::RI), (8, msr::DCD)];
+        let high = wires
+            .into_iter()
+            .filter(|(output, _)| self.mcr & output != 0);
+        high.fold(0, |status, (_, input)| status | input)
+    }
+
+    fn read(&mut self, offset: u64) -> u8 {
+        let latch = self.lcr & LCR_DLAB != 0;
+        match offset {
+            register::DATA if latch => self.divisor[0],
+            register::IER if latch => self.divisor[1],
+            register::DATA => {
+                if self.received.is_empty() && self.mcr & MCR_LOOP == 0 {
+                    self.fill();
+                }
+                self.received.pop_front().unwrap_or(0)
+            }
+            register::IER => self.ier,
+            register::IIR_FCR => {
+                let interrupt = self.interrupt();
+                if interrupt == iir::TRANSMITTER_EMPTY {
+                    self.became_empty = false;
+                }
+                interrupt | if self.fifos { iir::FIFOS } else { 0 }
+            }
+            register::LCR => self.lcr,
+            register::MCR => self.mcr,
+            register::LSR => self.line_status(),
+            register::MSR => self.modem_status(),
+            register::SCR => self.scr,
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, offset: u64, value: u8) {
+        let latch = self.lcr & LCR_DLAB != 0;
+        match offset {
+            register::DATA if latch => self.divisor[0] = value,
+            register::IER if latch => self.divisor[1] = value,
+            register::DATA => self.send(value),
+            register::IER => {
+                let added = value & !self.ier;
+                self.ier = value & ier::ALL;
+                // Enabling that interrupt while the transmitter is empty raises it.
+                self.became_empty |= added & ier::TRANSMITTER_EMPTY != 0 && !self.is_busy();
+            }
+            register::IIR_FCR => {
+                self.fifos = value & fcr::ENABLE != 0;
+                if value & fcr::CLEAR_RECEIVED != 0 {
+                    self.received.clear();
+                }
+            }
+            register::LCR => self.lcr = value,
+            register::MCR => self.mcr = value & 0x1f,
+            register::SCR => self.scr = value,
+            _ => {}
+        }
+    }
+}
+
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// Registers are bytes, and are accessed as bytes.
+impl BusDevice for Uart {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let [data] = data {
+            let mut state = self.shared.state();
+            *data = state.read(offset);
+            self.shared.drive(&mut state);
+            if offset == register::DATA && state.is_listening() && state.received.is_empty() {
+                self.shared.wake();
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let [value] = *data {
+            let mut state = self.shared.state();
+            state.write(offset, value);
+            self.shared.drive(&mut state);
+            let listening = state.is_listening();
+            let changed = self.shared.listening.swap(listening, Ordering::SeqCst) != listening;
+            if changed || !state.backlog.is_empty() {
+                self.shared.wake();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "uart_test.rs"]
+mod tests;

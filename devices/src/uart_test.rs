@@ -1,0 +1,233 @@
+use std::io::{PipeReader, PipeWriter, pipe};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::rig::Wire;
+
+/// A port, and the far ends of its files.
+struct Bench {
+    uart: Uart,
+    wire: Wire,
+    listening: Arc<AtomicBool>,
+    keyboard: PipeWriter,
+    screen: PipeReader,
+    /// The read end of the keyboard, as somebody has it who shares the input.
+    shared: File,
+}
+
+fn bench() -> Bench {
+    let (input, keyboard) = pipe().unwrap();
+    let (screen, output) = pipe().unwrap();
+    nonblocking(&input);
+    nonblocking(&output);
+    let (input, output) = (OwnedFd::from(input), OwnedFd::from(output));
+    let (wire, listening) = (Wire::default(), Arc::new(AtomicBool::new(true)));
+    let shared = input.try_clone().unwrap().into();
+    let line = Box::new(wire.clone());
+    let inputs = vec![input.into()];
+    Bench {
+        uart: Uart::new(inputs, output.into(), Arc::clone(&listening), line).unwrap(),
+        wire,
+        listening,
+        keyboard,
+        screen,
+        shared,
+    }
+}
+
+#[allow(unsafe_code)]
+fn nonblocking(file: &impl AsRawFd) {
+    // SAFETY: sets a flag of an open descriptor.
+    let set = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    assert_eq!(set, 0);
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+impl Bench {
+    fn get(&self, offset: u64) -> u8 {
+        let mut data = [0];
+        self.uart.read(offset, &mut data);
+        data[0]
+    }
+
+    fn set(&self, offset: u64, value: u8) {
+        self.uart.write(offset, &[value]);
+    }
+}
+
+#[test]
+fn what_the_guest_writes_comes_out() {
+    let mut bench = bench();
+    for byte in b"hello" {
+        assert_eq!(bench.get(register::LSR) & lsr::EMPTY, lsr::EMPTY);
+        bench.set(register::DATA, *byte);
+    }
+    let mut seen = [0; 5];
+    bench.screen.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"hello");
+}
+
+#[test]
+fn a_polling_guest_sees_input_and_takes_it_only_by_reading() {
+    let mut bench = bench();
+    assert_eq!(bench.get(register::LSR) & lsr::DATA_READY, 0);
+    bench.keyboard.write_all(b"ab").unwrap();
+    assert_eq!(bench.get(register::LSR) & lsr::DATA_READY, 1);
+    let mut byte = [0];
+    (&bench.shared).read_exact(&mut byte).unwrap();
+    assert_eq!(byte, *b"a", "whoever shares the input still finds it");
+    assert_eq!(bench.get(register::DATA), b'b');
+    assert_eq!(bench.get(register::LSR) & lsr::DATA_READY, 0);
+    assert!(!bench.wire.is_high());
+}
+
+#[test]
+fn with_the_interrupt_enabled_input_raises_the_line_until_it_is_read() {
+    let mut bench = bench();
+    assert!(!bench.listening.load(Ordering::SeqCst));
+    bench.set(register::IER, ier::RECEIVED);
+    assert!(bench.listening.load(Ordering::SeqCst));
+    bench.keyboard.write_all(b"xy").unwrap();
+    eventually("an interrupt", || bench.wire.is_high());
+    assert_eq!(bench.get(register::IIR_FCR), iir::RECEIVED);
+    assert_eq!((bench.get(0), bench.get(0)), (b'x', b'y'));
+    assert!(!bench.wire.is_high());
+    assert_eq!(bench.get(register::IIR_FCR), iir::NONE);
+    bench.keyboard.write_all(b"z").unwrap();
+    eventually("another interrupt", || bench.wire.is_high());
+    assert_eq!(bench.get(0), b'z');
+    bench.set(register::IER, 0);
+    assert!(!bench.listening.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_megabyte_of_input_arrives_in_order() {
+    let bench = bench();
+    let sent: Vec<u8> = (0..1_u32 << 20)
+        .map(|n| u8::try_from(n % 251).unwrap())
+        .collect();
+    bench.set(register::IER, ier::RECEIVED);
+    let (mut keyboard, expected) = (bench.keyboard.try_clone().unwrap(), sent.clone());
+    let typist = std::thread::spawn(move || keyboard.write_all(&sent).unwrap());
+    let mut seen = Vec::new();
+    while seen.len() < expected.len() {
+        eventually("input", || bench.wire.is_high());
+        while bench.get(register::LSR) & lsr::DATA_READY != 0 {
+            seen.push(bench.get(register::DATA));
+        }
+    }
+    typist.join().unwrap();
+    assert!(seen == expected);
+}
+
+#[test]
+fn the_transmitter_interrupts_when_enabled_and_after_each_byte() {
+    let bench = bench();
+    bench.set(register::IER, ier::TRANSMITTER_EMPTY);
+    assert!(bench.wire.is_high());
+    assert_eq!(bench.get(register::IIR_FCR), iir::TRANSMITTER_EMPTY);
+    // Told once.
+    assert_eq!(bench.get(register::IIR_FCR), iir::NONE);
+    assert!(!bench.wire.is_high());
+    bench.set(register::DATA, b'.');
+    assert_eq!(bench.get(register::IIR_FCR), iir::TRANSMITTER_EMPTY);
+}
+
+#[test]
+fn a_reader_that_stops_makes_the_transmitter_busy_and_nothing_is_lost() {
+    let mut bench = bench();
+    bench.set(register::IER, ier::TRANSMITTER_EMPTY);
+    let mut sent = 0_usize;
+    while bench.get(register::LSR) & lsr::EMPTY != 0 {
+        bench.set(register::DATA, u8::try_from(sent % 251).unwrap());
+        sent += 1;
+        assert!(sent < 1 << 20, "it is never busy");
+    }
+    // The last byte made it busy, so no interrupt says that it is empty.
+    assert_eq!(bench.get(register::IIR_FCR), iir::NONE);
+    let mut seen = vec![0; sent];
+    bench.screen.read_exact(&mut seen).unwrap();
+    let expected: Vec<u8> = (0..sent).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    assert!(seen == expected);
+    eventually("an interrupt", || bench.wire.is_high());
+    assert_eq!(bench.get(register::LSR) & lsr::EMPTY, lsr::EMPTY);
+}
+
+#[test]
+fn what_is_kept_when_it_stops_still_goes_out() {
+    let bench = bench();
+    let sent = 100_000;
+    for _ in 0..sent {
+        bench.set(register::DATA, b'x');
+    }
+    let mut screen = bench.screen;
+    let reader = std::thread::spawn(move || {
+        let mut seen = Vec::new();
+        screen.read_to_end(&mut seen).map(|_| seen.len())
+    });
+    drop(bench.uart);
+    assert_eq!(reader.join().unwrap().unwrap(), sent);
+}
+
+#[test]
+fn output_that_nobody_reads_any_more_is_dropped() {
+    let bench = bench();
+    drop(bench.screen);
+    let mut data = [0];
+    for _ in 0..3 * BACKLOG_MAX {
+        bench.uart.write(register::DATA, b".");
+    }
+    bench.uart.read(register::LSR, &mut data);
+    assert_eq!(data[0] & lsr::EMPTY, lsr::EMPTY);
+}
+
+#[test]
+fn the_loop_that_drivers_probe_with_works() {
+    let mut bench = bench();
+    // Linux' autoconfig: RTS and OUT2 come back as CTS and DCD.
+    bench.set(register::MCR, MCR_LOOP | 0x0a);
+    assert_eq!(bench.get(register::MSR), msr::CTS | msr::DCD);
+    bench.set(register::DATA, 0x5a);
+    assert_eq!(bench.get(register::DATA), 0x5a);
+    bench.set(register::MCR, 0);
+    bench.set(register::DATA, b'!');
+    let mut seen = [0];
+    bench.screen.read_exact(&mut seen).unwrap();
+    assert_eq!(seen, *b"!");
+}
+
+#[test]
+fn the_divisor_latch_hides_data_and_interrupt_enable() {
+    let bench = bench();
+    bench.set(register::LCR, LCR_DLAB | 3);
+    bench.set(register::DATA, 0x34);
+    bench.set(register::IER, 0x12);
+    assert_eq!((bench.get(0), bench.get(1)), (0x34, 0x12));
+    bench.set(register::LCR, 3);
+    assert_eq!((bench.get(1), bench.get(register::LCR)), (0, 3));
+    bench.set(register::IIR_FCR, fcr::ENABLE);
+    assert_eq!(bench.get(register::IIR_FCR), iir::FIFOS | iir::NONE);
+    bench.set(register::SCR, 0xa5);
+    assert_eq!(bench.get(register::SCR), 0xa5);
+}
+
+#[test]
+fn odd_accesses_do_nothing() {
+    let bench = bench();
+    let mut data = [0; 4];
+    bench.uart.read(register::LSR, &mut data);
+    bench.uart.write(register::SCR, &[1, 2]);
+    bench.uart.write(0xff, &[1]);
+    assert_eq!(
+        (data, bench.get(register::SCR), bench.get(0xff)),
+        ([0; 4], 0, 0)
+    );
+}

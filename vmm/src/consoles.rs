@@ -1,0 +1,133 @@
+//! What the guest's consoles lead to: opened once, and kept while the guest restarts.
+
+use std::fs::File;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use devices::console::{Console, Window};
+use devices::mmio::Mmio;
+
+use crate::error::Error;
+use crate::machine::Machine;
+use crate::port::{Port, Target};
+use crate::terminal::{self, Terminal, Watch};
+
+/// The far ends of the virtio console (`--console`) and of the serial port and SBI console (`--serial`).
+pub struct Consoles {
+    terminal: Option<Terminal>,
+    console: Option<Port>,
+    serial: Option<Port>,
+    window: Option<Arc<Window>>,
+    /// The virtio console's transport, to be told of a new window size.
+    shown: Arc<Mutex<Weak<Mmio>>>,
+    _watch: Option<Watch>,
+}
+
+impl Consoles {
+    /// Opens what `machine` names; `leave` is called when Ctrl-a x is typed. To be called by the main thread before it
+    /// starts others.
+    ///
+    /// # Errors
+    /// Something cannot be opened.
+    pub fn open(
+        machine: &Machine,
+        leave: impl FnOnce() + Send + 'static,
+    ) -> Result<Consoles, Error> {
+        let shown = Arc::new(Mutex::new(Weak::new()));
+        let (mut window, mut watch) = (None, None);
+        if machine.console == Target::Stdio
+            && let Some((cols, rows)) = terminal::size()
+        {
+            let shared = Arc::new(Window::new(cols, rows));
+            window = Some(Arc::clone(&shared));
+            watch = Some(watch_window(shared, Arc::clone(&shown))?);
+        }
+        let console = Port::open("--console", &machine.console)?;
+        let serial = Port::open("--serial", &machine.serial)?;
+        // Without a console on it the terminal stays as it is, with its Ctrl-c.
+        let terminal = match (&console, &serial) {
+            (Some(_), Some(_)) => None,
+            _ => Some(Terminal::start(leave)?),
+        };
+        Ok(Consoles {
+            terminal,
+            console,
+            serial,
+            window,
+            shown,
+            _watch: watch,
+        })
+    }
+
+    /// The virtio console.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn virtio(&self) -> Result<Console, Error> {
+        let (input, output) = self.ends(self.console.as_ref())?;
+        let console = Console::new(input, output);
+        Ok(match &self.window {
+            Some(window) => console.in_window(Arc::clone(window)),
+            None => console,
+        })
+    }
+
+    /// Which transport shows the virtio console now.
+    pub fn show(&self, transport: &Arc<Mmio>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(transport);
+    }
+
+    /// Input and output of the SBI console.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn sbi(&self) -> Result<(File, File), Error> {
+        self.ends(self.serial.as_ref())
+    }
+
+    /// Inputs and output of the serial port, and what it is to keep to whether the guest has it open.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn serial(&self) -> Result<(Vec<File>, File, Arc<AtomicBool>), Error> {
+        let (input, output) = self.ends(self.serial.as_ref())?;
+        Ok(match (&self.serial, &self.terminal) {
+            (None, Some(terminal)) => (
+                vec![input, terminal.serial_input()?],
+                output,
+                terminal.serial_listens(),
+            ),
+            _ => (vec![input], output, Arc::default()),
+        })
+    }
+
+    fn ends(&self, port: Option<&Port>) -> Result<(File, File), Error> {
+        match (port, &self.terminal) {
+            (Some(port), _) => Ok((port.input()?, port.output()?)),
+            (None, Some(terminal)) => Ok((terminal.input()?, terminal.output()?)),
+            (None, None) => Err(Error::Internal("a console without a terminal".to_owned())),
+        }
+    }
+}
+
+/// Passes the terminal's new size on whenever it changes.
+fn watch_window(window: Arc<Window>, shown: Arc<Mutex<Weak<Mmio>>>) -> Result<Watch, Error> {
+    let changed = move || {
+        let Some((cols, rows)) = terminal::size() else {
+            return;
+        };
+        if window.set(cols, rows) {
+            let transport = shown
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .upgrade();
+            if let Some(transport) = transport {
+                transport.config_changed();
+            }
+        }
+    };
+    Watch::start(changed).map_err(|source| Error::Host {
+        what: "watch the terminal's size".to_owned(),
+        source,
+    })
+}

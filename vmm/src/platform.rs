@@ -1,0 +1,58 @@
+//! The platform's own devices on the bus: test finisher, clock, serial port.
+
+use std::io;
+use std::sync::Arc;
+
+use devices::bus::Bus;
+use devices::finisher::{self, Finish, Finisher};
+use devices::irq::IrqLine;
+use devices::rtc::{self, Rtc};
+use devices::uart::{self, Uart};
+use log::warn;
+
+use crate::consoles::Consoles;
+use crate::error::Error;
+use crate::layout::{FINISHER_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
+use crate::machine::End;
+
+/// Puts them on the bus; `line` gives the wire of an interrupt source, `end` is called when the guest ends by the
+/// finisher. Returns the serial port, which wants to be stopped.
+///
+/// # Errors
+/// The host has no thread or file descriptor left.
+pub fn plug(
+    bus: &mut Bus,
+    consoles: &Consoles,
+    line: impl Fn(u32) -> Box<dyn IrqLine>,
+    end: impl Fn(End) + Send + Sync + 'static,
+) -> Result<Arc<Uart>, Error> {
+    let (inputs, output, listens) = consoles.serial()?;
+    let uart = Uart::new(inputs, output, listens, line(UART_IRQ));
+    let uart = Arc::new(uart.map_err(failed)?);
+    let rtc = Arc::new(Rtc::new(line(RTC_IRQ)));
+    let finisher = Arc::new(Finisher::new(move |finish| end(ended(finish))));
+    bus.insert(FINISHER_BASE, finisher::SIZE, finisher)
+        .and_then(|()| bus.insert(RTC_BASE, rtc::SIZE, rtc))
+        .and_then(|()| bus.insert(UART_BASE, uart::SIZE, uart.clone()))
+        .map_err(|overlap| Error::Internal(overlap.to_string()))?;
+    Ok(uart)
+}
+
+fn ended(finish: Finish) -> End {
+    match finish {
+        Finish::Pass => End::PowerOff,
+        Finish::Reset => End::Reboot,
+        Finish::Fail(code) => {
+            // Our exit status is 1 whatever the code: others have a meaning of their own.
+            warn!("the guest reported failure {code} (test finisher)");
+            End::Failure
+        }
+    }
+}
+
+fn failed(source: io::Error) -> Error {
+    Error::Host {
+        what: "start a platform device".to_owned(),
+        source,
+    }
+}

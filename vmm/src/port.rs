@@ -1,0 +1,249 @@
+//! Where a console of the guest leads to on the host: `--console` and `--serial`.
+//!
+//! ```text
+//!   stdio   the terminal (crate::terminal), shared by all consoles that lead there
+//!   file    output to a file, no input             null   no output, no input
+//!   pty     ◀── relay ──▶ a new pseudo-terminal    socket ◀── relay ──▶ whoever connects
+//! ```
+//! A relay (a thread) lets clients come and go: what the guest writes while there is none is dropped.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::files;
+
+mod peer;
+mod relay;
+
+use peer::Peer;
+use relay::Relay;
+
+/// Most bytes of a socket's path (sockaddr_un, a NUL beside them).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// What `--console` or `--serial` names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Stdin and stdout.
+    #[default]
+    Stdio,
+    /// A new pseudo-terminal.
+    Pty,
+    /// A file, emptied first.
+    File(PathBuf),
+    /// A Unix socket that listens.
+    Socket(PathBuf),
+    /// Nothing.
+    Null,
+}
+
+impl Target {
+    /// Reads `stdio`, `pty`, `file:PATH`, `socket:PATH` or `null`.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn parse(text: &OsStr) -> Result<Target, String> {
+        let bytes = text.as_bytes();
+        let path = |prefix: &[u8]| bytes.strip_prefix(prefix).map(OsStr::from_bytes);
+        match bytes {
+            b"stdio" => return Ok(Target::Stdio),
+            b"pty" => return Ok(Target::Pty),
+            b"null" => return Ok(Target::Null),
+            b"file:" | b"socket:" => return Err("the path is missing after the colon".to_owned()),
+            _ => {}
+        }
+        match (path(b"file:"), path(b"socket:")) {
+            (Some(path), _) => Ok(Target::File(path.into())),
+            (_, Some(path)) => Ok(Target::Socket(path.into())),
+            _ => Err("expected stdio, pty, file:PATH, socket:PATH or null".to_owned()),
+        }
+    }
+
+    /// Looks whether it could be opened, and opens nothing; `option` is the option that names it.
+    pub(crate) fn check(&self, option: &'static str) -> Result<(), Error> {
+        match self {
+            Target::Stdio | Target::Pty | Target::Null => Ok(()),
+            Target::File(path) => check_file(option, path),
+            Target::Socket(path) => check_socket(option, path),
+        }
+    }
+
+    /// Whether two consoles cannot both lead there.
+    pub(crate) fn conflicts(&self, other: &Target) -> bool {
+        matches!(self, Target::File(_) | Target::Socket(_)) && self == other
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Stdio => out.write_str("stdio"),
+            Target::Pty => out.write_str("pty"),
+            Target::Null => out.write_str("null"),
+            Target::File(path) => write!(out, "file:{}", path.display()),
+            Target::Socket(path) => write!(out, "socket:{}", path.display()),
+        }
+    }
+}
+
+fn check_file(option: &'static str, path: &Path) -> Result<(), Error> {
+    match path.metadata() {
+        // Pipes and devices are written to as they are.
+        Ok(metadata) if metadata.is_dir() || metadata.file_type().is_socket() => {
+            Err(Error::FileType {
+                what: option,
+                path: path.into(),
+                kind: files::kind(&metadata),
+                wanted: "a file to write to",
+            })
+        }
+        _ => check_folder(option, path),
+    }
+}
+
+fn check_socket(option: &'static str, path: &Path) -> Result<(), Error> {
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        return Err(Error::SocketPath {
+            option,
+            path: path.into(),
+            length,
+            limit: SOCKET_PATH_MAX,
+        });
+    }
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.file_type().is_socket() => match UnixStream::connect(path) {
+            Ok(_) => Err(Error::SocketInUse {
+                option,
+                path: path.into(),
+            }),
+            // Left behind by somebody who is gone.
+            Err(_) => Ok(()),
+        },
+        Ok(metadata) => Err(Error::FileType {
+            what: option,
+            path: path.into(),
+            kind: files::kind(&metadata),
+            wanted: "a path where a socket can be made",
+        }),
+        Err(_) => check_folder(option, path),
+    }
+}
+
+/// The folder must be there; whether it may be written to is seen when that is tried.
+fn check_folder(option: &'static str, path: &Path) -> Result<(), Error> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let problem = match folder.metadata() {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => io::Error::from_raw_os_error(libc::ENOTDIR),
+        Err(error) => error,
+    };
+    Err(Error::Create {
+        option,
+        path: path.into(),
+        source: problem,
+    })
+}
+
+/// An open end of a console, unless it is the terminal's.
+#[derive(Debug)]
+pub struct Port {
+    input: File,
+    output: File,
+    _relay: Option<Relay>,
+}
+
+impl Port {
+    /// Opens `target`; `None` for the terminal, which is not for one alone.
+    ///
+    /// # Errors
+    /// It cannot be opened or made.
+    pub fn open(option: &'static str, target: &Target) -> Result<Option<Port>, Error> {
+        let create = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Create {
+                option,
+                path,
+                source,
+            }
+        };
+        Ok(Some(match target {
+            Target::Stdio => return Ok(None),
+            Target::Null => Port::file("/dev/null").map_err(create(Path::new("/dev/null")))?,
+            Target::File(path) => Port::file(path).map_err(create(path))?,
+            Target::Socket(path) => {
+                Port::relayed(Peer::listen(path).map_err(create(path))?).map_err(relay_error)?
+            }
+            Target::Pty => {
+                let (peer, name) = Peer::pty().map_err(|source| Error::Host {
+                    what: "open a pseudo-terminal".to_owned(),
+                    source,
+                })?;
+                eprintln!("hartvisor: {option} is at {}", name.display());
+                Port::relayed(peer).map_err(relay_error)?
+            }
+        }))
+    }
+
+    /// Output alone.
+    fn file(path: impl AsRef<Path>) -> io::Result<Port> {
+        let output = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)?;
+        Ok(Port {
+            input: File::open("/dev/null")?,
+            output,
+            _relay: None,
+        })
+    }
+
+    fn relayed(peer: Peer) -> io::Result<Port> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let ours = File::from(std::os::fd::OwnedFd::from(ours));
+        Ok(Port {
+            input: ours.try_clone()?,
+            output: ours,
+            _relay: Some(Relay::start(theirs, peer)?),
+        })
+    }
+
+    /// A descriptor of its input, non-blocking. All are one: whoever reads first gets the bytes.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn input(&self) -> Result<File, Error> {
+        self.input.try_clone().map_err(relay_error)
+    }
+
+    /// A descriptor of its output, which never blocks.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn output(&self) -> Result<File, Error> {
+        self.output.try_clone().map_err(relay_error)
+    }
+}
+
+fn relay_error(source: io::Error) -> Error {
+    Error::Host {
+        what: "give a console its descriptors and thread".to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+#[path = "port_test.rs"]
+mod tests;

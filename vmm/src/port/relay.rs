@@ -1,0 +1,201 @@
+//! Carries bytes between the guest's consoles and a client that comes and goes, in a thread of its own.
+//!
+//! Each direction has one buffer, and is read only when that is empty. So a client that stops reading holds back the
+//! guest's output on this console, and nothing else; and without a client output is read and dropped.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::SigSet;
+
+use super::peer::{Peer, guest_end};
+
+/// How often to look for a client where nothing shows that one has come, in milliseconds.
+const LOOK: u16 = 200;
+/// Most bytes on their way in each direction.
+const SIZE: usize = 1 << 16;
+/// How long the last output may take to reach the client.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The thread; it ends, when this is dropped, after the guest's last output.
+#[derive(Debug)]
+pub(super) struct Relay {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Relay {
+    pub(super) fn start(guest: UnixStream, peer: Peer) -> io::Result<Relay> {
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let carrier = Carrier {
+            guest: guest_end(guest)?,
+            peer,
+            stop: Arc::clone(&stop),
+            output: Buffer::default(),
+            input: Buffer::default(),
+        };
+        let thread = Builder::new()
+            .name("relay".into())
+            .spawn(|| carrier.run())?;
+        Ok(Relay {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Cannot fail: the counter is far from its limit.
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take() {
+            // A panic has said what there is to say.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Carrier {
+    guest: File,
+    peer: Peer,
+    stop: Arc<EventFd>,
+    /// From the guest to the client.
+    output: Buffer,
+    /// From the client to the guest.
+    input: Buffer,
+}
+
+impl Carrier {
+    fn run(mut self) {
+        // Signals are for threads that know what to do with them. Failing would leave them where they are now.
+        let _ = SigSet::all().thread_block();
+        self.peer.look();
+        while !self.wait() {
+            self.peer.look();
+            self.carry();
+        }
+        self.last_words();
+    }
+
+    /// Waits until something can be carried; true when it is time to stop.
+    fn wait(&self) -> bool {
+        let mut fds = vec![PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        let guest = Some(self.guest.as_fd());
+        let (source, sink) = (self.peer.source(), self.peer.sink());
+        let look = self.peer.arrivals().is_none() && sink.is_none();
+        let (input, output) = (self.input.is_empty(), self.output.is_empty());
+        // Only what is wanted now: a hang-up would be shown in any case, again and again.
+        let wanted = [
+            (output, guest, PollFlags::POLLIN),
+            (!input, guest, PollFlags::POLLOUT),
+            (input && !look, source.map(AsFd::as_fd), PollFlags::POLLIN),
+            (!output, sink.map(AsFd::as_fd), PollFlags::POLLOUT),
+            (true, self.peer.arrivals(), PollFlags::POLLIN),
+        ];
+        let wanted = wanted.into_iter().filter(|(wanted, ..)| *wanted);
+        fds.extend(wanted.filter_map(|(_, fd, flags)| Some(PollFd::new(fd?, flags))));
+        let timeout = match look {
+            true => PollTimeout::from(LOOK),
+            false => PollTimeout::NONE,
+        };
+        // An error is as good as nothing ready: what is carried does not wait.
+        let _ = poll(&mut fds, timeout);
+        fds.first().is_some_and(|stop| stop.any() == Some(true))
+    }
+
+    /// Carries what there is, as far as it goes without waiting.
+    fn carry(&mut self) {
+        if self.output.is_empty() {
+            // The guest's end is closed when the run ends, and `stop` comes then.
+            let _ = self.output.fill(&self.guest);
+        }
+        let sent = self
+            .peer
+            .sink()
+            .map(|client| self.output.empty_into(client));
+        if !matches!(sent, Some(Ok(()))) {
+            self.output.clear();
+        }
+        if self.input.is_empty()
+            && let Some(client) = self.peer.source()
+        {
+            match self.input.fill(client) {
+                Err(error) if is_temporary(&error) => {}
+                Ok(1..) => {}
+                Ok(0) | Err(_) => self.peer.ended(),
+            }
+        }
+        let _ = self.input.empty_into(&self.guest);
+    }
+
+    /// What the guest wrote last still reaches a client that reads.
+    fn last_words(mut self) {
+        let end = Instant::now() + LAST_WORDS;
+        loop {
+            self.carry();
+            if self.output.is_empty() && !self.output.fill(&self.guest).is_ok_and(|count| count > 0)
+            {
+                return;
+            }
+            let Some(client) = self.peer.sink().filter(|_| Instant::now() < end) else {
+                return;
+            };
+            let mut room = [PollFd::new(client.as_fd(), PollFlags::POLLOUT)];
+            let _ = poll(&mut room, PollTimeout::from(50_u8));
+        }
+    }
+}
+
+/// Bytes on their way.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    /// How many of them are gone.
+    sent: usize,
+}
+
+impl Buffer {
+    fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    fn clear(&mut self) {
+        self.sent = self.bytes.len();
+    }
+
+    /// Reads what `from` has; returns how much that was, 0 at its end.
+    fn fill(&mut self, mut from: &File) -> io::Result<usize> {
+        self.bytes.resize(SIZE, 0);
+        let got = from.read(&mut self.bytes);
+        self.bytes.truncate(got.as_ref().map_or(0, |count| *count));
+        self.sent = 0;
+        got
+    }
+
+    /// Writes as much as `to` takes.
+    fn empty_into(&mut self, mut to: &File) -> io::Result<()> {
+        while !self.is_empty() {
+            match to.write(self.bytes.get(self.sent..).unwrap_or_default()) {
+                Ok(count) => self.sent += count,
+                Err(error) if is_temporary(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+#[path = "relay_test.rs"]
+mod tests;

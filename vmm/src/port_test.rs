@@ -1,0 +1,94 @@
+use std::os::unix::net::UnixListener;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Target, String> {
+    Target::parse(OsStr::new(text))
+}
+
+#[test]
+fn targets_are_read_as_they_are_written() {
+    for text in ["stdio", "pty", "null", "file:a b", "socket:/run/x:y,z"] {
+        assert_eq!(parse(text).unwrap().to_string(), text);
+    }
+    assert_eq!(parse("file:pty"), Ok(Target::File("pty".into())));
+}
+
+#[test]
+fn other_targets_are_refused_with_what_would_be_right() {
+    for text in ["", "tty", "STDIO", "file", "pty:1", "unix:/x"] {
+        assert!(
+            parse(text).unwrap_err().contains("stdio, pty, file:PATH"),
+            "{text}"
+        );
+    }
+    for text in ["file:", "socket:"] {
+        assert!(
+            parse(text).unwrap_err().contains("path is missing"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_opened_is_noticed_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("file"), b"x").unwrap();
+    let check = |target: Target| {
+        let error = target.check("--console").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        error.chain()
+    };
+    assert!(check(Target::File(path("."))).contains("is a directory"));
+    assert!(check(Target::File(path("no/file"))).contains("No such file"));
+    assert!(check(Target::File(path("file/x"))).contains("Not a directory"));
+    assert!(check(Target::Socket(path("file"))).contains("is a regular file"));
+    assert!(check(Target::Socket(path("no/socket"))).contains("No such file"));
+    let long = path(&"x".repeat(108));
+    assert!(check(Target::Socket(long)).contains("at most 107"));
+    let listener = UnixListener::bind(path("used")).unwrap();
+    assert!(check(Target::Socket(path("used"))).contains("somebody listens"));
+    drop(listener);
+    assert!(Target::Socket(path("used")).check("--console").is_ok());
+    assert!(Target::File(path("file")).check("--console").is_ok());
+    assert_eq!(
+        std::fs::read(path("file")).unwrap(),
+        b"x",
+        "looking changes nothing"
+    );
+}
+
+#[test]
+fn a_file_is_emptied_and_takes_the_output() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    std::fs::write(&path, b"old, and longer").unwrap();
+    let port = Port::open("--console", &Target::File(path.clone()))
+        .unwrap()
+        .unwrap();
+    port.output().unwrap().write_all(b"new").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    assert_eq!(port.input().unwrap().read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    drop(UnixListener::bind(&path).unwrap());
+    let port = Port::open("--serial", &Target::Socket(path.clone())).unwrap();
+    UnixStream::connect(&path).unwrap();
+    drop(port);
+    assert!(!path.exists());
+}
+
+#[test]
+fn two_consoles_cannot_share_a_file_or_a_socket() {
+    let file = Target::File("x".into());
+    assert!(file.conflicts(&file.clone()));
+    assert!(!file.conflicts(&Target::Socket("x".into())));
+    assert!(!Target::Stdio.conflicts(&Target::Stdio));
+    assert!(!Target::Pty.conflicts(&Target::Pty));
+}

@@ -1,0 +1,157 @@
+//! Carries stdin to the consoles' pipes, in a thread of its own.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use nix::unistd::read;
+
+use super::escape::{Action, Escape};
+
+/// What Ctrl-a h shows. In raw mode output processing stays on, so a line feed is enough.
+const HELP: &str = "
+Ctrl-a x       leave the guest (as if its power was cut)
+Ctrl-a h       this help
+Ctrl-a Ctrl-a  send one Ctrl-a to the guest
+";
+
+/// Typed bytes that wait for the guest, at most, beside what the pipe holds. A terminal is read on meanwhile, so that
+/// Ctrl-a x is seen behind a long paste that the guest does not take; beyond this much the paste has to wait.
+const TYPED_MAX: usize = 4 << 20;
+/// The same for a file or a pipe, which has no Ctrl-a x and can wait.
+const PIPED_MAX: usize = 1 << 16;
+/// How often to look whether the guest has opened or closed its serial port while something waits, in milliseconds.
+const LOOK: u16 = 100;
+
+/// The thread's own.
+pub(super) struct Carrier {
+    /// The virtio and SBI consoles', and the serial port's.
+    sinks: [File; 2],
+    serial_listens: Arc<AtomicBool>,
+    /// Only at a terminal.
+    escape: Option<Escape>,
+    pending: VecDeque<u8>,
+    ended: bool,
+}
+
+impl Carrier {
+    /// Carries to `sinks`, which do not block: the second while `serial_listens`.
+    pub(super) fn new(
+        sinks: [File; 2],
+        serial_listens: Arc<AtomicBool>,
+        escape: Option<Escape>,
+    ) -> Carrier {
+        Carrier {
+            sinks,
+            serial_listens,
+            escape,
+            pending: VecDeque::new(),
+            ended: false,
+        }
+    }
+
+    /// Until stdin ends and all is carried, or the user leaves.
+    pub(super) fn run(mut self, leave: impl FnOnce()) {
+        // Signals are for threads that know what to do with them. Failing would leave them where they are now.
+        let _ = SigSet::all().thread_block();
+        while !self.ended || !self.pending.is_empty() {
+            let readable = self.wait();
+            if readable && self.take() {
+                return leave();
+            }
+            if self.give().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn sink(&self) -> &File {
+        let [consoles, serial] = &self.sinks;
+        match self.serial_listens.load(Ordering::SeqCst) {
+            true => serial,
+            false => consoles,
+        }
+    }
+
+    /// Waits for input while there is room for it, and for room in the sink while there is input; says whether stdin has
+    /// something, or has ended.
+    fn wait(&self) -> bool {
+        let stdin = io::stdin();
+        let limit = match self.escape {
+            Some(_) => TYPED_MAX,
+            None => PIPED_MAX,
+        };
+        let wanted = !self.ended && self.pending.len() < limit;
+        let mut fds = Vec::with_capacity(2);
+        if wanted {
+            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+        }
+        let timeout = if self.pending.is_empty() {
+            PollTimeout::NONE
+        } else {
+            fds.push(PollFd::new(self.sink().as_fd(), PollFlags::POLLOUT));
+            PollTimeout::from(LOOK)
+        };
+        let ready = poll(&mut fds, timeout);
+        let first = fds.first().and_then(PollFd::any);
+        wanted && ready.is_ok() && first != Some(false)
+    }
+
+    /// Takes what stdin has; true when the user left.
+    fn take(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        // Not by std's buffered reader, of which poll knows nothing.
+        let bytes = match read(io::stdin(), &mut buffer) {
+            Ok(count @ 1..) => buffer.get(..count).unwrap_or_default(),
+            Err(Errno::EINTR | Errno::EAGAIN) => return false,
+            Ok(0) | Err(_) => {
+                self.ended = true;
+                return false;
+            }
+        };
+        match &mut self.escape {
+            None => self.pending.extend(bytes),
+            Some(escape) => {
+                let (typed, left) = typed(escape, bytes);
+                self.pending.extend(typed);
+                return left;
+            }
+        }
+        false
+    }
+
+    /// Gives the sink what it takes.
+    fn give(&mut self) -> io::Result<()> {
+        while !self.pending.is_empty() {
+            let (bytes, _) = self.pending.as_slices();
+            match self.sink().write(bytes) {
+                Ok(count) => drop(self.pending.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of `bytes` is for the guest, and whether the user left.
+fn typed(escape: &mut Escape, bytes: &[u8]) -> (Vec<u8>, bool) {
+    let mut typed = Vec::with_capacity(bytes.len());
+    for byte in bytes {
+        match escape.feed(*byte) {
+            Action::Send(byte) => typed.push(byte),
+            Action::Nothing => {}
+            // Nothing can be done for a user whose stderr is gone.
+            Action::Help => drop(io::stderr().write_all(HELP.as_bytes())),
+            Action::Leave => return (typed, true),
+        }
+    }
+    (typed, false)
+}

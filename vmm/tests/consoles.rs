@@ -1,0 +1,200 @@
+//! What the consoles lead to, on RISC-V KVM: pseudo-terminal, socket, file, a window that changes, a reader that stops.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/linux.rs"]
+mod linux;
+#[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
+#[path = "support/pty.rs"]
+mod pty;
+
+use lab::{guest, hartvisor, host_file, run, text};
+use pty::Pty;
+
+/// `hartvisor run --accel kvm` for a shell in the lab.
+fn on_kvm() -> String {
+    format!("{} run --accel kvm", hartvisor().display())
+}
+
+/// The same with our guest that echoes.
+fn echoing() -> String {
+    let guest = guest();
+    format!("{} --kernel {} --cmdline echo", on_kvm(), guest.display())
+}
+
+/// The same with Debian's kernel and an /init that goes on with `script`.
+fn debian(folder: &Path, script: &str) -> String {
+    let initramfs = linux_with(folder, script);
+    format!(
+        "{} --memory 512M --kernel {} --initrd {}",
+        on_kvm(),
+        host_file("vmlinux").display(),
+        initramfs.display()
+    )
+}
+
+fn shell(folders: &[&Path], script: &str) -> String {
+    let mut lab = lab::lab(&["--timeout", "200"], folders);
+    text(&run(lab.args(["sh", "-c", script]), b""))
+}
+
+#[test]
+fn a_pseudo_terminal_serves_one_client_after_another() {
+    let script = format!(
+        "{} --console pty --serial file:/tmp/log 2>/tmp/err & vmm=$!
+         while ! grep -q 'console is at' /tmp/err; do sleep 0.1; done
+         pty=$(sed -n 's/.*--console is at //p' /tmp/err)
+         for word in first second; do
+             exec 3<>$pty; echo $word >&3
+             read -r line <&3; while [ \"$line\" != $word ]; do read -r line <&3; done
+             echo \"came back: $line\"; exec 3>&-
+         done
+         printf '\\004' >$pty; wait $vmm; echo status=$?; cat /tmp/log",
+        echoing()
+    );
+    let text = shell(&[], &script);
+    for part in ["came back: first", "came back: second", "status=0"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+/// A client that sends its second argument to the socket of its first, and prints a line that comes back.
+const CLIENT: &str = r#"
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    struct sockaddr_un name = { .sun_family = AF_UNIX };
+    strncpy(name.sun_path, argv[1], sizeof name.sun_path - 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    while (connect(fd, (struct sockaddr *)&name, sizeof name) != 0)
+        usleep(50000);
+    FILE *lines = fdopen(fd, "r");
+    char line[1000];
+    dprintf(fd, "%s\n", argv[2]);
+    while (fgets(line, sizeof line, lines))
+        if (strstr(line, argv[2]))
+            return printf("came back: %s", line) < 0;
+    return 1;
+}
+"#;
+
+#[test]
+fn a_socket_serves_one_client_after_another_and_goes_with_the_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, client) = (folder.path().join("client.c"), folder.path().join("client"));
+    fs::write(&source, CLIENT).unwrap();
+    // The cross linker that the set-up installs is a compiler.
+    let mut cc = Command::new("riscv64-linux-gnu-gcc");
+    let built = cc.arg("-static").arg("-o").arg(&client).arg(&source);
+    assert!(built.status().unwrap().success());
+    let script = format!(
+        "{} --console socket:/tmp/console --serial null & vmm=$!
+         for word in first second; do {client} /tmp/console $word; done
+         kill -TERM $vmm; wait $vmm; echo status=$?; ls /tmp/console",
+        echoing(),
+        client = client.display()
+    );
+    let text = shell(&[folder.path()], &script);
+    for part in [
+        "came back: first",
+        "came back: second",
+        "status=143",
+        "/tmp/console: No such file",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+#[test]
+fn debian_sees_the_window_and_its_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let init = r#"
+while [ ! -c /dev/hvc0 ]; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+while [ "$(stty size)" = "0 0" ]; do sleep 0.1; done
+echo "guest: size $(stty size)"
+echo ready >/dev/ttyS0
+while [ "$(stty size)" = "33 99" ]; do sleep 0.1; done
+echo "guest: size now $(stty size)"
+poweroff -f
+"#;
+    let script = format!(
+        "stty rows 33 cols 99; tty=$(tty)
+         (while ! grep -q ready /tmp/log; do sleep 0.2; done 2>/dev/null; stty -F $tty rows 44 cols 111) &
+         {} --cmdline 'console=hvc0 quiet' --serial file:/tmp/log; echo status=$?",
+        debian(folder.path(), init)
+    );
+    // A terminal of its own, as a user's shell has it.
+    let mut command = Command::new("setsid");
+    let mut lab = lab::lab(&[], &[folder.path()]);
+    lab.args(["sh", "-c", &script]);
+    command
+        .args(["--ctty", "--wait"])
+        .arg(lab.get_program())
+        .args(lab.get_args());
+    command.current_dir(lab::project());
+    let mut terminal = Pty::start(&mut command);
+    terminal.expect("guest: size 33 99");
+    terminal.expect("guest: size now 44 111");
+    terminal.expect("status=0");
+}
+
+#[test]
+fn a_reader_that_stops_stalls_neither_the_disk_nor_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    // hvc0's driver waits in a loop with its processor; there is another one.
+    let init = r#"
+while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
+yes flood >/dev/ttyS0 &
+yes flood >/dev/hvc0 &
+sleep 3
+n=0
+while true; do
+    n=$((n + 1))
+    echo "block $n" | dd of=/dev/vda bs=512 conv=sync,fsync 2>/dev/null
+done
+"#;
+    let script = format!(
+        "mkfifo /tmp/out; sleep 1000 </tmp/out & reader=$!
+         {} --cpus 2 --cmdline 'console=ttyS0 quiet' --disk {disk} >/tmp/out </dev/null & vmm=$!
+         for goal in 20 40; do
+             while n=$(head -c 32 {disk} | tr -d '\\0' | sed -n 's/block //p'); [ \"${{n:-0}}\" -lt $goal ]; do sleep 0.2; done
+             echo \"disk: beyond $goal\"
+         done
+         kill -TERM $vmm; wait $vmm; echo status=$?; kill $reader",
+        debian(folder.path(), init),
+        disk = disk.display()
+    );
+    let text = shell(&[folder.path()], &script);
+    for part in ["disk: beyond 20", "disk: beyond 40", "status=143"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+/// An initramfs for the host's kernel, whose /init begins as every one does and goes on with `script`.
+fn linux_with(folder: &Path, script: &str) -> PathBuf {
+    let begin = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /mnt
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+modprobe virtio_mmio; modprobe virtio_blk
+";
+    linux::initramfs(folder, "host", &format!("{begin}{script}"))
+}

@@ -1,0 +1,162 @@
+//! The platform's own devices as Debian's kernel finds them on RISC-V KVM: serial port, clock, finisher, reboot.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/linux.rs"]
+mod linux;
+mod support;
+
+use lab::{hartvisor, host_file, run, text};
+use support::{Elf, finish, reboot};
+
+/// A shell on the serial port, though there is a virtio console as well, which takes input as soon as there is some. The
+/// disk's first byte says which life this is.
+const INIT: &str = r#"
+while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
+stty -echo
+echo "guest: date $(date +%s), clock $(cat /sys/class/rtc/rtc0/name)"
+life=$(dd if=/dev/vda bs=1 count=1 2>/dev/null)
+echo "guest: life $life, kernel stamp $(dmesg | grep -c 'Linux version')"
+echo "guest: type a line"
+read -r line
+echo "guest: you typed $line"
+if [ "$life" = 1 ]; then
+    printf 2 | dd of=/dev/vda bs=1 conv=fsync 2>/dev/null
+    reboot -f
+fi
+poweroff -f
+"#;
+
+#[test]
+fn debian_lives_twice_on_its_serial_port_and_knows_the_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let initramfs = linux_with(folder.path(), INIT);
+    let disk = folder.path().join("disk");
+    let mut file = File::create(&disk).unwrap();
+    file.write_all(b"1").unwrap();
+    file.set_len(1 << 20).unwrap();
+    let cmdline = "earlycon=uart8250,mmio,0x10000000 console=ttyS0 panic=-1";
+    let mut child = lab::lab(&[], &[folder.path()])
+        .arg(hartvisor())
+        .args(["run", "--accel", "kvm", "--cmdline", cmdline, "--kernel"])
+        .arg(host_file("vmlinux"))
+        .arg("--initrd")
+        .arg(&initramfs)
+        .arg("--disk")
+        .arg(&disk)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keyboard = child.stdin.take().unwrap();
+    let mut seen = String::new();
+    let (mut lives, mut dates) = (0, Vec::new());
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        seen += &format!("{}\n", line.trim_end());
+        if let Some((_, date)) = line.split_once("guest: date ") {
+            let date: u64 = date.split(',').next().unwrap().parse().unwrap();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            dates.push(date.abs_diff(now.as_secs()));
+        }
+        if line.contains("guest: type a line") {
+            lives += 1;
+            writeln!(keyboard, "hello {lives}").unwrap();
+        }
+    }
+    let status = child.wait().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut seen).unwrap();
+    assert_eq!(status.code(), Some(0), "{seen}");
+    for part in [
+        "earlycon: uart8250 at MMIO 0x0000000010000000",
+        "10000000.serial: ttyS0 at MMIO 0x10000000",
+        "a 16550A",
+        "guest: life 1, kernel stamp 1",
+        "guest: you typed hello 1",
+        "guest: life 2, kernel stamp 1",
+        "guest: you typed hello 2",
+        "goldfish_rtc",
+    ] {
+        assert!(seen.contains(part), "{part:?} is not in {seen}");
+    }
+    // The emulated host's clock is set from ours; what is left is the time that messages take.
+    assert_eq!(dates.len(), 2, "{seen}");
+    assert!(dates.iter().all(|off| *off < 60), "{dates:?} s off: {seen}");
+}
+
+/// Runs code on KVM, with options.
+fn runs(code: &[u8], options: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, Elf::new(0x8020_0000, code).bytes()).unwrap();
+    let mut command: Command = lab::lab(&["--timeout", "60"], &[folder.path()]);
+    command.arg(hartvisor()).args(["run", "--accel", "kvm"]);
+    command.args(options).arg("--kernel").arg(&kernel);
+    let output = run(&mut command, b"");
+    (output.status.code(), text(&output))
+}
+
+#[test]
+fn a_store_to_the_finisher_ends_the_run() {
+    let (status, text) = runs(&finish(0x5555), &[]);
+    assert_eq!(status, Some(0), "{text}");
+    let (status, text) = runs(&finish(0x0007_3333), &[]);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("the guest reported failure 7"), "{text}");
+}
+
+#[test]
+fn no_reboot_makes_a_reset_the_end() {
+    for code in [reboot(), finish(0x7777)] {
+        let (status, text) = runs(&code, &["--no-reboot"]);
+        assert_eq!(status, Some(0), "{text}");
+    }
+}
+
+#[test]
+fn a_guest_that_resets_for_ever_can_still_be_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, Elf::new(0x8020_0000, &reboot()).bytes()).unwrap();
+    let script = format!(
+        "HARTVISOR_LOG=info {} run --accel kvm --kernel {} 2>/tmp/log & vmm=$!
+         while [ $(grep -c reboots /tmp/log) -lt 20 ]; do sleep 0.1; done
+         ls /proc/$vmm/fd | wc -l; while [ $(grep -c reboots /tmp/log) -lt 60 ]; do sleep 0.1; done
+         kill -TERM $vmm; wait $vmm; echo status=$?",
+        hartvisor().display(),
+        kernel.display()
+    );
+    let mut command = lab::lab(&[], &[folder.path()]);
+    let output = run(command.args(["sh", "-c", &script]), b"");
+    let text = text(&output);
+    assert!(text.contains("status=143"), "{text}");
+    // Nothing is left over from one life to the next.
+    let open: u32 = text.lines().next().unwrap().trim().parse().unwrap();
+    assert!(open < 60, "{open} descriptors after 20 reboots");
+}
+
+/// An initramfs for the host's kernel, whose /init begins as every one does and goes on with `script`.
+fn linux_with(folder: &Path, script: &str) -> PathBuf {
+    let begin = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /mnt
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+modprobe virtio_mmio; modprobe virtio_blk
+";
+    linux::initramfs(folder, "host", &format!("{begin}{script}"))
+}

@@ -8,6 +8,7 @@
     clippy::indexing_slicing
 )]
 
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
@@ -61,22 +62,32 @@ fn play() {
 /// Says what arrives, until its end.
 fn echo(terminal: &Terminal) {
     let (mut input, mut output) = (terminal.input().unwrap(), terminal.output().unwrap());
-    writeln!(output, "ready").unwrap();
+    say(&mut output, "ready\n");
     let mut buffer = [0; 4096];
     loop {
         match input.read(&mut buffer) {
-            Ok(0) => break writeln!(output, "end").unwrap(),
-            Ok(count) => writeln!(output, "got {:02x?}", &buffer[..count]).unwrap(),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                poll(
-                    &mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)],
-                    PollTimeout::NONE,
-                )
-                .unwrap();
-            }
+            Ok(0) => break say(&mut output, "end\n"),
+            Ok(count) => say(&mut output, &format!("got {:02x?}\n", &buffer[..count])),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => wait(&input, PollFlags::POLLIN),
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// Writes all of it to an output that does not wait for its reader.
+fn say(output: &mut File, text: &str) {
+    let mut left = text.as_bytes();
+    while !left.is_empty() {
+        match output.write(left) {
+            Ok(count) => left = &left[count..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => wait(output, PollFlags::POLLOUT),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn wait(file: &File, flags: PollFlags) {
+    poll(&mut [PollFd::new(file.as_fd(), flags)], PollTimeout::NONE).unwrap();
 }
 
 /// Writes more than the terminal takes while nobody reads it.

@@ -193,9 +193,9 @@ impl Mmio {
             return self.reset(setup);
         }
         let wanted = u8::try_from(value & 0xff).unwrap_or(0);
-        setup.status |= wanted & status::FAILED;
+        setup.status |= wanted & FREE;
         for (before, bit) in STEPS {
-            let allowed = setup.status & !status::FAILED == before && wanted & bit != 0;
+            let allowed = setup.status & !FREE == before && wanted & bit != 0;
             if !allowed {
                 continue;
             }
@@ -313,16 +313,18 @@ impl Mmio {
     }
 }
 
-/// The legal moves: in this status (FAILED aside), this bit may be added.
-const STEPS: [(u8, u8); 4] = {
-    use status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
+/// The legal moves: in this status ([`FREE`] aside), this bit may be added.
+const STEPS: [(u8, u8); 3] = {
+    use status::{DRIVER, DRIVER_OK, FEATURES_OK};
     [
-        (0, ACKNOWLEDGE),
-        (ACKNOWLEDGE, DRIVER),
-        (ACKNOWLEDGE | DRIVER, FEATURES_OK),
-        (ACKNOWLEDGE | DRIVER | FEATURES_OK, DRIVER_OK),
+        (0, DRIVER),
+        (DRIVER, FEATURES_OK),
+        (DRIVER | FEATURES_OK, DRIVER_OK),
     ]
 };
+
+/// Bits that a driver may add at any time: nothing depends on them. U-Boot (2025.01) forgets ACKNOWLEDGE after a reset.
+const FREE: u8 = status::ACKNOWLEDGE | status::FAILED;
 
 fn write_setup(offset: u64, value: u32, setup: &mut Setup) {
     match offset {

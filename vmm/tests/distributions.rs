@@ -6,6 +6,7 @@
     clippy::indexing_slicing
 )]
 
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
@@ -18,10 +19,14 @@ mod linux;
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/session.rs"]
 mod session;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/tested.rs"]
+mod tested;
 
 use lab::{cached, hartvisor};
 use linux::{assert_clean, initramfs, succeed};
 use session::Session;
+use tested::Row;
 
 /// How long a system may take to its login, in seconds.
 const BOOT: u64 = 600;
@@ -52,6 +57,11 @@ fn start(options: &[&str], folder: &Path, arguments: &[&str]) -> Session {
 
 /// Boots Debian to its login, logs in, has it do something and power off.
 fn debian(kernel: &str, options: &[&str], cpus: &str) {
+    let name = format!(
+        "Debian trixie with systemd, {} kernel",
+        linux::version(kernel)
+    );
+    let _row = Row::begin(&name, "flat Image", options, "auto", cpus);
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
     let mut copy = Command::new("cp");
@@ -107,4 +117,72 @@ fn debian_comes_to_a_login_by_systemd_and_powers_off_cleanly() {
 #[test]
 fn debian_comes_to_a_login_on_a_newer_kernel_and_a_host_with_aia() {
     debian("next", &["--aia-guests", "2"], "2");
+}
+
+/// Boots U-Boot to its prompt and has it read a file from the virtio disk.
+fn u_boot(file: &str, format: &str, options: &[&str]) {
+    let _row = Row::begin("U-Boot 2025.01, S-mode", format, options, "auto", "1");
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("greeting"), "hello from a file\n").unwrap();
+    succeed(
+        Command::new("mkfs.ext4")
+            .args(["-q", "-d"])
+            .arg(&root)
+            .arg(&disk),
+    );
+    let kernel = format!(
+        "{}{}",
+        cached("u-boot", file).display(),
+        if file.ends_with(".bin") {
+            ",format=raw"
+        } else {
+            ""
+        }
+    );
+    // U-Boot insists on a serial port.
+    let mut guest = start(
+        options,
+        folder.path(),
+        &[
+            "--memory",
+            "256M",
+            "--serial",
+            "stdio",
+            "--console",
+            "null",
+            "--kernel",
+            &kernel,
+            "--disk",
+            disk.to_str().unwrap(),
+        ],
+    );
+    // Before its own search for systems to boot ends at the same prompt.
+    guest.expect("Hit any key to stop autoboot", STEP);
+    guest.send("\n");
+    guest.expect("=> ", STEP);
+    guest.send("virtio scan; virtio info; ls virtio 0\n");
+    guest.expect("VirtIO Block Device", STEP);
+    guest.expect("Capacity: 16.0 MB", STEP);
+    guest.expect("greeting", STEP);
+    guest.send("load virtio 0 ${kernel_addr_r} greeting; md.b ${kernel_addr_r} 5\n");
+    guest.expect("18 bytes read", STEP);
+    guest.expect("68 65 6c 6c 6f", STEP);
+    guest.send("poweroff\n");
+    let (status, seen) = guest.end(STEP);
+    assert_eq!(status, Some(0), "{seen}");
+    succeed(Command::new("e2fsck").arg("-fn").arg(&disk));
+}
+
+#[test]
+fn u_boot_comes_to_its_prompt_and_reads_the_disk() {
+    u_boot("u-boot", "ELF", &[]);
+}
+
+#[test]
+fn u_boot_as_a_raw_binary_does_the_same_on_a_host_with_aia() {
+    u_boot("u-boot.bin", "raw", &["--aia-guests", "2"]);
 }

@@ -17,11 +17,13 @@ mod lab;
 #[path = "support/pty.rs"]
 mod pty;
 
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/tap.rs"]
+mod tap;
+
 use lab::{guest, hartvisor, run, text};
 use pty::Pty;
 
-/// What fails on KVM and cannot be helped by us.
-const KNOWN: &str = "# TODO Linux's KVM drops the error of hart_get_status";
 const SIZE: usize = 1 << 20;
 
 /// A disk whose every byte is known.
@@ -62,16 +64,7 @@ fn test_mode(options: &[&str], arguments: &[&str], readonly: bool) -> (Output, V
 /// All points passed, none but these were skipped.
 fn assert_tap(output: &Output, skipped: &[&str]) {
     let text = text(output);
-    let lines = || text.lines().map(|line| line.trim_end_matches('\r'));
-    let plan = lines()
-        .find_map(|line| line.strip_prefix("1.."))
-        .expect(&text);
-    let passed = lines().filter(|line| line.starts_with("ok ")).count();
-    let known = lines().filter(|line| line.contains(KNOWN)).count();
-    assert_eq!(passed + known, plan.parse::<usize>().unwrap(), "{text}");
-    for line in lines().filter(|line| line.contains("# SKIP")) {
-        assert!(skipped.iter().any(|part| line.contains(part)), "{line}");
-    }
+    tap::assert_passed(&text, skipped);
     assert_eq!(output.status.code(), Some(0), "{text}");
 }
 

@@ -16,9 +16,13 @@ mod lab;
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/linux.rs"]
 mod linux;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/tested.rs"]
+mod tested;
 
 use lab::{cached, hartvisor};
 use linux::{assert_clean, ext4, initramfs, succeed};
+use tested::Row;
 
 /// The guest's /init: a console on hvc0, a file system on /dev/vda with 64 MiB in it, a typed line.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -43,6 +47,8 @@ poweroff -f
 
 /// Boots the fetched kernel of this name with these vCPUs on a host with these options, and checks its disk afterwards.
 fn boots(kernel: &str, options: &[&str], cpus: &str) {
+    let name = format!("Linux {} and busybox", linux::version(kernel));
+    let _row = Row::begin(&name, "flat Image", options, "auto", cpus);
     let folder = tempfile::tempdir().unwrap();
     let initramfs = initramfs(folder.path(), kernel, INIT);
     let disk = ext4(folder.path());

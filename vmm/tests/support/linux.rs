@@ -32,6 +32,12 @@ pub fn initramfs(folder: &Path, kernel: &str, init: &str) -> PathBuf {
     archive
 }
 
+/// Debian's version of a fetched kernel, such as 6.12.
+pub fn version(kernel: &str) -> String {
+    let release = fs::read_to_string(cached(kernel, "release")).unwrap();
+    release.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
 /// An empty ext4 file system of 128 MiB.
 pub fn ext4(folder: &Path) -> PathBuf {
     let disk = folder.join("disk");

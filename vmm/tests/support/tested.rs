@@ -1,0 +1,78 @@
+//! docs/tested.md: what was run and how it went, written by the tests themselves when HARTVISOR_WRITE_DOCS is set.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::thread;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::lab::project;
+
+const HEAD: &str = "# What is tested
+
+Written by the end-to-end tests: `HARTVISOR_WRITE_DOCS=1 make test-full`. Each row is a guest that ran on RISC-V KVM in
+the emulated host (`lab/run`), to its end and with every check of its test.
+
+| guest | format | host | `--irqchip` | vCPUs | result |
+|---|---|---|---|---|---|
+";
+
+/// One row, whose result is known when it is dropped: a test that panics has failed.
+pub struct Row(String);
+
+impl Row {
+    /// A run that begins. `host` are the options of `lab/run`.
+    pub fn begin(guest: &str, format: &str, host: &[&str], irqchip: &str, vcpus: &str) -> Row {
+        let host = match host {
+            [] => "without AIA",
+            ["--aia"] => "AIA",
+            _ => "AIA with guest interrupt files",
+        };
+        Row(format!("{guest} | {format} | {host} | {irqchip} | {vcpus}"))
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        if std::env::var_os("HARTVISOR_WRITE_DOCS").is_none() {
+            return;
+        }
+        let result = if thread::panicking() {
+            "failed"
+        } else {
+            "passed"
+        };
+        // A panic in here would hide that of the test.
+        let _ = write(&self.0, result);
+    }
+}
+
+/// Puts a row into the table, in place of an older one of the same run. Tests of several processes may do so at once.
+fn write(run: &str, result: &str) -> std::io::Result<()> {
+    let lock = File::create(lock_file())?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let path = project().join("docs/tested.md");
+    let old = fs::read_to_string(&path).unwrap_or_default();
+    let mut rows: BTreeMap<&str, &str> = old
+        .lines()
+        .skip(HEAD.lines().count())
+        .filter_map(|line| {
+            line.strip_prefix("| ")?
+                .strip_suffix(" |")?
+                .rsplit_once(" | ")
+        })
+        .collect();
+    rows.insert(run, result);
+    let mut text = HEAD.to_owned();
+    for (run, result) in rows {
+        let _ = writeln!(text, "| {run} | {result} |");
+    }
+    fs::create_dir_all(project().join("docs"))?;
+    fs::write(path, text)
+}
+
+fn lock_file() -> PathBuf {
+    std::env::temp_dir().join("hartvisor-tested.lock")
+}

@@ -8,7 +8,7 @@
 //!   3   LCR, bit 7 is DLAB                         7  SCR
 //! ```
 //!
-//! No vCPU waits here. Output that the host does not take at once is kept, up to [`BACKLOG`] bytes; beyond that the
+//! No vCPU waits here. Output that the host does not take at once is kept, up to 64 KiB; beyond that the
 //! transmitter says that it is busy, as on a slow line. Input stays in its files until the guest asks: for a guest that
 //! polls, LSR shows whether there is some, and only reading RBR takes it, so that a driver that never reads takes nothing
 //! from whoever shares the input. Once the receive interrupt is enabled, a thread waits for input and raises it.

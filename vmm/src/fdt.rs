@@ -1,7 +1,7 @@
 //! The device tree of the board, with the node names and compatible strings of QEMU's `virt`.
 //!
 //! It tells what is there and nothing else: only the virtio-mmio slots that hold a device. The platform's own devices
-//! (serial port, clock, finisher) are in [`platform`].
+//! (serial port, clock, finisher) are in `fdt/platform.rs`.
 
 use std::ops::Range;
 

@@ -25,6 +25,12 @@ pub(super) fn follows(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) ->
 
 /// As [`follows`], whoever watches the source.
 pub(super) fn arrives(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) -> Verdict {
+    // What an earlier, polled request left unacknowledged keeps the wire high, and then it has no edge.
+    let registers = guest::boot::registers(slot.base, guest::mmio::LEN);
+    registers.write(
+        offset::INTERRUPT_ACK,
+        registers.read(offset::INTERRUPT_STATUS),
+    );
     let before = irq::seen(slot);
     work()?;
     let delivered = |seen: Seen| seen.count.wrapping_sub(before.count);
@@ -55,7 +61,7 @@ pub(super) fn arrives(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) ->
         seen.status & INTERRUPT_USED != 0,
         "InterruptStatus never had bit 0"
     );
-    let left = guest::boot::registers(slot.base, guest::mmio::LEN).read(offset::INTERRUPT_STATUS);
+    let left = registers.read(offset::INTERRUPT_STATUS);
     ensure!(left == 0, "InterruptStatus is {left:#x} after the ACK");
     ensure!(
         !irq::pending(slot),

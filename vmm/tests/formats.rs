@@ -135,7 +135,7 @@ fn debians_kernel_boots_from_gzip_and_from_efi_zboot() {
     fs::write(&second, zboot("zstd22", &zstd(&image))).unwrap();
     let kernels = [first, second].map(|path| path.display().to_string());
     let arguments = format!(
-        "--initrd {} --cmdline 'earlycon=sbi keep_bootcon panic=-1'",
+        "--initrd {} --no-reboot --cmdline 'console=ttyS0 panic=-1'",
         initramfs(folder.path()).display()
     );
     let (text, statuses) = start_each(&kernels, folder.path(), &arguments);

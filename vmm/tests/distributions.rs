@@ -33,6 +33,9 @@ const BOOT: u64 = 600;
 /// How long a step may take.
 const STEP: u64 = 120;
 
+/// systemd waits 90 s for /dev/hvc0, and no longer for what is slow: a machine that is emulated twice takes that to start udev.
+const CMDLINE: &str = "console=hvc0 panic=-1 systemd.default_device_timeout_sec=600";
+
 /// Hands over to the system on the disk: Debian's kernel has the drivers of disk and file system in modules.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -77,7 +80,7 @@ fn debian(kernel: &str, options: &[&str], cpus: &str) {
             "--cpus",
             cpus,
             "--cmdline",
-            "console=hvc0 panic=-1",
+            CMDLINE,
             "--kernel",
             cached(kernel, "vmlinux").to_str().unwrap(),
             "--initrd",
@@ -168,9 +171,12 @@ fn u_boot(file: &str, format: &str, options: &[&str]) {
     guest.expect("VirtIO Block Device", STEP);
     guest.expect("Capacity: 16.0 MB", STEP);
     guest.expect("greeting", STEP);
+    guest.expect("=> ", STEP);
     guest.send("load virtio 0 ${kernel_addr_r} greeting; md.b ${kernel_addr_r} 5\n");
     guest.expect("18 bytes read", STEP);
     guest.expect("68 65 6c 6c 6f", STEP);
+    // A command that runs looks for Ctrl-c and throws away what else is typed: wait for the prompt.
+    guest.expect("=> ", STEP);
     guest.send("poweroff\n");
     let (status, seen) = guest.end(STEP);
     assert_eq!(status, Some(0), "{seen}");

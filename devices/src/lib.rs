@@ -24,9 +24,11 @@
 //! Nothing here panics, hangs or grows because of what a guest writes.
 
 pub mod block;
+mod broken;
 pub mod bus;
 pub mod chain;
 pub mod console;
+mod descriptor;
 pub mod finisher;
 pub mod irq;
 pub mod memory;
@@ -35,7 +37,6 @@ pub mod plic;
 pub mod queue;
 pub mod rng;
 pub mod rtc;
-
 pub mod uart;
 pub mod virtio;
 pub mod worker;

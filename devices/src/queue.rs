@@ -16,11 +16,11 @@
 //! impossible one is [`Broken`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
-use thiserror::Error;
-
-use crate::chain::{Buffers, Chain, Refused};
+pub use crate::broken::Broken;
+use crate::chain::{Buffers, Chain};
+use crate::descriptor::{self, Table};
 use crate::irq::Interrupt;
 use crate::memory::{Memory, Word, Words};
 use crate::virtio::features;
@@ -31,18 +31,6 @@ pub const FEATURES: u64 = features::RING_INDIRECT_DESC | features::RING_EVENT_ID
 /// The largest ring there is (§ 2.7).
 pub const SIZE_MAX: u16 = 32768;
 
-/// How many descriptors a chain may have where the ring itself is smaller: an indirect table may be longer than the
-/// ring (drivers do that), but not without bound.
-const CHAIN_MAX: u32 = 1024;
-
-/// Descriptor flags (§ 2.7.5).
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
-
-/// Bytes of a descriptor.
-const DESCRIPTOR: u64 = 16;
-
 /// Both areas begin with `flags` and `idx`, 16 bits each, and the ring follows (§ 2.7.6, § 2.7.8).
 const FLAGS: usize = 0;
 const IDX: usize = 1;
@@ -51,83 +39,6 @@ const RING_OFFSET: u64 = 4;
 
 /// `avail.flags`: the driver does not want interrupts. `used.flags`: we do not want notifications.
 const NO_NOTIFICATION: u16 = 1;
-
-/// A ring that no correct driver builds. The device needs a reset.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum Broken {
-    /// The size is no power of two, or above the maximum.
-    #[error("queue size {size} is not a power of two up to {max}")]
-    Size {
-        /// As the driver set it.
-        size: u16,
-        /// What the device offers.
-        max: u16,
-    },
-    /// A part of the ring is misaligned or not RAM.
-    #[error("the {area} at {address:#x} is misaligned or not RAM")]
-    Area {
-        /// Which part.
-        area: &'static str,
-        /// Its guest address.
-        address: u64,
-    },
-    /// The available index is further ahead than the ring is long.
-    #[error("available index {idx} is more than {size} ahead of {next}")]
-    AvailableIndex {
-        /// As the driver set it.
-        idx: u16,
-        /// The entry that we read next.
-        next: u16,
-        /// The ring's size.
-        size: u16,
-    },
-    /// A descriptor index is outside its table.
-    #[error("descriptor {index} of a table of {size}")]
-    DescriptorIndex {
-        /// As found in the ring or in a descriptor.
-        index: u16,
-        /// The table's size.
-        size: u32,
-    },
-    /// The chain loops, or is longer than any driver may make it.
-    #[error("descriptor chain at {head} has more than {max} descriptors: it loops or is too long")]
-    ChainLength {
-        /// The chain's first descriptor.
-        head: u16,
-        /// The bound that it passed.
-        max: u32,
-    },
-    /// A buffer is not all RAM.
-    #[error("buffer of {len} bytes at {address:#x} is not RAM")]
-    Buffer {
-        /// Guest address.
-        address: u64,
-        /// Bytes.
-        len: u32,
-    },
-    /// A device-readable buffer follows a device-writable one.
-    #[error("descriptor chain at {head} has a readable buffer after a writable one")]
-    Order {
-        /// The chain's first descriptor.
-        head: u16,
-    },
-    /// The buffers of the chain have more than 2^32 bytes.
-    #[error("descriptor chain at {head} has more than 2^32 bytes")]
-    TotalLength {
-        /// The chain's first descriptor.
-        head: u16,
-    },
-    /// An indirect descriptor where none may be, or of an impossible form.
-    #[error("indirect descriptor with flags {flags:#x} and length {len}: {why}")]
-    Indirect {
-        /// Descriptor flags.
-        flags: u16,
-        /// The table's length in bytes.
-        len: u32,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-}
 
 /// A queue as the driver sets it up, register by register or message by message.
 #[derive(Debug, Clone)]
@@ -176,7 +87,12 @@ impl QueueConfig {
         let n = usize::from(size);
         let (table, driver, device) = (self.descriptors, self.driver, self.device);
         Ok(Queue {
-            table: area(memory, "descriptor table", table, DESCRIPTOR, 2 * n)?,
+            table: Table {
+                words: area(memory, "descriptor table", table, descriptor::SIZE, 2 * n)?,
+                size,
+                indirect: negotiated & features::RING_INDIRECT_DESC != 0,
+                memory: memory.clone(),
+            },
             driver: area(memory, "driver area", driver, 2, RING + n + 1)?,
             device: area(memory, "device area", device, 4, RING + 4 * n + 1)?,
             // No overflow: the whole device area, checked above, is RAM.
@@ -184,7 +100,6 @@ impl QueueConfig {
             memory: memory.clone(),
             size,
             event_idx: negotiated & features::RING_EVENT_IDX != 0,
-            indirect: negotiated & features::RING_INDIRECT_DESC != 0,
             next_available: 0,
             next_used: 0,
             published: 0,
@@ -198,8 +113,7 @@ impl QueueConfig {
 
 /// A running queue.
 pub struct Queue {
-    /// Two words a descriptor: address; length, flags and next.
-    table: Words<AtomicU64>,
+    table: Table,
     /// flags, idx, heads, used_event.
     driver: Words<AtomicU16>,
     /// flags, idx, (elements), avail_event.
@@ -209,7 +123,6 @@ pub struct Queue {
     memory: Memory,
     size: u16,
     event_idx: bool,
-    indirect: bool,
     next_available: u16,
     next_used: u16,
     /// The used index that the driver can see.
@@ -253,7 +166,7 @@ impl Queue {
             .pop()
             .unwrap_or_else(|| Box::new(Buffers::new(&self.memory)));
         buffers.clear();
-        self.walk(head, &mut buffers)?;
+        self.table.collect(head, &mut buffers)?;
         self.next_available = next.wrapping_add(1);
         Ok(Some(Chain { head, buffers }))
     }
@@ -367,106 +280,6 @@ impl Queue {
     pub fn is_unfinished(&self) -> bool {
         self.unfinished
     }
-
-    /// Collects the buffers of the chain that begins at `head`.
-    fn walk(&self, head: u16, buffers: &mut Buffers) -> Result<(), Broken> {
-        let size = u32::from(self.size);
-        let mut index = head;
-        // A chain that visits more descriptors than there are loops.
-        for _ in 0..size {
-            if u32::from(index) >= size {
-                return Err(Broken::DescriptorIndex { index, size });
-            }
-            let entry = 2 * usize::from(index);
-            let descriptor = Descriptor::new(
-                self.table.at(entry).load(Ordering::Relaxed),
-                self.table.at(entry + 1).load(Ordering::Relaxed),
-            );
-            if descriptor.flags & INDIRECT != 0 {
-                return self.walk_indirect(head, &descriptor, buffers);
-            }
-            append(buffers, head, &descriptor)?;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(());
-            }
-            index = descriptor.next;
-        }
-        Err(Broken::ChainLength { head, max: size })
-    }
-
-    /// Collects the buffers of an indirect table, which ends the chain (§ 2.7.5.3).
-    fn walk_indirect(
-        &self,
-        head: u16,
-        table: &Descriptor,
-        buffers: &mut Buffers,
-    ) -> Result<(), Broken> {
-        let refuse = |why| {
-            let &Descriptor { flags, len, .. } = table;
-            Err(Broken::Indirect { flags, len, why })
-        };
-        if !self.indirect {
-            return refuse("INDIRECT_DESC was not negotiated");
-        }
-        // WRITE on this descriptor is ignored, as § 2.7.5.3.2 asks.
-        if table.flags & NEXT != 0 {
-            return refuse("NEXT together with INDIRECT");
-        }
-        if table.len == 0 || !u64::from(table.len).is_multiple_of(DESCRIPTOR) {
-            return refuse("not a whole number of descriptors");
-        }
-        let size = table.len / 16;
-        let max = CHAIN_MAX.max(self.size.into()).min(size);
-        let mut index = 0_u16;
-        for _ in 0..max {
-            if u32::from(index) >= size {
-                return Err(Broken::DescriptorIndex { index, size });
-            }
-            let mut words = [0; 16];
-            let entry = table.address.checked_add(u64::from(index) * DESCRIPTOR);
-            if entry
-                .and_then(|entry| self.memory.read(entry, &mut words))
-                .is_none()
-            {
-                return refuse("the table is not RAM");
-            }
-            let words = u128::from_le_bytes(words);
-            #[expect(clippy::cast_possible_truncation, reason = "the two halves of it")]
-            let descriptor = Descriptor::new(words as u64, (words >> 64) as u64);
-            if descriptor.flags & INDIRECT != 0 {
-                return refuse("an indirect descriptor inside the table");
-            }
-            append(buffers, head, &descriptor)?;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(());
-            }
-            index = descriptor.next;
-        }
-        Err(Broken::ChainLength { head, max })
-    }
-}
-
-/// § 2.7.5, read once.
-struct Descriptor {
-    address: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
-}
-
-impl Descriptor {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the second word holds three fields"
-    )]
-    fn new(address: u64, rest: u64) -> Self {
-        Descriptor {
-            address,
-            len: rest as u32,
-            flags: (rest >> 32) as u16,
-            next: (rest >> 48) as u16,
-        }
-    }
 }
 
 /// Part of a ring: `count` words at `address`, which must be a multiple of `align`.
@@ -482,22 +295,6 @@ fn area<T: Word>(
         .then(|| memory.words(address, count))
         .flatten()
         .ok_or(Broken::Area { area, address })
-}
-
-fn append(buffers: &mut Buffers, head: u16, descriptor: &Descriptor) -> Result<(), Broken> {
-    let &Descriptor {
-        address,
-        len,
-        flags,
-        ..
-    } = descriptor;
-    buffers
-        .append(address, len, flags & WRITE != 0)
-        .map_err(|refused| match refused {
-            Refused::NotRam => Broken::Buffer { address, len },
-            Refused::ReadableAfterWritable => Broken::Order { head },
-            Refused::TooLong => Broken::TotalLength { head },
-        })
 }
 
 /// Whether an index that went from `old` to `new` has passed `event`: § 2.7.10's vring_need_event.

@@ -1,0 +1,151 @@
+//! The descriptor table (§ 2.7.5): following a chain through it, and through an indirect table.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::broken::Broken;
+use crate::chain::{Buffers, Refused};
+use crate::memory::{Memory, Words};
+
+/// Bytes of a descriptor.
+pub(crate) const SIZE: u64 = 16;
+
+/// How many descriptors a chain may have where the ring itself is smaller: an indirect table may be longer than the
+/// ring (drivers do that), but not without bound.
+const CHAIN_MAX: u32 = 1024;
+
+/// Descriptor flags.
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// A queue's descriptors, translated, and what is allowed in them.
+pub(crate) struct Table {
+    /// Two words a descriptor: address; length, flags and next.
+    pub(crate) words: Words<AtomicU64>,
+    /// How many descriptors there are.
+    pub(crate) size: u16,
+    /// Whether INDIRECT_DESC was negotiated.
+    pub(crate) indirect: bool,
+    /// Where indirect tables are.
+    pub(crate) memory: Memory,
+}
+
+impl Table {
+    /// Collects the buffers of the chain that begins at `head`. Each descriptor is loaded once.
+    ///
+    /// The loads are relaxed: the acquire of the available index, before them, orders them (§ 2.7.13).
+    pub(crate) fn collect(&self, head: u16, buffers: &mut Buffers) -> Result<(), Broken> {
+        let size = u32::from(self.size);
+        let mut index = head;
+        // A chain that visits more descriptors than there are loops.
+        for _ in 0..size {
+            if u32::from(index) >= size {
+                return Err(Broken::DescriptorIndex { index, size });
+            }
+            let entry = 2 * usize::from(index);
+            let descriptor = Descriptor::new(
+                self.words.at(entry).load(Ordering::Relaxed),
+                self.words.at(entry + 1).load(Ordering::Relaxed),
+            );
+            if descriptor.flags & INDIRECT != 0 {
+                return self.collect_indirect(head, &descriptor, buffers);
+            }
+            append(buffers, head, &descriptor)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        Err(Broken::ChainLength { head, max: size })
+    }
+
+    /// Collects the buffers of an indirect table, which ends the chain (§ 2.7.5.3).
+    fn collect_indirect(
+        &self,
+        head: u16,
+        table: &Descriptor,
+        buffers: &mut Buffers,
+    ) -> Result<(), Broken> {
+        let refuse = |why| {
+            let &Descriptor { flags, len, .. } = table;
+            Err(Broken::Indirect { flags, len, why })
+        };
+        if !self.indirect {
+            return refuse("INDIRECT_DESC was not negotiated");
+        }
+        // WRITE on this descriptor is ignored, as § 2.7.5.3.2 asks.
+        if table.flags & NEXT != 0 {
+            return refuse("NEXT together with INDIRECT");
+        }
+        if table.len == 0 || !u64::from(table.len).is_multiple_of(SIZE) {
+            return refuse("not a whole number of descriptors");
+        }
+        let size = table.len / 16;
+        let max = CHAIN_MAX.max(self.size.into()).min(size);
+        let mut index = 0_u16;
+        for _ in 0..max {
+            if u32::from(index) >= size {
+                return Err(Broken::DescriptorIndex { index, size });
+            }
+            let mut words = [0; 16];
+            let entry = table.address.checked_add(u64::from(index) * SIZE);
+            if entry
+                .and_then(|entry| self.memory.read(entry, &mut words))
+                .is_none()
+            {
+                return refuse("the table is not RAM");
+            }
+            let words = u128::from_le_bytes(words);
+            #[expect(clippy::cast_possible_truncation, reason = "the two halves of it")]
+            let descriptor = Descriptor::new(words as u64, (words >> 64) as u64);
+            if descriptor.flags & INDIRECT != 0 {
+                return refuse("an indirect descriptor inside the table");
+            }
+            append(buffers, head, &descriptor)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        Err(Broken::ChainLength { head, max })
+    }
+}
+
+/// One entry, as it was when it was read.
+struct Descriptor {
+    address: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the second word holds three fields"
+    )]
+    fn new(address: u64, rest: u64) -> Self {
+        Descriptor {
+            address,
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
+}
+
+fn append(buffers: &mut Buffers, head: u16, descriptor: &Descriptor) -> Result<(), Broken> {
+    let &Descriptor {
+        address,
+        len,
+        flags,
+        ..
+    } = descriptor;
+    buffers
+        .append(address, len, flags & WRITE != 0)
+        .map_err(|refused| match refused {
+            Refused::NotRam => Broken::Buffer { address, len },
+            Refused::ReadableAfterWritable => Broken::Order { head },
+            Refused::TooLong => Broken::TotalLength { head },
+        })
+}

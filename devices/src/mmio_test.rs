@@ -426,3 +426,13 @@ fn a_hundred_thousand_kicks_and_resets_under_load_do_no_harm() {
         bench.served.load(Ordering::SeqCst) == before + 1
     });
 }
+
+#[test]
+fn a_device_that_is_dropped_while_live_ends_its_thread() {
+    let mut bench = bench();
+    bench.go_live();
+    bench.offer_and_kick();
+    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
+    drop(bench.mmio);
+    assert_eq!(Arc::strong_count(&bench.served), 1, "the device is gone");
+}

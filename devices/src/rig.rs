@@ -1,13 +1,16 @@
 //! A hand-driven ring for unit tests: guest memory, one queue's areas in it, and a wire that can be looked at.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::irq::{Interrupt, IrqLine};
 use crate::memory::Memory;
 use crate::queue::{Broken, Queue, QueueConfig};
+
+#[path = "../tests/support/wire.rs"]
+mod wire;
+pub(crate) use wire::Wire;
 
 pub(crate) const RAM: u64 = 0x8000_0000;
 pub(crate) const RAM_LEN: u64 = 0x10_0000;
@@ -19,31 +22,6 @@ pub(crate) const DATA: u64 = RAM + 0x10000;
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
-
-/// A wire: its level, and how often it rose.
-#[derive(Clone, Default)]
-pub(crate) struct Wire {
-    high: Arc<AtomicBool>,
-    edges: Arc<AtomicU32>,
-}
-
-impl Wire {
-    pub(crate) fn is_high(&self) -> bool {
-        self.high.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn edges(&self) -> u32 {
-        self.edges.load(Ordering::SeqCst)
-    }
-}
-
-impl IrqLine for Wire {
-    fn set(&self, high: bool) {
-        if !self.high.swap(high, Ordering::SeqCst) && high {
-            self.edges.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-}
 
 pub(crate) struct Rig {
     pub(crate) ram: Arc<GuestMemoryMmap>,

@@ -19,11 +19,14 @@ use crate::virtio::{Queues, Ready, VirtioDevice};
 const STOP: u32 = u32::MAX;
 const FILES: u32 = 1 << 16;
 
-/// The thread of a live device.
+/// The thread of a live device. It ends with this.
 pub struct Worker {
-    thread: JoinHandle<io::Result<(Box<dyn VirtioDevice>, Queues)>>,
+    thread: Option<JoinHandle<Stopped>>,
     stop: EventFd,
 }
+
+/// What a thread owned when it ended.
+type Stopped = io::Result<(Box<dyn VirtioDevice>, Queues)>;
 
 impl Worker {
     /// Makes `device` live: from now on it serves `queues`, of which queue `i` is notified by `kicks[i]`.
@@ -59,26 +62,39 @@ impl Worker {
         let thread = Builder::new()
             .name(name)
             .spawn(move || serve(&mut manager, id))?;
-        Ok(Worker { thread, stop })
+        Ok(Worker {
+            thread: Some(thread),
+            stop,
+        })
     }
 
     /// Ends the thread and returns what it owned. When this returns nothing touches the queues any more.
     ///
     /// # Errors
     /// The thread has died; the device is lost.
-    pub fn stop(self) -> io::Result<(Box<dyn VirtioDevice>, Queues)> {
-        self.stop.write(1)?;
-        self.thread
-            .join()
-            .map_err(|_| io::Error::other("the device's thread panicked"))?
+    pub fn stop(mut self) -> io::Result<(Box<dyn VirtioDevice>, Queues)> {
+        self.end()
+            .unwrap_or_else(|| Err(io::Error::other("the device's thread has ended before")))
+    }
+
+    /// Ends the thread, unless that was done.
+    fn end(&mut self) -> Option<Stopped> {
+        let thread = self.thread.take()?;
+        // Cannot fail: the counter is far from its limit.
+        let _ = self.stop.write(1);
+        let died = |_| Err(io::Error::other("the device's thread panicked"));
+        Some(thread.join().unwrap_or_else(died))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
 /// The thread: until stopped, wait and dispatch.
-fn serve(
-    manager: &mut EventManager<Live>,
-    id: SubscriberId,
-) -> io::Result<(Box<dyn VirtioDevice>, Queues)> {
+fn serve(manager: &mut EventManager<Live>, id: SubscriberId) -> Stopped {
     loop {
         manager.run().map_err(io::Error::other)?;
         if manager.subscriber_mut(id).is_ok_and(|live| live.stopped) {

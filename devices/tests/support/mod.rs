@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use devices::block::Block;
@@ -29,6 +29,9 @@ use devices::mmio::Mmio;
 use devices::virtio::VirtioDevice;
 use guest::{Dma, Registers, Transport};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+mod wire;
+pub(crate) use wire::Wire;
 
 /// Where RAM begins, as on the real machine.
 pub(crate) const RAM: u64 = 0x8000_0000;
@@ -103,31 +106,6 @@ impl Ram {
         let read = self.mapping.read_slice(&mut bytes, GuestAddress(address));
         read.unwrap();
         bytes
-    }
-}
-
-/// A wire: its level, and how often it rose.
-#[derive(Clone, Default)]
-pub(crate) struct Wire {
-    high: Arc<AtomicBool>,
-    edges: Arc<AtomicU32>,
-}
-
-impl Wire {
-    pub(crate) fn is_high(&self) -> bool {
-        self.high.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn edges(&self) -> u32 {
-        self.edges.load(Ordering::SeqCst)
-    }
-}
-
-impl IrqLine for Wire {
-    fn set(&self, high: bool) {
-        if !self.high.swap(high, Ordering::SeqCst) && high {
-            self.edges.fetch_add(1, Ordering::SeqCst);
-        }
     }
 }
 

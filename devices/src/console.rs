@@ -236,6 +236,12 @@ impl VirtioDevice for Console {
         self.kicked(index, queues)
     }
 
+    fn queue_reset(&mut self, index: usize) {
+        if index == TRANSMIT {
+            self.progress();
+        }
+    }
+
     fn reset(&mut self) {
         self.progress();
     }

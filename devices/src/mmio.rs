@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::bus::BusDevice;
 use crate::irq::{Interrupt, IrqLine};
 use crate::memory::Memory;
-use crate::queue::{self, Broken, QueueConfig};
+use crate::queue::{self, Broken, Queue, QueueConfig};
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice, features, status};
 use crate::worker::Worker;
 
@@ -51,9 +51,13 @@ mod register {
     pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
     pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
     pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
+    pub(super) const QUEUE_RESET: u64 = 0x0c0;
     pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
     pub(super) const CONFIG: u64 = 0x100;
 }
+
+/// The features that the transport itself has.
+const FEATURES: u64 = features::VERSION_1 | features::RING_RESET;
 
 /// Where a driver notifies: the VMM lets KVM turn a store of `i` here straight into [`Mmio::kicks`]`[i]`.
 pub const QUEUE_NOTIFY: u64 = 0x050;
@@ -101,7 +105,7 @@ impl Mmio {
         let kicks: io::Result<Vec<_>> = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect();
         Ok(Mmio {
             id: device.id(),
-            offered: device.features() | queue::FEATURES | features::VERSION_1,
+            offered: device.features() | queue::FEATURES | FEATURES,
             config: device.config(),
             kicks: kicks?.into(),
             interrupt: Arc::new(Interrupt::new(line)),
@@ -148,7 +152,7 @@ impl Mmio {
             register::VENDOR_ID => VENDOR,
             register::INTERRUPT_STATUS => self.interrupt.status(),
             register::CONFIG_GENERATION => self.config.generation(),
-            // No shared memory: all ones, length and base (§ 4.2.2).
+            // No region of shared memory, whichever SHMSel names: all ones, length and base (§ 4.2.2).
             register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
             _ => self.read_setup(offset, &self.setup()),
         }
@@ -158,7 +162,8 @@ impl Mmio {
         let queue = setup.queues.get(setup.queue_sel as usize);
         match offset {
             register::DEVICE_FEATURES => half(self.offered, setup.offered_sel),
-            // Everything that can be read of an absent queue is 0.
+            // Everything that can be read of an absent queue is 0. So is QueueReset of any: a reset is complete before the
+            // store that asks for it returns, and a load by another vCPU waits for that.
             register::QUEUE_SIZE_MAX => queue.map_or(0, |queue| queue.max.into()),
             register::QUEUE_READY => queue.map_or(0, |queue| queue.ready.into()),
             register::STATUS => {
@@ -183,6 +188,7 @@ impl Mmio {
             register::INTERRUPT_ACK => self.interrupt.acknowledge(value),
             register::STATUS => self.write_status(value, &mut self.setup()),
             register::QUEUE_READY => self.write_queue_ready(value & 1 != 0, &mut self.setup()),
+            register::QUEUE_RESET if value == 1 => self.reset_queue(&mut self.setup()),
             _ => write_setup(offset, value, &mut self.setup()),
         }
     }
@@ -220,28 +226,30 @@ impl Mmio {
             setup.device = state;
             return self.interrupt.needs_reset();
         };
-        let queues: Result<Vec<_>, Broken> = setup
-            .queues
-            .iter()
-            .map(|config| {
-                let interrupt = || Arc::clone(&self.interrupt);
-                config
-                    .ready
-                    .then(|| config.activate(&self.memory, setup.accepted, interrupt()))
-                    .transpose()
-            })
-            .collect();
+        let activate = |config| self.activate(config, setup.accepted);
+        let queues: Result<Vec<_>, Broken> = setup.queues.iter().map(activate).collect();
         match queues {
             Ok(queues) => {
                 device.activate(setup.accepted);
                 setup.device = self.start(device, Queues::new(queues));
             }
             Err(broken) => {
-                debug!("{:?}: {broken}", self.id);
                 setup.device = State::Offered(device);
-                self.interrupt.needs_reset();
+                self.broken(&broken);
             }
         }
+    }
+
+    /// The running queue that `config` describes; `None` if it is not enabled.
+    fn activate(&self, config: &QueueConfig, accepted: u64) -> Result<Option<Queue>, Broken> {
+        let activate = || config.activate(&self.memory, accepted, Arc::clone(&self.interrupt));
+        config.ready.then(activate).transpose()
+    }
+
+    /// The driver set up a queue that cannot be.
+    fn broken(&self, broken: &Broken) {
+        debug!("{:?}: {broken}", self.id);
+        self.interrupt.needs_reset();
     }
 
     fn start(&self, device: Box<dyn VirtioDevice>, queues: Queues) -> State {
@@ -264,29 +272,52 @@ impl Mmio {
             .ok()
     }
 
-    /// § 4.2.2.2: while QueueReady is 0 the device touches nothing of the queue. A queue that was disabled while the
-    /// device was live stays so until the reset.
+    /// § 4.2.2.2: while QueueReady is 0 the device touches nothing of the queue. In a live device the queue stops here,
+    /// and begins anew, with what its registers say then, when it is enabled again.
     fn write_queue_ready(&self, ready: bool, setup: &mut Setup) {
         let index = setup.queue_sel as usize;
-        let live = setup.status & status::DRIVER_OK != 0;
-        let Some(queue) = setup.queues.get_mut(index) else {
-            return;
-        };
-        if ready == queue.ready || (live && ready) {
+        let queue = setup.queues.get_mut(index);
+        if let Some(queue) = queue.filter(|queue| queue.ready != ready) {
+            queue.ready = ready;
+            self.replace_queue(index, setup);
+        }
+    }
+
+    /// § 2.6.1: the queue is as it was before the driver set it up, and what it was working on is forgotten.
+    fn reset_queue(&self, setup: &mut Setup) {
+        let index = setup.queue_sel as usize;
+        if setup.accepted & features::RING_RESET == 0 {
             return;
         }
-        queue.ready = ready;
+        if let Some(queue) = setup.queues.get_mut(index) {
+            *queue = QueueConfig::new(queue.max);
+            self.replace_queue(index, setup);
+        }
+    }
+
+    /// Gives a live device the queue `index` that its registers describe now, in place of the one it had. The other
+    /// queues go on where they were: what was kicked meanwhile is looked at when the worker starts again.
+    fn replace_queue(&self, index: usize, setup: &mut Setup) {
         let state = std::mem::replace(&mut setup.device, State::Lost);
-        setup.device = match state {
-            State::Live(worker) => match self.stopped(worker) {
-                Some((device, mut queues)) => {
-                    queues.disable(index);
-                    self.start(device, queues)
-                }
-                None => State::Lost,
-            },
-            other => other,
+        let State::Live(worker) = state else {
+            setup.device = state;
+            return;
         };
+        let Some((mut device, mut queues)) = self.stopped(worker) else {
+            return self.interrupt.needs_reset();
+        };
+        let config = setup.queues.get(index);
+        let queue = match config.map(|config| self.activate(config, setup.accepted)) {
+            Some(Ok(queue)) => queue,
+            Some(Err(broken)) => {
+                self.broken(&broken);
+                None
+            }
+            None => None,
+        };
+        queues.set(index, queue);
+        device.queue_reset(index);
+        setup.device = self.start(device, queues);
     }
 
     /// § 2.4: when the driver reads status 0, nothing of what it set up is in use.

@@ -48,6 +48,8 @@ struct Bench {
     mmio: Mmio,
     served: Arc<AtomicUsize>,
     resets: Arc<AtomicUsize>,
+    /// What `go_live` negotiates.
+    features: u64,
 }
 
 fn bench() -> Bench {
@@ -65,6 +67,7 @@ fn bench() -> Bench {
         wire,
         served,
         resets,
+        features: features::VERSION_1,
     }
 }
 
@@ -79,6 +82,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 const NEGOTIATED: u32 = (status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK) as u32;
 const LIVE: u32 = NEGOTIATED | status::DRIVER_OK as u32;
+const RESETTABLE: u64 = features::VERSION_1 | features::RING_RESET;
 const NEEDS_RESET: u32 = status::DEVICE_NEEDS_RESET as u32;
 
 impl Bench {
@@ -119,7 +123,7 @@ impl Bench {
     /// A live device with queue 0.
     fn go_live(&mut self) {
         self.rig.config.size = 4;
-        assert_eq!(self.negotiate(features::VERSION_1), NEGOTIATED);
+        assert_eq!(self.negotiate(self.features), NEGOTIATED);
         self.set_up_queue(0);
         self.set(register::STATUS, LIVE);
         assert_eq!(self.get(register::STATUS), LIVE);
@@ -145,11 +149,14 @@ fn the_device_introduces_itself() {
         1 << 9 | 1 << 28 | 1 << 29
     );
     bench.set(register::DEVICE_FEATURES_SEL, 1);
-    assert_eq!(bench.get(register::DEVICE_FEATURES), 1);
+    assert_eq!(bench.get(register::DEVICE_FEATURES), 1 | 1 << 8);
     bench.set(register::DEVICE_FEATURES_SEL, 2);
     assert_eq!(bench.get(register::DEVICE_FEATURES), 0);
-    for shm in [0xb0, 0xb4, 0xb8, 0xbc] {
-        assert_eq!(bench.get(shm), u32::MAX);
+    for region in [0, 1, 255, u32::MAX] {
+        bench.set(0xac, region);
+        for shm in [0xb0, 0xb4, 0xb8, 0xbc] {
+            assert_eq!(bench.get(shm), u32::MAX);
+        }
     }
 }
 
@@ -358,14 +365,105 @@ fn a_queue_disabled_while_live_is_no_longer_served() {
     bench.set(register::QUEUE_READY, 0);
     assert_eq!(bench.get(register::QUEUE_READY), 0);
     bench.offer_and_kick();
-    // Enabling it again takes a reset.
-    bench.set(register::QUEUE_READY, 1);
-    assert_eq!(bench.get(register::QUEUE_READY), 0);
     bench.mmio.stop();
     assert_eq!(
         (bench.rig.used_idx(), bench.served.load(Ordering::SeqCst)),
         (0, 0)
     );
+}
+
+#[test]
+fn a_queue_enabled_again_while_live_begins_anew() {
+    let mut bench = bench();
+    bench.go_live();
+    bench.offer_and_kick();
+    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
+    bench.set(register::QUEUE_READY, 0);
+    bench.rig.write(DRIVER, &[0; 64]);
+    bench.rig.write(DEVICE, &[0; 64]);
+    bench.set_up_queue(0);
+    assert_eq!(bench.get(register::QUEUE_READY), 1);
+    bench.offer_and_kick();
+    wait_for("another", || bench.served.load(Ordering::SeqCst) == 2);
+    wait_for("its place", || bench.rig.used_idx() == 1);
+    assert_eq!(bench.get(register::STATUS), LIVE);
+}
+
+#[test]
+fn a_queue_reset_takes_a_negotiated_feature_and_a_one() {
+    let mut bench = bench();
+    bench.go_live();
+    bench.set(register::QUEUE_RESET, 1);
+    assert_eq!(bench.get(register::QUEUE_READY), 1, "not negotiated");
+    bench.set(register::STATUS, 0);
+    bench.features = RESETTABLE;
+    bench.go_live();
+    for value in [0, 2, u32::MAX] {
+        bench.set(register::QUEUE_RESET, value);
+        assert_eq!(bench.get(register::QUEUE_READY), 1, "wrote {value:#x}");
+    }
+    bench.set(register::QUEUE_SEL, 7);
+    bench.set(register::QUEUE_RESET, 1);
+    bench.set(register::QUEUE_SEL, 0);
+    assert_eq!(bench.get(register::QUEUE_READY), 1, "another queue's");
+    bench.set(register::QUEUE_RESET, 1);
+    assert_eq!(bench.get(register::QUEUE_READY), 0);
+    assert_eq!(bench.get(register::QUEUE_RESET), 0);
+    let queue = bench.mmio.setup().queues[0].clone();
+    assert_eq!(format!("{queue:?}"), format!("{:?}", QueueConfig::new(8)));
+    bench.offer_and_kick();
+    bench.mmio.stop();
+    let (used, served) = (bench.rig.used_idx(), bench.served.load(Ordering::SeqCst));
+    assert_eq!((used, served), (0, 0), "nothing of it is executed");
+    assert!(!bench.wire.is_high(), "or notified");
+}
+
+/// § 2.6.1: on re-enabling the new configuration counts.
+#[test]
+fn a_queue_that_was_reset_may_come_back_smaller_and_elsewhere() {
+    const AWAY: u64 = 0x2_0000;
+    let mut bench = bench();
+    bench.features = RESETTABLE;
+    bench.go_live();
+    bench.offer_and_kick();
+    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
+    bench.set(register::QUEUE_RESET, 1);
+    bench.set(register::QUEUE_SIZE, 2);
+    bench.set(register::QUEUE_DESC_LOW, half(TABLE + AWAY, 0));
+    bench.set(register::QUEUE_DRIVER_LOW, half(DRIVER + AWAY, 0));
+    bench.set(register::QUEUE_DEVICE_LOW, half(DEVICE + AWAY, 0));
+    bench.set(register::QUEUE_READY, 1);
+    let old = bench.rig.read(DEVICE, 0x100);
+    let entry = (DATA, 64);
+    bench
+        .rig
+        .descriptor_at(TABLE + AWAY, 1, entry, rig::WRITE, 0);
+    for idx in 1..=3_u16 {
+        let slot = u64::from((idx - 1) % 2);
+        bench
+            .rig
+            .write(DRIVER + AWAY + 4 + 2 * slot, &1_u16.to_le_bytes());
+        bench.rig.write(DRIVER + AWAY + 2, &idx.to_le_bytes());
+        bench.set(register::QUEUE_NOTIFY, 0);
+        wait_for("its place", || bench.rig.u16(DEVICE + AWAY + 2) == idx);
+    }
+    assert_eq!(bench.rig.read(DEVICE, 0x100), old, "the old ring is let go");
+}
+
+#[test]
+fn a_queue_that_comes_back_impossible_makes_the_device_need_a_reset() {
+    let mut bench = bench();
+    bench.features = RESETTABLE;
+    bench.go_live();
+    bench.set(register::QUEUE_RESET, 1);
+    bench.set(register::QUEUE_SIZE, 3);
+    bench.set(register::QUEUE_READY, 1);
+    assert_eq!(bench.get(register::STATUS), LIVE | NEEDS_RESET);
+    assert_eq!(bench.get(register::INTERRUPT_STATUS), 2);
+    bench.set(register::STATUS, 0);
+    bench.go_live();
+    bench.offer_and_kick();
+    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub mod features {
     pub const RING_EVENT_IDX: u64 = 1 << 29;
     /// The device follows the specification from 1.0 on.
     pub const VERSION_1: u64 = 1 << 32;
+    /// One queue can be reset while the others run (§ 2.6.1).
+    pub const RING_RESET: u64 = 1 << 40;
 }
 
 /// InterruptStatus: the device has used a buffer (§ 4.2.2).
@@ -97,6 +99,11 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
+    /// Forgets what the driver began with queue `index`, which was reset or disabled. The other queues go on.
+    fn queue_reset(&mut self, index: usize) {
+        let _ = index;
+    }
+
     /// Forgets what the driver began. No queue is in use any more.
     fn reset(&mut self) {}
 }
@@ -124,10 +131,10 @@ impl Queues {
         self.0.get_mut(index)?.as_mut()
     }
 
-    /// Queue `index` is no longer to be used.
-    pub(crate) fn disable(&mut self, index: usize) {
-        if let Some(queue) = self.0.get_mut(index) {
-            *queue = None;
+    /// Puts another queue, or none, in the place of queue `index`. A chain that the old one held back is dropped.
+    pub(crate) fn set(&mut self, index: usize, queue: Option<Queue>) {
+        if let Some(place) = self.0.get_mut(index) {
+            *place = queue;
         }
     }
 }

@@ -1,14 +1,21 @@
-//! The block device (§ 5.2) over a file.
+//! The block device (§ 5.2) over a file or a block device of the host.
+//!
+//! ```text
+//!   block.rs    what is offered, the queues          request.rs  one request: checked, carried out, answered
+//!   config.rs   what the driver reads and may set    image.rs    the host's file: ways to read, write and forget
+//! ```
+
+mod config;
+mod image;
+mod request;
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use log::warn;
-
-use crate::chain::Chain;
+pub use self::config::Config;
+use self::image::Image;
+pub use self::image::granularity;
+use self::request::Disk;
 use crate::queue::Broken;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
 
@@ -18,9 +25,10 @@ pub const SECTOR: u64 = 512;
 /// The longest serial number (§ 5.2.6): bytes.
 pub const SERIAL_MAX: usize = 20;
 
+/// The most queues that a disk can have.
+pub const QUEUES_MAX: u16 = 16;
+
 const QUEUE_SIZE: u16 = 256;
-/// A request's header and status take a descriptor each.
-const SEGMENTS_MAX: u32 = QUEUE_SIZE as u32 - 2;
 
 /// Feature bits (§ 5.2.3).
 mod feature {
@@ -28,61 +36,85 @@ mod feature {
     pub(super) const RO: u64 = 1 << 5;
     pub(super) const BLK_SIZE: u64 = 1 << 6;
     pub(super) const FLUSH: u64 = 1 << 9;
+    pub(super) const TOPOLOGY: u64 = 1 << 10;
+    pub(super) const CONFIG_WCE: u64 = 1 << 11;
+    pub(super) const MQ: u64 = 1 << 12;
+    pub(super) const DISCARD: u64 = 1 << 13;
+    pub(super) const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// Request types (§ 5.2.6).
-mod request {
-    pub(super) const IN: u32 = 0;
-    pub(super) const OUT: u32 = 1;
-    pub(super) const FLUSH: u32 = 4;
-    pub(super) const GET_ID: u32 = 8;
-}
-
-/// The last byte of every request (§ 5.2.6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Status {
-    Ok = 0,
-    IoErr = 1,
-    Unsupp = 2,
-}
-
-/// A disk.
+/// A disk. One thread serves all its queues: they spare a guest's vCPUs a lock, not the host any work.
 pub struct Block {
     disk: Disk,
-    queues: [u16; 1],
+    queues: Vec<u16>,
 }
 
-struct Disk {
-    file: File,
-    /// Size in sectors.
-    capacity: u64,
-    readonly: bool,
-    serial: [u8; SERIAL_MAX],
-    /// The driver cannot flush, so every write is made durable before it completes (§ 5.2.6.2).
-    write_through: bool,
-    /// Whether a host error was reported: the first says it all, and a guest must not fill the log.
-    reported: AtomicBool,
+/// How a disk is shown to its driver.
+#[derive(Debug, Clone)]
+pub struct Options<'a> {
+    /// The driver may not write.
+    pub readonly: bool,
+    /// What GET_ID answers: its first 20 bytes.
+    pub serial: &'a str,
+    /// Every write is durable when it completes, unless the driver turns its cache on (§ 5.2.6.2).
+    pub write_through: bool,
+    /// The number of queues: 1 to [`QUEUES_MAX`].
+    pub queues: u16,
+    /// What the log calls it.
+    pub name: &'a str,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options {
+            readonly: false,
+            serial: "",
+            write_through: false,
+            queues: 1,
+            name: "disk",
+        }
+    }
 }
 
 impl Block {
-    /// A disk of `size` bytes, rounded down to whole sectors, kept in `file`. `serial` is what GET_ID answers: its first
-    /// 20 bytes.
+    /// A disk of `size` bytes, rounded down to whole blocks, kept in `file`: one queue, and a cache until FLUSH.
     pub fn new(file: File, size: u64, readonly: bool, serial: &str) -> Block {
-        let mut id = [0; SERIAL_MAX];
-        for (to, from) in id.iter_mut().zip(serial.bytes()) {
+        let options = Options {
+            readonly,
+            serial,
+            ..Options::default()
+        };
+        Block::with(file, size, &options)
+    }
+
+    /// The same with `options`.
+    ///
+    /// A file opened with O_DIRECT is read and written directly, by way of a buffer where the driver's do not suit.
+    pub fn with(file: File, size: u64, options: &Options<'_>) -> Block {
+        let mut serial = [0; SERIAL_MAX];
+        for (to, from) in serial.iter_mut().zip(options.serial.bytes()) {
             *to = from;
         }
+        let image = Image::new(file);
+        let queues = options.queues.clamp(1, QUEUES_MAX);
+        let config = Config::new(size, image.geometry(), queues, !options.write_through);
         Block {
             disk: Disk {
-                file,
-                capacity: size / SECTOR,
-                readonly,
-                serial: id,
-                write_through: false,
-                reported: AtomicBool::new(false),
+                image,
+                config: Arc::new(config),
+                features: 0,
+                readonly: options.readonly,
+                serial,
+                name: options.name.to_owned(),
+                reported: false,
             },
-            queues: [QUEUE_SIZE],
+            queues: vec![QUEUE_SIZE; queues.into()],
         }
+    }
+
+    /// What the driver reads of it; by this its size can be changed while it runs.
+    pub fn shared_config(&self) -> Arc<Config> {
+        Arc::clone(&self.disk.config)
     }
 }
 
@@ -96,118 +128,43 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let readonly = if self.disk.readonly { feature::RO } else { 0 };
-        feature::SEG_MAX | feature::BLK_SIZE | feature::FLUSH | readonly
+        use feature::{
+            BLK_SIZE, CONFIG_WCE, DISCARD, FLUSH, MQ, RO, SEG_MAX, TOPOLOGY, WRITE_ZEROES,
+        };
+        let when = |condition, bits| if condition { bits } else { 0 };
+        let (readonly, discards) = (self.disk.readonly, self.disk.config.geometry().discards);
+        SEG_MAX
+            | BLK_SIZE
+            | FLUSH
+            | TOPOLOGY
+            | CONFIG_WCE
+            | when(self.queues.len() > 1, MQ)
+            | when(readonly, RO)
+            | when(!readonly, WRITE_ZEROES)
+            // A hint that the host cannot take is not asked for.
+            | when(!readonly && discards, DISCARD)
     }
 
-    /// § 5.2.4.
     fn config(&self) -> Arc<dyn ConfigSpace> {
-        let mut config = Vec::new();
-        config.extend(self.disk.capacity.to_le_bytes());
-        config.extend([0; 4]); // size_max: not offered
-        config.extend(SEGMENTS_MAX.to_le_bytes());
-        config.extend([0; 4]); // geometry: not offered
-        config.extend(512_u32.to_le_bytes()); // blk_size
-        Arc::new(config)
+        self.shared_config()
     }
 
     fn activate(&mut self, features: u64) {
-        self.disk.write_through = features & feature::FLUSH == 0;
+        self.disk.features = features;
+        self.disk.config.negotiated(features);
     }
 
     fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
-        let disk = &self.disk;
+        let disk = &mut self.disk;
         match queues.get(index) {
             Some(queue) => queue.drain(|chain| Some(disk.serve(chain))),
             None => Ok(()),
         }
     }
-}
 
-impl Disk {
-    /// One request, however it is cut into buffers: a 16-byte header at the front of what is readable, a status byte at
-    /// the end of what is writable, data in between. Returns how many bytes were written.
-    fn serve(&self, chain: &mut Chain) -> u32 {
-        if !chain.writable().split_last() {
-            // Nowhere to say what is wrong.
-            return 0;
-        }
-        let (status, written) = match self.execute(chain) {
-            Ok(written) => (Status::Ok, written),
-            Err(Failure::Unsupported) => (Status::Unsupp, 0),
-            Err(Failure::Refused) => (Status::IoErr, 0),
-            Err(Failure::Host(error)) => {
-                if !self.reported.swap(true, Ordering::Relaxed) {
-                    warn!("disk: {error} (said once; the guest sees I/O errors)");
-                }
-                (Status::IoErr, 0)
-            }
-        };
-        chain.writable().put_last(status as u8);
-        // A chain has at most 2^32 bytes; the driver of that one learns a byte less.
-        u32::try_from(written + 1).unwrap_or(u32::MAX)
-    }
-
-    /// Carries the request out and returns the bytes of data written to the driver's buffers.
-    fn execute(&self, chain: &mut Chain) -> Result<u64, Failure> {
-        let header = chain.readable().take::<16>().ok_or(Failure::Refused)?;
-        // le32 type, le32 reserved, le64 sector
-        let header = u128::from_le_bytes(header);
-        #[expect(clippy::cast_possible_truncation, reason = "the fields of it")]
-        let (kind, sector) = (header as u32, (header >> 64) as u64);
-        match kind {
-            request::IN => {
-                let len = chain.writable().len();
-                let offset = self.range(sector, len)?;
-                chain.writable().read_exact_at(self.file.as_fd(), offset)?;
-                Ok(len)
-            }
-            request::OUT => {
-                if self.readonly {
-                    return Err(Failure::Refused);
-                }
-                let offset = self.range(sector, chain.readable().len())?;
-                chain.readable().write_all_at(self.file.as_fd(), offset)?;
-                if self.write_through {
-                    self.file.sync_data()?;
-                }
-                Ok(0)
-            }
-            request::FLUSH => {
-                self.file.sync_data()?;
-                Ok(0)
-            }
-            request::GET_ID => Ok(chain.writable().write(&self.serial) as u64),
-            _ => Err(Failure::Unsupported),
-        }
-    }
-
-    /// The byte offset of `sector`, if `len` bytes from there on are whole sectors of the disk.
-    fn range(&self, sector: u64, len: u64) -> Result<u64, Failure> {
-        let end = sector.checked_add(len / SECTOR);
-        let inside = end.is_some_and(|end| end <= self.capacity);
-        if len.is_multiple_of(SECTOR) && inside {
-            // No overflow: the capacity came from a size in bytes.
-            Ok(sector * SECTOR)
-        } else {
-            Err(Failure::Refused)
-        }
-    }
-}
-
-/// Why a request fails.
-enum Failure {
-    /// The driver asked for what cannot be: IOERR.
-    Refused,
-    /// A request type that we do not have: UNSUPP.
-    Unsupported,
-    /// The host's file failed us: IOERR.
-    Host(io::Error),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Failure::Host(error)
+    fn reset(&mut self) {
+        self.disk.features = 0;
+        self.disk.config.reset();
     }
 }
 

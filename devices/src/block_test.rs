@@ -1,48 +1,69 @@
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
+use super::request::Status;
 use super::*;
 use crate::queue::Queue;
 use crate::rig::{self, DATA, Rig};
 
-const SECTORS: u64 = 16;
+pub(super) const SECTORS: u64 = 16;
 const HEADER: u64 = DATA;
 const STATUS: u64 = DATA + 0x100;
-const PAYLOAD: u64 = DATA + 0x1000;
+pub(super) const PAYLOAD: u64 = DATA + 0x1000;
 
-/// A disk whose sector `n` is full of bytes `n`, its file, and a queue to it.
-struct Bench {
-    rig: Rig,
-    block: Block,
+/// A disk, its file, and a queue to it. Its driver has accepted all that was offered.
+pub(super) struct Bench {
+    pub(super) rig: Rig,
+    pub(super) block: Block,
     queues: Queues,
-    file: File,
+    pub(super) file: File,
 }
 
-fn bench(readonly: bool) -> Bench {
+/// A disk whose sector `n` is full of bytes `n`.
+pub(super) fn bench(readonly: bool) -> Bench {
     let mut file = tempfile::tempfile().unwrap();
     for sector in 0..SECTORS {
         file.write_all(&[u8::try_from(sector).unwrap(); 512])
             .unwrap();
     }
-    let rig = Rig::new(64);
-    let queue: Queue = rig.queue(crate::queue::FEATURES);
-    Bench {
-        block: Block::new(
-            file.try_clone().unwrap(),
-            SECTORS * 512,
-            readonly,
-            "serial-1",
-        ),
-        queues: Queues::new(vec![Some(queue)]),
-        rig,
-        file,
-    }
+    let options = Options {
+        readonly,
+        serial: "serial-1",
+        ..Options::default()
+    };
+    Bench::new(file, &options)
 }
 
 impl Bench {
+    pub(super) fn new(file: File, options: &Options<'_>) -> Bench {
+        let rig = Rig::new(64);
+        let queue: Queue = rig.queue(crate::queue::FEATURES);
+        let size = file.metadata().unwrap().len();
+        let mut block = Block::with(file.try_clone().unwrap(), size, options);
+        block.activate(block.features());
+        Bench {
+            block,
+            queues: Queues::new(vec![Some(queue)]),
+            rig,
+            file,
+        }
+    }
+
+    /// `len` bytes of the configuration space.
+    pub(super) fn config(&self, offset: usize, len: usize) -> Vec<u8> {
+        let mut data = vec![0xaa; len];
+        self.block.config().read(offset, &mut data);
+        data
+    }
+
     /// Submits a request cut into `buffers` behind its header; returns status and used length.
-    fn request(&mut self, kind: u32, sector: u64, buffers: &[(u64, u32, u16)]) -> (u8, u32) {
+    pub(super) fn request(
+        &mut self,
+        kind: u32,
+        sector: u64,
+        buffers: &[(u64, u32, u16)],
+    ) -> (u8, u32) {
         let mut header = kind.to_le_bytes().to_vec();
         header.extend([0; 4]);
         header.extend(sector.to_le_bytes());
@@ -62,16 +83,16 @@ impl Bench {
         (self.rig.read(STATUS, 1)[0], written)
     }
 
-    fn sector(&self, sector: u64) -> Vec<u8> {
+    pub(super) fn sector(&self, sector: u64) -> Vec<u8> {
         let mut data = vec![0; 512];
         self.file.read_exact_at(&mut data, sector * 512).unwrap();
         data
     }
 }
 
-const OK: u8 = Status::Ok as u8;
-const IOERR: u8 = Status::IoErr as u8;
-const UNSUPP: u8 = Status::Unsupp as u8;
+pub(super) const OK: u8 = Status::Ok as u8;
+pub(super) const IOERR: u8 = Status::IoErr as u8;
+pub(super) const UNSUPP: u8 = Status::Unsupp as u8;
 
 #[test]
 fn a_read_fills_the_buffers_in_order() {
@@ -221,6 +242,8 @@ fn the_serial_number_is_as_long_as_the_buffer_or_20_bytes() {
 fn an_unknown_request_is_unsupported() {
     for kind in [2, 3, 5, 11, 13, 14, 99, u32::MAX] {
         let mut bench = bench(false);
+        // Of a driver that did not accept DISCARD and WRITE_ZEROES these are unknown, too.
+        bench.block.activate(feature::FLUSH);
         let data = (PAYLOAD, 512, rig::WRITE);
         assert_eq!(bench.request(kind, 0, &[data]), (UNSUPP, 1), "type {kind}");
     }
@@ -255,7 +278,7 @@ fn a_failing_host_file_is_an_error_and_the_device_goes_on() {
     let path = dir.path().join("disk");
     fs::write(&path, [1; 512]).unwrap();
     // Open for reading only, though the device does not know.
-    bench.block.disk.file = File::open(&path).unwrap();
+    bench.block.disk.image = Image::new(File::open(&path).unwrap());
     assert_eq!(
         bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]),
         (IOERR, 1)
@@ -269,33 +292,137 @@ fn a_failing_host_file_is_an_error_and_the_device_goes_on() {
 #[test]
 fn the_configuration_says_what_the_features_promise() {
     let bench = bench(false);
-    let config = bench.block.config();
-    let field = |offset, len: usize| {
-        let mut data = vec![0xaa; len];
-        config.read(offset, &mut data);
-        data
-    };
-    assert_eq!(field(0, 8), SECTORS.to_le_bytes());
-    assert_eq!(field(12, 4), 254_u32.to_le_bytes());
-    assert_eq!(field(20, 4), 512_u32.to_le_bytes());
+    assert_eq!(bench.config(0, 8), SECTORS.to_le_bytes());
+    assert_eq!(bench.config(12, 4), 254_u32.to_le_bytes());
+    assert_eq!(bench.config(20, 4), 512_u32.to_le_bytes());
+    // Topology: the file system's blocks, in logical ones of 512 bytes.
+    let blocks = u16::try_from(bench.file.metadata().unwrap().blksize() / 512).unwrap();
+    let exponent = u8::try_from(blocks.min(8).ilog2()).unwrap();
+    assert_eq!(bench.config(24, 2), [exponent, 0]);
+    assert_eq!(bench.config(26, 2), blocks.to_le_bytes());
+    assert_eq!(bench.config(28, 4), [0; 4]);
+    // A cache, one queue.
+    assert_eq!(bench.config(32, 4), [1, 0, 1, 0]);
+    // Discard: 1 GiB in each of 16 segments; zeroes: 32 MiB in one, which may be holes.
+    assert_eq!(bench.config(36, 4), (1_u32 << 21).to_le_bytes());
+    assert_eq!(bench.config(40, 4), 16_u32.to_le_bytes());
+    assert_eq!(bench.config(44, 4), u32::from(blocks).to_le_bytes());
+    assert_eq!(bench.config(48, 4), (1_u32 << 16).to_le_bytes());
+    assert_eq!(bench.config(52, 4), 1_u32.to_le_bytes());
+    assert_eq!(bench.config(56, 4), [1, 0, 0, 0]);
     // Past the end, and across it.
-    assert_eq!(field(22, 4), [0, 0, 0, 0]);
-    assert_eq!(field(usize::MAX, 4), [0; 4]);
-    config.write(0, &[0xff; 8]);
-    assert_eq!(field(0, 8), SECTORS.to_le_bytes());
+    assert_eq!(bench.config(58, 4), [0; 4]);
+    assert_eq!(bench.config(usize::MAX, 4), [0; 4]);
+}
+
+#[test]
+fn no_field_but_the_cache_mode_can_be_written() {
+    let bench = bench(false);
+    let before = bench.config(0, 64);
+    let config = bench.block.config();
+    for offset in (0..64).chain([usize::MAX]) {
+        config.write(offset, &[0xff; 8]);
+        config.write(offset, &[0xff; 2]);
+        if offset != 32 {
+            config.write(offset, &[0xff]);
+        }
+    }
+    assert_eq!(bench.config(0, 64), before);
+}
+
+/// Writes a sector to a disk whose file takes writes and cannot be synced: an error shows that it was to be durable.
+fn durable(bench: &mut Bench) -> bool {
+    let unsyncable = File::options().write(true).open("/dev/null").unwrap();
+    bench.block.disk.image = Image::new(unsyncable);
+    let data = (PAYLOAD, 512, 0);
+    bench.request(request::OUT, 0, &[data]).0 == IOERR
 }
 
 #[test]
 fn a_driver_without_flush_gets_write_through() {
     let mut bench = bench(false);
+    let offered = bench.block.features();
+    for (features, expected) in [
+        (offered, false),
+        (offered & !feature::CONFIG_WCE, false),
+        (offered & !feature::FLUSH, true),
+        (0, true),
+    ] {
+        bench.block.activate(features);
+        assert_eq!(durable(&mut bench), expected, "{features:#x}");
+        assert_eq!(bench.config(32, 1), [u8::from(!expected)]);
+        bench.block.reset();
+        assert_eq!(bench.config(32, 1), [1]);
+    }
+}
+
+#[test]
+fn the_driver_may_turn_its_cache_off_and_on_if_it_said_so() {
+    let mut bench = bench(false);
+    let config = bench.block.config();
+    for value in [0, 1, 0] {
+        config.write(32, &[value]);
+        assert_eq!(bench.config(32, 1), [value]);
+        assert_eq!(durable(&mut bench), value == 0);
+    }
+    bench.block.reset();
+    assert_eq!(bench.config(32, 1), [1]);
+    config.write(32, &[0]);
+    assert_eq!(bench.config(32, 1), [1], "before anything was negotiated");
+    bench.block.activate(feature::FLUSH);
+    config.write(32, &[0]);
+    assert_eq!(bench.config(32, 1), [1], "without CONFIG_WCE");
+}
+
+#[test]
+fn a_write_through_disk_begins_so_after_each_reset() {
+    let options = Options {
+        write_through: true,
+        ..Options::default()
+    };
+    let mut bench = Bench::new(tempfile::tempfile().unwrap(), &options);
+    bench.block.disk.config.resize(SECTORS * 512);
+    assert_eq!(bench.config(32, 1), [0]);
+    assert!(durable(&mut bench));
+    bench.block.config().write(32, &[1]);
+    assert!(!durable(&mut bench));
+    bench.block.reset();
     bench.block.activate(bench.block.features());
-    assert!(!bench.block.disk.write_through);
-    bench.block.activate(0);
-    assert!(bench.block.disk.write_through);
-    // On a file that cannot be synced the write must then fail.
-    bench.block.disk.file = File::options().write(true).open("/dev/full").unwrap();
-    assert_eq!(
-        bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]).0,
-        IOERR
-    );
+    assert!(durable(&mut bench));
+}
+
+#[test]
+fn as_many_queues_are_offered_as_were_asked_for_within_bounds() {
+    for (asked, queues) in [(0, 1_u16), (1, 1), (2, 2), (16, 16), (u16::MAX, 16)] {
+        let options = Options {
+            queues: asked,
+            ..Options::default()
+        };
+        let bench = Bench::new(tempfile::tempfile().unwrap(), &options);
+        assert_eq!(bench.block.queues().len(), usize::from(queues));
+        assert_eq!(bench.config(34, 2), queues.to_le_bytes());
+        let offered = bench.block.features() & feature::MQ != 0;
+        assert_eq!(offered, queues > 1);
+    }
+}
+
+#[test]
+fn a_new_size_is_another_generation_and_the_new_limit() {
+    let mut bench = bench(false);
+    let config = bench.block.shared_config();
+    let read = (PAYLOAD, 512, rig::WRITE);
+    let generation = config.generation();
+    assert!(!config.resize(SECTORS * 512 + 511), "the same sectors");
+    assert_eq!(config.generation(), generation);
+
+    assert!(config.resize(4 * 512));
+    assert_ne!(config.generation(), generation);
+    assert_eq!(bench.config(0, 8), 4_u64.to_le_bytes());
+    assert_eq!(bench.request(request::IN, 3, &[read]), (OK, 513));
+    assert_eq!(bench.request(request::IN, 4, &[read]), (IOERR, 1));
+
+    bench.file.set_len(100 * 512).unwrap();
+    assert!(config.resize(100 * 512));
+    assert_eq!(bench.request(request::IN, 99, &[read]), (OK, 513));
+    assert_eq!(bench.request(request::IN, 100, &[read]), (IOERR, 1));
 }

@@ -92,6 +92,11 @@ impl Readable {
         self.len() == 0
     }
 
+    /// Whether every piece begins at a multiple of the first number and is a multiple of the second long (host bytes).
+    pub fn is_aligned(&self, to: (u32, u32)) -> bool {
+        self.0.is_aligned(to)
+    }
+
     /// Consumes the first `N` bytes; `None`, and nothing consumed, if there are fewer.
     pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         if self.len() < N as u64 {
@@ -136,6 +141,11 @@ impl Writable {
     /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether every piece begins at a multiple of the first number and is a multiple of the second long (host bytes).
+    pub fn is_aligned(&self, to: (u32, u32)) -> bool {
+        self.0.is_aligned(to)
     }
 
     /// Writes bytes to the front; returns how many found room.

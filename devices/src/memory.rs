@@ -202,6 +202,15 @@ impl Pieces {
         self.len
     }
 
+    /// Whether each piece that is left begins at a multiple of `memory` and is a multiple of `len` long: bytes, not 0.
+    pub(crate) fn is_aligned(&self, (memory, len): (u32, u32)) -> bool {
+        let left = self.pieces.get(self.done..).unwrap_or_default();
+        left.iter().all(|piece| {
+            let address = piece.0.iov_base.addr();
+            address.is_multiple_of(memory as usize) && piece.len().is_multiple_of(len as usize)
+        })
+    }
+
     /// Drops the first `count` bytes.
     pub(crate) fn skip(&mut self, mut count: u64) {
         self.len = self.len.saturating_sub(count);

@@ -210,6 +210,9 @@ impl Mmio {
                 return;
             }
             setup.status |= bit;
+            if let (status::FEATURES_OK, State::Offered(device)) = (bit, &mut setup.device) {
+                device.activate(setup.accepted);
+            }
             if bit == status::DRIVER_OK {
                 self.go_live(setup);
             }
@@ -222,17 +225,14 @@ impl Mmio {
 
     fn go_live(&self, setup: &mut Setup) {
         let state = std::mem::replace(&mut setup.device, State::Lost);
-        let State::Offered(mut device) = state else {
+        let State::Offered(device) = state else {
             setup.device = state;
             return self.interrupt.needs_reset();
         };
         let activate = |config| self.activate(config, setup.accepted);
         let queues: Result<Vec<_>, Broken> = setup.queues.iter().map(activate).collect();
         match queues {
-            Ok(queues) => {
-                device.activate(setup.accepted);
-                setup.device = self.start(device, Queues::new(queues));
-            }
+            Ok(queues) => setup.device = self.start(device, Queues::new(queues)),
             Err(broken) => {
                 setup.device = State::Offered(device);
                 self.broken(&broken);

@@ -74,7 +74,7 @@ pub trait VirtioDevice: Send {
     /// The configuration space. It is read while a worker owns the device, so it is shared.
     fn config(&self) -> Arc<dyn ConfigSpace>;
 
-    /// The driver has accepted `features`, and DRIVER_OK is about to be set.
+    /// The driver has accepted `features`: FEATURES_OK is set, and DRIVER_OK is still to come.
     fn activate(&mut self, features: u64) {
         let _ = features;
     }

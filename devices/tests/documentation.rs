@@ -5,12 +5,13 @@
 use std::fs;
 use std::path::Path;
 
-/// The names of all test functions in the files of `folder`.
+/// The names of all test functions in the files of `folder` and those below.
 fn tests(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for file in fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
         if path.is_dir() {
+            names.extend(tests(&path));
             continue;
         }
         let source = fs::read_to_string(path).unwrap();

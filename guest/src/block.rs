@@ -22,11 +22,23 @@ pub mod features {
     pub const RO: u64 = 1 << 5;
     /// The device has a volatile cache and the FLUSH request.
     pub const FLUSH: u64 = 1 << 9;
+    /// The driver may turn the cache off and on.
+    pub const CONFIG_WCE: u64 = 1 << 11;
+    /// There are several queues.
+    pub const MQ: u64 = 1 << 12;
+    /// The device has the DISCARD request.
+    pub const DISCARD: u64 = 1 << 13;
+    /// The device has the WRITE_ZEROES request.
+    pub const WRITE_ZEROES: u64 = 1 << 14;
 }
 
 /// What this driver can use of what a device offers.
-pub const WANTED: u64 =
-    features::RO | features::FLUSH | feature::INDIRECT_DESC | feature::EVENT_IDX;
+pub const WANTED: u64 = features::RO
+    | features::FLUSH
+    | features::DISCARD
+    | features::WRITE_ZEROES
+    | feature::INDIRECT_DESC
+    | feature::EVENT_IDX;
 
 /// Bytes of a sector, the unit of capacity and position (§5.2.4).
 pub const SECTOR: usize = 512;
@@ -39,6 +51,8 @@ const SLOTS: usize = 64;
 const SLOT: usize = 32;
 /// Bytes of the buffer through which `read` and `write` copy.
 const BOUNCE: usize = 64 * 1024;
+/// Bytes of a segment of DISCARD and WRITE_ZEROES.
+const RANGE: usize = 16;
 /// Offset of `capacity` in configuration space.
 const CAPACITY: usize = 0;
 /// A status byte that no device writes: shows that it wrote none.
@@ -62,6 +76,10 @@ impl Request {
     pub const FLUSH: u32 = 4;
     /// `type` that asks for the device's identity.
     pub const GET_ID: u32 = 8;
+    /// `type` that gives sectors back.
+    pub const DISCARD: u32 = 11;
+    /// `type` that makes sectors read as zeroes.
+    pub const WRITE_ZEROES: u32 = 13;
 
     /// Reads from `sector` on.
     pub const fn read(sector: u64) -> Self {
@@ -385,6 +403,46 @@ impl<R: Registers> Block<R> {
             return Ok(());
         }
         check(self.request(Request::flush(), &[], wait)?, 1)
+    }
+
+    /// Tells the device that `count` sectors from `sector` on are of no use any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read); [`Status::Unsupp`] from a device without the DISCARD feature.
+    pub fn discard(&mut self, sector: u64, count: u32, wait: &mut impl Wait) -> Result<(), Error> {
+        self.range(Request::DISCARD, (sector, count, 0), wait)
+    }
+
+    /// Makes `count` sectors from `sector` on read as zeroes; with `unmap` their space may be given back.
+    ///
+    /// # Errors
+    ///
+    /// As [`discard`](Self::discard).
+    pub fn write_zeroes(
+        &mut self,
+        sector: u64,
+        count: u32,
+        unmap: bool,
+        wait: &mut impl Wait,
+    ) -> Result<(), Error> {
+        let segment = (sector, count, u32::from(unmap));
+        self.range(Request::WRITE_ZEROES, segment, wait)
+    }
+
+    /// A request about one segment: sector, number of sectors, flags (§5.2.6).
+    fn range(
+        &mut self,
+        kind: u32,
+        (sector, count, flags): (u64, u32, u32),
+        wait: &mut impl Wait,
+    ) -> Result<(), Error> {
+        let data = self.bounce.slice(0..RANGE);
+        data.write(0, &sector.to_le_bytes());
+        data.write(8, &count.to_le_bytes());
+        data.write(12, &flags.to_le_bytes());
+        let request = Request { kind, sector: 0 };
+        check(self.request(request, &[Segment::readable(&data)], wait)?, 1)
     }
 
     /// The identity (serial number): up to 20 bytes, filled up with zeroes.

@@ -1,0 +1,150 @@
+//! A disk's configuration space (§ 5.2.4).
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use super::image::Geometry;
+use super::{SECTOR, feature};
+use crate::virtio::ConfigSpace;
+
+/// The most data segments of a request: its header and status take a descriptor each.
+const SEGMENTS_MAX: u32 = super::QUEUE_SIZE as u32 - 2;
+
+/// Offset of `writeback`, the one field that a driver may write.
+const WRITEBACK: usize = 32;
+
+/// How much one DISCARD or WRITE_ZEROES request may ask for. What the host cannot do at once is written out, so these
+/// bound how long a request, and with it a reset, can take.
+pub(super) struct Limit {
+    /// In a segment: sectors.
+    pub(super) sectors: u32,
+    /// Segments in a request.
+    pub(super) segments: u32,
+}
+
+/// A hole of 1 GiB is a matter of the file system's tables.
+pub(super) const DISCARD: Limit = Limit {
+    sectors: 1 << 21,
+    segments: 16,
+};
+
+/// 32 MiB, in one segment as Linux sends it, may have to be written.
+pub(super) const WRITE_ZEROES: Limit = Limit {
+    sectors: 1 << 16,
+    segments: 1,
+};
+
+/// What the driver reads of a disk, at any time and from any vCPU.
+///
+/// Who changes the size calls [`Mmio::config_changed`](crate::mmio::Mmio::config_changed) as well.
+#[derive(Debug)]
+pub struct Config {
+    geometry: Geometry,
+    queues: u16,
+    /// Sectors of 512 bytes.
+    capacity: AtomicU64,
+    generation: AtomicU32,
+    /// Writes may be kept in the host's cache until the next FLUSH.
+    writeback: AtomicBool,
+    /// The driver may change that (it accepted CONFIG_WCE).
+    writable: AtomicBool,
+    /// What `writeback` is after a reset.
+    initial: bool,
+}
+
+impl Config {
+    pub(super) fn new(size: u64, geometry: Geometry, queues: u16, writeback: bool) -> Config {
+        let config = Config {
+            geometry,
+            queues,
+            capacity: AtomicU64::new(0),
+            generation: AtomicU32::new(0),
+            writeback: AtomicBool::new(writeback),
+            writable: AtomicBool::new(false),
+            initial: writeback,
+        };
+        config.resize(size);
+        config
+    }
+
+    pub(super) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The disk's size in sectors of 512 bytes.
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::SeqCst)
+    }
+
+    /// The disk is `size` bytes now, of which whole blocks count. Says whether the driver sees another size.
+    pub fn resize(&self, size: u64) -> bool {
+        let block = u64::from(self.geometry.logical);
+        let capacity = (size - size % block) / SECTOR;
+        if capacity == self.capacity() {
+            return false;
+        }
+        // Before and after: whoever read half of each sees another generation at the end than at the beginning.
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.capacity.store(capacity, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    pub(super) fn reset(&self) {
+        self.writable.store(false, Ordering::SeqCst);
+        self.writeback.store(self.initial, Ordering::SeqCst);
+    }
+
+    /// § 5.2.5.2: a driver that cannot flush begins with write-through, whatever else it accepted.
+    pub(super) fn negotiated(&self, features: u64) {
+        let flush = features & feature::FLUSH != 0;
+        self.writeback
+            .store(self.initial && flush, Ordering::SeqCst);
+        let writable = features & feature::CONFIG_WCE != 0;
+        self.writable.store(writable, Ordering::SeqCst);
+    }
+
+    /// Whether a write must be durable when it completes (§ 5.2.6.2).
+    pub(super) fn is_write_through(&self) -> bool {
+        !self.writeback.load(Ordering::SeqCst)
+    }
+
+    /// `struct virtio_blk_config`, field by field.
+    fn bytes(&self) -> Vec<u8> {
+        let geometry = &self.geometry;
+        let mut bytes = self.capacity().to_le_bytes().to_vec();
+        bytes.extend([0; 4]); // size_max: not offered, a segment may be as long as a chain
+        bytes.extend(SEGMENTS_MAX.to_le_bytes());
+        bytes.extend([0; 4]); // cylinders, heads, sectors: not offered
+        bytes.extend(geometry.logical.to_le_bytes());
+        bytes.extend([geometry.physical_exponent(), 0]); // and alignment_offset
+        bytes.extend(geometry.minimum_io().to_le_bytes());
+        bytes.extend(geometry.optimal_io().to_le_bytes());
+        bytes.extend([u8::from(!self.is_write_through()), 0]);
+        bytes.extend(self.queues.to_le_bytes());
+        bytes.extend(DISCARD.sectors.to_le_bytes());
+        bytes.extend(DISCARD.segments.to_le_bytes());
+        bytes.extend(geometry.discard_alignment().to_le_bytes());
+        bytes.extend(WRITE_ZEROES.sectors.to_le_bytes());
+        bytes.extend(WRITE_ZEROES.segments.to_le_bytes());
+        bytes.extend([u8::from(geometry.discards), 0, 0, 0]); // write_zeroes_may_unmap
+        bytes
+    }
+}
+
+impl ConfigSpace for Config {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        self.bytes().read(offset, data);
+    }
+
+    fn write(&self, offset: usize, data: &[u8]) {
+        if let (WRITEBACK, [value]) = (offset, data)
+            && self.writable.load(Ordering::SeqCst)
+        {
+            self.writeback.store(*value != 0, Ordering::SeqCst);
+        }
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,224 @@
+//! DISCARD and WRITE_ZEROES.
+
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+
+use super::super::tests::{Bench, IOERR, OK, PAYLOAD, SECTORS, UNSUPP, bench};
+use super::super::{Options, SECTOR, feature};
+use super::{DISCARD, OUT, UNMAP, WRITE_ZEROES};
+use crate::virtio::VirtioDevice;
+
+const BOTH: [u32; 2] = [DISCARD, WRITE_ZEROES];
+
+/// A segment: sector, num_sectors, flags.
+type Segment = (u64, u32, u32);
+
+impl Bench {
+    fn segments(&mut self, kind: u32, segments: &[Segment]) -> (u8, u32) {
+        let mut bytes = Vec::new();
+        for (sector, sectors, flags) in segments {
+            bytes.extend(sector.to_le_bytes());
+            bytes.extend(sectors.to_le_bytes());
+            bytes.extend(flags.to_le_bytes());
+        }
+        self.rig.write(PAYLOAD, &bytes);
+        let len = u32::try_from(bytes.len()).unwrap();
+        self.request(kind, 0, &[(PAYLOAD, len, 0)])
+    }
+
+    /// Every sector still has what a new disk has.
+    fn assert_untouched(&self) {
+        for sector in 0..SECTORS {
+            assert_eq!(self.sector(sector), [u8::try_from(sector).unwrap(); 512]);
+        }
+    }
+}
+
+#[test]
+fn zeroes_are_written_where_they_were_asked_for_and_nowhere_else() {
+    for flags in [0, UNMAP] {
+        let mut bench = bench(false);
+        assert_eq!(bench.segments(WRITE_ZEROES, &[(3, 7, flags)]), (OK, 1));
+        for sector in 0..SECTORS {
+            let expected = match sector {
+                3..10 => 0,
+                other => u8::try_from(other).unwrap(),
+            };
+            assert_eq!(bench.sector(sector), [expected; 512], "sector {sector}");
+        }
+        assert_eq!(bench.file.metadata().unwrap().len(), SECTORS * SECTOR);
+    }
+}
+
+#[test]
+fn the_whole_disk_may_be_zeroed_and_an_empty_segment_is_nothing() {
+    let mut bench = bench(false);
+    let sectors = u32::try_from(SECTORS).unwrap();
+    assert_eq!(bench.segments(WRITE_ZEROES, &[(SECTORS, 0, 0)]), (OK, 1));
+    assert_eq!(bench.segments(DISCARD, &[(SECTORS, 0, 0)]), (OK, 1));
+    bench.assert_untouched();
+    assert_eq!(bench.segments(WRITE_ZEROES, &[(0, sectors, 0)]), (OK, 1));
+    assert_eq!(bench.sector(0), [0; 512]);
+    assert_eq!(bench.sector(SECTORS - 1), [0; 512]);
+}
+
+/// 1 MiB of data, of which half is given back.
+#[test]
+fn a_discard_gives_space_back_to_the_host() {
+    for kind in BOTH {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![0xaa; 1 << 20]).unwrap();
+        file.sync_all().unwrap();
+        let taken = file.metadata().unwrap().blocks();
+        let mut bench = Bench::new(file, &Options::default());
+        let flags = if kind == DISCARD { 0 } else { UNMAP };
+        let segments = match kind {
+            // Several segments are a discard's privilege.
+            DISCARD => vec![(1024, 512, flags), (1536, 512, flags)],
+            _ => vec![(1024, 1024, flags)],
+        };
+        assert_eq!(bench.segments(kind, &segments), (OK, 1));
+        let metadata = bench.file.metadata().unwrap();
+        assert_eq!(metadata.len(), 1 << 20);
+        assert!(
+            metadata.blocks() <= taken - 1024,
+            "{} of {taken}",
+            metadata.blocks()
+        );
+        assert_eq!(bench.sector(1023), [0xaa; 512]);
+        assert_eq!(bench.sector(1024), [0; 512]);
+    }
+}
+
+#[test]
+fn zeroes_are_written_where_the_host_has_no_way_to_make_them() {
+    // A character device has neither holes nor ranges to zero; this one takes what is written.
+    let mut bench = bench(false);
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .unwrap();
+    bench.block.disk.image = super::Image::new(device);
+    assert_eq!(bench.segments(WRITE_ZEROES, &[(3, 7, UNMAP)]), (OK, 1));
+    // And a discard is a hint.
+    assert_eq!(bench.segments(DISCARD, &[(3, 7, 0)]), (OK, 1));
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    bench.block.disk.image = super::Image::new(full.unwrap());
+    assert_eq!(bench.segments(WRITE_ZEROES, &[(3, 7, UNMAP)]), (IOERR, 1));
+}
+
+#[test]
+fn an_unknown_flag_is_unsupported_and_nothing_happens() {
+    for (kind, flags) in [
+        (DISCARD, UNMAP),
+        (DISCARD, 2),
+        (DISCARD, u32::MAX),
+        (WRITE_ZEROES, 2),
+        (WRITE_ZEROES, UNMAP | 1 << 31),
+    ] {
+        let mut bench = bench(false);
+        assert_eq!(bench.segments(kind, &[(1, 2, flags)]), (UNSUPP, 1));
+        bench.assert_untouched();
+    }
+    // A good segment before it does not count either.
+    let mut bench = bench(false);
+    assert_eq!(
+        bench.segments(DISCARD, &[(1, 2, 0), (4, 2, UNMAP)]),
+        (UNSUPP, 1)
+    );
+    bench.assert_untouched();
+}
+
+#[test]
+fn segments_beyond_the_capacity_are_an_error_and_nothing_happens() {
+    for kind in BOTH {
+        for bad in [
+            (SECTORS, 1, 0),
+            (SECTORS - 1, 2, 0),
+            (0, u32::try_from(SECTORS).unwrap() + 1, 0),
+            (u64::MAX, 1, 0),
+            (u64::MAX - 1, 2, 0),
+            (u64::MAX / 512, 1, 0),
+            (1 << 55, 0, 0),
+            (0, u32::MAX, 0),
+        ] {
+            let mut bench = bench(false);
+            assert_eq!(bench.segments(kind, &[bad]), (IOERR, 1), "{bad:?}");
+            assert_eq!(bench.segments(kind, &[(0, 1, 0), bad]), (IOERR, 1));
+            bench.assert_untouched();
+        }
+    }
+}
+
+#[test]
+fn segment_lists_that_cannot_be_are_an_error_and_nothing_happens() {
+    let mut bench = bench(false);
+    bench.rig.write(PAYLOAD, &[0; 0x2000]);
+    for kind in BOTH {
+        let most = if kind == DISCARD { 16 } else { 1 };
+        for len in [0, 1, 15, 17, 31, 16 * (most + 1), 0x2000] {
+            let data = (PAYLOAD, len, 0);
+            assert_eq!(bench.request(kind, 0, &[data]), (IOERR, 1), "{len} bytes");
+        }
+        assert_eq!(
+            bench.segments(kind, &vec![(0, 0, 0); most as usize]),
+            (OK, 1)
+        );
+    }
+    bench.assert_untouched();
+}
+
+#[test]
+fn a_segment_longer_than_was_said_to_be_possible_is_an_error() {
+    let options = Options::default();
+    for (kind, most) in [(DISCARD, 1 << 21), (WRITE_ZEROES, 1 << 16)] {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 << 30).unwrap();
+        let mut bench = Bench::new(file, &options);
+        assert_eq!(bench.segments(kind, &[(1, most + 1, 0)]), (IOERR, 1));
+        assert_eq!(bench.segments(kind, &[(1, most, 0)]), (OK, 1));
+    }
+}
+
+/// § 2.7.4.3: a segment list in pieces of one byte is the same list.
+#[test]
+fn a_segment_list_may_be_cut_anywhere() {
+    let mut bench = bench(false);
+    let mut bytes = 3_u64.to_le_bytes().to_vec();
+    bytes.extend(2_u32.to_le_bytes());
+    bytes.extend([0; 4]);
+    bench.rig.write(PAYLOAD, &bytes);
+    let pieces: Vec<_> = (0..16).map(|byte| (PAYLOAD + byte, 1, 0)).collect();
+    assert_eq!(bench.request(WRITE_ZEROES, 0, &pieces), (OK, 1));
+    assert_eq!(bench.sector(2), [2; 512]);
+    assert_eq!(bench.sector(3), [0; 512]);
+    assert_eq!(bench.sector(4), [0; 512]);
+    assert_eq!(bench.sector(5), [5; 512]);
+}
+
+#[test]
+fn a_read_only_disk_offers_neither_and_refuses_both() {
+    let mut bench = bench(true);
+    let offered = bench.block.features();
+    assert_eq!(offered & (feature::DISCARD | feature::WRITE_ZEROES), 0);
+    for kind in BOTH {
+        assert_eq!(bench.segments(kind, &[(0, 1, 0)]), (UNSUPP, 1));
+        // A driver that accepted what was not offered is refused by the transport; this one was not.
+        bench.block.activate(u64::MAX);
+        assert_eq!(bench.segments(kind, &[(0, 1, 0)]), (IOERR, 1));
+        bench.block.activate(offered);
+    }
+    bench.assert_untouched();
+}
+
+#[test]
+fn zeroes_through_a_write_through_cache_are_durable() {
+    let mut bench = bench(false);
+    let unsyncable = std::fs::File::options().write(true).open("/dev/null");
+    bench.block.disk.image = super::Image::new(unsyncable.unwrap());
+    assert_eq!(bench.segments(WRITE_ZEROES, &[(0, 1, 0)]), (OK, 1));
+    bench.block.config().write(32, &[0]);
+    assert_eq!(bench.segments(WRITE_ZEROES, &[(0, 1, 0)]), (IOERR, 1));
+    assert_eq!(bench.request(OUT, 0, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
+}

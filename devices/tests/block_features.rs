@@ -1,0 +1,182 @@
+//! What a disk offers beside reading and writing, by the guest's driver.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use devices::bus::BusDevice;
+use guest::block::{SECTOR, Status, WANTED, features};
+use guest::mmio::{INTERRUPT_CONFIG, acknowledge};
+use guest::virtio::feature;
+use guest::{Block, Error, Registers, Segment};
+use support::{Page, Ram, disk, image, patience, pattern, wait_for};
+
+const SECTORS: u64 = 256;
+
+/// A disk of 256 sectors.
+fn machine() -> (Ram, File, Page) {
+    let ram = Ram::new();
+    let file = image(SECTORS);
+    let page = disk(&ram, &file, false);
+    (ram, file, page)
+}
+
+fn open(ram: &Ram, page: &Page, wanted: u64) -> Block<Page> {
+    Block::new(page.probe(), &mut ram.dma(), wanted, 64).unwrap()
+}
+
+/// One read, checked against the pattern of a new disk.
+fn check_read(block: &mut Block<impl Registers>, sector: u64) {
+    let mut data = [0xee; SECTOR];
+    block.read(sector, &mut data, &mut patience()).unwrap();
+    assert_eq!(data, [pattern(sector); SECTOR], "sector {sector}");
+}
+
+fn on_file(file: &File, sector: u64) -> [u8; SECTOR] {
+    let mut data = [0; SECTOR];
+    file.read_exact_at(&mut data, sector * 512).unwrap();
+    data
+}
+
+#[test]
+fn zeroes_and_discards_reach_the_file() {
+    for ring in [feature::INDIRECT_DESC, 0] {
+        let (ram, file, page) = machine();
+        let mut block = open(&ram, &page, WANTED & !ring);
+        for (sector, unmap) in [(10, false), (20, true)] {
+            block
+                .write_zeroes(sector, 3, unmap, &mut patience())
+                .unwrap();
+            let zeroed = sector..sector + 3;
+            for sector in sector - 1..sector + 4 {
+                let expected = match zeroed.contains(&sector) {
+                    true => 0,
+                    false => pattern(sector),
+                };
+                let mut data = [0xee; SECTOR];
+                block.read(sector, &mut data, &mut patience()).unwrap();
+                assert_eq!(data, [expected; SECTOR], "sector {sector}");
+                assert_eq!(on_file(&file, sector), data);
+            }
+        }
+        block.discard(100, 10, &mut patience()).unwrap();
+        check_read(&mut block, 99);
+        check_read(&mut block, 110);
+        let beyond = block.discard(SECTORS, 1, &mut patience());
+        assert_eq!(beyond, Err(Error::Request(Status::IoErr)));
+    }
+}
+
+#[test]
+fn a_driver_that_did_not_accept_discard_has_none() {
+    let (ram, file, page) = machine();
+    let mut block = open(&ram, &page, feature::VERSION_1);
+    let unsupported = Err(Error::Request(Status::Unsupp));
+    assert_eq!(block.discard(3, 1, &mut patience()), unsupported);
+    let zeroes = block.write_zeroes(3, 1, false, &mut patience());
+    assert_eq!(zeroes, unsupported);
+    assert_eq!(on_file(&file, 3), [3; SECTOR]);
+}
+
+/// Offset of `writeback` in the registers (§ 4.2.2, § 5.2.4).
+const WRITEBACK: u64 = 0x100 + 32;
+
+/// § 5.2.5.2: the mode is right from FEATURES_OK on.
+#[test]
+fn the_cache_mode_follows_from_the_features_before_the_driver_is_set_up() {
+    let (_ram, _file, page) = machine();
+    let mut transport = page.probe();
+    for (own, expected) in [
+        (features::FLUSH | features::CONFIG_WCE, 1),
+        (features::CONFIG_WCE, 0),
+    ] {
+        transport.negotiate(feature::VERSION_1 | own).unwrap();
+        assert_eq!(page.read_u8(0x100 + 32), expected);
+        page.mmio.write(WRITEBACK, &[1 - expected]);
+        assert_eq!(page.read_u8(0x100 + 32), 1 - expected);
+        transport.reset().unwrap();
+        assert_eq!(page.read_u8(0x100 + 32), 1);
+    }
+}
+
+#[test]
+fn a_driver_that_turns_the_cache_off_writes_through() {
+    let (ram, file, page) = machine();
+    let wanted = WANTED | features::CONFIG_WCE;
+    let mut block = open(&ram, &page, wanted);
+    page.mmio.write(WRITEBACK, &[0]);
+    block.write(2, &[0xcc; SECTOR], &mut patience()).unwrap();
+    assert_eq!(on_file(&file, 2), [0xcc; SECTOR]);
+}
+
+#[test]
+fn every_queue_of_a_disk_is_served_and_none_that_was_left_out() {
+    let ram = Ram::new();
+    let file = image(SECTORS);
+    let options = devices::block::Options {
+        queues: 4,
+        ..Default::default()
+    };
+    let device = devices::block::Block::with(file, SECTORS * 512, &options);
+    let page = Page::new(&ram, device);
+    let mut dma = ram.dma();
+    let mut transport = page.probe();
+    transport.negotiate(WANTED | features::MQ).unwrap();
+    assert_ne!(transport.features() & features::MQ, 0);
+    assert_eq!(page.read_u16(0x100 + 34), 4);
+    let mut queues: Vec<_> = [0, 1, 3]
+        .map(|index| transport.queue(index, 16, &mut dma).unwrap())
+        .into();
+    let memory = dma.alloc(3 * 1024).unwrap();
+    transport.start();
+    for (queue, sector) in queues.iter_mut().zip(5_u64..) {
+        let at = usize::try_from(sector - 5).unwrap() * 1024;
+        let (header, data) = (at..at + 16, at + 16..at + 16 + SECTOR + 1);
+        let (header, data) = (memory.slice(header), memory.slice(data));
+        header.write(0, &[0; 8]);
+        header.write(8, &sector.to_le_bytes());
+        queue
+            .add(&[Segment::readable(&header), Segment::writable(&data)])
+            .unwrap();
+        assert!(queue.publish());
+        transport.notify(queue.index());
+        wait_for("the answer", || queue.pop().unwrap().is_some());
+        let mut seen = [0xee; SECTOR + 1];
+        data.read(0, &mut seen);
+        assert_eq!(seen[..SECTOR], [pattern(sector); SECTOR]);
+        assert_eq!(seen[SECTOR], 0);
+    }
+    // The one that was not set up, and the one after the last.
+    transport.notify(2);
+    transport.notify(4);
+    transport.alive().unwrap();
+}
+
+#[test]
+fn a_disk_that_grows_and_shrinks_tells_its_driver() {
+    let ram = Ram::new();
+    let file = image(SECTORS);
+    let device = devices::block::Block::new(file.try_clone().unwrap(), SECTORS * 512, false, "");
+    let size = device.shared_config();
+    let page = Page::new(&ram, device);
+    let mut block = open(&ram, &page, WANTED);
+    let generation = page.read(0xfc);
+    for sectors in [SECTORS + 8, 16] {
+        file.set_len(sectors * 512).unwrap();
+        assert!(size.resize(sectors * 512));
+        page.mmio.config_changed();
+        wait_for("the configuration interrupt", || page.wire.is_high());
+        assert_eq!(acknowledge(&page) & INTERRUPT_CONFIG, INTERRUPT_CONFIG);
+        assert_ne!(page.read(0xfc), generation);
+        assert_eq!(u64::from(page.read(0x100)), sectors);
+        let mut data = [0xee; SECTOR];
+        block.read(sectors - 1, &mut data, &mut patience()).unwrap();
+        let beyond = block.read(sectors, &mut data, &mut patience());
+        assert_eq!(beyond, Err(Error::Request(Status::IoErr)));
+        // What the requests raised.
+        acknowledge(&page);
+    }
+}

@@ -7,10 +7,14 @@ GUEST  := $(TARGET)/$(METAL)/release/guest
 # What the guest does under `make qemu`: test, echo or poweroff.
 CMDLINE ?= test
 DISK   := $(TARGET)/qemu-disk.img
+# `make fuzz`: seconds for each target, which targets (all), and the input to try once more.
+T      ?= 30
+FUZZ   ?=
+INPUT  ?=
 SHELL  := /bin/bash
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test test-full check lab clean distclean help
+.PHONY: all setup run qemu test test-full fuzz check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -42,13 +46,18 @@ test-full: all ## as test, and the long ones: Debian with systemd, its next kern
 	cargo test --workspace
 	cargo test --package vmm --features full --test '*'
 
+fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one of them; INPUT=FILE: one input again)
+	FUZZ_SECONDS=$(T) FUZZ_INPUT=$(INPUT) fuzz/run $(FUZZ)
+
 check: setup ## formatting, lints on every target, documentation, scripts
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	CARGO_TARGET_DIR=$(TARGET)/fuzz cargo clippy --manifest-path fuzz/Cargo.toml -- -D warnings
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --all-targets -- -D warnings
 	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	shellcheck --external-sources lab/{setup,cargo,run,demo,fetch,init,session} .ci/run
+	shellcheck --external-sources lab/{setup,cargo,run,demo,fetch,init,session} fuzz/run .ci/run
 	perl -wc lab/stream
 
 lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH

@@ -269,6 +269,21 @@ fn rings_that_lie_on_each_other_do_no_harm() {
 }
 
 #[test]
+fn flags_that_lie_on_the_available_index_do_not_keep_the_drain_for_ever() {
+    let mut rig = Rig::new(SIZE);
+    // Asking for no kicks makes the index 1, asking for kicks makes it 0.
+    rig.config.driver = rig::DEVICE - 2;
+    rig.descriptor(0, (DATA, 1), 0, 0);
+    let mut queue = rig.queue(0);
+    let mut served = 0;
+    let drained = queue.drain(|_| {
+        served += 1;
+        Some(0)
+    });
+    assert_eq!((drained, served), (Ok(()), 1));
+}
+
+#[test]
 fn used_elements_are_published_once_a_batch_with_one_interrupt() {
     let rig = Rig::new(SIZE);
     let mut queue = rig.queue(0);

@@ -1,0 +1,16 @@
+//! Fuzzing: what a guest may do, or write into a file, as values; and what must hold afterwards.
+//!
+//! ```text
+//!   bytes ──arbitrary──▶ a case: steps of a guest, mostly valid ──▶ the device (no threads, where it can be had)
+//!                                        │                               │  the same memory, byte for byte?
+//!                                        └──────▶ model: slow, plain ────┘
+//! ```
+//! A target is a file of one line in `targets/`; the cases are here, so that they are checked and documented as all else.
+//! `make fuzz` runs them, docs/testing.md has what came of it.
+
+pub mod disk;
+pub mod driver;
+pub mod model;
+pub mod queue;
+pub mod ram;
+pub mod seeds;

@@ -1,0 +1,316 @@
+//! The split queue and its chains against the [`model`](crate::model), step by step.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use arbitrary::Arbitrary;
+use devices::irq::{Interrupt, IrqLine};
+use devices::queue::{Queue, QueueConfig};
+
+use crate::disk::memory_file;
+use crate::driver::{Driver, Layout, Shape, few};
+use crate::model::{self, Model};
+use crate::ram::{BASE, LEN, Ram};
+
+const EVENT_IDX: u64 = 1 << 29;
+const INDIRECT: u64 = 1 << 28;
+
+/// A chain may name the same memory a thousand times; files take no more than this of it, in bytes.
+const MUCH: u64 = 1 << 18;
+
+/// A guest's life with a queue, and that of the device behind it.
+#[derive(Debug, Arbitrary)]
+pub struct Case {
+    layout: Layout,
+    event_idx: bool,
+    indirect: bool,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Arbitrary)]
+enum Step {
+    Offer {
+        #[arbitrary(with = few)]
+        readable: Vec<u8>,
+        #[arbitrary(with = few)]
+        writable: Vec<u8>,
+        shape: Shape,
+    },
+    Wish(u16, u16),
+    /// The guest writes what it likes, where it likes.
+    Write(u32, [u8; 4]),
+    Pop,
+    /// The device does something with a chain that it took.
+    Use(Use),
+    /// It returns the chain that it took this long ago, saying it wrote so many bytes.
+    Push(u8, u32),
+    Notify,
+    Suppress,
+    Allow,
+    /// It serves what there is, uses each chain so, and stops after so many.
+    Drain(#[arbitrary(with = few)] Vec<Use>, u8),
+}
+
+/// What a device can do with a chain.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Use {
+    Take,
+    Read(u8),
+    Write(u8),
+    SplitLast,
+    PutLast(u8),
+    FromFile(u8),
+    ToFile(u8),
+}
+
+/// A wire that leads nowhere: InterruptStatus says enough.
+pub struct Nowhere;
+
+impl IrqLine for Nowhere {
+    fn set(&self, _: bool) {}
+}
+
+/// Runs a case. Panics when the queue does not do what the model does.
+pub fn run(case: &Case) {
+    let mut ram = Ram::new();
+    // All that is not a ring has something in it that would be missed.
+    ram.write(BASE + 0x8000, &[0xa5; LEN as usize - 0x8000]);
+    let rings = case.layout.rings(0);
+    let interrupt = Arc::new(Interrupt::new(Box::new(Nowhere)));
+    let features =
+        if case.event_idx { EVENT_IDX } else { 0 } | if case.indirect { INDIRECT } else { 0 };
+    let queue = activate(&ram, rings, 256, features, &interrupt);
+    assert_eq!(queue.is_some(), rings.are_usable(256), "{rings:x?}");
+    let Some(queue) = queue else { return };
+    let model = Model::new(rings, case.event_idx, case.indirect);
+    let mut pair = Pair {
+        queue,
+        model,
+        interrupt,
+        taken: Vec::new(),
+    };
+    let mut driver = Driver::new(rings);
+    for step in &case.steps {
+        match step {
+            Step::Offer {
+                readable,
+                writable,
+                shape,
+            } => {
+                let pieces: Vec<Vec<u8>> = readable
+                    .iter()
+                    .map(|len| vec![*len; (*len).into()])
+                    .collect();
+                let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+                let writable: Vec<u32> = writable.iter().map(|len| (*len).into()).collect();
+                driver.offer(&mut ram, &pieces, &writable, shape);
+            }
+            Step::Wish(flags, event) => driver.wish(&mut ram, *flags, *event),
+            Step::Write(offset, bytes) => ram.write(BASE + u64::from(*offset % 0x4000), bytes),
+            step => {
+                if pair.step(&mut ram, step).is_err() {
+                    break;
+                }
+                ram.check();
+            }
+        }
+    }
+    ram.check();
+}
+
+/// The queue that these rings make, if they do.
+pub fn activate(
+    ram: &Ram,
+    rings: model::Rings,
+    max: u16,
+    features: u64,
+    interrupt: &Arc<Interrupt>,
+) -> Option<Queue> {
+    let mut config = QueueConfig::new(max);
+    config.size = rings.size;
+    config.descriptors = rings.table;
+    config.driver = rings.driver;
+    config.device = rings.device;
+    config.ready = true;
+    config
+        .activate(&ram.memory(), features, Arc::clone(interrupt))
+        .ok()
+}
+
+/// Both queues, and the chains that were taken from both.
+struct Pair {
+    queue: Queue,
+    model: Model,
+    interrupt: Arc<Interrupt>,
+    taken: Vec<(devices::chain::Chain, model::Chain)>,
+}
+
+impl Pair {
+    /// The device's step in both. An error is a broken ring, after which nobody goes on.
+    fn step(&mut self, ram: &mut Ram, step: &Step) -> Result<(), model::Broken> {
+        match step {
+            Step::Pop => self.pop(ram)?,
+            Step::Use(how) => {
+                if let Some((chain, model)) = self.taken.last_mut() {
+                    apply(*how, ram, chain, model);
+                }
+            }
+            Step::Push(back, written) => {
+                let count = self.taken.len();
+                if let Some(at) = usize::from(*back).checked_rem(count) {
+                    let (chain, model) = self.taken.swap_remove(at);
+                    self.queue.push(chain, *written);
+                    self.model.push(ram, model.head, *written);
+                }
+            }
+            Step::Notify => {
+                self.queue.notify();
+                self.model.notify(ram);
+            }
+            Step::Suppress => {
+                self.queue.suppress_kicks();
+                self.model.suppress_kicks(ram);
+            }
+            Step::Allow => {
+                let more = self.queue.allow_kicks();
+                assert_eq!(more, self.model.allow_kicks(ram));
+            }
+            Step::Drain(uses, limit) => self.drain(ram, uses, *limit)?,
+            Step::Offer { .. } | Step::Wish(..) | Step::Write(..) => {}
+        }
+        let wanted = std::mem::take(&mut self.model.interrupts);
+        assert_eq!(self.interrupt.status(), u32::from(wanted > 0));
+        self.interrupt.acknowledge(u32::MAX);
+        Ok(())
+    }
+
+    fn pop(&mut self, ram: &Ram) -> Result<(), model::Broken> {
+        // The device gives back what it takes: a queue lends no more chains than it has descriptors.
+        if self.taken.len() >= self.queue.size().into() {
+            return Ok(());
+        }
+        match (self.queue.pop(), self.model.pop(ram)) {
+            (Ok(Some(chain)), Ok(Some(model))) => self.taken.push((chain, model)),
+            (Ok(None), Ok(None)) => {}
+            (Err(_), Err(broken)) => return Err(broken),
+            (queue, model) => panic!(
+                "{:?}, the model: {model:?}",
+                queue.map(|chain| chain.is_some())
+            ),
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, ram: &mut Ram, uses: &[Use], limit: u8) -> Result<(), model::Broken> {
+        // The queue first, with what its chains gave noted; the model then has to get the same.
+        let mut seen = Vec::new();
+        let (mut left, file) = (limit, memory_file());
+        let queue = self.queue.drain(|chain| {
+            left = left.checked_sub(1)?;
+            let lens = (chain.readable().len(), chain.writable().len());
+            let gave: Vec<_> = uses
+                .iter()
+                .map(|how| on_queue(*how, chain, &file))
+                .collect();
+            seen.push((lens, gave));
+            Some(u32::from(left))
+        });
+        let (mut left, mut seen) = (limit, seen.into_iter());
+        let model = self.model.drain(ram, |ram, chain| {
+            left = left.checked_sub(1)?;
+            let (lens, gave) = seen.next().expect("as many chains");
+            assert_eq!(lens, (chain.readable.len(), chain.writable.len()));
+            for (how, gave) in uses.iter().zip(gave) {
+                assert_eq!(gave, on_model(*how, ram, chain), "{how:?}");
+            }
+            Some(u32::from(left))
+        });
+        assert_eq!(seen.count(), 0, "more chains than the model has");
+        assert_eq!(queue.is_err(), model.is_err(), "{queue:?}");
+        model?;
+        assert_eq!(self.queue.is_unfinished(), self.model.unfinished);
+        Ok(())
+    }
+}
+
+fn apply(how: Use, ram: &mut Ram, chain: &mut devices::chain::Chain, model: &mut model::Chain) {
+    let gave = on_queue(how, chain, &memory_file());
+    assert_eq!(gave, on_model(how, ram, model), "{how:?}");
+    assert_eq!(chain.readable().len(), model.readable.len());
+    assert_eq!(chain.writable().len(), model.writable.len());
+}
+
+/// What a file gives from `from` on, for ever.
+fn content(from: u8, len: u64) -> Vec<u8> {
+    (0..len).map(|at| (at as u8).wrapping_add(from)).collect()
+}
+
+/// What it did, as bytes: those read, or how many found room.
+fn on_queue(how: Use, chain: &mut devices::chain::Chain, file: &std::fs::File) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    match how {
+        Use::Take => chain.readable().take::<16>().map_or(Vec::new(), Vec::from),
+        Use::Read(len) => {
+            let mut bytes = vec![0; len.into()];
+            let count = chain.readable().read(&mut bytes);
+            bytes.truncate(count);
+            bytes
+        }
+        Use::Write(len) => {
+            let room = chain.writable().write(&content(len, len.into()));
+            room.to_le_bytes().to_vec()
+        }
+        Use::SplitLast => vec![chain.writable().split_last().into()],
+        Use::PutLast(value) => {
+            chain.writable().put_last(value);
+            Vec::new()
+        }
+        Use::FromFile(_) if chain.writable().len() > MUCH => Vec::new(),
+        Use::ToFile(_) if chain.readable().len() > MUCH => Vec::new(),
+        Use::FromFile(from) => {
+            let len = chain.writable().len();
+            file.write_all_at(&content(from, len), from.into())
+                .expect("memory");
+            let filled = chain.writable().read_exact_at(file.as_fd(), from.into());
+            vec![filled.is_ok().into()]
+        }
+        Use::ToFile(at) => {
+            let len = chain.readable().len();
+            let written = chain.readable().write_all_at(file.as_fd(), at.into());
+            written.expect("memory");
+            let mut bytes = vec![0; len as usize];
+            file.read_exact_at(&mut bytes, at.into()).expect("memory");
+            bytes
+        }
+    }
+}
+
+fn on_model(how: Use, ram: &mut Ram, chain: &mut model::Chain) -> Vec<u8> {
+    match how {
+        Use::Take if chain.readable.len() < 16 => Vec::new(),
+        Use::Take => chain.readable.read(ram, 16),
+        Use::Read(len) => chain.readable.read(ram, len.into()),
+        Use::Write(len) => {
+            let room = chain.writable.write(ram, &content(len, len.into()));
+            room.to_le_bytes().to_vec()
+        }
+        Use::SplitLast => vec![chain.writable.split_last().into()],
+        Use::PutLast(value) => {
+            if let Some(last) = chain.writable.last() {
+                ram.put(last, &[value]);
+            }
+            Vec::new()
+        }
+        Use::FromFile(_) if chain.writable.len() > MUCH => Vec::new(),
+        Use::ToFile(_) if chain.readable.len() > MUCH => Vec::new(),
+        Use::FromFile(from) => {
+            let len = chain.writable.len();
+            chain.writable.write(ram, &content(from, len));
+            vec![1]
+        }
+        Use::ToFile(_) => {
+            let len = chain.readable.len();
+            chain.readable.read(ram, len)
+        }
+    }
+}

@@ -20,6 +20,8 @@ pub struct Interrupt {
     status: AtomicU32,
     needs_reset: AtomicBool,
     line: Box<dyn IrqLine>,
+    /// Whether a raised bit stays until it is acknowledged.
+    latched: bool,
 }
 
 impl Interrupt {
@@ -29,6 +31,15 @@ impl Interrupt {
             status: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             line,
+            latched: true,
+        }
+    }
+
+    /// An interrupt without InterruptStatus: nobody acknowledges it, so `line` is driven high by each of its causes anew.
+    pub fn unlatched(line: Box<dyn IrqLine>) -> Self {
+        Interrupt {
+            latched: false,
+            ..Interrupt::new(line)
         }
     }
 
@@ -75,6 +86,9 @@ impl Interrupt {
     }
 
     fn raise(&self, bit: u32) {
+        if !self.latched {
+            return self.line.set(true);
+        }
         // A bit that is still set was raised and is unacknowledged: the wire is high already, and the driver has yet to
         // acknowledge, after which it looks at what we did before this line.
         if self.status.fetch_or(bit, Ordering::SeqCst) & bit == 0 {

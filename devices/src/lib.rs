@@ -38,6 +38,7 @@ pub mod queue;
 pub mod rng;
 pub mod rtc;
 pub mod uart;
+pub mod vhost_user;
 pub mod virtio;
 pub mod worker;
 

@@ -55,6 +55,9 @@ pub struct QueueConfig {
     pub driver: u64,
     /// Guest address of the device area.
     pub device: u64,
+    /// The available index to go on from, where another ran the queue before; the used index to go on from is then what
+    /// stands in the ring. `None` for a new queue, which begins with 0 and 0.
+    pub resume: Option<u16>,
 }
 
 impl QueueConfig {
@@ -67,6 +70,7 @@ impl QueueConfig {
             descriptors: 0,
             driver: 0,
             device: 0,
+            resume: None,
         }
     }
 
@@ -86,23 +90,31 @@ impl QueueConfig {
         }
         let n = usize::from(size);
         let (table, driver, device) = (self.descriptors, self.driver, self.device);
+        let table = area(memory, "descriptor table", table, descriptor::SIZE, 2 * n)?;
+        let driver = area(memory, "driver area", driver, 2, RING + n + 1)?;
+        // No overflow below: the whole device area, checked here, is RAM.
+        let used = device + RING_OFFSET;
+        let device: Words<AtomicU16> = area(memory, "device area", device, 4, RING + 4 * n + 1)?;
+        let next_used = match self.resume {
+            Some(_) => device.at(IDX).load(Ordering::Relaxed),
+            None => 0,
+        };
         Ok(Queue {
             table: Table {
-                words: area(memory, "descriptor table", table, descriptor::SIZE, 2 * n)?,
+                words: table,
                 size,
                 indirect: negotiated & features::RING_INDIRECT_DESC != 0,
                 memory: memory.clone(),
             },
-            driver: area(memory, "driver area", driver, 2, RING + n + 1)?,
-            device: area(memory, "device area", device, 4, RING + 4 * n + 1)?,
-            // No overflow: the whole device area, checked above, is RAM.
-            used: area(memory, "device area", device + RING_OFFSET, 4, 2 * n)?,
+            driver,
+            device,
+            used: area(memory, "device area", used, 4, 2 * n)?,
             memory: memory.clone(),
             size,
             event_idx: negotiated & features::RING_EVENT_IDX != 0,
-            next_available: 0,
-            next_used: 0,
-            published: 0,
+            next_available: self.resume.unwrap_or(0),
+            next_used,
+            published: next_used,
             held: None,
             unfinished: false,
             spare: Vec::new(),
@@ -141,6 +153,13 @@ impl Queue {
     /// The number of descriptors.
     pub fn size(&self) -> u16 {
         self.size
+    }
+
+    /// The available index that is to be served next: where another may [`resume`](QueueConfig::resume) the queue.
+    pub fn next_available(&self) -> u16 {
+        // A chain that is held back has not been served.
+        self.next_available
+            .wrapping_sub(u16::from(self.held.is_some()))
     }
 
     /// The next chain that the driver made available, or `None`.

@@ -28,7 +28,8 @@ use devices::memory::Memory;
 use devices::mmio::Mmio;
 use devices::virtio::VirtioDevice;
 use guest::{Dma, Registers, Transport};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use rustix::fs::{MemfdFlags, memfd_create};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 mod wire;
 pub(crate) use wire::Wire;
@@ -62,14 +63,19 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 /// Guest RAM, cut into arenas for drivers from the front.
 pub(crate) struct Ram {
+    file: File,
     mapping: Arc<GuestMemoryMmap>,
     taken: AtomicUsize,
 }
 
 impl Ram {
     pub(crate) fn new() -> Ram {
-        let mapping = GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), RAM_LEN)]).unwrap();
+        let file = memory_file(RAM_LEN as u64);
+        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
+        let range = (GuestAddress(RAM), RAM_LEN, Some(offset));
+        let mapping = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
         Ram {
+            file,
             mapping: Arc::new(mapping),
             taken: AtomicUsize::new(0),
         }
@@ -78,6 +84,11 @@ impl Ram {
     /// What devices get.
     pub(crate) fn memory(&self) -> Memory {
         Memory::new(Arc::clone(&self.mapping))
+    }
+
+    /// The file behind it, for another to map.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     /// A fresh arena of 1 MiB for one driver. It is used only while `self` lives.
@@ -107,6 +118,14 @@ impl Ram {
         read.unwrap();
         bytes
     }
+}
+
+/// A file in memory of `len` zeroes.
+pub(crate) fn memory_file(len: u64) -> File {
+    let fd = memfd_create(c"ram", MemfdFlags::CLOEXEC);
+    let file = File::from(fd.unwrap());
+    file.set_len(len).unwrap();
+    file
 }
 
 /// A device behind its register page, with its wire.
@@ -172,9 +191,13 @@ pub(crate) fn image(sectors: u64) -> File {
 
 /// A disk over `file`, which stays open for the test to look at.
 pub(crate) fn disk(ram: &Ram, file: &File, readonly: bool) -> Page {
+    Page::new(ram, block(file, readonly))
+}
+
+/// The same, not yet on any transport.
+pub(crate) fn block(file: &File, readonly: bool) -> Block {
     let size = file.metadata().unwrap().len();
-    let block = Block::new(file.try_clone().unwrap(), size, readonly, "disk-1");
-    Page::new(ram, block)
+    Block::new(file.try_clone().unwrap(), size, readonly, "disk-1")
 }
 
 /// The far ends of a console's files.

@@ -1,0 +1,352 @@
+//! The guest's block driver against the block device on vhost-user, with a front end between them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+#[path = "support/front_end.rs"]
+mod front_end;
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use devices::rng::Rng;
+use front_end::{FrontEnd, PROTOCOL_FEATURES, Service, USER, region};
+use guest::block::{Request, SECTOR, WANTED};
+use guest::mmio::acknowledge;
+use guest::virtio::feature;
+use guest::{Block, Dma, Registers, Segment};
+use support::{RAM, RAM_LEN, Ram, block, image, patience, pattern, wait_for};
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
+
+const SECTORS: u64 = 256;
+const BLOCK: u32 = 2;
+
+/// What the driver may ask of the rings: each of the two features, both, or none.
+const RINGS: [u64; 4] = [
+    0,
+    feature::INDIRECT_DESC,
+    feature::EVENT_IDX,
+    feature::INDIRECT_DESC | feature::EVENT_IDX,
+];
+
+const OWN: u64 = WANTED & !(feature::INDIRECT_DESC | feature::EVENT_IDX);
+
+/// A disk of 256 sectors, served, and RAM for who uses it.
+fn machine() -> (Ram, File, Service) {
+    let file = image(SECTORS);
+    let service = Service::new(block(&file, false));
+    (Ram::new(), file, service)
+}
+
+fn open(front: &FrontEnd, dma: &mut Dma, wanted: u64) -> Block<FrontEnd> {
+    Block::new(front.probe(), dma, wanted, 64).unwrap()
+}
+
+fn check_read(block: &mut Block<impl Registers>, sector: u64) {
+    let mut data = [0xee; SECTOR];
+    block.read(sector, &mut data, &mut patience()).unwrap();
+    assert_eq!(data, [pattern(sector); SECTOR], "sector {sector}");
+}
+
+#[test]
+fn a_driver_behind_a_front_end_reads_and_writes() {
+    for ring in RINGS {
+        let (ram, file, service) = machine();
+        let front = service.front_end(&ram, BLOCK);
+        let mut block = open(&front, &mut ram.dma(), OWN | ring);
+        assert_eq!(
+            block.transport().features() & !OWN,
+            ring | feature::VERSION_1
+        );
+        assert_eq!((block.capacity(), block.read_only()), (SECTORS, false));
+        (0..SECTORS).for_each(|sector| check_read(&mut block, sector));
+        let data: Vec<u8> = (0..200).flat_map(|n| [0xff - n; SECTOR]).collect();
+        block.write(7, &data, &mut patience()).unwrap();
+        block.flush(&mut patience()).unwrap();
+        let mut on_file = vec![0; data.len()];
+        file.read_exact_at(&mut on_file, 7 * 512).unwrap();
+        assert_eq!(on_file, data);
+        let id = block.id(&mut patience()).unwrap();
+        assert_eq!(&id, b"disk-1\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        front.hang_up().unwrap();
+    }
+}
+
+#[test]
+fn each_batch_is_one_call_and_none_is_lost() {
+    for ring in RINGS {
+        let (ram, _file, service) = machine();
+        let front = service.front_end(&ram, BLOCK);
+        let mut dma = ram.dma();
+        let data = dma.alloc(8 * SECTOR).unwrap();
+        let mut block = Block::new(front.probe(), &mut dma, OWN | ring, 64).unwrap();
+        for _ in 0..50 {
+            let tokens: Vec<_> = (0..8)
+                .map(|n| {
+                    let place = data.slice(n * SECTOR..(n + 1) * SECTOR);
+                    let data = [Segment::writable(&place)];
+                    block.submit(Request::read(n as u64), &data).unwrap()
+                })
+                .collect();
+            block.kick();
+            // The call comes after the used index, so this alone must be enough of a wait.
+            wait_for("the call", || acknowledge(&front) != 0);
+            for token in tokens {
+                assert!(block.poll(&token).unwrap().is_some());
+            }
+        }
+        assert_eq!(acknowledge(&front), 0);
+    }
+}
+
+#[test]
+fn a_driver_that_resets_starts_anew_and_the_old_rings_stay_untouched() {
+    for ring in RINGS {
+        let (ram, _file, service) = machine();
+        let front = service.front_end(&ram, BLOCK);
+        for _ in 0..5 {
+            let mut dma = ram.dma();
+            let data = dma.alloc(32 * 8 * SECTOR).unwrap();
+            let mut block = Block::new(front.probe(), &mut dma, OWN | ring, 128).unwrap();
+            for n in 0..32 {
+                let place = data.slice(n * 8 * SECTOR..(n + 1) * 8 * SECTOR);
+                let request = Request::read(n as u64);
+                drop(block.submit(request, &[Segment::writable(&place)]));
+            }
+            let used = block.queue().device_area();
+            block.kick();
+            let mut transport = block.into_transport();
+            transport.reset().unwrap();
+            data.fill(0x5a);
+            let ring_then = ram.read(used, 4 + 8 * 128);
+            let mut again = Block::new(transport, &mut ram.dma(), OWN | ring, 128).unwrap();
+            check_read(&mut again, 77);
+            let mut seen = vec![0; data.len()];
+            data.read(0, &mut seen);
+            assert!(seen.iter().all(|byte| *byte == 0x5a), "{ring:#x}");
+            assert_eq!(ram.read(used, 4 + 8 * 128), ring_then);
+        }
+    }
+}
+
+/// What pausing a guest does, and handing it to another process.
+#[test]
+fn a_stopped_ring_goes_on_where_it_stopped() {
+    for ring in RINGS {
+        let (ram, _file, service) = machine();
+        let front = service.front_end(&ram, BLOCK);
+        let mut block = open(&front, &mut ram.dma(), OWN | ring);
+        let mut requests = 0;
+        for round in 0..20 {
+            for sector in 0..round {
+                check_read(&mut block, sector);
+                requests += 1;
+            }
+            let base = front.state().client.get_vring_base(0).unwrap();
+            assert_eq!(base, requests, "features {ring:#x}");
+            let used = block.queue().device_area();
+            assert_eq!(ram.read(used + 2, 2), (requests as u16).to_le_bytes());
+            front.state().start_ring(0, base as u16);
+        }
+    }
+}
+
+#[test]
+fn what_a_stopped_ring_is_offered_waits() {
+    let (ram, _file, service) = machine();
+    let front = service.front_end(&ram, BLOCK);
+    let mut dma = ram.dma();
+    let data = dma.alloc(SECTOR).unwrap();
+    let mut block = Block::new(front.probe(), &mut dma, WANTED, 64).unwrap();
+    check_read(&mut block, 1);
+    let base = front.state().client.get_vring_base(0).unwrap();
+    let token = block.submit(Request::read(2), &[Segment::writable(&data)]);
+    let token = token.unwrap();
+    block.kick();
+    // Stopping it again is answered when whatever ran would have ended.
+    assert_eq!(front.state().client.get_vring_base(0).unwrap(), base);
+    assert!(block.poll(&token).unwrap().is_none());
+    front.state().start_ring(0, base as u16);
+    assert!(block.finish(token, &mut patience()).is_ok());
+}
+
+#[test]
+fn a_disabled_ring_is_not_served_until_it_is_enabled() {
+    let (ram, _file, service) = machine();
+    let front = service.front_end(&ram, BLOCK);
+    let mut dma = ram.dma();
+    let data = dma.alloc(SECTOR).unwrap();
+    let mut block = Block::new(front.probe(), &mut dma, WANTED, 64).unwrap();
+    check_read(&mut block, 1);
+    let enable = |enable| front.state().client.set_vring_enable(0, enable).unwrap();
+    enable(false);
+    let token = block.submit(Request::read(2), &[Segment::writable(&data)]);
+    let token = token.unwrap();
+    block.kick();
+    enable(false);
+    assert!(block.poll(&token).unwrap().is_none());
+    enable(true);
+    assert!(block.finish(token, &mut patience()).is_ok());
+}
+
+#[test]
+fn a_front_end_without_protocol_features_has_its_rings_enabled() {
+    let (ram, _file, service) = machine();
+    let front = service.front_end(&ram, BLOCK);
+    let mut block = open(&front, &mut ram.dma(), WANTED);
+    check_read(&mut block, 1);
+    let state = front.state();
+    let accepted = block.transport().features();
+    state.client.clone().set_vring_enable(0, false).unwrap();
+    state.client.set_features(accepted).unwrap();
+    drop(state);
+    check_read(&mut block, 2);
+    let with = accepted | PROTOCOL_FEATURES;
+    front.state().client.set_features(with).unwrap();
+}
+
+#[test]
+fn one_front_end_after_another_is_served() {
+    let (ram, file, service) = machine();
+    for round in 0..10_u8 {
+        let front = service.front_end(&ram, BLOCK);
+        let mut block = open(&front, &mut ram.dma(), WANTED);
+        check_read(&mut block, 9);
+        let data = [round; SECTOR];
+        block.write(3, &data, &mut patience()).unwrap();
+        // Some of them leave with requests in flight.
+        let token = block.submit(Request::write(4), &[]);
+        drop(token);
+        block.kick();
+        front.hang_up().unwrap();
+        let mut on_file = [0; SECTOR];
+        file.read_exact_at(&mut on_file, 3 * 512).unwrap();
+        assert_eq!(on_file, data);
+    }
+}
+
+/// A back end that was restarted has lost its place; the front end takes it from the used index, as QEMU does.
+#[test]
+fn a_new_back_end_goes_on_in_the_rings_of_a_running_driver() {
+    let (ram, file, service) = machine();
+    let first = service.front_end(&ram, BLOCK);
+    let mut dma = ram.dma();
+    let data = dma.alloc(SECTOR).unwrap();
+    let mut block = Block::new(first.probe(), &mut dma, WANTED, 64).unwrap();
+    (0..100).for_each(|sector| check_read(&mut block, sector));
+    first.hang_up().unwrap();
+
+    let again = Service::new(support::block(&file, false));
+    let second = again.front_end(&ram, BLOCK);
+    let used = ram.read(block.queue().device_area() + 2, 2);
+    first.adopt(&second, u16::from_le_bytes([used[0], used[1]]));
+    let token = block.submit(Request::read(5), &[Segment::writable(&data)]);
+    let token = token.unwrap();
+    block.kick();
+    assert!(block.finish(token, &mut patience()).is_ok());
+    check_read(&mut block, 100);
+}
+
+#[test]
+fn memory_comes_and_goes_by_the_region() {
+    let (ram, _file, service) = machine();
+    let front = service.front_end(&ram, BLOCK);
+    let mut block = open(&front, &mut ram.dma(), WANTED);
+    let other = VhostUserMemoryRegionInfo {
+        guest_phys_addr: RAM + RAM_LEN as u64,
+        userspace_addr: USER + RAM_LEN as u64,
+        ..region(&ram)
+    };
+    let slots = front.state().client.get_max_mem_slots().unwrap();
+    assert_eq!(slots, 32);
+    for sector in 0..10 {
+        check_read(&mut block, sector);
+        front.state().client.add_mem_region(&other).unwrap();
+        check_read(&mut block, 100 + sector);
+        front.state().client.remove_mem_region(&other).unwrap();
+    }
+    // All of it, and the ring is without memory: nothing runs until it is back.
+    front
+        .state()
+        .client
+        .remove_mem_region(&region(&ram))
+        .unwrap();
+    front.state().client.add_mem_region(&region(&ram)).unwrap();
+    check_read(&mut block, 11);
+}
+
+#[test]
+fn a_device_that_is_reset_by_message_begins_anew() {
+    let (ram, _file, service) = machine();
+    let front = service.front_end(&ram, BLOCK);
+    for _ in 0..3 {
+        let mut block = open(&front, &mut ram.dma(), WANTED);
+        check_read(&mut block, 1);
+        front.state().client.reset_device().unwrap();
+    }
+}
+
+#[test]
+fn the_configuration_is_the_devices_and_ends_in_zeroes() {
+    let (ram, _file, service) = machine();
+    let front = service.front_end(&ram, BLOCK);
+    let mut read = |offset: u32, len: usize| {
+        let (flags, zeroes) = (VhostUserConfigFlags::empty(), vec![0; len]);
+        let state = &mut front.state();
+        let read = state.client.get_config(offset, len as u32, flags, &zeroes);
+        read.unwrap().1
+    };
+    assert_eq!(read(0, 8), SECTORS.to_le_bytes());
+    assert_eq!(read(1, 2), [1, 0]);
+    assert_eq!(read(0xff0, 16), [0; 16]);
+    // A field that is not the driver's to write.
+    let flags = VhostUserConfigFlags::WRITABLE;
+    front.state().client.set_config(0, flags, &[9; 8]).unwrap();
+    assert_eq!(read(0, 8), SECTORS.to_le_bytes());
+}
+
+#[test]
+fn a_broken_ring_is_told_by_its_error_descriptor_and_healed_by_a_reset() {
+    let (ram, _file, service) = machine();
+    let front = service.front_end(&ram, BLOCK);
+    let mut block = open(&front, &mut ram.dma(), WANTED);
+    check_read(&mut block, 1);
+    assert!(front.state().rings[0].error.read().is_err());
+    let nowhere = Segment {
+        address: 0x1000,
+        len: 512,
+        writable: true,
+    };
+    drop(block.submit(Request::read(0), &[nowhere]));
+    block.kick();
+    wait_for("the error", || front.state().rings[0].error.read().is_ok());
+    let mut again = open(&front, &mut ram.dma(), WANTED);
+    check_read(&mut again, 2);
+}
+
+#[test]
+fn random_bytes_come_by_the_same_road() {
+    let ram = Ram::new();
+    let service = Service::new(Rng::default());
+    let front = service.front_end(&ram, 4);
+    let mut transport = front.probe();
+    transport.negotiate(0).unwrap();
+    let mut dma = ram.dma();
+    let data = dma.alloc(64).unwrap();
+    let mut queue = transport.queue(0, 8, &mut dma).unwrap();
+    transport.start();
+    queue.add(&[Segment::writable(&data)]).unwrap();
+    queue.publish();
+    transport.notify(0);
+    wait_for("random bytes", || queue.pop().unwrap().is_some());
+    let mut seen = [0; 64];
+    data.read(0, &mut seen);
+    assert_ne!(seen, [0; 64]);
+}

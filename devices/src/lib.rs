@@ -1,21 +1,22 @@
 //! virtio devices without a VM.
 //!
 //! ```text
-//!              registers                        socket messages
-//!            ┌───────────┐  QueueConfig                          │ two transports
-//!   vCPU ───▶│ mmio      │──activate──┐        (vhost-user)      │ (the second comes later)
-//!            └───────────┘            ▼
-//!   kick ───────────────────▶┌─────────────┐
-//!   (eventfd)                │ worker      │ one thread a device: owns it and its queues, no lock
-//!                            └──────┬──────┘
-//!                  ┌────────────────┼──────────────┐
-//!              ┌───▼───┐       ┌────▼────┐    ┌────▼───┐
-//!              │ block │       │ console │    │   …    │ pure device models
-//!              └───┬───┘       └────┬────┘    └────┬───┘
-//!                  └────────────────┼──────────────┘
-//!                 ┌─────────────────▼──────────────────┐
-//!                 │ virtio ─ queue ─ chain ─ memory, irq│
-//!                 └────────────────────────────────────┘
+//!              registers                   socket messages
+//!            ┌───────────┐  QueueConfig  ┌────────────┐
+//!   vCPU ───▶│ mmio      │──┐         ┌──│ vhost_user │◀─── front end   two transports
+//!            └───────────┘  └activate─┘  └────────────┘
+//!                               ▼
+//!   kick ───────────────▶┌─────────────┐
+//!   (eventfd)            │ worker      │ one thread a device: owns it and its queues, no lock
+//!                        └──────┬──────┘
+//!              ┌────────────────┼──────────────┐
+//!          ┌───▼───┐       ┌────▼────┐    ┌────▼───┐
+//!          │ block │       │ console │    │   …    │ pure device models
+//!          └───┬───┘       └────┬────┘    └────┬───┘
+//!              └────────────────┼──────────────┘
+//!             ┌─────────────────▼──────────────────┐
+//!             │ virtio ─ queue ─ chain ─ memory, irq│
+//!             └────────────────────────────────────┘
 //! ```
 //!
 //! A transport is whatever fills in [`queue::QueueConfig`]s and starts a [`worker::Worker`]. A device knows no

@@ -89,12 +89,18 @@ impl QueueConfig {
             return Err(Broken::Size { size, max });
         }
         let n = usize::from(size);
-        let (table, driver, device) = (self.descriptors, self.driver, self.device);
-        let table = area(memory, "descriptor table", table, descriptor::SIZE, 2 * n)?;
-        let driver = area(memory, "driver area", driver, 2, RING + n + 1)?;
-        // No overflow below: the whole device area, checked here, is RAM.
-        let used = device + RING_OFFSET;
-        let device: Words<AtomicU16> = area(memory, "device area", device, 4, RING + 4 * n + 1)?;
+        let table = area(
+            memory,
+            "descriptor table",
+            self.descriptors,
+            descriptor::SIZE,
+            2 * n,
+        )?;
+        let driver = area(memory, "driver area", self.driver, 2, RING + n + 1)?;
+        let device: Words<AtomicU16> =
+            area(memory, "device area", self.device, 4, RING + 4 * n + 1)?;
+        // No overflow: the whole device area, checked above, is RAM.
+        let used = area(memory, "device area", self.device + RING_OFFSET, 4, 2 * n)?;
         let next_used = match self.resume {
             Some(_) => device.at(IDX).load(Ordering::Relaxed),
             None => 0,
@@ -108,7 +114,7 @@ impl QueueConfig {
             },
             driver,
             device,
-            used: area(memory, "device area", used, 4, 2 * n)?,
+            used,
             memory: memory.clone(),
             size,
             event_idx: negotiated & features::RING_EVENT_IDX != 0,

@@ -297,7 +297,7 @@ fn a_device_that_is_reset_by_message_begins_anew() {
 fn the_configuration_is_the_devices_and_ends_in_zeroes() {
     let (ram, _file, service) = machine();
     let front = service.front_end(&ram, BLOCK);
-    let mut read = |offset: u32, len: usize| {
+    let read = |offset: u32, len: usize| {
         let (flags, zeroes) = (VhostUserConfigFlags::empty(), vec![0; len]);
         let state = &mut front.state();
         let read = state.client.get_config(offset, len as u32, flags, &zeroes);
@@ -343,7 +343,7 @@ fn random_bytes_come_by_the_same_road() {
     let mut queue = transport.queue(0, 8, &mut dma).unwrap();
     transport.start();
     queue.add(&[Segment::writable(&data)]).unwrap();
-    queue.publish();
+    let _ = queue.publish();
     transport.notify(0);
     wait_for("random bytes", || queue.pop().unwrap().is_some());
     let mut seen = [0; 64];

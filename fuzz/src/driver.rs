@@ -31,11 +31,32 @@ pub fn few<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>) -> Result<Vec<T>> {
     (0..count).map(|_| u.arbitrary()).collect()
 }
 
+/// Cuts into pieces, at these places modulo the length.
+pub fn cut<'a, T>(whole: &'a [T], at: &[u16]) -> Vec<&'a [T]> {
+    let places = at.iter().map(|at| usize::from(*at) % whole.len().max(1));
+    let mut places: Vec<usize> = places.collect();
+    places.sort_unstable();
+    let starts = std::iter::once(0).chain(places.iter().copied());
+    let ends = places.iter().copied().chain([whole.len()]);
+    starts
+        .zip(ends)
+        .map(|(start, end)| &whole[start..end])
+        .collect()
+}
+
 /// Where a queue's rings lie, and how many descriptors it has.
 #[derive(Debug, Clone)]
 pub struct Layout {
+    /// A power of two.
     size: u8,
     odd: Option<Odd>,
+}
+
+/// What a good driver chooses.
+impl Default for Layout {
+    fn default() -> Self {
+        Layout { size: 6, odd: None }
+    }
 }
 
 impl<'a> Arbitrary<'a> for Layout {
@@ -149,7 +170,7 @@ pub enum Fault {
 pub struct Shape {
     /// From this buffer on in an indirect table.
     pub indirect_from: Option<u8>,
-    /// Bits of the flags in reserved places, which mean nothing.
+    /// What is wrong with it.
     pub fault: Option<Fault>,
 }
 

@@ -8,6 +8,7 @@
 //! A target is a file of one line in `targets/`; the cases are here, so that they are checked and documented as all else.
 //! `make fuzz` runs them, docs/testing.md has what came of it.
 
+pub mod block;
 pub mod disk;
 pub mod driver;
 pub mod model;

@@ -10,8 +10,8 @@ use devices::block::{Block, Config, Options};
 use devices::irq::Interrupt;
 use devices::virtio::{Queues, VirtioDevice};
 
-use crate::disk::new_file;
 use crate::driver::{Driver, Layout, Shape, cut, few, seldom};
+use crate::file::new_file;
 use crate::model::{Broken, Chain, Model};
 use crate::queue::{Nowhere, activate};
 use crate::ram::{BASE, LEN, Ram};
@@ -232,9 +232,9 @@ impl Pair {
             Step::Kick(queue) => self.kick((*queue).into()),
             Step::Configure(offset, bytes, len) => {
                 let (offset, len) = (usize::from(*offset), usize::from(len % 9));
-                let config = self.block.config();
+                let (config, mut read) = (self.block.config(), [0; 8]);
                 config.write(offset, &bytes[..len]);
-                config.read(offset, &mut bytes.clone()[..len]);
+                config.read(offset, &mut read[..len]);
             }
             Step::Resize(sectors) => {
                 let size = u64::from(*sectors) * SECTOR;

@@ -9,8 +9,10 @@
 //! `make fuzz` runs them, docs/testing.md has what came of it.
 
 pub mod block;
-pub mod disk;
 pub mod driver;
+pub mod fdt;
+pub mod file;
+pub mod kernel;
 pub mod model;
 pub mod queue;
 pub mod ram;

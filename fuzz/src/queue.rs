@@ -7,8 +7,8 @@ use arbitrary::Arbitrary;
 use devices::irq::{Interrupt, IrqLine};
 use devices::queue::{Queue, QueueConfig};
 
-use crate::disk::memory_file;
 use crate::driver::{Driver, Layout, Shape, few};
+use crate::file::memory_file;
 use crate::model::{self, Model};
 use crate::ram::{BASE, LEN, Ram};
 

@@ -1,13 +1,15 @@
-//! A file in memory, for a disk.
+//! Files in memory.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 static SCRATCH: LazyLock<File> = LazyLock::new(|| new_file(&[]));
 
-/// An empty file in memory that holds `content`.
+/// A file in memory that holds `content`.
 pub fn new_file(content: &[u8]) -> File {
     use std::os::unix::fs::FileExt;
     let file = memfd_create(c"fuzz", MFdFlags::MFD_CLOEXEC).expect("a memfd");
@@ -19,4 +21,9 @@ pub fn new_file(content: &[u8]) -> File {
 /// A file in memory whose content is nobody's business.
 pub fn memory_file() -> File {
     SCRATCH.try_clone().expect("a descriptor")
+}
+
+/// A path that leads to it, while it is open.
+pub fn path(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }

@@ -13,6 +13,7 @@ pub mod driver;
 pub mod fdt;
 pub mod file;
 pub mod kernel;
+pub mod mmio;
 pub mod model;
 pub mod queue;
 pub mod ram;

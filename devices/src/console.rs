@@ -1,107 +1,127 @@
-//! The console device (§ 5.3): one port, two files.
+//! The console device (§ 5.3): a console, and beside it named ports for programs that talk to the host.
+//!
+//! ```text
+//!   queue 0, 1   receive and transmit of port 0, the console
+//!         2, 3   receive and transmit of control messages, if there are more ports   (console/control.rs)
+//!         4, 5   receive and transmit of port 1, and so on                           (console/port.rs)
+//! ```
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use vmm_sys_util::timerfd::TimerFd;
-
-use crate::chain::Chain;
 use crate::queue::Broken;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
-const QUEUE_SIZE: u16 = 256;
+mod config;
+mod control;
+mod port;
+mod signal;
 
-/// Queue indices of port 0 (§ 5.3.2), and our files in the same order.
-const RECEIVE: usize = 0;
-const TRANSMIT: usize = 1;
-/// Index of the timer among our files.
-const TIMER: usize = 2;
+use config::Config;
+pub use config::Window;
+use control::event;
+use port::{Patience, Port};
+pub use signal::Link;
 
-/// How long output waits for a reader that takes nothing.
+/// Entries of a port's queues. Linux puts a page into each entry of a receive queue, which so takes 256 KiB of its memory;
+/// longer ones would be faster at nothing.
+const QUEUE_SIZE: u16 = 64;
+/// Entries of the control queues.
+const CONTROL_SIZE: u16 = 32;
+
+/// The most ports, with the console. QEMU's console has as many.
+pub const PORTS_MAX: usize = 31;
+
+/// The longest name of a port, in bytes.
+pub const NAME_MAX: usize = 64;
+
+/// How long the console's output waits for a reader that takes nothing.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Feature bit: cols and rows of the configuration are valid (§ 5.3.3).
-const FEATURE_SIZE: u64 = 1 << 0;
-
-/// The size of the window that shows a console, as its driver reads it (§ 5.3.4): cols, then rows, 16 bits each.
-///
-/// Whoever changes it calls [`Mmio::config_changed`](crate::mmio::Mmio::config_changed) as well.
-#[derive(Debug)]
-pub struct Window {
-    /// Generation in bits 32 to 63, rows, cols: together, so that no half of a change can be seen.
-    packed: AtomicU64,
+/// Feature bits (§ 5.3.3).
+mod feature {
+    /// cols and rows of the configuration are valid.
+    pub(super) const SIZE: u64 = 1 << 0;
+    /// There are control queues and may be several ports.
+    pub(super) const MULTIPORT: u64 = 1 << 1;
+    /// emerg_wr can be written.
+    pub(super) const EMERG_WRITE: u64 = 1 << 2;
 }
 
-impl Window {
-    /// A window of `cols` characters in each of `rows` lines.
-    pub fn new(cols: u16, rows: u16) -> Window {
-        Window {
-            packed: AtomicU64::new(packed(cols, rows)),
+/// What a queue is for (§ 5.3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Receive(usize),
+    Transmit(usize),
+    ControlReceive,
+    ControlTransmit,
+}
+
+impl Role {
+    fn of(queue: usize) -> Role {
+        let port = match queue / 2 {
+            0 => 0,
+            1 if queue == 2 => return Role::ControlReceive,
+            1 => return Role::ControlTransmit,
+            pair => pair - 1,
+        };
+        match queue.is_multiple_of(2) {
+            true => Role::Receive(port),
+            false => Role::Transmit(port),
         }
     }
 
-    /// Changes the size. Says whether it was another.
-    pub fn set(&self, cols: u16, rows: u16) -> bool {
-        let size = packed(cols, rows);
-        let changed = |old: u64| {
-            let next = ((old >> 32) + 1) << 32 | size;
-            (old & 0xffff_ffff != size).then_some(next)
-        };
-        let order = Ordering::SeqCst;
-        self.packed.fetch_update(order, order, changed).is_ok()
+    fn queue(self) -> usize {
+        let first = |port| if port == 0 { 0 } else { 2 * port + 2 };
+        match self {
+            Role::Receive(port) => first(port),
+            Role::Transmit(port) => first(port) + 1,
+            Role::ControlReceive => 2,
+            Role::ControlTransmit => 3,
+        }
     }
 }
 
-fn packed(cols: u16, rows: u16) -> u64 {
-    u64::from(rows) << 16 | u64::from(cols)
+/// What the device waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Input(usize),
+    Output(usize),
+    /// Somebody has come to the far end of a port, or gone.
+    Link(usize),
+    /// Output has waited for long enough.
+    Timer(usize),
+    /// The window has another size.
+    Window,
 }
 
-impl ConfigSpace for Window {
-    fn read(&self, offset: usize, data: &mut [u8]) {
-        // max_nr_ports and emerg_wr, which follow, belong to features that are not offered.
-        let size = self.packed.load(Ordering::SeqCst) & 0xffff_ffff;
-        size.to_le_bytes().to_vec().read(offset, data);
-    }
-
-    fn generation(&self) -> u32 {
-        u32::try_from(self.packed.load(Ordering::SeqCst) >> 32).unwrap_or(0)
-    }
-}
-
-/// A console whose driver reads what `input` gives and whose output goes to `output`.
+/// A console whose driver reads what `input` gives and whose output goes to `output`, and further ports likewise.
 ///
-/// Nothing is buffered here. While `output` takes no more, the driver's buffer waits in its queue, half written if need
-/// be, but not for ever: Linux' driver waits in a loop, with a lock held and interrupts off, so that a terminal whose
-/// reader has stopped would stop the whole guest. After [`PATIENCE`] without progress output is dropped, until some is
-/// taken again. While there is no input, or no buffer for it, the input waits in its file. So no file should block, and one that
-/// does stalls this console alone.
+/// A further port holds its driver's buffers back for as long as its output takes nothing. The console does not:
+/// Linux' driver waits for it in a loop, with a lock held and interrupts off, so that a terminal whose reader has stopped
+/// would stop the whole guest. After [`PATIENCE`] without progress output is dropped, until some is taken again.
 pub struct Console {
-    input: File,
-    output: File,
-    input_ended: bool,
+    /// The console, then the further ports.
+    ports: Vec<Port>,
+    sizes: Vec<u16>,
     window: Option<Arc<Window>>,
-    /// Runs while output waits. Without one, output waits for ever.
-    timer: Option<TimerFd>,
-    waiting: bool,
-    /// The reader has stopped.
-    dropping: bool,
+    /// Whether MULTIPORT was negotiated.
+    multiport: bool,
 }
 
 impl Console {
     /// A console between a pair of files, which may be the same one.
     pub fn new(input: File, output: File) -> Console {
+        let mut port = Port::new(input, output);
+        // Without a timer, output waits for ever.
+        port.patience = Patience::new(PATIENCE).ok();
         Console {
-            input,
-            output,
-            input_ended: false,
+            ports: vec![port],
+            sizes: vec![QUEUE_SIZE; 2],
             window: None,
-            timer: TimerFd::new().ok(),
-            waiting: false,
-            dropping: false,
+            multiport: false,
         }
     }
 
@@ -114,80 +134,94 @@ impl Console {
         }
     }
 
-    fn receive(&mut self, queues: &mut Queues) -> Result<(), Broken> {
-        let Some(queue) = queues.get(RECEIVE) else {
-            return Ok(());
-        };
-        queue.drain(|chain| {
-            if self.input_ended {
-                return None;
-            }
-            // A buffer without room could never be filled: it goes back empty.
-            if chain.writable().is_empty() {
-                return Some(0);
-            }
-            match chain.writable().read_from(self.input.as_fd()) {
-                Ok(0) => {
-                    self.input_ended = true;
-                    None
-                }
-                // A chain has at most 2^32 bytes, and no read gives more than 2^31.
-                Ok(count) => Some(u32::try_from(count).unwrap_or(u32::MAX)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-                Err(_) => {
-                    self.input_ended = true;
-                    None
-                }
-            }
-        })
+    /// The same with one more port, by whose name programs in the guest find it: up to [`NAME_MAX`] bytes, up to
+    /// [`PORTS_MAX`] ports. `link` tells whether somebody is at its far end; without one, somebody always is.
+    #[must_use]
+    pub fn with_port(
+        mut self,
+        name: &str,
+        input: File,
+        output: File,
+        link: Option<Arc<Link>>,
+    ) -> Console {
+        if self.ports.len() == 1 {
+            self.sizes.extend([CONTROL_SIZE; 2]);
+        }
+        self.sizes.extend([QUEUE_SIZE; 2]);
+        let mut port = Port::new(input, output);
+        port.name = Some(name.to_owned());
+        port.link = link;
+        self.ports.push(port);
+        self
     }
 
-    fn transmit(&mut self, queues: &mut Queues) -> Result<(), Broken> {
-        match queues.get(TRANSMIT) {
-            Some(queue) => queue.drain(|chain| self.send(chain)),
+    fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, Ready)> {
+        let ports = self.ports.iter().enumerate().flat_map(|(index, port)| {
+            let link = port.link.as_ref();
+            let timer = port.patience.as_ref();
+            [
+                Some((Source::Input(index), port.input.as_fd(), Ready::Read)),
+                Some((Source::Output(index), port.output.as_fd(), Ready::Write)),
+                link.map(|it| (Source::Link(index), it.changes(), Ready::Read)),
+                timer.map(|it| (Source::Timer(index), it.timer(), Ready::Read)),
+            ]
+        });
+        let window = self.window.iter();
+        let window = window.map(|it| Some((Source::Window, it.changes(), Ready::Read)));
+        ports.chain(window).flatten()
+    }
+
+    /// Gives input to the driver, if it has port `index` open.
+    fn receive(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        let open = |port: &&mut Port| !self.multiport || port.known.open;
+        let port = self.ports.get_mut(index).filter(open);
+        match (port, queues.get(Role::Receive(index).queue())) {
+            (Some(port), Some(queue)) => queue.drain(|chain| port.fill(chain)),
+            _ => Ok(()),
+        }
+    }
+
+    fn transmit(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        let queue = queues.get(Role::Transmit(index).queue());
+        match (self.ports.get_mut(index), queue) {
+            (Some(port), Some(queue)) => queue.drain(|chain| port.empty(chain)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hears what the driver says, and answers.
+    fn hear(&mut self, queues: &mut Queues) -> Result<(), Broken> {
+        let (ports, window) = (&mut self.ports, self.window.is_some());
+        let mut opened = false;
+        if let Some(queue) = queues.get(Role::ControlTransmit.queue()) {
+            queue.drain(|chain| {
+                opened |= control::hear(ports, window, chain);
+                Some(0)
+            })?;
+        }
+        if opened {
+            for index in 0..self.ports.len() {
+                self.receive(index, queues)?;
+            }
+        }
+        self.say(queues)
+    }
+
+    /// Tells the driver what is due, as far as it has given buffers for that.
+    fn say(&mut self, queues: &mut Queues) -> Result<(), Broken> {
+        let (ports, window) = (&mut self.ports, self.window.as_deref());
+        match queues.get(Role::ControlReceive.queue()) {
+            Some(queue) => queue.drain(|chain| control::say(ports, window, chain)),
             None => Ok(()),
         }
     }
 
-    /// All of a buffer, or `None` when the output takes no more for now.
-    fn send(&mut self, chain: &mut Chain) -> Option<u32> {
-        while !chain.readable().is_empty() {
-            match chain.readable().write_to(self.output.as_fd()) {
-                Ok(_) => self.progress(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.dropping {
-                        break;
-                    }
-                    self.wait();
-                    return None;
-                }
-                // Nobody reads any more: a console's output may be lost, its guest must not hang.
-                Err(_) => break,
-            }
+    /// The driver is to be told of `event` of port `index`.
+    fn tell(&mut self, index: usize, event: u16, queues: &mut Queues) -> Result<(), Broken> {
+        if let Some(port) = self.ports.get_mut(index) {
+            port.known.tell(event);
         }
-        Some(0)
-    }
-}
-
-impl Console {
-    /// The reader took something.
-    fn progress(&mut self) {
-        self.dropping = false;
-        if std::mem::take(&mut self.waiting)
-            && let Some(timer) = &mut self.timer
-        {
-            // Should it go off all the same, little is dropped.
-            let _ = timer.clear();
-        }
-    }
-
-    /// Output begins to wait, unless it does so already.
-    fn wait(&mut self) {
-        if !std::mem::replace(&mut self.waiting, true)
-            && let Some(timer) = &mut self.timer
-        {
-            let _ = timer.reset(PATIENCE, None);
-        }
+        self.say(queues)
     }
 }
 
@@ -197,60 +231,88 @@ impl VirtioDevice for Console {
     }
 
     fn queues(&self) -> &[u16] {
-        &[QUEUE_SIZE, QUEUE_SIZE]
+        &self.sizes
     }
 
     fn features(&self) -> u64 {
-        self.window.as_ref().map_or(0, |_| FEATURE_SIZE)
+        let size = self.window.as_ref().map_or(0, |_| feature::SIZE);
+        let multiport = match self.ports.len() {
+            1 => 0,
+            _ => feature::MULTIPORT,
+        };
+        size | multiport | feature::EMERG_WRITE
     }
 
     fn config(&self) -> Arc<dyn ConfigSpace> {
-        match &self.window {
-            Some(window) => Arc::clone(window) as Arc<dyn ConfigSpace>,
-            // § 5.3.4: cols, rows, max_nr_ports and emerg_wr belong to features that are not offered.
-            None => Arc::new(vec![0; 12]),
+        // No more than PORTS_MAX.
+        let ports = u32::try_from(self.ports.len()).unwrap_or(0);
+        let output = self.ports.first().map(|port| Arc::clone(&port.output));
+        match output {
+            Some(output) => Arc::new(Config {
+                window: self.window.clone(),
+                ports: if ports > 1 { ports } else { 0 },
+                output,
+            }),
+            None => Arc::new(Vec::new()),
         }
     }
 
+    fn activate(&mut self, features: u64) {
+        self.multiport = features & feature::MULTIPORT != 0;
+    }
+
     fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
-        match index {
-            RECEIVE => self.receive(queues),
-            _ => self.transmit(queues),
+        match Role::of(index) {
+            Role::Receive(0) => self.receive(0, queues),
+            Role::Transmit(0) => self.transmit(0, queues),
+            // Without the feature there are no others.
+            _ if !self.multiport => Ok(()),
+            Role::Receive(port) => self.receive(port, queues),
+            Role::Transmit(port) => self.transmit(port, queues),
+            Role::ControlReceive => self.say(queues),
+            Role::ControlTransmit => self.hear(queues),
         }
     }
 
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
-        let mut files = vec![
-            (self.input.as_fd(), Ready::Read),
-            (self.output.as_fd(), Ready::Write),
-        ];
-        files.extend(self.timer.iter().map(|it| (borrow(it), Ready::Read)));
-        files
+        self.sources()
+            .map(|(_, file, ready)| (file, ready))
+            .collect()
     }
 
     fn ready(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
-        if index == TIMER {
-            self.dropping = std::mem::take(&mut self.waiting);
-            return self.transmit(queues);
+        let source = self.sources().nth(index).map(|(source, ..)| source);
+        match source {
+            Some(Source::Input(port)) => self.kicked(Role::Receive(port).queue(), queues),
+            Some(Source::Output(port)) => self.kicked(Role::Transmit(port).queue(), queues),
+            Some(Source::Timer(port)) => {
+                let patience = self.ports.get_mut(port).and_then(|it| it.patience.as_mut());
+                if let Some(patience) = patience {
+                    patience.is_over();
+                }
+                self.kicked(Role::Transmit(port).queue(), queues)
+            }
+            Some(Source::Link(port)) if self.multiport => self.tell(port, event::PORT_OPEN, queues),
+            Some(Source::Window) if self.multiport => self.tell(0, event::RESIZE, queues),
+            Some(Source::Link(_) | Source::Window) | None => Ok(()),
         }
-        self.kicked(index, queues)
     }
 
     fn queue_reset(&mut self, index: usize) {
-        if index == TRANSMIT {
-            self.progress();
+        if let Role::Transmit(port) = Role::of(index)
+            && let Some(port) = self.ports.get_mut(port)
+        {
+            port.calm();
         }
     }
 
     fn reset(&mut self) {
-        self.progress();
+        self.multiport = false;
+        for port in &mut self.ports {
+            port.calm();
+            port.known = control::Known::default();
+        }
     }
-}
-
-#[expect(unsafe_code, reason = "TimerFd has no AsFd")]
-fn borrow(timer: &TimerFd) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is the timer's, which outlives the borrow.
-    unsafe { BorrowedFd::borrow_raw(timer.as_raw_fd()) }
 }
 
 #[cfg(test)]

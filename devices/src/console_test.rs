@@ -1,8 +1,15 @@
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::*;
 use crate::rig::{self, DATA, Rig};
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+/// The console's timer among its files.
+const TIMER: usize = 2;
 
 /// A console with one live queue, and the far ends of its files.
 struct Bench {
@@ -30,11 +37,12 @@ fn bench(queue: usize) -> Bench {
     }
 }
 
-#[allow(unsafe_code)]
-fn nonblocking(file: &impl AsRawFd) {
-    // SAFETY: sets a flag of an open descriptor.
-    let set = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
-    assert_eq!(set, 0);
+fn nonblocking(file: &impl AsFd) {
+    fcntl(file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+}
+
+fn blocking(file: &impl AsFd) {
+    fcntl(file, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
 }
 
 #[test]
@@ -158,10 +166,10 @@ fn a_queue_that_the_driver_did_not_enable_is_left_alone() {
 
 #[test]
 fn a_window_of_another_size_is_another_generation() {
-    let window = Arc::new(Window::new(80, 24));
+    let window = Arc::new(Window::new(80, 24).unwrap());
     let (input, output) = (File::open("/dev/null"), File::open("/dev/null"));
     let console = Console::new(input.unwrap(), output.unwrap()).in_window(Arc::clone(&window));
-    assert_eq!(console.features(), FEATURE_SIZE);
+    assert_eq!(console.features(), feature::SIZE | feature::EMERG_WRITE);
     let config = console.config();
     let seen = || {
         let mut bytes = [0xff; 12];
@@ -204,16 +212,86 @@ fn a_reader_that_stops_loses_output_and_one_that_returns_gets_it_again() {
 #[test]
 fn the_timer_runs_only_while_output_waits() {
     let mut bench = bench(TRANSMIT);
-    let armed = |console: &mut Console| console.timer.as_mut().unwrap().is_armed().unwrap();
-    assert!(!armed(&mut bench.console));
+    let armed = |console: &Console| {
+        let patience = console.ports[0].patience.as_ref();
+        patience.unwrap().is_running()
+    };
+    assert!(!armed(&bench.console));
     bench.rig.write(DATA, &vec![b'.'; 300_000]);
     bench.rig.chain(0, &[(DATA, 300_000, 0)]);
     bench.rig.offer(0);
     bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
-    assert!(armed(&mut bench.console));
+    assert!(armed(&bench.console));
+    bench.console.queue_reset(TRANSMIT);
+    assert!(!armed(&bench.console));
+    bench.console.ready(TRANSMIT, &mut bench.queues).unwrap();
+    assert!(armed(&bench.console));
     drop(bench.screen.take());
     bench.console.ready(TRANSMIT, &mut bench.queues).unwrap();
     assert_eq!(bench.rig.used_idx(), 1);
     bench.console.reset();
-    assert!(!armed(&mut bench.console));
+    assert!(!armed(&bench.console));
+}
+
+#[test]
+fn a_timer_that_goes_off_again_brings_no_patience_back() {
+    let mut bench = bench(TRANSMIT);
+    bench.rig.write(DATA, &vec![b'.'; 300_000]);
+    bench.rig.chain(0, &[(DATA, 300_000, 0)]);
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    // The second time as when another worker begins to wait for it.
+    bench.console.ready(TIMER, &mut bench.queues).unwrap();
+    bench.console.ready(TIMER, &mut bench.queues).unwrap();
+    bench.rig.offer(0);
+    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    assert_eq!(bench.rig.used_idx(), 2, "still dropped at once");
+}
+
+#[test]
+fn every_queue_has_one_role() {
+    let roles = [
+        Role::Receive(0),
+        Role::Transmit(0),
+        Role::ControlReceive,
+        Role::ControlTransmit,
+        Role::Receive(1),
+        Role::Transmit(1),
+        Role::Receive(2),
+    ];
+    for (queue, role) in roles.into_iter().enumerate() {
+        assert_eq!((Role::of(queue), role.queue()), (role, queue));
+    }
+}
+
+/// A descriptor that would block is asked first whether it takes a byte.
+#[test]
+fn emergency_output_goes_out_and_never_waits() {
+    let (mut screen, output) = pipe().unwrap();
+    let output = Arc::new(File::from(OwnedFd::from(output)));
+    let config = Config {
+        window: None,
+        ports: 0,
+        output: Arc::clone(&output),
+    };
+    config.write(8, b"!\0\0\0");
+    config.write(8, b"?");
+    for (offset, data) in [
+        (8, b"".as_slice()),
+        (0, b"xxxx"),
+        (9, b"x"),
+        (usize::MAX, b"x"),
+    ] {
+        config.write(offset, data);
+    }
+    let mut seen = [0; 2];
+    screen.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"!?");
+
+    nonblocking(&*output);
+    while (&*output).write(&[b'.'; 4096]).is_ok() {}
+    blocking(&*output);
+    config.write(8, b"lost");
+    drop(screen);
+    config.write(8, b"nobody there");
 }

@@ -1,0 +1,114 @@
+//! The console's configuration space (§ 5.3.4): the window's size, the number of ports, emergency output.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::signal::Signal;
+use crate::virtio::ConfigSpace;
+
+/// Offset of emerg_wr.
+const EMERG_WR: usize = 8;
+
+/// The size of the window that shows a console, as its driver reads it: cols, then rows, 16 bits each.
+///
+/// Whoever changes it calls [`Mmio::config_changed`](crate::mmio::Mmio::config_changed) as well.
+#[derive(Debug)]
+pub struct Window {
+    /// Generation in bits 32 to 63, rows, cols: together, so that no half of a change can be seen.
+    packed: AtomicU64,
+    /// Wakes the device: with several ports the driver is told by a message.
+    changed: Signal,
+}
+
+impl Window {
+    /// A window of `cols` characters in each of `rows` lines.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn new(cols: u16, rows: u16) -> io::Result<Window> {
+        Ok(Window {
+            packed: AtomicU64::new(packed(cols, rows)),
+            changed: Signal::new()?,
+        })
+    }
+
+    /// Changes the size. Says whether it was another.
+    pub fn set(&self, cols: u16, rows: u16) -> bool {
+        let size = packed(cols, rows);
+        let changed = |old: u64| {
+            let next = ((old >> 32) + 1) << 32 | size;
+            (old & 0xffff_ffff != size).then_some(next)
+        };
+        let order = Ordering::SeqCst;
+        let changed = self.packed.fetch_update(order, order, changed).is_ok();
+        if changed {
+            self.changed.raise();
+        }
+        changed
+    }
+
+    /// cols, rows, as both the configuration and the RESIZE message have them.
+    pub(super) fn bytes(&self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.packed.load(Ordering::SeqCst).to_le_bytes();
+        [a, b, c, d]
+    }
+
+    pub(super) fn changes(&self) -> BorrowedFd<'_> {
+        self.changed.as_fd()
+    }
+}
+
+fn packed(cols: u16, rows: u16) -> u64 {
+    u64::from(rows) << 16 | u64::from(cols)
+}
+
+/// What the driver reads and writes.
+pub(super) struct Config {
+    pub(super) window: Option<Arc<Window>>,
+    /// max_nr_ports; 0 where there is but one, as the field then belongs to a feature that is not offered.
+    pub(super) ports: u32,
+    /// Where emergency output goes.
+    pub(super) output: Arc<File>,
+}
+
+impl ConfigSpace for Config {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        let size = self.window.as_ref().map(|window| window.bytes());
+        let mut fields = size.unwrap_or_default().to_vec();
+        fields.extend(self.ports.to_le_bytes());
+        // emerg_wr is written only.
+        fields.read(offset, data);
+    }
+
+    /// § 5.3.4: a byte of output on a device in any state, from any vCPU. It must not wait there: a terminal that takes
+    /// nothing now loses it.
+    fn write(&self, offset: usize, data: &[u8]) {
+        if offset != EMERG_WR {
+            return;
+        }
+        // Asked first, as some outputs would block: a socket that we share with others, say.
+        let mut room = [PollFd::new(self.output.as_fd(), PollFlags::POLLOUT)];
+        let ready = poll(&mut room, PollTimeout::ZERO);
+        let [room] = room;
+        if ready.is_ok_and(|count| count > 0)
+            && room
+                .revents()
+                .is_some_and(|it| it.contains(PollFlags::POLLOUT))
+        {
+            // Nobody could be told of a failure.
+            let _ = data.get(..1).map(|byte| (&*self.output).write(byte));
+        }
+    }
+
+    fn generation(&self) -> u32 {
+        let packed = |window: &Arc<Window>| window.packed.load(Ordering::SeqCst) >> 32;
+        let generation = self.window.as_ref().map_or(0, packed);
+        // 32 bits of 64, shifted down.
+        u32::try_from(generation).unwrap_or(0)
+    }
+}

@@ -18,8 +18,10 @@ use crate::size;
 
 mod config;
 mod kernel;
+mod port;
 
 pub use kernel::{KernelFormat, KernelOption};
+pub use port::PortOption;
 
 /// Most bytes of a block device's serial number (virtio § 5.2.6, VIRTIO_BLK_T_GET_ID).
 pub const SERIAL_MAX: usize = 20;
@@ -49,6 +51,7 @@ Examples:
   hartvisor run --kernel guest --dump-dtb /dev/stdout | dtc -I dtb
   hartvisor run --kernel Image --cmdline console=ttyS0 --console null --serial pty
   hartvisor run --kernel Image --console socket:/run/guest.sock --serial file:boot.log
+  hartvisor run --kernel Image --port name=org.example.agent,target=socket:/run/agent.sock
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
@@ -193,6 +196,16 @@ pub struct Run {
         value_parser = OsStringValueParser::new().try_map(|text| Target::parse(&text))
     )]
     pub serial: Target,
+
+    /// A port of the virtio console, for a program in the guest to talk to one here by (/dev/virtio-ports/NAME in Linux).
+    /// The target is as for --console. Nothing is lost on a port: who writes waits for who reads. May be given up to
+    /// 30 times. A comma in a value is written twice
+    #[arg(
+        long = "port",
+        value_name = "name=NAME,target=pty|file:PATH|socket:PATH|null",
+        value_parser = OsStringValueParser::new().try_map(|text| PortOption::parse(&text))
+    )]
+    pub ports: Vec<PortOption>,
 
     /// End when the guest reboots, with status 0, instead of starting it anew
     #[arg(long)]

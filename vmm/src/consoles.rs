@@ -1,6 +1,7 @@
 //! What the guest's consoles lead to: opened once, and kept while the guest restarts.
 
 use std::fs::File;
+use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -12,11 +13,14 @@ use crate::machine::Machine;
 use crate::port::{Port, Target};
 use crate::terminal::{self, Terminal, Watch};
 
-/// The far ends of the virtio console (`--console`) and of the serial port and SBI console (`--serial`).
+/// The far ends of the virtio console (`--console`), of its further ports (`--port`), and of the serial port and SBI
+/// console (`--serial`).
 pub struct Consoles {
     terminal: Option<Terminal>,
     console: Option<Port>,
     serial: Option<Port>,
+    /// By their names.
+    ports: Vec<(String, Port)>,
     window: Option<Arc<Window>>,
     /// The virtio console's transport, to be told of a new window size.
     shown: Arc<Mutex<Weak<Mmio>>>,
@@ -38,12 +42,19 @@ impl Consoles {
         if machine.console == Target::Stdio
             && let Some((cols, rows)) = terminal::size()
         {
-            let shared = Arc::new(Window::new(cols, rows));
+            let shared = Arc::new(Window::new(cols, rows).map_err(watching)?);
             window = Some(Arc::clone(&shared));
             watch = Some(watch_window(shared, Arc::clone(&shown))?);
         }
-        let console = Port::open("--console", &machine.console)?;
-        let serial = Port::open("--serial", &machine.serial)?;
+        let console = Port::open("--console", "--console", &machine.console)?;
+        let serial = Port::open("--serial", "--serial", &machine.serial)?;
+        let mut ports = Vec::new();
+        for port in &machine.ports {
+            // None leads to the terminal.
+            if let Some(open) = Port::open("--port", &port.label(), &port.target)? {
+                ports.push((port.name.clone(), open));
+            }
+        }
         // Without a console on it the terminal stays as it is, with its Ctrl-c.
         let terminal = match (&console, &serial) {
             (Some(_), Some(_)) => None,
@@ -53,6 +64,7 @@ impl Consoles {
             terminal,
             console,
             serial,
+            ports,
             window,
             shown,
             _watch: watch,
@@ -65,11 +77,14 @@ impl Consoles {
     /// The host has no file descriptor left.
     pub fn virtio(&self) -> Result<Console, Error> {
         let (input, output) = self.ends(self.console.as_ref())?;
-        let console = Console::new(input, output);
-        Ok(match &self.window {
-            Some(window) => console.in_window(Arc::clone(window)),
-            None => console,
-        })
+        let mut console = Console::new(input, output);
+        if let Some(window) = &self.window {
+            console = console.in_window(Arc::clone(window));
+        }
+        for (name, port) in &self.ports {
+            console = console.with_port(name, port.input()?, port.output()?, port.link());
+        }
+        Ok(console)
     }
 
     /// Which transport shows the virtio console now.
@@ -126,8 +141,12 @@ fn watch_window(window: Arc<Window>, shown: Arc<Mutex<Weak<Mmio>>>) -> Result<Wa
             }
         }
     };
-    Watch::start(changed).map_err(|source| Error::Host {
+    Watch::start(changed).map_err(watching)
+}
+
+fn watching(source: io::Error) -> Error {
+    Error::Host {
         what: "watch the terminal's size".to_owned(),
         source,
-    })
+    }
 }

@@ -338,11 +338,31 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// Both consoles would write over each other.
-    #[error("--console and --serial are both {target}: give each its own")]
+    /// Both consoles or ports would write over each other.
+    #[error("{first} and {second} are both {target}: give each its own")]
     SameTarget {
+        /// The option that came first.
+        first: String,
+        /// The other.
+        second: String,
         /// The target as the user gave it.
         target: String,
+    },
+
+    /// Programs in the guest find a port by its name.
+    #[error("two ports have the name {name:?}")]
+    PortTwice {
+        /// The name as the user gave it.
+        name: String,
+    },
+
+    /// More ports than the console can have.
+    #[error("--port is given {given} times, the virtio console has room for {limit}")]
+    TooManyPorts {
+        /// The number asked for.
+        given: usize,
+        /// The most that fit.
+        limit: usize,
     },
 
     /// This machine is no RISC-V machine, so its KVM, if any, runs other guests.
@@ -526,7 +546,9 @@ impl Error {
             | Error::Create { .. }
             | Error::SocketPath { .. }
             | Error::SocketInUse { .. }
-            | Error::SameTarget { .. } => 2,
+            | Error::SameTarget { .. }
+            | Error::PortTwice { .. }
+            | Error::TooManyPorts { .. } => 2,
             Error::HostMemory { .. }
             | Error::NotRiscv { .. }
             | Error::NoKvm

@@ -5,9 +5,10 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use devices::console::PORTS_MAX;
 use nix::sys::sysinfo::sysinfo;
 
-use crate::cli::{self, DISKS_MAX, DiskOption, HugePages, Irqchip, MemoryOption};
+use crate::cli::{self, DISKS_MAX, DiskOption, HugePages, Irqchip, MemoryOption, PortOption};
 use crate::dtb::Dtb;
 use crate::error::Error;
 use crate::files;
@@ -53,6 +54,8 @@ pub struct Machine {
     pub console: Target,
     /// What the serial port and the SBI console lead to.
     pub serial: Target,
+    /// Further ports of the virtio console.
+    pub ports: Vec<PortOption>,
     /// A guest that reboots ends the run instead of starting anew.
     pub no_reboot: bool,
     /// Where kernel, initrd and device tree lie when no firmware decides that.
@@ -95,7 +98,7 @@ impl Machine {
         check_cmdline(&options.cmdline, kernel.format())?;
         let initrd = options.initrd.as_deref().map(Initrd::open).transpose()?;
         let disks = open_disks(&options.disks, !options.no_rng)?;
-        check_consoles(&options.console, &options.serial)?;
+        check_consoles(options)?;
         let placement = loader::place(&kernel, initrd.as_ref().map(|initrd| initrd.size), memory)?;
         let dtb = options
             .dtb
@@ -117,6 +120,7 @@ impl Machine {
             rng: !options.no_rng,
             console: options.console.clone(),
             serial: options.serial.clone(),
+            ports: options.ports.clone(),
             no_reboot: options.no_reboot,
             placement,
         })
@@ -182,15 +186,46 @@ impl Disk {
     }
 }
 
-fn check_consoles(console: &Target, serial: &Target) -> Result<(), Error> {
-    console.check("--console")?;
-    serial.check("--serial")?;
-    match console.conflicts(serial) {
-        true => Err(Error::SameTarget {
-            target: console.to_string(),
-        }),
-        false => Ok(()),
+fn check_consoles(options: &cli::Run) -> Result<(), Error> {
+    let ports = &options.ports;
+    if ports.len() >= PORTS_MAX {
+        return Err(Error::TooManyPorts {
+            given: ports.len(),
+            limit: PORTS_MAX - 1,
+        });
     }
+    let mut known = vec![
+        ("--console".to_owned(), "--console", &options.console),
+        ("--serial".to_owned(), "--serial", &options.serial),
+    ];
+    known.extend(
+        ports
+            .iter()
+            .map(|port| (port.label(), "--port", &port.target)),
+    );
+    for (index, (label, option, target)) in known.iter().enumerate() {
+        target.check(option)?;
+        let mut before = known.iter().take(index);
+        if let Some((other, ..)) = before.find(|(.., other)| target.conflicts(other)) {
+            return Err(Error::SameTarget {
+                first: other.clone(),
+                second: label.clone(),
+                target: target.to_string(),
+            });
+        }
+    }
+    for (index, port) in ports.iter().enumerate() {
+        if ports
+            .iter()
+            .take(index)
+            .any(|other| other.name == port.name)
+        {
+            return Err(Error::PortTwice {
+                name: port.name.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn open_disks(options: &[DiskOption], rng: bool) -> Result<Vec<Disk>, Error> {

@@ -1,4 +1,4 @@
-//! Where a console of the guest leads to on the host: `--console` and `--serial`.
+//! Where a console or port of the guest leads to on the host: `--console`, `--serial`, `--port`.
 //!
 //! ```text
 //!   stdio   the terminal (crate::terminal), shared by all consoles that lead there
@@ -15,6 +15,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use devices::console::Link;
 
 use crate::error::Error;
 use crate::files;
@@ -28,7 +31,7 @@ use relay::Relay;
 /// Most bytes of a socket's path (sockaddr_un, a NUL beside them).
 const SOCKET_PATH_MAX: usize = 107;
 
-/// What `--console` or `--serial` names.
+/// What `--console`, `--serial` or the target of `--port` names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Target {
     /// Stdin and stdout.
@@ -160,15 +163,16 @@ fn check_folder(option: &'static str, path: &Path) -> Result<(), Error> {
 pub struct Port {
     input: File,
     output: File,
-    _relay: Option<Relay>,
+    relay: Option<Relay>,
 }
 
 impl Port {
-    /// Opens `target`; `None` for the terminal, which is not for one alone.
+    /// Opens `target` for `option`; `None` for the terminal, which is not for one alone. `label` says whose it is, where
+    /// the user must be told.
     ///
     /// # Errors
     /// It cannot be opened or made.
-    pub fn open(option: &'static str, target: &Target) -> Result<Option<Port>, Error> {
+    pub fn open(option: &'static str, label: &str, target: &Target) -> Result<Option<Port>, Error> {
         let create = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::Create {
@@ -189,7 +193,7 @@ impl Port {
                     what: "open a pseudo-terminal".to_owned(),
                     source,
                 })?;
-                eprintln!("hartvisor: {option} is at {}", name.display());
+                eprintln!("hartvisor: {label} is at {}", name.display());
                 Port::relayed(peer).map_err(relay_error)?
             }
         }))
@@ -205,7 +209,7 @@ impl Port {
         Ok(Port {
             input: File::open("/dev/null")?,
             output,
-            _relay: None,
+            relay: None,
         })
     }
 
@@ -216,8 +220,13 @@ impl Port {
         Ok(Port {
             input: ours.try_clone()?,
             output: ours,
-            _relay: Some(Relay::start(theirs, peer)?),
+            relay: Some(Relay::start(theirs, peer)?),
         })
+    }
+
+    /// Tells whether a client is there; `None` where none comes and goes.
+    pub fn link(&self) -> Option<Arc<Link>> {
+        self.relay.as_ref().map(Relay::link)
     }
 
     /// A descriptor of its input, non-blocking. All are one: whoever reads first gets the bytes.

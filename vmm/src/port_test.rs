@@ -65,7 +65,7 @@ fn a_file_is_emptied_and_takes_the_output() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
     std::fs::write(&path, b"old, and longer").unwrap();
-    let port = Port::open("--console", &Target::File(path.clone()))
+    let port = Port::open("--console", "--console", &Target::File(path.clone()))
         .unwrap()
         .unwrap();
     port.output().unwrap().write_all(b"new").unwrap();
@@ -78,7 +78,7 @@ fn a_stale_socket_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     drop(UnixListener::bind(&path).unwrap());
-    let port = Port::open("--serial", &Target::Socket(path.clone())).unwrap();
+    let port = Port::open("--serial", "--serial", &Target::Socket(path.clone())).unwrap();
     UnixStream::connect(&path).unwrap();
     drop(port);
     assert!(!path.exists());

@@ -594,6 +594,32 @@ fn consoles_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn ports_that_cannot_be_are_refused() {
+    let folder = Folder::new();
+    folder.refused(
+        &["--port", "name=a,target=stdio"],
+        &["--port", "expected name=NAME,target=pty"],
+    );
+    folder.refused(
+        &["--port", "name=a,target=file:no/log"],
+        &["--port", "\"no/log\"", "No such file"],
+    );
+    let twice = |second| ["--port", "name=a,target=file:log", "--port", second];
+    folder.refused(&twice("name=a,target=null"), &["two ports", "\"a\""]);
+    folder.refused(
+        &twice("name=b,target=file:log"),
+        &["--port a and --port b are both file:log"],
+    );
+    let console = ["--console", "file:log", "--port", "name=a,target=file:log"];
+    folder.refused(&console, &["--console and --port a are both file:log"]);
+    let many: Vec<String> = (0..31)
+        .flat_map(|n| ["--port".to_owned(), format!("name=p{n},target=null")])
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    folder.refused(&many, &["31 times", "room for 30"]);
+}
+
+#[test]
 fn a_socket_of_somebody_else_is_not_taken() {
     let folder = Folder::new();
     let _theirs = std::os::unix::net::UnixListener::bind(folder.path("socket")).unwrap();
@@ -623,6 +649,15 @@ fn the_printed_command_has_the_consoles_and_what_a_reboot_does() {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     assert!(!text.contains("virtio-rng"), "{text}");
+    let text = run("--port name=org.a,target=pty --port target=socket:s,name=b,,c");
+    for part in [
+        "-chardev pty,id=port0 ",
+        "-device virtserialport,chardev=port0,name=org.a ",
+        "-chardev socket,server=on,wait=off,id=port1,path=s ",
+        "-device virtserialport,chardev=port1,name=b,,c ",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
     let text = run("--console socket:s --serial null");
     for part in [
         "-chardev socket,server=on,wait=off,id=console,path=s ",

@@ -93,15 +93,21 @@ int main(int argc, char **argv) {
 }
 "#;
 
-#[test]
-fn a_socket_serves_one_client_after_another_and_goes_with_the_guest() {
-    let folder = tempfile::tempdir().unwrap();
-    let (source, client) = (folder.path().join("client.c"), folder.path().join("client"));
+/// The client, as a program for the host in the lab.
+fn client(folder: &Path) -> PathBuf {
+    let (source, client) = (folder.join("client.c"), folder.join("client"));
     fs::write(&source, CLIENT).unwrap();
     // The cross linker that the set-up installs is a compiler.
     let mut cc = Command::new("riscv64-linux-gnu-gcc");
     let built = cc.arg("-static").arg("-o").arg(&client).arg(&source);
     assert!(built.status().unwrap().success());
+    client
+}
+
+#[test]
+fn a_socket_serves_one_client_after_another_and_goes_with_the_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = client(folder.path());
     let script = format!(
         "{} --console socket:/tmp/console --serial null & vmm=$!
          for word in first second; do {client} /tmp/console $word; done
@@ -152,6 +158,51 @@ poweroff -f
     terminal.expect("guest: size 33 99");
     terminal.expect("guest: size now 44 111");
     terminal.expect("status=0");
+}
+
+/// The ports of a guest's console, from its /init: what they are called, an echo on the first, much text to the second.
+const PORTS: &str = r#"
+while [ "$(cat /sys/class/virtio-ports/*/name 2>/dev/null | wc -l)" -lt 3 ]; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+for port in /sys/class/virtio-ports/vport*; do
+    name=$(cat $port/name)
+    echo "guest: port $name"
+    eval "${name##*.}=/dev/$(basename $port)"
+done
+seq 200000 >$log
+echo "dropped" >$none
+exec 3<>$agent
+for word in first second; do
+    while ! read -r line <&3; do sleep 0.1; done
+    echo "$line" >&3
+done
+poweroff -f
+"#;
+
+#[test]
+fn debian_finds_ports_by_their_names_and_talks_through_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = client(folder.path());
+    let script = format!(
+        "{} --cmdline 'console=hvc0 quiet' --serial null \
+             --port name=org.example.agent,target=socket:/tmp/agent \
+             --port name=org.example.log,target=file:/tmp/log --port name=none,target=null & vmm=$!
+         for word in first second; do {client} /tmp/agent $word; done
+         wait $vmm; echo status=$?; seq 200000 | cmp - /tmp/log && echo the log is whole",
+        debian(folder.path(), PORTS),
+        client = client.display()
+    );
+    let text = shell(&[folder.path()], &script);
+    for part in [
+        "guest: port org.example.agent",
+        "guest: port org.example.log",
+        "came back: first",
+        "came back: second",
+        "status=0",
+        "the log is whole",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use devices::console::Link;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
@@ -29,15 +30,18 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(super) struct Relay {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
+    link: Arc<Link>,
 }
 
 impl Relay {
     pub(super) fn start(guest: UnixStream, peer: Peer) -> io::Result<Relay> {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let link = Arc::new(Link::new()?);
         let carrier = Carrier {
             guest: guest_end(guest)?,
             peer,
             stop: Arc::clone(&stop),
+            link: Arc::clone(&link),
             output: Buffer::default(),
             input: Buffer::default(),
         };
@@ -47,7 +51,13 @@ impl Relay {
         Ok(Relay {
             stop,
             thread: Some(thread),
+            link,
         })
+    }
+
+    /// Tells whether a client is there.
+    pub(super) fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
     }
 }
 
@@ -66,6 +76,7 @@ struct Carrier {
     guest: File,
     peer: Peer,
     stop: Arc<EventFd>,
+    link: Arc<Link>,
     /// From the guest to the client.
     output: Buffer,
     /// From the client to the guest.
@@ -76,12 +87,19 @@ impl Carrier {
     fn run(mut self) {
         // Signals are for threads that know what to do with them. Failing would leave them where they are now.
         let _ = SigSet::all().thread_block();
-        self.peer.look();
+        self.look();
         while !self.wait() {
-            self.peer.look();
+            self.look();
             self.carry();
+            self.link.set(self.peer.sink().is_some());
         }
         self.last_words();
+    }
+
+    /// Lets clients come and go, and says so.
+    fn look(&mut self) {
+        self.peer.look();
+        self.link.set(self.peer.sink().is_some());
     }
 
     /// Waits until something can be carried; true when it is time to stop.

@@ -152,6 +152,13 @@ impl Line {
             "-device",
             "virtconsole,chardev=console",
         ]);
+        for (index, port) in machine.ports.iter().enumerate() {
+            let id = format!("port{index}");
+            self.chardev(&id, &port.target);
+            let mut device = OsString::from(format!("virtserialport,chardev={id},name="));
+            device.push(escaped(OsStr::new(&port.name)));
+            self.add([OsStr::new("-device"), &device]);
+        }
     }
 
     fn chardev(&mut self, id: &str, target: &Target) {

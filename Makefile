@@ -14,7 +14,7 @@ INPUT  ?=
 SHELL  := /bin/bash
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test test-full fuzz check lab clean distclean help
+.PHONY: all setup run qemu test interleavings test-full fuzz check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -39,7 +39,11 @@ qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE
 
 test: all ## unit tests, then the end-to-end tests in the emulated host and under QEMU
 	cargo test --workspace
+	$(MAKE) interleavings
 	cargo test --package vmm --features e2e --tests
+
+interleavings: ## queue and interrupt in every order of loads and stores that may be (some 10 s)
+	RUSTFLAGS="--cfg loom" cargo test --package devices --lib --target-dir $(TARGET)/loom interleavings
 
 test-full: all ## as test, and the long ones: Debian with systemd, its next kernel, U-Boot (fetched first)
 	lab/fetch

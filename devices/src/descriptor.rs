@@ -1,10 +1,9 @@
 //! The descriptor table (§ 2.7.5): following a chain through it, and through an indirect table.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::broken::Broken;
 use crate::chain::{Buffers, Refused};
 use crate::memory::{Memory, Words};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Bytes of a descriptor.
 pub(crate) const SIZE: u64 = 16;

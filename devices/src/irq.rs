@@ -1,7 +1,6 @@
 //! How a device gets its driver's attention.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::virtio::{INTERRUPT_CONFIG, INTERRUPT_USED};
 
 /// An interrupt wire: a PLIC input, an irqfd, a hart's external interrupt, or a flag in a test.
@@ -110,5 +109,11 @@ impl Interrupt {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 #[path = "irq_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[cfg(loom)]
+#[path = "irq_loom.rs"]
+mod interleavings;

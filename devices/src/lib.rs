@@ -24,6 +24,8 @@
 //!
 //! Nothing here panics, hangs or grows because of what a guest writes.
 
+#![cfg_attr(loom, allow(dead_code, reason = "loom is there for a few tests"))]
+
 pub mod block;
 mod broken;
 pub mod bus;
@@ -38,6 +40,7 @@ pub mod plic;
 pub mod queue;
 pub mod rng;
 pub mod rtc;
+mod sync;
 pub mod uart;
 pub mod vhost_user;
 pub mod virtio;

@@ -12,11 +12,15 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice,
 };
+
+#[cfg_attr(all(test, loom), path = "memory/words_loom.rs")]
+mod words;
+
+pub(crate) use words::{Word, Words};
 
 #[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
 compile_error!("virtio 1.x fields are little-endian, and guest addresses must fit a usize");
@@ -51,12 +55,7 @@ impl Memory {
     /// the word's size.
     pub(crate) fn words<T: Word>(&self, address: u64, count: usize) -> Option<Words<T>> {
         let len = (count as u64).checked_mul(size_of::<T>() as u64)?;
-        let first = self.translate(address, len)?.cast::<T>();
-        (first.is_aligned() && count > 0).then(|| Words {
-            first,
-            count,
-            _ram: self.clone(),
-        })
+        Words::new(self.translate(address, len)?, count, self.clone())
     }
 
     /// Copies what stands at guest address `address` into `out`; `None`, with `out` untouched, if it is not all RAM.
@@ -64,48 +63,6 @@ impl Memory {
         let from = self.translate(address, out.len() as u64)?;
         Piece::new(from, out.len()).volatile().copy_to(out);
         Some(())
-    }
-}
-
-/// The word sizes that rings are made of.
-pub(crate) trait Word: sealed::Sealed {}
-impl Word for AtomicU16 {}
-impl Word for AtomicU32 {}
-impl Word for AtomicU64 {}
-
-mod sealed {
-    pub(crate) trait Sealed {}
-    impl Sealed for super::AtomicU16 {}
-    impl Sealed for super::AtomicU32 {}
-    impl Sealed for super::AtomicU64 {}
-}
-
-/// A run of naturally aligned atomic words in guest RAM, translated once.
-pub(crate) struct Words<T> {
-    first: NonNull<T>,
-    count: usize,
-    _ram: Memory,
-}
-
-// SAFETY: a `Words` is a shared reference to atomics that `_ram` keeps mapped; atomics may be used from any thread.
-unsafe impl<T: Word> Send for Words<T> {}
-// SAFETY: as above.
-unsafe impl<T: Word> Sync for Words<T> {}
-
-impl<T: Word> Words<T> {
-    /// Word `index`, modulo the number of words: an index that a guest chose cannot leave the run.
-    pub(crate) fn at(&self, index: usize) -> &T {
-        // `words` refuses an empty run, so this is no division by zero; ring lengths make it one `and` or a compare.
-        let index = if index < self.count {
-            index
-        } else {
-            index % self.count
-        };
-        // SAFETY: index < count, and `words` checked that so many words lie in one mapping.
-        let word = unsafe { self.first.add(index) };
-        // SAFETY: aligned (checked by `words`), mapped for as long as `_ram` lives, which outlives this borrow, and
-        // only ever accessed as an atomic on our side; what the guest's stores do to it is defined for an atomic.
-        unsafe { word.as_ref() }
     }
 }
 

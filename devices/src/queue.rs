@@ -16,13 +16,13 @@
 //! impossible one is [`Broken`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 pub use crate::broken::Broken;
 use crate::chain::{Buffers, Chain};
 use crate::descriptor::{self, Table};
 use crate::irq::Interrupt;
 use crate::memory::{Memory, Word, Words};
+use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
 use crate::virtio::features;
 
 /// The ring features that every queue of ours has.
@@ -336,5 +336,11 @@ fn passed(event: u16, old: u16, new: u16) -> bool {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 #[path = "queue_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[cfg(loom)]
+#[path = "queue_loom.rs"]
+mod interleavings;

@@ -1,0 +1,59 @@
+//! Every interleaving of raising and acknowledging: the wire and the status agree in the end.
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use super::*;
+
+/// A wire as an interrupt controller is one: whoever drives it comes after who drove it before.
+#[derive(Clone)]
+struct Wire(Arc<AtomicBool>);
+
+impl IrqLine for Wire {
+    fn set(&self, high: bool) {
+        self.0.swap(high, Ordering::AcqRel);
+    }
+}
+
+fn interrupt() -> (Wire, Arc<Interrupt>) {
+    let wire = Wire(Arc::new(AtomicBool::new(false)));
+    let interrupt = Interrupt::new(Box::new(wire.clone()));
+    (wire, Arc::new(interrupt))
+}
+
+fn agree(wire: &Wire, interrupt: &Interrupt) {
+    let high = wire.0.load(Ordering::SeqCst);
+    assert_eq!(high, interrupt.status() != 0);
+}
+
+#[test]
+fn a_raise_and_an_acknowledgement_leave_the_wire_right() {
+    loom::model(|| {
+        let (wire, interrupt) = interrupt();
+        interrupt.used_buffer();
+        let worker = {
+            let interrupt = Arc::clone(&interrupt);
+            thread::spawn(move || interrupt.used_buffer())
+        };
+        interrupt.acknowledge(INTERRUPT_USED);
+        worker.join().unwrap();
+        agree(&wire, &interrupt);
+    });
+}
+
+#[test]
+fn two_raises_and_an_acknowledgement_leave_the_wire_right() {
+    loom::model(|| {
+        let (wire, interrupt) = interrupt();
+        let used = Arc::clone(&interrupt);
+        let config = Arc::clone(&interrupt);
+        let used = thread::spawn(move || used.used_buffer());
+        let config = thread::spawn(move || config.config_changed());
+        interrupt.acknowledge(INTERRUPT_USED);
+        used.join().unwrap();
+        config.join().unwrap();
+        agree(&wire, &interrupt);
+        assert_ne!(interrupt.status() & INTERRUPT_CONFIG, 0);
+    });
+}

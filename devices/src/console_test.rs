@@ -1,7 +1,7 @@
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::OwnedFd;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::*;
 use crate::rig::{self, DATA, Rig};
@@ -38,11 +38,11 @@ fn bench(queue: usize) -> Bench {
 }
 
 fn nonblocking(file: &impl AsFd) {
-    fcntl(file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    fcntl_setfl(file, OFlags::NONBLOCK).unwrap();
 }
 
 fn blocking(file: &impl AsFd) {
-    fcntl(file, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    fcntl_setfl(file, OFlags::empty()).unwrap();
 }
 
 #[test]

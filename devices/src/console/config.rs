@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::signal::Signal;
 use crate::virtio::ConfigSpace;
@@ -92,14 +92,10 @@ impl ConfigSpace for Config {
             return;
         }
         // Asked first, as some outputs would block: a socket that we share with others, say.
-        let mut room = [PollFd::new(self.output.as_fd(), PollFlags::POLLOUT)];
-        let ready = poll(&mut room, PollTimeout::ZERO);
+        let mut room = [PollFd::new(&self.output, PollFlags::OUT)];
+        let ready = poll(&mut room, Some(&Timespec::default()));
         let [room] = room;
-        if ready.is_ok_and(|count| count > 0)
-            && room
-                .revents()
-                .is_some_and(|it| it.contains(PollFlags::POLLOUT))
-        {
+        if ready.is_ok() && room.revents().contains(PollFlags::OUT) {
             // Nobody could be told of a failure.
             let _ = data.get(..1).map(|byte| (&*self.output).write(byte));
         }

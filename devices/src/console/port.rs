@@ -6,11 +6,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 
 use super::control::Known;
 use super::signal::Link;
@@ -97,7 +100,7 @@ impl Port {
 
 /// How long output waits for a reader that takes nothing.
 pub(super) struct Patience {
-    timer: TimerFd,
+    timer: OwnedFd,
     limit: Duration,
     is_waiting: bool,
     /// The reader has stopped.
@@ -106,9 +109,9 @@ pub(super) struct Patience {
 
 impl Patience {
     pub(super) fn new(limit: Duration) -> io::Result<Patience> {
-        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Patience {
-            timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
+            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
             limit,
             is_waiting: false,
             is_lost: false,
@@ -118,18 +121,26 @@ impl Patience {
     /// Output begins to wait, unless it does so already.
     fn begin(&mut self) {
         if !std::mem::replace(&mut self.is_waiting, true) {
-            let expiration = Expiration::OneShot(self.limit.into());
-            // Not set, it waits for longer.
-            let _ = self.timer.set(expiration, TimerSetTimeFlags::empty());
+            self.set(self.limit);
         }
     }
 
     fn end(&mut self) {
         self.is_lost = false;
         if std::mem::take(&mut self.is_waiting) {
-            // Should it go off all the same, little is dropped.
-            let _ = self.timer.unset();
+            self.set(Duration::ZERO);
         }
+    }
+
+    /// Lets the timer go off after `limit`, once; never if that is zero.
+    fn set(&self, limit: Duration) {
+        let it_value = Timespec::try_from(limit).unwrap_or_default();
+        let once = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value,
+        };
+        // Not set, output waits for longer; still set, little is dropped.
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
     }
 
     /// The timer went off.
@@ -139,7 +150,8 @@ impl Patience {
 
     #[cfg(test)]
     pub(super) fn is_running(&self) -> bool {
-        self.timer.get().is_ok_and(|left| left.is_some())
+        let left = rustix::time::timerfd_gettime(&self.timer).unwrap();
+        left.it_value != Timespec::default()
     }
 
     pub(super) fn timer(&self) -> BorrowedFd<'_> {

@@ -1,24 +1,26 @@
 //! How the host tells the console's thread that something has changed.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use rustix::event::{EventfdFlags, eventfd};
 
 /// An event that wakes a worker, which waits for its edge.
 #[derive(Debug)]
-pub(super) struct Signal(EventFd);
+pub(super) struct Signal(OwnedFd);
 
 impl Signal {
     pub(super) fn new() -> io::Result<Signal> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Signal(EventFd::from_flags(flags)?))
+        Ok(Signal(eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?))
     }
 
     pub(super) fn raise(&self) {
         // Fails only when 2^64 are outstanding: one of them will do.
-        let _ = self.0.write(1);
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
 

@@ -273,4 +273,11 @@ fn check_reports_what_the_host_has() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    assert!(!text.contains("sleep on"), "{text}");
+    let mut with_files = lab::lab(&["--aia-guests", "2"], &[]);
+    let text = self::text(&run(with_files.arg(hartvisor()).arg("check"), b""));
+    assert!(
+        text.contains("guest interrupt files while they last"),
+        "{text}"
+    );
 }

@@ -97,13 +97,25 @@ impl Aia {
 
     /// How KVM does it: in software, or with the CPU's guest interrupt files where there are any.
     pub(super) fn mode(&self) -> &'static str {
-        let (group, attribute) = (KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_CONFIG_MODE);
-        match ext::get_device(&self.device, group, attribute) {
+        match self.mode_number() {
             Ok(KVM_DEV_RISCV_AIA_MODE_EMUL) => "emulated (no guest interrupt files)",
             Ok(KVM_DEV_RISCV_AIA_MODE_HWACCEL) => "guest interrupt files",
             Ok(KVM_DEV_RISCV_AIA_MODE_AUTO) => "guest interrupt files while they last",
             _ => "unknown mode",
         }
+    }
+
+    /// Whether it uses guest interrupt files.
+    pub(super) fn has_files(&self) -> bool {
+        matches!(
+            self.mode_number(),
+            Ok(KVM_DEV_RISCV_AIA_MODE_HWACCEL | KVM_DEV_RISCV_AIA_MODE_AUTO)
+        )
+    }
+
+    fn mode_number(&self) -> io::Result<u32> {
+        let (group, attribute) = (KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_CONFIG_MODE);
+        ext::get_device(&self.device, group, attribute)
     }
 
     /// The wire of APLIC source `source`.

@@ -4,6 +4,7 @@ use std::fs;
 
 use kvm_bindings::KVM_CAP_VM_GPA_BITS;
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use nix::sys::utsname::uname;
 
 use super::aia::Aia;
 use super::ext::register;
@@ -93,15 +94,31 @@ fn debug_console(vcpu: &KvmVcpu) -> String {
     .to_owned()
 }
 
+/// From this version on an interrupt in a guest interrupt file wakes its hart for certain: commit 4cec89db80ba and what
+/// completes it.
+const WAKES: (u32, u32) = (6, 18);
+
 /// The whole set-up is tried, for one hart.
 fn aia(vm: &VmFd) -> String {
     match Aia::new(vm, 1) {
+        Ok(aia) if aia.has_files() && kernel().is_some_and(|version| version < WAKES) => format!(
+            "yes, {}; before Linux 6.18 an idle hart may sleep on with an interrupt pending (--irqchip plic avoids that)",
+            aia.mode()
+        ),
         Ok(aia) => format!("yes, {}", aia.mode()),
         Err(error) => format!(
             "no, cannot {}: {}; guests get a PLIC",
             error.step, error.source
         ),
     }
+}
+
+/// Major and minor version of the host's kernel.
+fn kernel() -> Option<(u32, u32)> {
+    let name = uname().ok()?;
+    let release = name.release().to_str()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn huge_pages() -> String {

@@ -12,9 +12,11 @@ T      ?= 30
 FUZZ   ?=
 INPUT  ?=
 SHELL  := /bin/bash
+# Has cargo run RISC-V programs in the emulated host.
+IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test interleavings test-full fuzz check lab clean distclean help
+.PHONY: all setup run qemu test test-full units interleavings fuzz check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -37,18 +39,19 @@ qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE
 		-drive file=$(DISK),format=raw,if=none,id=disk \
 		-device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk
 
-test: all ## unit tests, then the end-to-end tests in the emulated host and under QEMU
-	cargo test --workspace
-	$(MAKE) interleavings
+test: all units ## unit tests, then the end-to-end tests in the emulated host and under QEMU
 	cargo test --package vmm --features e2e --tests
+
+test-full: all units ## as test, and the long ones: Debian with systemd, its next kernel (fetched first)
+	lab/fetch
+	cargo test --package vmm --features full --test '*'
+
+units: setup interleavings ## unit tests, on this machine and as a RISC-V build in the emulated host
+	cargo test --workspace
+	$(IN_LAB) lab/cargo test --target $(LINUX) --package devices --package vmm --lib --features vmm/e2e
 
 interleavings: ## queue and interrupt in every order of loads and stores that may be (some 10 s)
 	RUSTFLAGS="--cfg loom" cargo test --package devices --lib --target-dir $(TARGET)/loom interleavings
-
-test-full: all ## as test, and the long ones: Debian with systemd, its next kernel, U-Boot (fetched first)
-	lab/fetch
-	cargo test --workspace
-	cargo test --package vmm --features full --test '*'
 
 fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one of them; INPUT=FILE: one input again)
 	FUZZ_SECONDS=$(T) FUZZ_INPUT=$(INPUT) fuzz/run $(FUZZ)

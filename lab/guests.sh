@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Guests that others wrote: a newer kernel, a Debian root file system, U-Boot. For the long tests; lab/fetch gets them.
+# Guests that others wrote: U-Boot, and for the long tests a newer kernel and a Debian root file system.
 
 # Where Debian prepares its next release, with a kernel that is some months old at most.
 next_suite=forky
@@ -18,10 +18,12 @@ fetch_next_kernel() {
     fetch_kernel "$next_suite" "$folder"
 }
 
+u_boot_ready() { [[ -s $1/u-boot && -s $1/u-boot.bin ]]; }
+
 # fetch_u_boot FOLDER: u-boot (ELF) and u-boot.bin, built for S-mode on QEMU's virt machine.
 fetch_u_boot() {
     local folder=$1 work
-    [[ -s $folder/u-boot && -s $folder/u-boot.bin ]] && return
+    u_boot_ready "$folder" && return
     say "fetching U-Boot"
     work=$(mktemp -d)
     riscv64_lists "$work/apt" "$debian_suite"

@@ -4,8 +4,8 @@
 # riscv64 is an architecture of Debian from this release on.
 host_suite=trixie
 
-# What the emulated host uses itself, then what Debian's kernel needs as a guest: disks, a root file system.
-host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 crc32c_generic loop)
+# What the emulated host uses itself, then what Debian's kernel needs as a guest: disks, a root file system, random numbers.
+host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 crc32c_generic loop virtio_rng)
 
 # host_ready FOLDER: everything was fetched, from this suite and with these modules.
 host_ready() {

@@ -77,7 +77,7 @@ fn boot(
     consoles: &Consoles,
     ending: &Arc<Ending>,
 ) -> Result<(), Error> {
-    let Hardware { vm, mut vcpus, aia } = vm::create(kvm, machine)?;
+    let Hardware { vm, mut vcpus, aia } = vm::create(kvm, machine.cpus, machine.irqchip)?;
     cpu::configure(&vcpus, machine);
     let ram = Arc::new(ram::map(&vm, &machine.backing)?);
 

@@ -23,6 +23,7 @@ use crate::size;
 
 mod elf;
 mod format;
+mod header;
 mod image;
 mod unpack;
 mod zboot;

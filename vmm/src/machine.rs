@@ -91,6 +91,11 @@ pub struct Disk {
 impl Machine {
     /// Checks and opens everything that `options` name.
     pub fn new(options: &cli::Run) -> Result<Machine, Error> {
+        // Where only the device tree is wanted, no terminal is taken and no file emptied for a guest that does not run.
+        let console = |target: &Target| match options.dump_dtb {
+            Some(_) => Target::Null,
+            None => target.clone(),
+        };
         check_cpus(options.cpus)?;
         check_memory(options.memory)?;
         let memory = options.memory.size;
@@ -118,9 +123,13 @@ impl Machine {
             sbi: options.sbi.clone(),
             disks,
             rng: !options.no_rng,
-            console: options.console.clone(),
-            serial: options.serial.clone(),
-            ports: options.ports.clone(),
+            console: console(&options.console),
+            serial: console(&options.serial),
+            ports: if options.dump_dtb.is_some() {
+                Vec::new()
+            } else {
+                options.ports.clone()
+            },
             no_reboot: options.no_reboot,
             placement,
         })

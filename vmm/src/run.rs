@@ -1,10 +1,7 @@
 //! `hartvisor run`: check the machine, then choose what runs it.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-
-use nix::unistd::dup2_stdin;
 
 use crate::cli::{Accel, Run};
 use crate::error::Error;
@@ -20,8 +17,6 @@ pub fn run(options: &Run) -> Result<End, Error> {
         return print_command(&machine, options.accel);
     }
     let _pidfile = if machine.dump_dtb.is_some() {
-        // No guest will read it, and a script may want to.
-        leave_stdin()?;
         None
     } else {
         // Who reads the process id may use it at once: a signal must end the run in order from here on.
@@ -42,18 +37,6 @@ pub fn run(options: &Run) -> Result<End, Error> {
             }
         },
     }
-}
-
-/// Puts `/dev/null` in the place of stdin, for a run that has no use for it.
-fn leave_stdin() -> Result<(), Error> {
-    let nothing = File::open("/dev/null").map_err(|source| Error::Host {
-        what: "open /dev/null".into(),
-        source,
-    })?;
-    dup2_stdin(&nothing).map_err(|errno| Error::Host {
-        what: "replace stdin".into(),
-        source: errno.into(),
-    })
 }
 
 /// Without QEMU, why there is no KVM either belongs to the error.

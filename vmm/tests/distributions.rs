@@ -1,4 +1,4 @@
-//! Systems that others wrote, as guests on RISC-V KVM: Debian with systemd, U-Boot. `lab/fetch` gets them.
+//! Debian with systemd as a guest on RISC-V KVM. `lab/fetch` gets it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,8 +6,6 @@
     clippy::indexing_slicing
 )]
 
-use std::fs::{self, File};
-use std::path::Path;
 use std::process::Command;
 
 #[allow(dead_code, unreachable_pub)]
@@ -23,7 +21,7 @@ mod session;
 #[path = "support/tested.rs"]
 mod tested;
 
-use lab::{cached, hartvisor};
+use lab::cached;
 use linux::{assert_clean, initramfs, succeed};
 use session::Session;
 use tested::Row;
@@ -48,16 +46,6 @@ umount /sys /proc
 exec switch_root -c /dev/hvc0 /mnt /sbin/init
 "#;
 
-/// `lab/run OPTIONS -- hartvisor run ARGUMENTS`, as a conversation.
-fn start(options: &[&str], folder: &Path, arguments: &[&str]) -> Session {
-    let mut command = lab::lab(&[&["--timeout", "900"], options].concat(), &[folder]);
-    command
-        .arg(hartvisor())
-        .args(["run", "--accel", "kvm"])
-        .args(arguments);
-    Session::start(&mut command)
-}
-
 /// Boots Debian to its login, logs in, has it do something and power off.
 fn debian(kernel: &str, options: &[&str], cpus: &str) {
     let name = format!(
@@ -71,7 +59,7 @@ fn debian(kernel: &str, options: &[&str], cpus: &str) {
     copy.args(["--sparse=always", "--reflink=auto"]);
     succeed(copy.arg(cached("debian", "disk")).arg(&disk));
     let initramfs = initramfs(folder.path(), kernel, INIT);
-    let mut guest = start(
+    let mut guest = Session::on_kvm(
         options,
         folder.path(),
         &[
@@ -121,75 +109,4 @@ fn debian_comes_to_a_login_by_systemd_and_powers_off_cleanly() {
 #[test]
 fn debian_comes_to_a_login_on_a_newer_kernel_and_a_host_with_aia() {
     debian("next", &["--aia-guests", "2"], "2");
-}
-
-/// Boots U-Boot to its prompt and has it read a file from the virtio disk.
-fn u_boot(file: &str, format: &str, options: &[&str]) {
-    let _row = Row::begin("U-Boot 2025.01, S-mode", format, options, "auto", "1");
-    let folder = tempfile::tempdir().unwrap();
-    let disk = folder.path().join("disk");
-    File::create(&disk).unwrap().set_len(16 << 20).unwrap();
-    let root = folder.path().join("root");
-    fs::create_dir(&root).unwrap();
-    fs::write(root.join("greeting"), "hello from a file\n").unwrap();
-    succeed(
-        Command::new("mkfs.ext4")
-            .args(["-q", "-d"])
-            .arg(&root)
-            .arg(&disk),
-    );
-    let kernel = format!(
-        "{}{}",
-        cached("u-boot", file).display(),
-        if file.ends_with(".bin") {
-            ",format=raw"
-        } else {
-            ""
-        }
-    );
-    // U-Boot insists on a serial port.
-    let mut guest = start(
-        options,
-        folder.path(),
-        &[
-            "--memory",
-            "256M",
-            "--serial",
-            "stdio",
-            "--console",
-            "null",
-            "--kernel",
-            &kernel,
-            "--disk",
-            disk.to_str().unwrap(),
-        ],
-    );
-    // Before its own search for systems to boot ends at the same prompt.
-    guest.expect("Hit any key to stop autoboot", STEP);
-    guest.send("\n");
-    guest.expect("=> ", STEP);
-    guest.send("virtio scan; virtio info; ls virtio 0\n");
-    guest.expect("VirtIO Block Device", STEP);
-    guest.expect("Capacity: 16.0 MB", STEP);
-    guest.expect("greeting", STEP);
-    guest.expect("=> ", STEP);
-    guest.send("load virtio 0 ${kernel_addr_r} greeting; md.b ${kernel_addr_r} 5\n");
-    guest.expect("18 bytes read", STEP);
-    guest.expect("68 65 6c 6c 6f", STEP);
-    // A command that runs looks for Ctrl-c and throws away what else is typed: wait for the prompt.
-    guest.expect("=> ", STEP);
-    guest.send("poweroff\n");
-    let (status, seen) = guest.end(STEP);
-    assert_eq!(status, Some(0), "{seen}");
-    succeed(Command::new("e2fsck").arg("-fn").arg(&disk));
-}
-
-#[test]
-fn u_boot_comes_to_its_prompt_and_reads_the_disk() {
-    u_boot("u-boot", "ELF", &[]);
-}
-
-#[test]
-fn u_boot_as_a_raw_binary_does_the_same_on_a_host_with_aia() {
-    u_boot("u-boot.bin", "raw", &["--aia-guests", "2"]);
 }

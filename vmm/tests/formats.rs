@@ -7,44 +7,20 @@
 )]
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dtoolkit::fdt::Fdt;
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/lab.rs"]
 mod lab;
+#[path = "support/packed.rs"]
+mod packed;
 
 use lab::{guest, hartvisor, host_file, run, text};
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    compress_to_vec(bytes, CompressionLevel::Fastest)
-}
-
-/// As drivers/firmware/efi/libstub/zboot-header.S of Linux lays it out; the EFI program itself is left out.
-fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
-    let mut file = b"MZ\0\0zimg".to_vec();
-    file.extend(64_u32.to_le_bytes());
-    file.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
-    file.extend([0; 8]);
-    file.extend(compression.as_bytes());
-    file.resize(0x38, 0);
-    file.extend(b"\xcd\x23\x82\x81\0\0\0\0");
-    file.extend(payload);
-    file
-}
+use packed::{gzip, zboot, zstd};
 
 /// Starts each kernel in turn, all in one emulated host, and gives what was said and each exit status.
 fn start_each(kernels: &[String], folder: &Path, arguments: &str) -> (String, Vec<i32>) {

@@ -105,6 +105,33 @@ fn the_interrupt_controller_is_the_one_asked_for() {
     }
 }
 
+/// A guest's AIA CSRs trap on a host with Smstateen unless they are opened for it.
+#[test]
+fn the_guest_passes_its_tests_on_a_host_with_smstateen() {
+    let options = ["--aia-guests", "2", "--isa", "smstateen=on"];
+    let (output, _) = test_mode(&options, &["--cpus", "2"], false);
+    assert_tap(&output, &["read-only"]);
+}
+
+/// Paging of 39 bits, and so guest addresses of 41.
+#[test]
+fn the_guest_passes_its_tests_on_a_host_with_the_smallest_address_space() {
+    let options = ["--isa", "sv48=off,sv57=off"];
+    let (output, _) = test_mode(&options, &[], false);
+    assert_tap(&output, &["read-only", "one hart"]);
+    let script = format!(
+        "{0} check; {0} run --accel kvm --kernel {1} --dump-dtb /dev/stdout",
+        hartvisor().display(),
+        guest().display()
+    );
+    let output = run(lab::lab(&options, &[]).args(["sh", "-c", &script]), b"");
+    let text = text(&output);
+    assert!(
+        text.contains("41 bits") && text.contains("riscv,sv39"),
+        "{text}"
+    );
+}
+
 #[test]
 fn an_aia_that_the_host_lacks_is_refused_by_its_first_step() {
     let output = run(&mut on_kvm(&[], &[], &["--irqchip", "aia"]), b"");

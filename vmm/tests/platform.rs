@@ -21,15 +21,20 @@ mod linux;
 mod support;
 
 use lab::{hartvisor, host_file, run, text};
-use support::{Elf, finish, reboot};
+use support::{Elf, finish, reboot, seed};
 
 /// A shell on the serial port, though there is a virtio console as well, which takes input as soon as there is some. The
 /// disk's first byte says which life this is.
 const INIT: &str = r#"
-while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
+modprobe virtio_rng
+while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ] || [ ! -c /dev/hwrng ]; do sleep 0.1; done
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 stty -echo
 echo "guest: date $(date +%s), clock $(cat /sys/class/rtc/rtc0/name)"
+echo "guest: rng $(cat /sys/class/misc/hw_random/rng_current) $(dd if=/dev/hwrng bs=4096 count=4 | tee /r1 | wc -c)"
+dd if=/dev/hwrng of=/r2 bs=4096 count=4
+cmp -s /r1 /r2 || echo "guest: rng differs"
+grep ttyS0 /proc/interrupts
 life=$(dd if=/dev/vda bs=1 count=1 2>/dev/null)
 echo "guest: life $life, kernel stamp $(dmesg | grep -c 'Linux version')"
 echo "guest: type a line"
@@ -44,6 +49,16 @@ poweroff -f
 
 #[test]
 fn debian_lives_twice_on_its_serial_port_and_knows_the_time() {
+    lives_twice(&[], "SiFive PLIC");
+}
+
+#[test]
+fn debian_lives_twice_on_its_serial_port_with_an_aia() {
+    lives_twice(&["--aia"], "APLIC-MSI");
+}
+
+/// Boots Debian's kernel, which reboots once, on such a host, where the serial port's interrupt comes from this controller.
+fn lives_twice(host: &[&str], controller: &str) {
     let folder = tempfile::tempdir().unwrap();
     let initramfs = linux_with(folder.path(), INIT);
     let disk = folder.path().join("disk");
@@ -51,7 +66,7 @@ fn debian_lives_twice_on_its_serial_port_and_knows_the_time() {
     file.write_all(b"1").unwrap();
     file.set_len(1 << 20).unwrap();
     let cmdline = "earlycon=uart8250,mmio,0x10000000 console=ttyS0 panic=-1";
-    let mut child = lab::lab(&[], &[folder.path()])
+    let mut child = lab::lab(host, &[folder.path()])
         .arg(hartvisor())
         .args(["run", "--accel", "kvm", "--cmdline", cmdline, "--kernel"])
         .arg(host_file("vmlinux"))
@@ -91,6 +106,9 @@ fn debian_lives_twice_on_its_serial_port_and_knows_the_time() {
         "guest: life 2, kernel stamp 1",
         "guest: you typed hello 2",
         "goldfish_rtc",
+        "guest: rng virtio_rng.0 16384",
+        "guest: rng differs",
+        controller,
     ] {
         assert!(seen.contains(part), "{part:?} is not in {seen}");
     }
@@ -101,10 +119,16 @@ fn debian_lives_twice_on_its_serial_port_and_knows_the_time() {
 
 /// Runs code on KVM, with options.
 fn runs(code: &[u8], options: &[&str]) -> (Option<i32>, String) {
+    runs_on(&[], code, options)
+}
+
+/// As [`runs`], on such a host.
+fn runs_on(host: &[&str], code: &[u8], options: &[&str]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
     fs::write(&kernel, Elf::new(0x8020_0000, code).bytes()).unwrap();
-    let mut command: Command = lab::lab(&["--timeout", "60"], &[folder.path()]);
+    let host = [&["--timeout", "60"], host].concat();
+    let mut command: Command = lab::lab(&host, &[folder.path()]);
     command.arg(hartvisor()).args(["run", "--accel", "kvm"]);
     command.args(options).arg("--kernel").arg(&kernel);
     let output = run(&mut command, b"");
@@ -118,6 +142,13 @@ fn a_store_to_the_finisher_ends_the_run() {
     let (status, text) = runs(&finish(0x0007_3333), &[]);
     assert_eq!(status, Some(1), "{text}");
     assert!(text.contains("the guest reported failure 7"), "{text}");
+}
+
+/// KVM hands the `seed` CSR on to us where the host has Zkr.
+#[test]
+fn the_entropy_source_gives_entropy() {
+    let (status, text) = runs_on(&["--isa", "zkr=on"], &seed(), &[]);
+    assert_eq!(status, Some(0), "{text}");
 }
 
 #[test]

@@ -10,7 +10,6 @@ use super::failed;
 use super::vcpu::KvmVcpu;
 use crate::cli::Irqchip;
 use crate::error::Error;
-use crate::machine::Machine;
 
 /// What KVM made.
 pub(super) struct Hardware {
@@ -20,26 +19,36 @@ pub(super) struct Hardware {
     pub(super) aia: Option<Aia>,
 }
 
-/// Makes them, with an AIA if the machine wants one, or if it may have one and this host's KVM can.
-pub(super) fn create(kvm: &Kvm, machine: &Machine) -> Result<Hardware, Error> {
+/// Makes them for a machine of so many harts, with an AIA if it wants one, or if it may have one and this host's KVM can.
+pub(super) fn create(kvm: &Kvm, cpus: u32, irqchip: Irqchip) -> Result<Hardware, Error> {
     let limit = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
-    if machine.cpus > limit {
+    if cpus > limit {
         return Err(Error::Cpus {
-            given: machine.cpus,
+            given: cpus,
             limit,
             why: "the limit of this host's KVM",
         });
     }
-    let mut hardware = without_aia(kvm, machine)?;
-    if machine.irqchip == Irqchip::Plic {
+    with(kvm, cpus, irqchip, Aia::new)
+}
+
+/// As [`create`], with an AIA made in this way.
+fn with(
+    kvm: &Kvm,
+    cpus: u32,
+    irqchip: Irqchip,
+    make: impl FnOnce(&VmFd, u32) -> Result<Aia, Failed>,
+) -> Result<Hardware, Error> {
+    let mut hardware = without_aia(kvm, cpus)?;
+    if irqchip == Irqchip::Plic {
         return Ok(hardware);
     }
-    match Aia::new(&hardware.vm, machine.cpus) {
+    match make(&hardware.vm, cpus) {
         Ok(aia) => {
             hardware.aia = Some(aia);
             Ok(hardware)
         }
-        Err(Failed { step, source }) if machine.irqchip == Irqchip::Aia => {
+        Err(Failed { step, source }) if irqchip == Irqchip::Aia => {
             Err(Error::KvmAia { step, source })
         }
         // A host without one is no news, one whose AIA is broken is.
@@ -47,14 +56,14 @@ pub(super) fn create(kvm: &Kvm, machine: &Machine) -> Result<Hardware, Error> {
         Err(Failed { step, source }) => {
             warn!("in-kernel AIA: cannot {step}: {source}; the guest gets a PLIC");
             // KVM takes the first VM for one that has an AIA.
-            without_aia(kvm, machine)
+            without_aia(kvm, cpus)
         }
     }
 }
 
-fn without_aia(kvm: &Kvm, machine: &Machine) -> Result<Hardware, Error> {
+fn without_aia(kvm: &Kvm, cpus: u32) -> Result<Hardware, Error> {
     let vm = kvm.create_vm().map_err(failed("create a VM"))?;
-    let vcpus = (0..machine.cpus)
+    let vcpus = (0..cpus)
         .map(|id| KvmVcpu::new(&vm, id))
         .collect::<Result<_, _>>()?;
     Ok(Hardware {
@@ -62,4 +71,49 @@ fn without_aia(kvm: &Kvm, machine: &Machine) -> Result<Hardware, Error> {
         vcpus,
         aia: None,
     })
+}
+
+#[cfg(all(test, feature = "e2e"))]
+mod tests {
+    use super::*;
+
+    /// KVM has no vCPU for the last IMSIC, and refuses to place it.
+    fn one_hart_too_many(vm: &VmFd, cpus: u32) -> Result<Aia, Failed> {
+        Aia::new(vm, cpus + 1)
+    }
+
+    #[test]
+    fn an_aia_that_fails_half_way_makes_room_for_a_plic() {
+        let kvm = Kvm::new().unwrap();
+        let hardware = with(&kvm, 2, Irqchip::Auto, one_hart_too_many).unwrap();
+        assert!(hardware.aia.is_none());
+        // Of the VM with half an AIA nothing is left: this one takes interrupts from user space, and another AIA.
+        for vcpu in &hardware.vcpus {
+            use std::os::fd::AsFd;
+            crate::kvm::ext::interrupt(vcpu.interrupt_fd().unwrap().as_fd(), true).unwrap();
+        }
+        assert!(Aia::new(&hardware.vm, 2).is_ok());
+    }
+
+    #[test]
+    fn an_aia_that_was_asked_for_and_fails_is_an_error_that_names_the_step() {
+        let kvm = Kvm::new().unwrap();
+        let error = with(&kvm, 2, Irqchip::Aia, one_hart_too_many)
+            .err()
+            .unwrap();
+        assert!(
+            error
+                .chain()
+                .contains("place the IMSIC of hart 2 at 0x28002000"),
+            "{}",
+            error.chain()
+        );
+    }
+
+    #[test]
+    fn an_aia_is_taken_where_there_is_one_unless_a_plic_is_wanted() {
+        let kvm = Kvm::new().unwrap();
+        assert!(create(&kvm, 2, Irqchip::Auto).unwrap().aia.is_some());
+        assert!(create(&kvm, 2, Irqchip::Plic).unwrap().aia.is_none());
+    }
 }

@@ -7,13 +7,13 @@
 //! All little-endian; Documentation/arch/riscv/boot-image-header.rst of Linux.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use object::pe::{ImageDosHeader, ImageNtHeaders64};
 use object::read::ReadCache;
 use object::read::pe::ImageNtHeaders;
 
+use super::header::Headed;
 use super::{Format, Segment};
 use crate::error::Error;
 use crate::layout::{KERNEL_ALIGN, RAM_BASE};
@@ -98,34 +98,18 @@ pub(super) fn read(
     file: &File,
     length: u64,
 ) -> Result<(Format, u64, Vec<Segment>), Error> {
-    let wrong = |problem| Error::KernelHeader {
-        path: path.into(),
-        problem,
-    };
-    let truncated = |part: &str, end| Error::KernelTruncated {
-        path: path.into(),
-        part: part.into(),
-        end,
-        length,
-    };
-    if length < HEADER as u64 {
-        return Err(truncated("Image header", HEADER as u64));
-    }
-    let mut bytes = [0; HEADER];
-    file.read_exact_at(&mut bytes, 0)
-        .map_err(|source| Error::Read {
-            what: "kernel",
-            path: path.into(),
-            source,
-        })?;
-    let header =
-        Header::parse(&bytes).ok_or_else(|| wrong("its Image header cannot be read".into()))?;
-    let segment = header.segment(length).map_err(wrong)?;
+    let headed = Headed { path, file, length };
+    let bytes = headed.read::<HEADER>("Image header")?;
+    let header = Header::parse(&bytes)
+        .ok_or_else(|| headed.wrong("its Image header cannot be read".into()))?;
+    let segment = header
+        .segment(length)
+        .map_err(|problem| headed.wrong(problem))?;
     if bytes.starts_with(b"MZ") {
         let end = efi_end(file)
-            .map_err(|error| wrong(format!("its EFI header cannot be read: {error}")))?;
+            .map_err(|error| headed.wrong(format!("its EFI header cannot be read: {error}")))?;
         if end > length {
-            return Err(truncated("last EFI section", end));
+            return Err(headed.truncated("last EFI section", end));
         }
     }
     Ok((Format::Image, segment.address, vec![segment]))

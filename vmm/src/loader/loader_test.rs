@@ -11,6 +11,8 @@ use crate::layout::{KERNEL_BASE, MIB, RAM_BASE};
 #[path = "unpack_test.rs"]
 mod unpack_test;
 
+#[path = "../../tests/support/packed.rs"]
+mod packed;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 use support::{Elf, Segment as Load, image};

@@ -1,42 +1,14 @@
 //! Compressed kernels: good, cut off, damaged, lying, and too much.
 
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use ruzstd::encoding::{CompressionLevel, compress_to_vec};
-
+use super::packed::{gzip, zboot, zstd};
 use super::support::{Elf, image};
 use super::{auto, open, two_segments};
 use crate::cli::{KernelFormat, KernelOption};
 use crate::error::Error;
 use crate::layout::{KERNEL_BASE, MIB};
 use crate::loader::{Format, Kernel};
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    compress_to_vec(bytes, CompressionLevel::Fastest)
-}
-
-/// An EFI zboot header of 64 bytes, then the payload, then what the EFI program would have behind it.
-fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
-    let mut file = b"MZ\0\0zimg".to_vec();
-    file.extend(64_u32.to_le_bytes());
-    file.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
-    file.extend([0; 8]);
-    file.extend(compression.as_bytes());
-    file.resize(0x38, 0);
-    file.extend(b"\xcd\x23\x82\x81\x40\0\0\0");
-    file.extend(payload);
-    file.extend(b"the code that unpacks");
-    file
-}
 
 fn kernel(bytes: &[u8]) -> Kernel {
     open(bytes).unwrap()

@@ -8,9 +8,9 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::header::Headed;
 use super::unpack::Packing;
 use crate::error::Error;
 
@@ -28,73 +28,31 @@ pub(super) fn payload(
     file: &File,
     length: u64,
 ) -> Result<(Packing, Range<u64>), Error> {
-    let wrong = |problem| Error::KernelHeader {
-        path: path.into(),
-        problem,
+    let headed = Headed { path, file, length };
+    let header = headed.read::<HEADER>("EFI zboot header")?;
+    let word = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?).into());
+    let (Some(offset), Some(size), Some(name)) = (word(8), word(12), header.get(24..)) else {
+        return Err(headed.wrong("its EFI zboot header cannot be read".into()));
     };
-    let truncated = |part: &str, end| Error::KernelTruncated {
-        path: path.into(),
-        part: part.into(),
-        end,
-        length,
-    };
-    if length < HEADER as u64 {
-        return Err(truncated("EFI zboot header", HEADER as u64));
-    }
-    let mut header = [0; HEADER];
-    file.read_exact_at(&mut header, 0)
-        .map_err(|source| Error::Read {
-            what: "kernel",
-            path: path.into(),
-            source,
-        })?;
-    let &[
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        o0,
-        o1,
-        o2,
-        o3,
-        s0,
-        s1,
-        s2,
-        s3,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        ref name @ ..,
-    ] = &header;
-    let offset = u64::from(u32::from_le_bytes([o0, o1, o2, o3]));
-    let size = u64::from(u32::from_le_bytes([s0, s1, s2, s3]));
+    let (offset, size): (u64, u64) = (offset, size);
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     let packing = match name {
         b"gzip" => Packing::Gzip,
         b"zstd" | b"zstd22" => Packing::Zstd,
         name => {
-            return Err(wrong(format!(
+            return Err(headed.wrong(format!(
                 "its EFI zboot payload is compressed by {:?}, expected gzip or zstd",
                 String::from_utf8_lossy(name)
             )));
         }
     };
     if offset < HEADER as u64 || size == 0 {
-        return Err(wrong(format!(
+        return Err(headed.wrong(format!(
             "its EFI zboot header puts {size} bytes of payload at byte {offset}, expected some behind the header of {HEADER}"
         )));
     }
     match offset + size {
-        end if end > length => Err(truncated("EFI zboot payload", end)),
+        end if end > length => Err(headed.truncated("EFI zboot payload", end)),
         end => Ok((packing, offset..end)),
     }
 }

@@ -151,6 +151,20 @@ pub fn finish(value: u32) -> Vec<u8> {
     ])
 }
 
+/// RISC-V code that reads the `seed` CSR (Zkr) and powers off if it was given 16 bits of entropy, else reports a failure.
+pub fn seed() -> Vec<u8> {
+    let mut bytes = code(&[
+        0x0150_1573, // csrrw a0, seed, zero
+        0x01e5_5513, // srli  a0, a0, 30: OPST
+        0x0020_0293, // li    t0, 2: ES16
+        0x0055_0463, // beq   a0, t0, to the power-off
+        0x0200_006f, // j     to the failure
+    ]);
+    bytes.extend(srst(0, 0));
+    bytes.extend(srst(0, 1));
+    bytes
+}
+
 /// RISC-V code that waits for ever.
 pub fn wait() -> Vec<u8> {
     // wfi, and back to it

@@ -1,10 +1,13 @@
 //! A conversation with a program by its standard streams.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::lab;
 
 /// A running program, what it has written so far, and how far that was read.
 pub struct Session {
@@ -16,6 +19,15 @@ pub struct Session {
 }
 
 impl Session {
+    /// `lab/run OPTIONS -- hartvisor run ARGUMENTS` on KVM, with this folder in the host.
+    pub fn on_kvm(options: &[&str], folder: &Path, arguments: &[&str]) -> Session {
+        let mut command = lab::lab(&[&["--timeout", "900"], options].concat(), &[folder]);
+        command
+            .arg(lab::hartvisor())
+            .args(["run", "--accel", "kvm"]);
+        Session::start(command.args(arguments))
+    }
+
     /// Starts a program. What it writes to standard error is seen as well.
     pub fn start(command: &mut Command) -> Session {
         let mut child = command

@@ -1,0 +1,54 @@
+//! The header at the front of a kernel file, and what to say when the file is shorter or the header wrong.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// A kernel file of which only the header is read.
+pub(super) struct Headed<'a> {
+    pub(super) path: &'a Path,
+    pub(super) file: &'a File,
+    /// Size of the file in bytes.
+    pub(super) length: u64,
+}
+
+impl Headed<'_> {
+    /// The first `N` bytes, which `what` calls the header.
+    ///
+    /// # Errors
+    /// The file is shorter, or cannot be read.
+    pub(super) fn read<const N: usize>(&self, what: &str) -> Result<[u8; N], Error> {
+        if self.length < N as u64 {
+            return Err(self.truncated(what, N as u64));
+        }
+        let mut bytes = [0; N];
+        match self.file.read_exact_at(&mut bytes, 0) {
+            Ok(()) => Ok(bytes),
+            Err(source) => Err(Error::Read {
+                what: "kernel",
+                path: self.path.into(),
+                source,
+            }),
+        }
+    }
+
+    /// The file ends before byte `end`, where `part` does.
+    pub(super) fn truncated(&self, part: &str, end: u64) -> Error {
+        Error::KernelTruncated {
+            path: self.path.into(),
+            part: part.into(),
+            end,
+            length: self.length,
+        }
+    }
+
+    /// The header says what cannot be.
+    pub(super) fn wrong(&self, problem: String) -> Error {
+        Error::KernelHeader {
+            path: self.path.into(),
+            problem,
+        }
+    }
+}

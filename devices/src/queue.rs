@@ -173,7 +173,8 @@ impl Queue {
     /// # Errors
     /// The ring or the chain is broken.
     pub fn pop(&mut self) -> Result<Option<Chain>, Broken> {
-        // Acquire: the heads and descriptors behind the index are read after it (§ 2.7.13.3).
+        // Acquire, with the driver's barrier before its store of the index (§ 2.7.13.3): the head and the descriptors that
+        // it stands for, and what is in their buffers, are loaded after it. Their loads so may be relaxed.
         let idx = self.driver.at(IDX).load(Ordering::Acquire);
         let next = self.next_available;
         let available = idx.wrapping_sub(next);
@@ -199,6 +200,7 @@ impl Queue {
     /// Returns a chain to the driver, into whose writable buffers `written` bytes were written. The driver sees it after
     /// the next [`notify`](Self::notify).
     pub fn push(&mut self, chain: Chain, written: u32) {
+        // Relaxed: nobody looks at an element before `notify` stores the index behind it.
         let element = 2 * usize::from(self.next_used & (self.size - 1));
         let id = u32::from(chain.head);
         self.used.at(element).store(id, Ordering::Relaxed);
@@ -213,11 +215,14 @@ impl Queue {
         if old == new {
             return;
         }
-        // Release: the elements, and the data in the buffers, are visible before the index (§ 2.7.8.2).
+        // Release, with the driver's barrier after its load of the index (§ 2.7.14): the elements, and the data in the
+        // buffers, are visible before it (§ 2.7.8.2). A system call that wrote data has done so when it returns.
         self.device.at(IDX).store(new, Ordering::Release);
         self.published = new;
-        // The driver publishes its wish and then looks at the used index; we do it the other way round. Without a full
-        // barrier between our store and our load both could miss the other's news (§ 2.7.7.2).
+        // The driver stores its wish (avail.flags or used_event), and then looks at used.idx for the last time before it
+        // sleeps (§ 2.7.14); we store used.idx, and then look at the wish. A store before a load of another word is what
+        // acquire and release leave open: without a full barrier here and there both loads could be the older, we would
+        // not interrupt, and the driver would sleep (§ 2.7.7.2).
         fence(Ordering::SeqCst);
         let wanted = if self.event_idx {
             let event = self.driver.at(RING + usize::from(self.size));
@@ -232,7 +237,8 @@ impl Queue {
 
     /// Asks the driver not to notify us: we are looking anyway. Only a hint.
     pub fn suppress_kicks(&mut self) {
-        // With EVENT_IDX the flags stay 0 (§ 2.7.10): the index we asked for last lies behind, which does the same.
+        // Relaxed: a kick too many is borne. With EVENT_IDX the flags stay 0 (§ 2.7.10): the index we asked for last lies
+        // behind, which does the same.
         if !self.event_idx {
             let flags = self.device.at(FLAGS);
             flags.store(NO_NOTIFICATION, Ordering::Relaxed);
@@ -247,7 +253,9 @@ impl Queue {
         } else {
             self.device.at(FLAGS).store(0, Ordering::Relaxed);
         }
-        // As in `notify`, with the roles exchanged: our wish must be visible before we look at the available index.
+        // As in `notify`, with the roles exchanged: the driver stores avail.idx and then looks at our wish (§ 2.7.13.4);
+        // we store the wish, with the fence behind it, and then look at avail.idx for the last time before we sleep. The
+        // load may be relaxed, as nothing is read by it: `pop` loads the index again.
         fence(Ordering::SeqCst);
         self.driver.at(IDX).load(Ordering::Relaxed) != self.next_available
     }

@@ -462,3 +462,26 @@ fn a_size_rewritten_after_activation_changes_nothing() {
     assert_eq!(queue.size(), SIZE);
     let _ = (TABLE, DRIVER, DEVICE);
 }
+
+#[test]
+fn rings_of_any_size_up_to_the_largest_are_served_whole() {
+    for size in [1_u16, 1024, SIZE_MAX] {
+        let mut rig = Rig::new(size);
+        let (driver, device) = (RAM + 0x8_0000, RAM + 0xa_0000);
+        rig.config.descriptors = RAM;
+        rig.config.driver = driver;
+        rig.config.device = device;
+        for head in 0..size {
+            let buffer = (RAM + 0xf_0000, 1);
+            rig.descriptor_at(RAM, head, buffer, rig::WRITE, 0);
+            let slot = driver + 4 + 2 * u64::from(head);
+            rig.write(slot, &(size - 1 - head).to_le_bytes());
+        }
+        rig.write(driver + 2, &size.to_le_bytes());
+        rig.queue(FEATURES).drain(|_| Some(3)).unwrap();
+        assert_eq!(rig.u16(device + 2), size);
+        let last = device + 4 + 8 * u64::from(size - 1);
+        assert_eq!((rig.u32(last), rig.u32(last + 4)), (0, 3));
+        assert_eq!(rig.u32(device + 4), u32::from(size - 1));
+    }
+}

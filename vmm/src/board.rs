@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use devices::block::Block;
+use devices::block::Config;
 use devices::bus::Bus;
 use devices::irq::IrqLine;
 use devices::memory::Memory;
@@ -15,30 +15,67 @@ use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::layout;
 use crate::machine::{Disk, Machine};
+use log::{info, warn};
 
-/// The machine's devices in slot order: the console, the disks as they were given, the random numbers. Address, interrupt and device
-/// tree node follow from the slot.
-///
-/// # Errors
-/// The host has no file descriptor left.
-pub fn devices(
-    machine: &Machine,
-    consoles: &Consoles,
-) -> Result<Vec<Box<dyn VirtioDevice>>, Error> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(consoles.virtio()?)];
-    for disk in &machine.disks {
-        devices.push(Box::new(block(disk).map_err(descriptors)?));
-    }
-    if machine.rng {
-        devices.push(Box::new(Rng::default()));
-    }
-    Ok(devices)
+/// The machine's devices.
+pub struct Devices {
+    /// In slot order: the console, the disks as they were given, the random numbers. Address, interrupt and device tree
+    /// node follow from the slot.
+    pub models: Vec<Box<dyn VirtioDevice>>,
+    /// The disks' configurations, in their order.
+    pub disks: Vec<Arc<Config>>,
 }
 
-fn block(disk: &Disk) -> io::Result<Block> {
-    let serial = disk.serial.as_deref().unwrap_or_default();
-    let file = disk.file.try_clone()?;
-    Ok(Block::new(file, disk.size, disk.readonly, serial))
+impl Devices {
+    /// Those that `machine` asks for.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left, or a disk cannot be read.
+    pub fn new(machine: &Machine, consoles: &Consoles) -> Result<Devices, Error> {
+        let mut models: Vec<Box<dyn VirtioDevice>> = vec![Box::new(consoles.virtio()?)];
+        let mut disks = Vec::new();
+        for disk in &machine.disks {
+            let device = disk.device().map_err(descriptors)?;
+            disks.push(device.shared_config());
+            models.push(Box::new(device));
+        }
+        if machine.rng {
+            models.push(Box::new(Rng::default()));
+        }
+        Ok(Devices { models, disks })
+    }
+}
+
+/// The disks of a running machine, whose files may change their size.
+pub struct Sizes<'a> {
+    disks: Vec<(&'a Disk, Arc<Config>, Arc<Mmio>)>,
+}
+
+impl<'a> Sizes<'a> {
+    /// Those of `machine`, behind the transports that [`plug`] gave.
+    pub fn new(machine: &'a Machine, configs: Vec<Arc<Config>>, plugged: &[Arc<Mmio>]) -> Self {
+        let transports = plugged.iter().skip(1).cloned();
+        let disks = machine.disks.iter().zip(configs).zip(transports);
+        Sizes {
+            disks: disks
+                .map(|((disk, config), mmio)| (disk, config, mmio))
+                .collect(),
+        }
+    }
+
+    /// Looks at the files again, and tells the guest of sizes that are new.
+    pub fn look(&self) {
+        for (disk, config, transport) in &self.disks {
+            match disk.length() {
+                Ok(bytes) if config.resize(bytes) => {
+                    info!("disk {:?} has {} sectors now", disk.path, config.capacity());
+                    transport.config_changed();
+                }
+                Ok(_) => {}
+                Err(error) => warn!("cannot read the size of disk {:?}: {error}", disk.path),
+            }
+        }
+    }
 }
 
 /// Puts `devices` on the bus, slot by slot; `line` gives the wire of an interrupt source.

@@ -2,8 +2,8 @@
 //!
 //! Only the form of the values is looked at here; whether they make a machine is [`crate::machine`]'s question.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -17,14 +17,13 @@ use crate::port::Target;
 use crate::size;
 
 mod config;
+mod disk;
 mod kernel;
 mod port;
 
+pub use disk::DiskOption;
 pub use kernel::{KernelFormat, KernelOption};
 pub use port::PortOption;
-
-/// Most bytes of a block device's serial number (virtio § 5.2.6, VIRTIO_BLK_T_GET_ID).
-pub const SERIAL_MAX: usize = 20;
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -155,10 +154,15 @@ pub struct Run {
     )]
     pub sbi: Vec<Switch>,
 
-    /// A raw disk image or block device; may be given up to 6 times (7 with --no-rng). A comma in FILE is written twice
+    /// A raw disk image or block device; may be given up to 6 times (7 with --no-rng). A comma in FILE is written twice.
+    /// Further keys: cache=writeback (the default) keeps writes in the host's cache until the guest flushes it,
+    /// cache=writethrough makes each durable (the guest may change that). direct=on goes past the host's cache. queues=N
+    /// is the number of queues, one a vCPU up to 16 otherwise. lock=off opens an image that another machine has open.
+    /// format=raw shows the bytes of what would else be taken for an image of another format. After SIGUSR2 the sizes of
+    /// all disks are looked at again, and the guest is told of new ones (KVM only)
     #[arg(
         long = "disk",
-        value_name = "FILE[,readonly][,serial=TEXT]",
+        value_name = "FILE[,readonly][,serial=TEXT][,KEY=VALUE]",
         value_parser = OsStringValueParser::new().try_map(|text| DiskOption::parse(&text))
     )]
     pub disks: Vec<DiskOption>,
@@ -296,49 +300,6 @@ impl MemoryOption {
     }
 }
 
-/// One `--disk` as given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskOption {
-    /// The image, or a block device.
-    pub path: PathBuf,
-    /// The guest may not write.
-    pub readonly: bool,
-    /// What the guest reads as the serial number: 1 to 20 printable ASCII characters.
-    pub serial: Option<String>,
-}
-
-impl DiskOption {
-    /// Reads `FILE[,readonly][,serial=TEXT]`, a doubled comma being one that belongs to FILE or TEXT.
-    fn parse(text: &OsStr) -> Result<Self, String> {
-        let mut parts = split_at_single_commas(text.as_bytes()).into_iter();
-        let path = PathBuf::from(parts.next().unwrap_or_default());
-        if path.as_os_str().is_empty() {
-            return Err("the file name is missing, expected FILE[,readonly][,serial=TEXT]".into());
-        }
-        let mut disk = DiskOption {
-            path,
-            readonly: false,
-            serial: None,
-        };
-        for part in parts {
-            let part = part.to_string_lossy();
-            match part.split_once('=') {
-                None if part == "readonly" => disk.readonly = true,
-                Some(("serial", _)) if disk.serial.is_some() => {
-                    return Err("serial is given twice".into());
-                }
-                Some(("serial", serial)) => disk.serial = Some(check_serial(serial)?),
-                _ => {
-                    return Err(format!(
-                        "unknown key {part:?}, known are readonly and serial=TEXT (a comma in the file name is written twice)"
-                    ));
-                }
-            }
-        }
-        Ok(disk)
-    }
-}
-
 /// Cuts at single commas; two commas in a row are one comma of the part.
 fn split_at_single_commas(text: &[u8]) -> Vec<OsString> {
     let mut parts = vec![Vec::new()];
@@ -351,21 +312,6 @@ fn split_at_single_commas(text: &[u8]) -> Vec<OsString> {
         }
     }
     parts.into_iter().map(OsString::from_vec).collect()
-}
-
-fn check_serial(serial: &str) -> Result<String, String> {
-    let printable = serial
-        .bytes()
-        .all(|byte| byte == b' ' || byte.is_ascii_graphic());
-    match serial.len() {
-        1..=SERIAL_MAX if printable => Ok(serial.into()),
-        0..=SERIAL_MAX => Err(format!(
-            "serial {serial:?}, expected 1 to {SERIAL_MAX} printable ASCII characters"
-        )),
-        length => Err(format!(
-            "serial {serial:?} has {length} bytes, at most {SERIAL_MAX} are possible"
-        )),
-    }
 }
 
 /// What came of reading the command line.

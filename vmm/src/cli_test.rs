@@ -1,5 +1,8 @@
 //! Reading the command line.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
 
 fn disk(text: &str) -> Result<DiskOption, String> {
@@ -44,9 +47,9 @@ fn a_command_line_may_begin_with_a_hyphen() {
 #[test]
 fn disk_options_are_read_in_any_order() {
     let expected = DiskOption {
-        path: "a.img".into(),
         readonly: true,
         serial: Some("root disk".into()),
+        ..DiskOption::new("a.img".into())
     };
     assert_eq!(
         disk("a.img,readonly,serial=root disk"),
@@ -64,9 +67,8 @@ fn doubled_commas_belong_to_the_name() {
     assert_eq!(
         disk("a,,,readonly").unwrap(),
         DiskOption {
-            path: "a,".into(),
             readonly: true,
-            serial: None
+            ..DiskOption::new("a,".into())
         }
     );
     assert_eq!(
@@ -102,10 +104,33 @@ fn a_serial_has_1_to_20_printable_characters() {
 }
 
 #[test]
+fn what_a_disk_does_is_said_by_keys() {
+    assert_eq!(
+        disk("d,cache=writethrough,direct=on,queues=3,lock=off,format=raw"),
+        Ok(DiskOption {
+            write_through: true,
+            direct: true,
+            queues: Some(3),
+            lock: false,
+            raw: true,
+            ..DiskOption::new("d".into())
+        })
+    );
+    let plain = Ok(DiskOption::new("d".into()));
+    assert_eq!(disk("d,cache=writeback,direct=off,lock=on"), plain);
+    for number in ["0", "17", "-1", "x", ""] {
+        let error = disk(&format!("d,queues={number}")).unwrap_err();
+        assert!(error.contains("expected 1 to 16"), "{error}");
+    }
+    let error = disk("d,cache=unsafe").unwrap_err();
+    assert!(error.contains("cache cannot be \"unsafe\""), "{error}");
+}
+
+#[test]
 fn unknown_disk_keys_are_refused_naming_the_known_ones() {
     for text in ["d,ro", "d,readonly=on", "d,", "d,format=qcow2"] {
         let error = disk(text).unwrap_err();
-        assert!(error.contains("readonly and serial=TEXT"), "{error}");
+        assert!(error.contains("readonly, serial=TEXT"), "{error}");
     }
     assert!(
         disk(",readonly")

@@ -282,15 +282,49 @@ pub enum Error {
 
     /// A disk whose length is no whole number of sectors.
     #[error(
-        "disk {path:?} has {size} bytes, expected a multiple of 512 (truncate -s {rounded} makes it one)"
+        "disk {path:?} has {size} bytes, expected a multiple of {multiple} (truncate -s {rounded} makes it one)"
     )]
     DiskSize {
         /// The path as the user gave it.
         path: PathBuf,
         /// Its length in bytes.
         size: u64,
-        /// The next multiple of 512.
+        /// What it should be a multiple of: a sector, with direct=on the file system's unit of direct I/O.
+        multiple: u64,
+        /// The next multiple of that.
         rounded: u64,
+    },
+
+    /// An image that is not raw.
+    #[error(
+        "disk {path:?} is a {format} image, expected a raw one (qemu-img convert -O raw makes one; format=raw shows its bytes as they are)"
+    )]
+    DiskFormat {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// The format's name.
+        format: &'static str,
+    },
+
+    /// The file system or block device has no direct I/O.
+    #[error("disk {path:?} does not take direct I/O (leave direct=on out)")]
+    DiskDirect {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// Another machine uses the image.
+    #[error(
+        "another machine {who} disk {path:?}: it has one writer or, all with readonly, any number of readers (lock=off does not ask)"
+    )]
+    DiskLocked {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What the other one does: "has", or "writes to".
+        who: &'static str,
     },
 
     /// One image twice, at least once writable: the guest would destroy it.
@@ -542,6 +576,9 @@ impl Error {
             | Error::Cpus { .. }
             | Error::TooManyDisks { .. }
             | Error::DiskSize { .. }
+            | Error::DiskFormat { .. }
+            | Error::DiskDirect { .. }
+            | Error::DiskLocked { .. }
             | Error::DiskTwice { .. }
             | Error::Create { .. }
             | Error::SocketPath { .. }

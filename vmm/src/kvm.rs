@@ -31,11 +31,12 @@ use self::end::Ending;
 use self::irq::Irqchip;
 use self::vcpu::KvmVcpu;
 use self::vm::Hardware;
+use crate::board::{Devices, Sizes};
 use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::fdt::{self, Board};
 use crate::loader;
-use crate::machine::{End, Machine};
+use crate::machine::{Disk, End, Machine};
 use crate::{board, dtb, layout, platform, sbi};
 
 /// Whether a guest can run here.
@@ -59,6 +60,9 @@ pub fn report() -> Vec<(&'static str, String)> {
 pub fn run(machine: &Machine) -> Result<End, Error> {
     let kvm = open()?;
     let ending = Arc::new(Ending::new()?);
+    if machine.dump_dtb.is_none() {
+        machine.disks.iter().try_for_each(Disk::lock)?;
+    }
     let leave = Arc::clone(&ending);
     let consoles = Consoles::open(machine, move || leave.set(Ok(End::Left)))?;
     loop {
@@ -86,9 +90,9 @@ fn boot(
         Some(aia) => Irqchip::Aia(aia),
         None => Irqchip::plic(&mut bus, &vcpus)?,
     };
-    let devices = board::devices(machine, consoles)?;
+    let Devices { models, disks } = Devices::new(machine, consoles)?;
     let memory = Memory::new(Arc::clone(&ram));
-    let devices = board::plug(&mut bus, &memory, devices, |irq| irqchip.source(&vm, irq))?;
+    let devices = board::plug(&mut bus, &memory, models, |irq| irqchip.source(&vm, irq))?;
     attach_kicks(&vm, &devices);
     devices
         .iter()
@@ -111,7 +115,8 @@ fn boot(
     let (input, output) = consoles.sbi()?;
     let console = sbi::Console::new(ram, input, output);
 
-    threads::run(&mut vcpus, &bus, &console, ending)?;
+    let sizes = Sizes::new(machine, disks, &devices);
+    threads::run(&mut vcpus, &bus, &console, ending, || sizes.look())?;
     devices.iter().for_each(|device| device.stop());
     serial.stop();
     Ok(())

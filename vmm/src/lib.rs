@@ -23,6 +23,7 @@ pub mod check;
 pub mod cli;
 pub mod consoles;
 pub mod csr;
+pub mod disk;
 pub mod dtb;
 pub mod error;
 pub mod fdt;

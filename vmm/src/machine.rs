@@ -1,25 +1,22 @@
 //! The machine that was asked for: everything checked and opened, before any guest starts.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use devices::console::PORTS_MAX;
 use nix::sys::sysinfo::sysinfo;
 
-use crate::cli::{self, DISKS_MAX, DiskOption, HugePages, Irqchip, MemoryOption, PortOption};
+use crate::cli::{self, HugePages, Irqchip, MemoryOption, PortOption};
+use crate::disk;
+pub use crate::disk::Disk;
 use crate::dtb::Dtb;
 use crate::error::Error;
 use crate::files;
 use crate::isa::Switch;
-use crate::layout::{MAX_CPUS, MAX_MEMORY, MEMORY_ALIGN, MIN_MEMORY, VIRTIO_SLOTS};
+use crate::layout::{MAX_CPUS, MAX_MEMORY, MEMORY_ALIGN, MIN_MEMORY};
 use crate::loader::{self, Format, Kernel, Placement};
 use crate::port::Target;
 use crate::size;
-
-/// Size in bytes of a sector, the unit of a block device's capacity (virtio § 5.2.4).
-pub const SECTOR: u64 = 512;
 
 /// A machine that can be started: by KVM or by QEMU.
 #[derive(Debug)]
@@ -73,21 +70,6 @@ pub struct Initrd {
     pub size: u64,
 }
 
-/// A disk image, or a block device of the host.
-#[derive(Debug)]
-pub struct Disk {
-    /// The path as the user gave it.
-    pub path: PathBuf,
-    /// The open file: for reading and writing, or for reading when `readonly`.
-    pub file: File,
-    /// Its length in bytes, a multiple of 512, not 0.
-    pub size: u64,
-    /// The guest may not write.
-    pub readonly: bool,
-    /// What the guest reads as the serial number: 1 to 20 printable ASCII characters.
-    pub serial: Option<String>,
-}
-
 impl Machine {
     /// Checks and opens everything that `options` name.
     pub fn new(options: &cli::Run) -> Result<Machine, Error> {
@@ -102,7 +84,7 @@ impl Machine {
         let kernel = Kernel::open(&options.kernel, memory)?;
         check_cmdline(&options.cmdline, kernel.format())?;
         let initrd = options.initrd.as_deref().map(Initrd::open).transpose()?;
-        let disks = open_disks(&options.disks, !options.no_rng)?;
+        let disks = disk::open(&options.disks, !options.no_rng, options.cpus)?;
         check_consoles(options)?;
         let placement = loader::place(&kernel, initrd.as_ref().map(|initrd| initrd.size), memory)?;
         let dtb = options
@@ -147,54 +129,6 @@ impl Initrd {
     }
 }
 
-impl Disk {
-    fn open(option: &DiskOption) -> Result<Disk, Error> {
-        let path = &option.path;
-        let mut file = files::open_disk(path, option.readonly)?;
-        // A block device has no length in its metadata.
-        let size = file.seek(SeekFrom::End(0)).map_err(|source| Error::Read {
-            what: "disk",
-            path: path.clone(),
-            source,
-        })?;
-        if size == 0 {
-            return Err(Error::EmptyFile {
-                what: "disk",
-                path: path.clone(),
-            });
-        }
-        if !size.is_multiple_of(SECTOR) {
-            let rounded = size.next_multiple_of(SECTOR);
-            return Err(Error::DiskSize {
-                path: path.clone(),
-                size,
-                rounded,
-            });
-        }
-        Ok(Disk {
-            path: path.clone(),
-            file,
-            size,
-            readonly: option.readonly,
-            serial: option.serial.clone(),
-        })
-    }
-
-    /// What tells one file of the host from another, whatever its names: device and inode, or the device it stands for.
-    fn identity(&self) -> Result<(u64, u64), Error> {
-        let metadata = self.file.metadata().map_err(|source| Error::Read {
-            what: "disk",
-            path: self.path.clone(),
-            source,
-        })?;
-        Ok(if metadata.rdev() == 0 {
-            (metadata.dev(), metadata.ino())
-        } else {
-            (u64::MAX, metadata.rdev())
-        })
-    }
-}
-
 fn check_consoles(options: &cli::Run) -> Result<(), Error> {
     let ports = &options.ports;
     if ports.len() >= PORTS_MAX {
@@ -235,38 +169,6 @@ fn check_consoles(options: &cli::Run) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-fn open_disks(options: &[DiskOption], rng: bool) -> Result<Vec<Disk>, Error> {
-    let (limit, taken) = match rng {
-        false => (DISKS_MAX, "the console takes one"),
-        true => (
-            DISKS_MAX - 1,
-            "the console and the random number generator (not with --no-rng) take one each",
-        ),
-    };
-    if options.len() > limit {
-        return Err(Error::TooManyDisks {
-            given: options.len(),
-            limit,
-            slots: VIRTIO_SLOTS,
-            taken,
-        });
-    }
-    let mut disks: Vec<Disk> = Vec::new();
-    for option in options {
-        let disk = Disk::open(option)?;
-        for other in &disks {
-            if !(disk.readonly && other.readonly) && disk.identity()? == other.identity()? {
-                return Err(Error::DiskTwice {
-                    first: other.path.clone(),
-                    second: disk.path,
-                });
-            }
-        }
-        disks.push(disk);
-    }
-    Ok(disks)
 }
 
 fn check_cpus(cpus: u32) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! The signals by which a user, a shell or a service manager ends a run.
+//! The signals by which a user, a shell or a service manager ends a run, or speaks to it.
 
 use std::ptr::null;
 
@@ -9,8 +9,14 @@ use crate::error::Error;
 /// SIGTERM from a service manager, SIGINT from a terminal that is not raw, SIGHUP from a terminal that is gone.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
+/// A user says that disks have a new size. Under QEMU it has no effect.
+pub const RESIZED: Signal = Signal::SIGUSR2;
+
+/// A write beyond the limit of a file's size (ulimit -f) shall fail, as one to a full disk does, not end the process.
+const TOO_LARGE: Signal = Signal::SIGXFSZ;
+
 /// Keeps the signals that end a run from ending the process, in this thread and those it starts from here on, and gives
-/// them, to be waited for.
+/// them, to be waited for. [`RESIZED`] waits as well.
 ///
 /// Those that whoever started us has set to be ignored (nohup(1) does so with SIGHUP, a shell with SIGINT for what runs in
 /// the background) are left out, and stay without effect.
@@ -19,7 +25,10 @@ pub fn block() -> Result<SigSet, Error> {
         .into_iter()
         .filter(|signal| !ignored(*signal))
         .collect();
-    signals.thread_block().map_err(|errno| Error::Host {
+    let mut blocked = signals;
+    blocked.add(RESIZED);
+    blocked.add(TOO_LARGE);
+    blocked.thread_block().map_err(|errno| Error::Host {
         what: "block signals".into(),
         source: errno.into(),
     })?;

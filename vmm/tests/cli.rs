@@ -236,10 +236,7 @@ fn disks_that_cannot_be_are_refused() {
         &["--disk", "odd"],
         &["\"odd\" has 1000 bytes", "multiple of 512", "-s 1024"],
     );
-    folder.refused(
-        &["--disk", "good,ro"],
-        &["\"ro\"", "readonly and serial=TEXT"],
-    );
+    folder.refused(&["--disk", "good,ro"], &["\"ro\"", "readonly, serial=TEXT"]);
     folder.refused(
         &["--disk", "good,serial=123456789012345678901"],
         &["has 21 bytes, at most 20"],
@@ -252,6 +249,55 @@ fn disks_that_cannot_be_are_refused() {
     folder.refused(&many, &["7 disks, at most 6", "--no-rng"]);
     many.extend(["--disk", "good,readonly", "--no-rng"]);
     folder.refused(&many, &["8 disks, at most 7"]);
+}
+
+#[test]
+fn an_image_of_another_format_is_shown_raw_only_when_told_so() {
+    let folder = Folder::new();
+    for (format, magic) in [
+        ("qcow2", &b"QFI\xfb"[..]),
+        ("vmdk", b"KDMV"),
+        ("vhdx", b"vhdxfile"),
+    ] {
+        let mut content = magic.to_vec();
+        content.resize(4096, 0);
+        folder.file("image", &content);
+        folder.refused(
+            &["--disk", "image,readonly"],
+            &["\"image\" is a", format, "qemu-img convert", "format=raw"],
+        );
+        let raw = ["--kernel", "kernel", "--disk", "image,format=raw"];
+        let output = folder.run(&[&raw[..], &["--print-command"]].concat());
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
+fn direct_io_is_asked_for_where_the_file_has_it() {
+    let folder = Folder::new();
+    let image = File::create(folder.path("image")).unwrap();
+    image.set_len(1 << 20).unwrap();
+    let direct = [
+        "--kernel",
+        "kernel",
+        "--print-command",
+        "--disk",
+        "image,direct=on,cache=writethrough,queues=2,lock=off",
+    ];
+    let output = folder.run(&direct);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        for part in [
+            "cache.direct=on,",
+            "file.locking=off,",
+            ",write-cache=off,num-queues=2 ",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+    } else {
+        // Not every file system has it.
+        expect(&output, 2, &["\"image\" does not take direct I/O"]);
+    }
 }
 
 #[test]
@@ -560,8 +606,8 @@ fn the_printed_command_names_everything_and_starts_nothing() {
         "-initrd initrd ",
         "-append 'a '\\''b'\\'' c' ",
         "virtio-mmio.force-legacy=false",
-        "read-only=off,file.driver=file,file.filename=a,,b.img \\\n  -device virtio-blk-device,drive=disk0,bus=virtio-mmio-bus.2,serial=one ",
-        "read-only=on,file.driver=file,file.filename=c.img \\\n  -device virtio-blk-device,drive=disk1,bus=virtio-mmio-bus.1 \\\n",
+        "read-only=off,discard=unmap,file.driver=file,file.filename=a,,b.img \\\n  -device virtio-blk-device,drive=disk0,bus=virtio-mmio-bus.2,serial=one,num-queues=3 ",
+        "read-only=on,discard=unmap,file.driver=file,file.filename=c.img \\\n  -device virtio-blk-device,drive=disk1,bus=virtio-mmio-bus.1,num-queues=3 \\\n",
         "-device virtio-rng-device,rng=rng,bus=virtio-mmio-bus.3\n",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");

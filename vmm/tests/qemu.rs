@@ -6,7 +6,8 @@
     clippy::indexing_slicing
 )]
 
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ use tempfile::TempDir;
 mod pty;
 mod support;
 use pty::Pty;
+use vmm::cli::DiskOption;
+
 use support::{Elf, fail_by_finisher, reboot, shutdown, wait};
 
 const KERNEL: u64 = 0x8020_0000;
@@ -231,4 +234,90 @@ fn gone(pid: Pid) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.is_empty() || stat.contains(") Z ")
     })
+}
+
+/// QEMU with a disk, paused; its QMP greeting comes once the disk is open.
+fn other_machine(image: &Path, readonly: bool) -> Output {
+    let readonly = if readonly { "on" } else { "off" };
+    let drive = format!(
+        "driver=raw,node-name=d,read-only={readonly},file.driver=file,file.filename={}",
+        image.display()
+    );
+    let mut qemu = Command::new("qemu-system-riscv64")
+        .args(["-machine", "virt", "-S", "-nodefaults", "-display", "none"])
+        .args(["-qmp", "stdio", "-blockdev", &drive])
+        .args(["-device", "virtio-blk-device,drive=d"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keyboard = qemu.stdin.take().unwrap();
+    // It may have ended already, for want of the image.
+    let _ = keyboard.write_all(b"{\"execute\": \"qmp_capabilities\"}{\"execute\": \"quit\"}");
+    qemu.wait_with_output().unwrap()
+}
+
+#[test]
+fn an_image_that_we_have_is_refused_to_qemu_and_readers_share_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    std::fs::write(&image, [0; 4096]).unwrap();
+    for (ours, theirs, both) in [
+        (false, false, false),
+        (false, true, false),
+        (true, false, false),
+        (true, true, true),
+    ] {
+        let option = DiskOption {
+            readonly: ours,
+            ..DiskOption::new(image.clone())
+        };
+        let disks = vmm::disk::open(&[option], false, 1).unwrap();
+        disks[0].lock().unwrap();
+        let output = other_machine(&image, theirs);
+        assert_eq!(output.status.success(), both, "{ours} {theirs}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("lock"), !both, "{said}");
+        drop(disks);
+        assert!(other_machine(&image, theirs).status.success());
+    }
+}
+
+#[test]
+fn an_image_that_qemu_has_is_refused_to_us_and_readers_share_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    std::fs::write(&image, [0; 1 << 20]).unwrap();
+    let image_name = image.to_str().unwrap();
+    for theirs in ["", ",readonly"] {
+        // Our own run under QEMU leaves the lock to it.
+        let kernel = Kernel::new(&wait());
+        let mut qemu = kernel.command();
+        qemu.args(["--disk", &format!("{image_name}{theirs}")]);
+        let mut qemu = qemu
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(qemu.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains(FIRMWARE_DONE)));
+        for readonly in [false, true] {
+            let option = DiskOption {
+                readonly,
+                ..DiskOption::new(image.clone())
+            };
+            let disks = vmm::disk::open(&[option], false, 1).unwrap();
+            let both = readonly && !theirs.is_empty();
+            let lock = disks[0].lock();
+            assert_eq!(lock.is_ok(), both, "{theirs} {readonly}: {lock:?}");
+        }
+        kill(
+            Pid::from_raw(i32::try_from(qemu.id()).unwrap()),
+            Signal::SIGTERM,
+        )
+        .unwrap();
+        lines.for_each(drop);
+        qemu.wait().unwrap();
+    }
 }

@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::Error;
 use crate::machine::End;
-use crate::signals;
+use crate::signals::{self, RESIZED};
 
 /// The end of a run, once it is known.
 pub(super) struct Ending {
@@ -27,7 +27,8 @@ impl Ending {
     /// From here on SIGTERM, SIGINT and SIGHUP, unless they are ignored, end the run instead of the process. To be called before any other thread
     /// exists, so that all of them inherit that.
     pub(super) fn new() -> Result<Ending, Error> {
-        let signals = signals::block()?;
+        let mut signals = signals::block()?;
+        signals.add(RESIZED);
         let ending = || -> nix::Result<Ending> {
             Ok(Ending {
                 stop: AtomicBool::new(false),
@@ -54,9 +55,9 @@ impl Ending {
         let _ = self.event.write(1);
     }
 
-    /// Waits for the end.
-    pub(super) fn wait(&self) {
-        if let Err(source) = self.try_wait() {
+    /// Waits for the end; calls `resized` for each signal that says that disks have a new size.
+    pub(super) fn wait(&self, resized: impl Fn()) {
+        if let Err(source) = self.try_wait(resized) {
             self.set(Err(Error::Host {
                 what: "wait for the guest".to_owned(),
                 source,
@@ -64,7 +65,7 @@ impl Ending {
         }
     }
 
-    fn try_wait(&self) -> io::Result<()> {
+    fn try_wait(&self, resized: impl Fn()) -> io::Result<()> {
         let wanted = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let fds: [BorrowedFd<'_>; 2] = [self.event.as_fd(), self.signals.as_fd()];
         loop {
@@ -78,8 +79,10 @@ impl Ending {
             if signal.any() == Some(true)
                 && let Some(signal) = self.signals.read_signal()?
             {
-                let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
-                self.set(Ok(End::Signal(number)));
+                match i32::try_from(signal.ssi_signo).unwrap_or(0) {
+                    number if number == RESIZED as i32 => resized(),
+                    number => self.set(Ok(End::Signal(number))),
+                }
             }
             if event.any() == Some(true) {
                 return Ok(());

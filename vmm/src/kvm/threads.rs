@@ -16,14 +16,15 @@ use crate::error::Error;
 use crate::{sbi, vcpu};
 
 /// The signal that brings a vCPU out of KVM_RUN.
-const KICK: Signal = Signal::SIGUSR2;
+const KICK: Signal = Signal::SIGUSR1;
 
-/// Runs all vCPUs, each in its thread, until the run ends.
+/// Runs all vCPUs, each in its thread, until the run ends. `resized` is called when a user says that disks have a new size.
 pub(super) fn run(
     vcpus: &mut [KvmVcpu],
     bus: &Bus,
     console: &sbi::Console,
     ending: &Ending,
+    resized: impl Fn(),
 ) -> Result<(), Error> {
     install_kick_handler()?;
     let kicks: Vec<Kick> = vcpus.iter_mut().map(Kick::new).collect();
@@ -48,7 +49,7 @@ pub(super) fn run(
                 })),
             }
         }
-        ending.wait();
+        ending.wait(resized);
         for kick in &kicks {
             // SAFETY: the vCPUs outlive this scope, and their threads are joined when `threads` is dropped at its end.
             unsafe { kick.out() };

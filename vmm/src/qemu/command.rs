@@ -186,8 +186,10 @@ impl Line {
         let driver = if block_device { "host_device" } else { "file" };
         let readonly = if disk.readonly { "on" } else { "off" };
         // Not -drive file=: there a name such as nbd:a would be a protocol.
+        let direct = if disk.direct { ",cache.direct=on" } else { "" };
+        let locking = if disk.lock { "" } else { ",file.locking=off" };
         let mut blockdev = OsString::from(format!(
-            "driver=raw,node-name=disk{index},read-only={readonly},file.driver={driver},file.filename="
+            "driver=raw,node-name=disk{index},read-only={readonly},discard=unmap{direct}{locking},file.driver={driver},file.filename="
         ));
         blockdev.push(escaped(disk.path.as_os_str()));
         let mut device = OsString::from(format!(
@@ -196,6 +198,12 @@ impl Line {
         if let Some(serial) = &disk.serial {
             device.push(",serial=");
             device.push(escaped(OsStr::new(serial)));
+        }
+        if disk.write_through {
+            device.push(",write-cache=off");
+        }
+        if disk.queues > 1 {
+            device.push(format!(",num-queues={}", disk.queues));
         }
         self.add([
             OsStr::new("-blockdev"),

@@ -1,0 +1,206 @@
+//! The disks: opened, checked, and kept from being written by two machines at once.
+
+mod format;
+mod lock;
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use devices::block::{self, Block, QUEUES_MAX};
+use log::warn;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::cli::{DISKS_MAX, DiskOption};
+use crate::error::Error;
+use crate::files;
+use crate::layout::VIRTIO_SLOTS;
+
+/// A disk image, or a block device of the host.
+#[derive(Debug)]
+pub struct Disk {
+    /// The path as the user gave it.
+    pub path: PathBuf,
+    /// The open file: for reading and writing, or for reading when `readonly`.
+    pub file: File,
+    /// Its length in bytes when it was opened, a multiple of 512, not 0.
+    pub size: u64,
+    /// The guest may not write.
+    pub readonly: bool,
+    /// What the guest reads as the serial number: 1 to 20 printable ASCII characters.
+    pub serial: Option<String>,
+    /// Every write is made durable before it completes.
+    pub write_through: bool,
+    /// `file` has O_DIRECT.
+    pub direct: bool,
+    /// The number of queues.
+    pub queues: u16,
+    /// Another machine that has it open is respected.
+    pub lock: bool,
+}
+
+/// Opens the disks of a machine with `cpus` vCPUs, in their order.
+///
+/// # Errors
+/// There are too many, one is twice there, or one cannot serve.
+pub fn open(options: &[DiskOption], rng: bool, cpus: u32) -> Result<Vec<Disk>, Error> {
+    let (limit, taken) = match rng {
+        false => (DISKS_MAX, "the console takes one"),
+        true => (
+            DISKS_MAX - 1,
+            "the console and the random number generator (not with --no-rng) take one each",
+        ),
+    };
+    if options.len() > limit {
+        return Err(Error::TooManyDisks {
+            given: options.len(),
+            limit,
+            slots: VIRTIO_SLOTS,
+            taken,
+        });
+    }
+    let mut disks: Vec<Disk> = Vec::new();
+    for option in options {
+        let disk = Disk::open(option, cpus)?;
+        for other in &disks {
+            if !(disk.readonly && other.readonly) && disk.identity()? == other.identity()? {
+                return Err(Error::DiskTwice {
+                    first: other.path.clone(),
+                    second: disk.path,
+                });
+            }
+        }
+        disks.push(disk);
+    }
+    Ok(disks)
+}
+
+impl Disk {
+    fn open(option: &DiskOption, cpus: u32) -> Result<Disk, Error> {
+        let path = &option.path;
+        let file = files::open_disk(path, option.readonly)?;
+        if !option.raw
+            && let Some(format) = format::of(&file)
+        {
+            return Err(Error::DiskFormat {
+                path: path.clone(),
+                format,
+            });
+        }
+        if option.direct {
+            make_direct(&file).map_err(|source| Error::DiskDirect {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let one_a_vcpu = u16::try_from(cpus).map_or(QUEUES_MAX, |cpus| cpus.min(QUEUES_MAX));
+        let disk = Disk {
+            path: path.clone(),
+            size: length(&file).map_err(|source| unreadable(path, source))?,
+            file,
+            readonly: option.readonly,
+            serial: option.serial.clone(),
+            write_through: option.write_through,
+            direct: option.direct,
+            queues: option.queues.unwrap_or(one_a_vcpu),
+            lock: option.lock,
+        };
+        disk.check_size()?;
+        Ok(disk)
+    }
+
+    fn check_size(&self) -> Result<(), Error> {
+        let (path, size) = (self.path.clone(), self.size);
+        let multiple = block::granularity(&self.file);
+        match size {
+            0 => Err(Error::EmptyFile { what: "disk", path }),
+            _ if !size.is_multiple_of(multiple) => Err(Error::DiskSize {
+                path,
+                size,
+                multiple,
+                rounded: size.next_multiple_of(multiple),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What tells one file of the host from another, whatever its names: device and inode, or the device it stands for.
+    fn identity(&self) -> Result<(u64, u64), Error> {
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|source| unreadable(&self.path, source))?;
+        Ok(if metadata.rdev() == 0 {
+            (metadata.dev(), metadata.ino())
+        } else {
+            (u64::MAX, metadata.rdev())
+        })
+    }
+
+    /// Keeps other machines, ours and QEMU's, from writing to it, or from having it at all where this one writes. The
+    /// lock ends with the process.
+    ///
+    /// # Errors
+    /// Another machine has it.
+    pub fn lock(&self) -> Result<(), Error> {
+        if !self.lock {
+            return Ok(());
+        }
+        match lock::take(&self.file, self.readonly) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::DiskLocked {
+                path: self.path.clone(),
+                who: if self.readonly { "writes to" } else { "has" },
+            }),
+            Err(error) => {
+                warn!("cannot lock disk {:?}: {error}", self.path);
+                Ok(())
+            }
+        }
+    }
+
+    /// The device that shows it to a guest, with the size that it has now.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left, or cannot say the size.
+    pub fn device(&self) -> io::Result<Block> {
+        let options = block::Options {
+            readonly: self.readonly,
+            serial: self.serial.as_deref().unwrap_or_default(),
+            write_through: self.write_through,
+            queues: self.queues,
+            name: &format!("disk {:?}", self.path),
+        };
+        Ok(Block::with(
+            self.file.try_clone()?,
+            self.length()?,
+            &options,
+        ))
+    }
+
+    /// Its length in bytes, now.
+    ///
+    /// # Errors
+    /// The host cannot say.
+    pub fn length(&self) -> io::Result<u64> {
+        length(&self.file)
+    }
+}
+
+/// A block device has no length in its metadata, but an end. The file's position is nobody's concern.
+fn length(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
+}
+
+fn make_direct(file: &File) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT))?;
+    Ok(())
+}
+
+fn unreadable(path: &std::path::Path, source: io::Error) -> Error {
+    Error::Read {
+        what: "disk",
+        path: path.into(),
+        source,
+    }
+}

@@ -1,0 +1,123 @@
+//! A disk under Linux on RISC-V KVM: its space given back, its cache turned off, its size changed, its image locked.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs;
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/linux.rs"]
+mod linux;
+
+use lab::{cached, hartvisor, run, text};
+use linux::initramfs;
+
+/// The guest's /init. Its disks: a file, a block device of the host, and a file read directly, of 64 MiB each.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+modprobe virtio_mmio; modprobe virtio_blk
+while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdc ]; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+stty -echo
+cd /sys/block/vda
+echo "mq=$(ls mq | wc -l) physical=$(cat queue/physical_block_size)"
+echo "discard=$(cat queue/discard_max_bytes) zeroes=$(cat queue/write_zeroes_max_bytes)"
+echo "cache=$(cat cache_type)"
+echo "write through" >cache_type; echo "cache=$(cat cache_type)"
+echo "write back" >cache_type; echo "cache=$(cat cache_type)"
+for disk in vda vdb; do
+    # Blocks 16 to 31 of 64, of a MiB each.
+    blkdiscard -o 16777216 -l 16777216 /dev/$disk && echo "discarded=$disk"
+    echo 3 >/proc/sys/vm/drop_caches
+    echo "zeroes=$(dd if=/dev/$disk bs=1M skip=16 count=16 2>/dev/null | tr -d '\0' | wc -c)"
+    echo "sum=$(dd if=/dev/$disk bs=1M count=16 2>/dev/null | sha256sum)"
+done
+# Blocks of the page's size, by O_DIRECT here as well, and a sum by the page cache.
+dd if=/dev/vda of=/dev/vdc bs=1M count=16 conv=fsync 2>/dev/null
+echo 3 >/proc/sys/vm/drop_caches
+echo "sum=$(dd if=/dev/vdc bs=1M count=16 2>/dev/null | sha256sum)"
+for size in 196608 65536; do
+    echo "want=$size"
+    while [ "$(cat size)" != $size ]; do sleep 0.1; done
+    echo "size=$size"
+done
+dmesg | sed -n 's/.*\(\[vda\] new size\).*/said=\1/p'
+poweroff -f
+"#;
+
+/// What is done beside it, in the emulated host.
+const BESIDE: &str = r#"
+cd /tmp
+dd if=/dev/urandom of=data bs=1M count=64 2>/dev/null
+echo "sum=$(dd if=data bs=1M count=16 2>/dev/null | sha256sum)"
+cp data disk; cp data behind; truncate -s 64M direct
+modprobe loop; losetup /dev/loop0 behind
+blocks() { echo "blocks=$(($(stat -c %b $1) / 2048))"; }
+blocks disk; blocks behind
+mkfifo in out
+$run --disk disk --disk /dev/loop0 --disk direct,direct=on <in >out & vmm=$!
+exec 3>in 4<out
+while read -r line <&4; do
+    echo "$line"
+    case $line in
+    want=196608*)
+        # While it runs nobody else may have it.
+        $run --disk disk </dev/null; echo second=$?
+        $run --disk disk,readonly </dev/null; echo second=$?
+        truncate -s 96M disk; kill -USR2 $vmm;;
+    want=65536*) truncate -s 32M disk; kill -USR2 $vmm;;
+    esac
+done
+wait $vmm; echo status=$?
+blocks disk; blocks behind
+"#;
+
+/// The values of all `name=value`.
+fn values<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let name = format!("{name}=");
+    let after = |part: &'a str| part.strip_prefix(&name);
+    text.split_whitespace().filter_map(after).collect()
+}
+
+#[test]
+fn linux_uses_all_that_a_disk_offers() {
+    let folder = tempfile::tempdir().unwrap();
+    let initramfs = initramfs(folder.path(), "host", INIT);
+    let script = format!(
+        "run='{} run --accel kvm --no-reboot --cpus 2 --cmdline console=hvc0 --kernel {} --initrd {}'{BESIDE}",
+        hartvisor().display(),
+        cached("host", "vmlinux").display(),
+        initramfs.display(),
+    );
+    fs::write(folder.path().join("beside"), script).unwrap();
+    let beside = folder.path().join("beside");
+    let mut host = lab::lab(&["--cpus", "2"], &[folder.path()]);
+    let text = text(&run(host.arg("sh").arg(beside), b""));
+
+    assert_eq!(values(&text, "status"), ["0"], "{text}");
+    assert_eq!(values(&text, "mq"), ["2"], "{text}");
+    assert_eq!(values(&text, "physical"), ["4096"], "{text}");
+    assert_eq!(values(&text, "discard"), [(1 << 30).to_string()], "{text}");
+    // The first is the limit, the others what was not zero in what was discarded.
+    let limit = (32 << 20).to_string();
+    assert_eq!(values(&text, "zeroes"), [&*limit, "0", "0"], "{text}");
+    assert_eq!(text.matches("cache=write through").count(), 1, "{text}");
+    assert_eq!(text.matches("cache=write back").count(), 2, "{text}");
+    assert_eq!(values(&text, "discarded"), ["vda", "vdb"], "{text}");
+    let sums = values(&text, "sum");
+    assert_eq!(sums, [sums[0]; 4], "{text}");
+    assert_eq!(values(&text, "size"), ["196608", "65536"], "{text}");
+    assert_eq!(values(&text, "said").len(), 2, "{text}");
+    assert_eq!(values(&text, "second"), ["2", "2"], "{text}");
+    assert!(text.contains("another machine has disk \"disk\""), "{text}");
+    // 64 MiB before; 16 of them given back, and at last all but 32 cut off, of which 16 are a hole.
+    assert_eq!(values(&text, "blocks"), ["64", "64", "16", "48"], "{text}");
+}

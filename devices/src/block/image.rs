@@ -372,3 +372,7 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "image_test.rs"]
+mod tests;

@@ -1,0 +1,156 @@
+//! Direct I/O, through driver's buffers that do not suit it.
+
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::super::Options;
+use super::super::request::{IN, OUT, WRITE_ZEROES};
+use super::super::tests::{Bench, IOERR, OK, PAYLOAD};
+use super::*;
+use crate::rig::WRITE;
+
+/// A disk of 64 KiB and more whose sector `n` is full of bytes `n`, opened with O_DIRECT; `None` where the file system
+/// has none.
+fn direct(folder: &Path, align: Option<Direct>) -> Option<Bench> {
+    let path = folder.join("disk");
+    let content: Vec<u8> = (0..=255).flat_map(|sector| [sector; 512]).collect();
+    fs::write(&path, content).unwrap();
+    let mut options = File::options();
+    options.read(true).write(true);
+    let mut bench = match align {
+        // As if the host demanded that.
+        Some(_) => Bench::new(options.open(&path).unwrap(), &Options::default()),
+        None => {
+            let file = options.custom_flags(libc::O_DIRECT).open(&path).ok()?;
+            Bench::new(file, &Options::default())
+        }
+    };
+    if let Some(align) = align {
+        let image = &mut bench.block.disk.image;
+        image.direct = Some(align);
+        image.bounce = Bounce::new(align);
+    }
+    // To look at by other means than those under test.
+    bench.file = File::open(&path).unwrap();
+    Some(bench)
+}
+
+/// The alignments under test; the host's own comes last.
+const ALIGNMENTS: [Option<Direct>; 4] = [
+    Some(Direct {
+        memory: 512,
+        offset: 512,
+    }),
+    Some(Direct {
+        memory: 4,
+        offset: 4096,
+    }),
+    Some(Direct {
+        memory: 4096,
+        offset: 65536,
+    }),
+    None,
+];
+
+/// Sector, number of sectors, and where in a page the driver's buffer begins.
+const CASES: [(u8, u32, u64); 8] = [
+    (0, 8, 0),
+    (0, 8, 1),
+    (8, 8, 512),
+    (3, 1, 0),
+    (7, 2, 3),
+    (5, 150, 0),
+    (5, 150, 2047),
+    (255, 1, 0),
+];
+
+#[test]
+fn direct_reads_and_writes_take_any_sector_and_any_buffer() {
+    let folder = tempfile::tempdir().unwrap();
+    for align in ALIGNMENTS {
+        for (sector, count, shift) in CASES {
+            let Some(mut bench) = direct(folder.path(), align) else {
+                return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
+            };
+            let (at, len) = (PAYLOAD + shift, count * 512);
+            let read = (at, len, WRITE);
+            assert_eq!(bench.request(IN, sector.into(), &[read]), (OK, len + 1));
+            let data = bench.rig.read(at, len as usize);
+            let expected: Vec<u8> = (sector..=255).take(count as usize).collect();
+            let seen: Vec<u8> = data.chunks(512).map(|sector| sector[0]).collect();
+            assert_eq!(seen, expected, "{align:?} {sector} {count} {shift}");
+            assert!(data.chunks(512).all(|sector| sector == [sector[0]; 512]));
+
+            bench.rig.write(at, &vec![0xaa; len as usize]);
+            let write = (at, len, 0);
+            assert_eq!(bench.request(OUT, sector.into(), &[write]), (OK, 1));
+            for (other, number) in (0_u8..=255).zip(0_u64..) {
+                let written = number.checked_sub(sector.into());
+                let written = written.is_some_and(|distance| distance < count.into());
+                let expected = if written { 0xaa } else { other };
+                assert_eq!(bench.sector(number), [expected; 512], "{align:?} {number}");
+            }
+        }
+    }
+}
+
+#[test]
+fn direct_zeroes_keep_what_is_around_them() {
+    let folder = tempfile::tempdir().unwrap();
+    for align in ALIGNMENTS {
+        let Some(mut bench) = direct(folder.path(), align) else {
+            return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
+        };
+        let mut segment = 3_u64.to_le_bytes().to_vec();
+        segment.extend(200_u32.to_le_bytes());
+        segment.extend([0; 4]);
+        bench.rig.write(PAYLOAD, &segment);
+        let list = (PAYLOAD, 16, 0);
+        assert_eq!(bench.request(WRITE_ZEROES, 0, &[list]), (OK, 1));
+        assert_eq!(bench.sector(2), [2; 512]);
+        assert_eq!(bench.sector(203), [203; 512]);
+        assert!((3..203).all(|sector| bench.sector(sector) == [0; 512]));
+
+        // The same written out.
+        let image = &mut bench.block.disk.image;
+        let file = image.file.try_clone().unwrap();
+        let ones = |buffer: &mut [u8]| buffer.fill(1);
+        image.bounce.write(&file, 3 * 512, 200 * 512, ones).unwrap();
+        assert_eq!(bench.sector(2), [2; 512]);
+        assert_eq!(bench.sector(203), [203; 512]);
+        assert!((3..203).all(|sector| bench.sector(sector) == [1; 512]));
+    }
+}
+
+#[test]
+fn a_direct_file_that_was_cut_short_is_an_error_for_what_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let align = ALIGNMENTS[1];
+    let mut bench = direct(folder.path(), align).unwrap();
+    let path = folder.path().join("disk");
+    File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_len(1000)
+        .unwrap();
+    let read = |count: u32| (PAYLOAD, count * 512, WRITE);
+    assert_eq!(bench.request(IN, 0, &[read(1)]), (OK, 513));
+    assert_eq!(bench.request(IN, 1, &[read(1)]), (IOERR, 1));
+    assert_eq!(bench.request(IN, 0, &[read(20)]), (IOERR, 1));
+    assert_eq!(bench.request(OUT, 9, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
+}
+
+#[test]
+fn the_block_size_of_a_direct_disk_is_its_alignment_and_whole_blocks_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(bench) = direct(folder.path(), None) else {
+        return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
+    };
+    let block = u32::from_le_bytes(bench.config(20, 4).try_into().unwrap());
+    assert_eq!(u64::from(block), granularity(&bench.block.disk.image.file));
+    let size = u64::from(block) * 5 + 512;
+    bench.block.shared_config().resize(size);
+    let sectors = (size - size % u64::from(block)) / 512;
+    assert_eq!(bench.config(0, 8), sectors.to_le_bytes());
+}

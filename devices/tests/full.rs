@@ -1,0 +1,103 @@
+//! A host that takes no more. The limit of a file's size stands for a full disk: it needs no root and fails at a byte that
+//! the test chooses. As it is the whole process's, this program has one test.
+
+#![allow(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use guest::block::{SECTOR, Status, WANTED};
+use guest::{Block, Error};
+use support::{Page, Ram, patience};
+
+/// The disk's sectors, and those that the host takes.
+const SECTORS: u64 = 2048;
+const ROOM: u64 = 1024;
+
+/// Counts warnings.
+struct Counter;
+
+static WARNINGS: AtomicU32 = AtomicU32::new(0);
+
+impl log::Log for Counter {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.level() <= log::Level::Warn {
+            WARNINGS.fetch_add(1, Ordering::SeqCst);
+            assert!(record.args().to_string().contains("disk \"full\""));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// No file may be longer than that from now on.
+fn limit(bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: a limit is read from ours.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn a_full_host_loses_nothing_that_was_flushed_and_says_so_once() {
+    log::set_logger(&Counter).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    // SAFETY: ignoring a signal needs no handler. It comes with the error, and would end the process.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(SECTORS * 512).unwrap();
+    let options = devices::block::Options {
+        name: "disk \"full\"",
+        ..Default::default()
+    };
+    let device = devices::block::Block::with(file.try_clone().unwrap(), SECTORS * 512, &options);
+    let ram = Ram::new();
+    let page = Page::new(&ram, device);
+    let mut block = Block::new(page.probe(), &mut ram.dma(), WANTED, 64).unwrap();
+
+    limit(ROOM * 512);
+    let content: Vec<u8> = (0..ROOM)
+        .flat_map(|n| [n.to_le_bytes(); 64].concat())
+        .collect();
+    block.write(0, &content, &mut patience()).unwrap();
+    block.flush(&mut patience()).unwrap();
+
+    let refused = Err(Error::Request(Status::IoErr));
+    for sector in [ROOM, SECTORS - 1, ROOM, ROOM + 1] {
+        let full = block.write(sector, &[0xaa; SECTOR], &mut patience());
+        assert_eq!(full, refused, "sector {sector}");
+    }
+    // Of this one the first half has room.
+    let half = block.write(ROOM - 1, &[0xbb; 2 * SECTOR], &mut patience());
+    assert_eq!(half, refused);
+    assert_eq!(WARNINGS.load(Ordering::SeqCst), 1);
+
+    block.flush(&mut patience()).unwrap();
+    let flushed = content.len() - SECTOR;
+    let mut seen = vec![0; flushed];
+    block.read(0, &mut seen, &mut patience()).unwrap();
+    assert!(
+        seen == content[..flushed],
+        "the driver reads what it flushed"
+    );
+    file.read_exact_at(&mut seen, 0).unwrap();
+    assert!(seen == content[..flushed], "and it is on the file");
+
+    // There is room again.
+    limit(libc::RLIM_INFINITY);
+    block.write(ROOM, &[0xaa; SECTOR], &mut patience()).unwrap();
+    block.flush(&mut patience()).unwrap();
+    let mut back = [0; SECTOR];
+    block.read(ROOM, &mut back, &mut patience()).unwrap();
+    assert_eq!(back, [0xaa; SECTOR]);
+}

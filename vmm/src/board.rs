@@ -10,12 +10,12 @@ use devices::memory::Memory;
 use devices::mmio::{self, Mmio};
 use devices::rng::Rng;
 use devices::virtio::VirtioDevice;
+use log::{info, warn};
 
 use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::layout;
 use crate::machine::{Disk, Machine};
-use log::{info, warn};
 
 /// The machine's devices.
 pub struct Devices {

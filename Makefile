@@ -11,12 +11,14 @@ DISK   := $(TARGET)/qemu-disk.img
 T      ?= 30
 FUZZ   ?=
 INPUT  ?=
+# `make crash`
+CYCLES ?= 100
 SHELL  := /bin/bash
 # Has cargo run RISC-V programs in the emulated host.
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test test-full units interleavings fuzz check lab clean distclean help
+.PHONY: all setup run qemu test test-full units interleavings fuzz crash coverage check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -56,6 +58,12 @@ interleavings: ## queue and interrupt in every order of loads and stores that ma
 fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one of them; INPUT=FILE: one input again)
 	FUZZ_SECONDS=$(T) FUZZ_INPUT=$(INPUT) fuzz/run $(FUZZ)
 
+crash: all ## the monitor killed CYCLES=100 times while Linux writes; what was synced must be there
+	HARTVISOR_CRASH_CYCLES=$(CYCLES) cargo test --package vmm --features e2e --test crash killed -- --nocapture
+
+coverage: setup ## which lines of devices/ its own tests reach
+	@lab/coverage
+
 check: setup ## formatting, lints on every target, documentation, scripts
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -64,7 +72,7 @@ check: setup ## formatting, lints on every target, documentation, scripts
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --all-targets -- -D warnings
 	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	shellcheck --external-sources lab/{setup,cargo,run,demo,fetch,init,session} fuzz/run .ci/run
+	shellcheck --external-sources lab/{setup,cargo,run,demo,fetch,init,session,coverage} fuzz/run .ci/run
 	perl -wc lab/stream
 
 lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH

@@ -1,0 +1,288 @@
+//! What a disk has after the worst: the monitor killed while Linux writes, a host without room, an image cut short
+//! beneath it, a host that must not be written to. In the lab, on RISC-V KVM.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/linux.rs"]
+mod linux;
+
+use lab::{hartvisor, host_file, text};
+use linux::{ext4, initramfs, succeed};
+
+/// The beginning of every guest's /init.
+const BEGIN: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /mnt
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+modprobe virtio_mmio; modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4
+while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+stty -echo
+";
+
+/// The guest of the cycles: a file after another, each made durable before it is told of, while something else is always
+/// being written.
+const WRITER: &str = r#"
+mount /dev/vda /mnt || echo "guest: no mount"
+rm -f /mnt/*
+cycle=$(sed 's/.*cycle=\([0-9]*\).*/\1/' /proc/cmdline)
+while :; do dd if=/dev/urandom of=/mnt/noise bs=64k count=32 2>/dev/null; done &
+n=0
+while :; do
+    n=$((n + 1))
+    yes "cycle $cycle file $n" | head -c $((n * 7919 % 100000 + 1)) >/mnt/file-$n
+    sync
+    echo "guest: synced $n"
+done
+"#;
+
+/// The host: starts the monitor, kills it some time after the guest has told of some files, says how many it told of, and
+/// waits for a line before the next cycle.
+const KILLER: &str = r#"
+cycle=0
+while [ $cycle -lt "$CYCLES" ]; do
+    cycle=$((cycle + 1))
+    "$HARTVISOR" run --accel kvm --memory 256M --no-reboot --kernel "$KERNEL" --initrd "$INITRD" --disk "$DISK" \
+        --cmdline "console=hvc0 quiet panic=-1 cycle=$cycle" </dev/null >/tmp/out 2>&1 &
+    monitor=$!
+    until grep -q "synced $((cycle % 5 + 1))" /tmp/out; do
+        kill -0 $monitor || { cat /tmp/out; exit 1; }
+        usleep 10000
+    done
+    usleep $((cycle * 7919 % 200 * 1000))
+    kill -9 $monitor
+    wait $monitor
+    echo "status $?"
+    # The last line may be cut off.
+    echo "cycle $cycle: $(grep -c '^guest: synced [0-9]*.$' /tmp/out)"
+    read -r _
+done
+"#;
+
+/// How often the monitor is killed. `make crash` does it a hundred times.
+fn cycles() -> u32 {
+    let wanted = std::env::var("HARTVISOR_CRASH_CYCLES");
+    wanted.map_or(3, |wanted| wanted.parse().expect("a number of cycles"))
+}
+
+#[test]
+fn what_linux_synced_outlives_the_killed_monitor() {
+    let cycles = cycles();
+    let folder = tempfile::tempdir().unwrap();
+    let initrd = initramfs(folder.path(), "host", &format!("{BEGIN}{WRITER}"));
+    let disk = ext4(folder.path());
+    let deadline = (60 + 60 * cycles).to_string();
+    let mut child = lab::lab(&["--timeout", &deadline], &[folder.path()])
+        .args(["env", &format!("CYCLES={cycles}")])
+        .args(variables(&initrd))
+        .arg(format!("DISK={}", disk.display()))
+        .args(["sh", "-c", KILLER])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut go_on = child.stdin.take().unwrap();
+    let (mut done, mut files, mut seen) = (0, 0, String::new());
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if let Some(rest) = line.strip_prefix("cycle ") {
+            let (cycle, synced) = rest.split_once(": ").unwrap();
+            let synced = synced.parse().unwrap();
+            check(&disk, cycle, synced);
+            (done, files) = (done + 1, files + synced);
+            go_on.write_all(b"go on\n").unwrap();
+        }
+        seen += &format!("{line}\n");
+    }
+    let status = child.wait().unwrap();
+    let mut errors = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut errors).unwrap();
+    assert_eq!(status.code(), Some(0), "{seen}{errors}");
+    assert_eq!(done, cycles, "{seen}{errors}");
+    assert_eq!(
+        seen.matches("status 137").count(),
+        cycles as usize,
+        "{seen}"
+    );
+    println!("{cycles} kills, {files} synced files");
+}
+
+/// The kernel and the programs of a guest, for a script.
+fn variables(initrd: &Path) -> [String; 3] {
+    [
+        format!("HARTVISOR={}", hartvisor().display()),
+        format!("KERNEL={}", host_file("vmlinux").display()),
+        format!("INITRD={}", initrd.display()),
+    ]
+}
+
+/// Replays the journal, as the next mount would. Then nothing may be wrong, and the files must be there to the byte.
+fn check(disk: &Path, cycle: &str, synced: u32) {
+    let mut replay = Command::new("/sbin/e2fsck");
+    let replayed = replay.args(["-y", "-E", "journal_only"]).arg(disk);
+    let replayed = replayed.output().unwrap();
+    assert!(
+        matches!(replayed.status.code(), Some(0 | 1)),
+        "{replayed:?}"
+    );
+    succeed(Command::new("e2fsck").arg("-fn").arg(disk));
+    assert!(synced > 0);
+    for n in 1..=synced {
+        let line = format!("cycle {cycle} file {n}\n");
+        let len = n as usize * 7919 % 100_000 + 1;
+        let whole: String = line.chars().cycle().take(len).collect();
+        let cat = format!("cat /file-{n}");
+        let found = succeed(Command::new("debugfs").args(["-R", &cat]).arg(disk));
+        assert!(
+            found == whole,
+            "file {n} of {synced} in cycle {cycle}: {} bytes of {len}",
+            found.len()
+        );
+    }
+}
+
+/// Runs a script in the lab with a guest of this /init; gives all that was said.
+fn scene(init: &str, script: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let initrd = initramfs(folder.path(), "host", &format!("{BEGIN}{init}"));
+    // `guest DISK`: its console goes to /tmp/out, its keyboard is /tmp/in.
+    let guest = r#"
+mkfifo /tmp/in; exec 3<>/tmp/in
+mkdir /tmp/small; mount -t tmpfs -o size=16m none /tmp/small
+guest() {
+    "$HARTVISOR" run --accel kvm --memory 256M --no-reboot --kernel "$KERNEL" --initrd "$INITRD" --disk "$1" \
+        --cmdline "console=hvc0 quiet panic=-1" </tmp/in >/tmp/out 2>&1 &
+    monitor=$!
+}
+said() { until grep -q "$1" /tmp/out; do kill -0 $monitor || break; usleep 10000; done; }
+ended() { wait $monitor; status=$?; cat /tmp/out; echo "host: status $status"; }
+"#;
+    let mut command = lab::lab(&["--timeout", "180"], &[folder.path()]);
+    command.arg("env").args(variables(&initrd));
+    command.args(["sh", "-c", &format!("{guest}{script}")]);
+    let output = lab::run(&mut command, b"");
+    let said = text(&output).replace('\r', "");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    said
+}
+
+#[track_caller]
+fn assert_said(said: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(
+            said.lines().any(|it| it == *line),
+            "{line:?} is not in {said}"
+        );
+    }
+}
+
+#[test]
+fn a_full_host_disk_is_an_io_error_and_loses_nothing_that_was_flushed() {
+    let init = r#"
+sum() { dd if=/dev/vda bs=1M count=8 2>/dev/null | sha256sum; }
+dd if=/dev/urandom of=/dev/vda bs=1M count=8 conv=fsync 2>/dev/null && echo "guest: flushed"
+before=$(sum)
+dd if=/dev/urandom of=/dev/vda bs=1M seek=8 count=24 conv=fsync 2>/dev/null || echo "guest: no room"
+echo 3 >/proc/sys/vm/drop_caches
+[ "$(sum)" = "$before" ] && echo "guest: kept"
+echo "guest: make room"
+read -r _
+dd if=/dev/urandom of=/dev/vda bs=1M seek=1 count=2 conv=fsync 2>/dev/null && echo "guest: writes again"
+poweroff -f
+"#;
+    let said = scene(
+        init,
+        r#"
+truncate -s 64M /tmp/small/image
+dd if=/dev/zero of=/tmp/small/other bs=1M count=4 2>/dev/null
+guest /tmp/small/image
+said "make room"
+rm /tmp/small/other; echo done >&3
+ended
+"#,
+    );
+    let lines = [
+        "guest: flushed",
+        "guest: no room",
+        "guest: kept",
+        "guest: writes again",
+    ];
+    assert_said(&said, &lines);
+    assert_said(&said, &["host: status 0"]);
+    // Told once, however many requests failed.
+    assert_eq!(said.matches("No space left").count(), 1, "{said}");
+}
+
+#[test]
+fn a_disk_cut_short_beneath_the_guest_is_an_io_error_beyond_the_cut() {
+    let init = r#"
+dd if=/dev/vda of=/dev/null bs=1M 2>/dev/null && echo "guest: whole"
+echo 3 >/proc/sys/vm/drop_caches
+echo "guest: cut it"
+read -r _
+dd if=/dev/vda of=/dev/null bs=1M count=4 2>/dev/null && echo "guest: the front is there"
+dd if=/dev/vda of=/dev/null bs=1M skip=4 count=1 2>/dev/null || echo "guest: the rest is not"
+poweroff -f
+"#;
+    let said = scene(
+        init,
+        r#"
+dd if=/dev/zero of=/tmp/small/image bs=1M count=8 2>/dev/null
+guest /tmp/small/image
+said "cut it"
+truncate -s 4M /tmp/small/image; echo done >&3
+ended
+"#,
+    );
+    let lines = [
+        "guest: whole",
+        "guest: the front is there",
+        "guest: the rest is not",
+    ];
+    assert_said(&said, &lines);
+    assert_said(&said, &["host: status 0"]);
+}
+
+#[test]
+fn an_image_on_a_read_only_mount_is_refused_unless_it_is_readonly() {
+    let init = r#"
+echo "guest: ro $(cat /sys/block/vda/ro)"
+dd if=/dev/vda bs=5 count=1 2>/dev/null; echo
+dd if=/dev/zero of=/dev/vda bs=512 count=1 2>/dev/null || echo "guest: cannot write"
+poweroff -f
+"#;
+    let said = scene(
+        init,
+        r#"
+dd if=/dev/zero of=/tmp/small/image bs=1M count=1 2>/dev/null
+printf hello | dd of=/tmp/small/image conv=notrunc 2>/dev/null
+mount -o remount,ro /tmp/small
+guest /tmp/small/image
+ended
+guest /tmp/small/image,readonly
+ended
+"#,
+    );
+    assert!(said.contains("hartvisor: "), "{said}");
+    assert!(said.contains("Read-only file system"), "{said}");
+    let lines = [
+        "host: status 2",
+        "guest: ro 1",
+        "hello",
+        "guest: cannot write",
+    ];
+    assert_said(&said, &lines);
+    assert_said(&said, &["host: status 0"]);
+}

@@ -18,7 +18,7 @@ SHELL  := /bin/bash
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test test-full units interleavings fuzz crash coverage check lab clean distclean help
+.PHONY: all setup run qemu test test-full units interleavings fuzz bench bench-quick bench-micro bench-build crash coverage check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -49,7 +49,7 @@ test-full: all units ## as test, and the long ones: Debian with systemd, its nex
 	cargo test --package vmm --features full --test '*'
 
 units: setup interleavings ## unit tests, on this machine and as a RISC-V build in the emulated host
-	cargo test --workspace
+	cargo test --workspace --exclude micro
 	$(IN_LAB) lab/cargo test --target $(LINUX) --package devices --package vmm --lib --features vmm/e2e
 
 interleavings: ## queue and interrupt in every order of loads and stores that may be (some 10 s)
@@ -64,15 +64,31 @@ crash: all ## the monitor killed CYCLES=100 times while Linux writes; what was s
 coverage: setup ## which lines of devices/ its own tests reach
 	@lab/coverage
 
+bench: bench-build ## what hartvisor and QEMU cost, in the emulated host by its instruction clock (fetches QEMU for riscv64 first)
+	lab/fetch qemu
+	cargo run --quiet --package bench --bin bench -- run
+
+bench-quick: bench-build ## hartvisor alone, in a few minutes
+	cargo run --quiet --package bench --bin bench -- run --quick
+
+bench-micro: ## the parts on this machine: times by criterion, instructions by valgrind
+	cargo bench --package micro --bench micro
+	bench/instructions
+
+# Two calls: what the one needs of a library must not get into the other.
+bench-build: setup
+	lab/cargo build --release --target $(LINUX) --package vmm
+	lab/cargo build --release --target $(LINUX) --package bench --bins
+
 check: setup ## formatting, lints on every target, documentation, scripts
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	CARGO_TARGET_DIR=$(TARGET)/fuzz cargo clippy --manifest-path fuzz/Cargo.toml -- -D warnings
-	lab/cargo clippy --target $(LINUX) --package devices --package vmm --all-targets -- -D warnings
+	lab/cargo clippy --target $(LINUX) --package devices --package vmm --package bench --all-targets -- -D warnings
 	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	shellcheck --external-sources lab/{setup,cargo,run,demo,fetch,init,session,coverage} fuzz/run .ci/run
+	shellcheck --external-sources lab/{setup,cargo,run,demo,fetch,init,session,coverage} bench/{compare,instructions} fuzz/run .ci/run
 	perl -wc lab/stream
 
 lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH

@@ -1,0 +1,24 @@
+//! Does one case so many times and nothing else: `repeat NAME COUNT`, or without arguments lists them with how often one call
+//! does it. `bench/instructions` runs it under callgrind.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let mut cases = micro::cases();
+    let (Some(name), Some(Ok(count))) = (
+        arguments.next(),
+        arguments.next().map(|count| count.parse::<u64>()),
+    ) else {
+        for case in cases {
+            println!("{}\t{}", case.times, case.name);
+        }
+        return ExitCode::SUCCESS;
+    };
+    let Some(case) = cases.iter_mut().find(|case| case.name == name) else {
+        eprintln!("repeat: no case '{name}'");
+        return ExitCode::FAILURE;
+    };
+    (0..count).for_each(|_| (case.run)());
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,77 @@
+//! What is measured.
+
+use bench::protocol::{Kind, Test};
+
+/// A VMM, and what it runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Case {
+    /// The name of its template.
+    pub(crate) vmm: &'static str,
+    /// Whether the host has an AIA with guest interrupt files, or a PLIC.
+    pub(crate) aia: bool,
+    /// vCPUs. The host has one CPU, so more of them show what they cost, not what they bring.
+    pub(crate) cpus: u32,
+    /// Whether the guest's RAM is of 2 MiB pages.
+    pub(crate) hugepages: bool,
+}
+
+const AIA: Case = Case {
+    vmm: "hartvisor",
+    aia: true,
+    cpus: 1,
+    hugepages: false,
+};
+
+impl Case {
+    /// As the table has it.
+    pub(crate) fn name(&self) -> String {
+        let host = if self.aia { "aia" } else { "plic" };
+        let mut name = format!("{} {host}", self.vmm);
+        if self.cpus > 1 {
+            name += &format!(" {} vcpus", self.cpus);
+        }
+        if self.hugepages {
+            name += " hugepages";
+        }
+        name
+    }
+}
+
+/// All cases, or those of a quick run.
+pub(crate) fn all(quick: bool) -> Vec<Case> {
+    let hosts = [AIA, Case { aia: false, ..AIA }];
+    if quick {
+        return hosts.into();
+    }
+    let more = [
+        Case {
+            hugepages: true,
+            ..AIA
+        },
+        Case { cpus: 2, ..AIA },
+        Case { cpus: 4, ..AIA },
+    ];
+    let cases = hosts.into_iter().chain(more);
+    cases
+        .flat_map(|case| ["hartvisor", "qemu", "kvmtool"].map(|vmm| Case { vmm, ..case }))
+        .collect()
+}
+
+/// What the guest does in each start.
+pub(crate) fn tests(quick: bool) -> Vec<Test> {
+    let count = |kind| match kind {
+        Kind::Null => 1,
+        Kind::Read4k | Kind::Write4k => 256,
+        Kind::Read4kDeep | Kind::Write4kDeep => 1024,
+        Kind::Read1m | Kind::Write1m => 16,
+        Kind::Sync4k => 128,
+        Kind::Console4k => 64,
+        Kind::Console64 => 256,
+    };
+    let part = if quick { 2 } else { 1 };
+    let test = |kind| Test {
+        kind,
+        operations: usize::max(count(kind) / part, 1),
+    };
+    Kind::ALL.map(test).into()
+}

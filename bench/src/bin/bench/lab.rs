@@ -1,0 +1,247 @@
+//! The files of a run, and the emulated host that it happens in.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use bench::cpio::Archive;
+use bench::plan::{FOLDER, Plan, Start};
+use bench::protocol::{SEED, TESTS, Test};
+use bench::record::{Measure, Record};
+use bench::results::{Metrics, name};
+use bench::template;
+
+use crate::cases::Case;
+
+/// Of the guest, in MiB.
+const MEMORY: u64 = 256;
+
+/// Seconds for one case, the start of the host included. The clock inside is another.
+const DEADLINE: &str = "900";
+
+/// The project's folder and what was built in it.
+pub(crate) struct Lab {
+    project: PathBuf,
+    /// Where the riscv64 programs are.
+    builds: PathBuf,
+    /// For what this run makes.
+    work: PathBuf,
+}
+
+impl Lab {
+    pub(crate) fn open() -> Result<Lab> {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("the project's folder")?;
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| project.join("target"), PathBuf::from);
+        let lab = Lab {
+            project: project.into(),
+            builds: target.join("riscv64gc-unknown-linux-gnu/release"),
+            work: target.join("bench"),
+        };
+        for program in ["hartvisor", "meter", "load"] {
+            let path = lab.builds.join(program);
+            ensure!(
+                path.exists(),
+                "{} is not built yet: make bench does it",
+                path.display()
+            );
+        }
+        fs::create_dir_all(&lab.work)?;
+        fs::create_dir_all(lab.results())?;
+        Ok(lab)
+    }
+
+    pub(crate) fn results(&self) -> PathBuf {
+        self.project.join("bench/results")
+    }
+
+    /// The commit that was built, with a mark when files differ from it.
+    pub(crate) fn commit(&self) -> Result<String> {
+        let git = |arguments: &[&str]| {
+            output(
+                Command::new("git")
+                    .arg("-C")
+                    .arg(&self.project)
+                    .args(arguments),
+            )
+        };
+        let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+        let mark = if changed.is_empty() { "" } else { "-changed" };
+        Ok(git(&["rev-parse", "--short", "HEAD"])? + mark)
+    }
+
+    pub(crate) fn emulator(&self) -> Result<String> {
+        let text = output(Command::new("qemu-system-riscv64").arg("--version"))?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+
+    pub(crate) fn kernel(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.host().join("release"))?
+            .trim()
+            .to_owned())
+    }
+
+    /// Whether the VMM is there.
+    pub(crate) fn has(&self, vmm: &str) -> bool {
+        vmm == "hartvisor" || self.peer(vmm).exists()
+    }
+
+    /// How large the VMM's program is without symbols, if it is one file.
+    pub(crate) fn binary(&self, vmm: &str) -> Result<Metrics> {
+        let files = self.files(vmm)?;
+        let [(program, _)] = files.as_slice() else {
+            return Ok(Metrics::new());
+        };
+        let stripped = self.work.join("stripped");
+        let strip = if cfg!(target_arch = "riscv64") {
+            "strip"
+        } else {
+            "riscv64-linux-gnu-strip"
+        };
+        output(Command::new(strip).arg("-o").arg(&stripped).arg(program))?;
+        let size = fs::metadata(stripped)?.len() as f64 / 1024.0;
+        Ok(Metrics::from([(name::BINARY.to_owned(), size)]))
+    }
+
+    /// Starts the VMM of `case` in an emulated host: `seeds` times for times, once for counts.
+    pub(crate) fn run(&self, case: &Case, seeds: u64, tests: &[Test]) -> Result<Vec<Record>> {
+        let plan = self.work.join("plan.json");
+        fs::write(
+            &plan,
+            serde_json::to_vec_pretty(&self.plan(case, seeds, tests)?)?,
+        )?;
+        let mut command = Command::new(self.project.join("lab/run"));
+        command.args([
+            "--icount",
+            "--isa",
+            "sscofpmf=on",
+            "--timeout",
+            DEADLINE,
+            "--memory",
+            "2G",
+        ]);
+        if case.aia {
+            command.args(["--aia-guests", "2"]);
+        }
+        command
+            .arg("--file")
+            .arg(&plan)
+            .arg("--")
+            .arg(self.builds.join("meter"))
+            .arg(&plan);
+        let records = output(command.current_dir(&self.project))?;
+        let records = records
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<Vec<Record>, _>>();
+        records.context("a record of meter")
+    }
+
+    fn plan(&self, case: &Case, seeds: u64, tests: &[Test]) -> Result<Plan> {
+        let initramfs = self.work.join("initramfs");
+        fs::write(&initramfs, self.initramfs()?)?;
+        let path = |name: &str| format!("{FOLDER}/{name}");
+        let mut files = self.files(case.vmm)?;
+        files.push((self.host().join("vmlinux"), path("kernel").into()));
+        files.push((initramfs, path("initrd").into()));
+        let template = self.project.join("bench/vmm").join(case.vmm);
+        let template =
+            fs::read_to_string(&template).with_context(|| template.display().to_string())?;
+        let tests: Vec<String> = tests.iter().map(Test::to_string).collect();
+        let start = |(seed, measure)| {
+            let values = BTreeMap::from([
+                ("root", path(case.vmm)),
+                ("kernel", path("kernel")),
+                ("initrd", path("initrd")),
+                ("disk", path("disk")),
+                ("memory", MEMORY.to_string()),
+                ("cpus", case.cpus.to_string()),
+                (
+                    "cmdline",
+                    format!(
+                        "console=hvc0 earlycon=sbi panic=-1 {SEED}={seed} {TESTS}={}",
+                        tests.join(",")
+                    ),
+                ),
+            ]);
+            anyhow::Ok(Start {
+                measure,
+                command: template::command(&template, &values, case.hugepages)?,
+                tests: tests.clone(),
+            })
+        };
+        let starts = (1..=seeds)
+            .map(|seed| (seed, Measure::Time))
+            .chain([(1, Measure::Count)]);
+        Ok(Plan {
+            files,
+            disk: path("disk").into(),
+            ram: MEMORY << 10,
+            hugepages: if case.hugepages { MEMORY / 2 } else { 0 },
+            starts: starts.map(start).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The VMM's files, each with its place in the host.
+    fn files(&self, vmm: &str) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let root = Path::new(FOLDER).join(vmm);
+        if vmm == "hartvisor" {
+            return Ok(vec![(self.builds.join(vmm), root.join(vmm))]);
+        }
+        let folder = fs::read_dir(self.peer(vmm))?;
+        folder
+            .map(|entry| {
+                entry
+                    .map(|entry| (entry.path(), root.join(entry.file_name())))
+                    .map_err(Into::into)
+            })
+            .collect()
+    }
+
+    /// The guest's first root file system: its init and two of the kernel's modules.
+    fn initramfs(&self) -> Result<Vec<u8>> {
+        let mut archive = Archive::default();
+        for folder in ["dev", "proc"] {
+            archive.folder(folder);
+        }
+        // A Rust program opens it when nothing else is open yet.
+        archive.device("dev/null", (1, 3));
+        archive.file("init", &fs::read(self.builds.join("load"))?);
+        for module in ["virtio_mmio.ko", "virtio_blk.ko"] {
+            let path = self.host().join("modules").join(module);
+            archive.file(
+                module,
+                &fs::read(&path).with_context(|| path.display().to_string())?,
+            );
+        }
+        Ok(archive.finish())
+    }
+
+    fn host(&self) -> PathBuf {
+        self.project.join("lab/cache/host")
+    }
+
+    fn peer(&self, vmm: &str) -> PathBuf {
+        self.project.join("lab/cache/peers").join(vmm)
+    }
+}
+
+/// The standard output of a command that succeeds.
+fn output(command: &mut Command) -> Result<String> {
+    let null = File::open("/dev/null")?;
+    let output = command
+        .stdin(null)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("run {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?} ended with {}",
+        output.status
+    );
+    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+}

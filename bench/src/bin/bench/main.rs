@@ -1,0 +1,118 @@
+//! What to measure, and what came of it. `make bench`, `make bench-quick` and `bench/compare` call it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use bench::results::{Results, summarize};
+use bench::{compare, table};
+use cases::Case;
+use clap::{Args, Parser, Subcommand};
+use lab::Lab;
+
+mod cases;
+mod lab;
+
+/// Measures hartvisor and its peers in the emulated RISC-V KVM host.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure, print the table, keep it as JSON under bench/results
+    Run(Run),
+    /// Print the table of kept results
+    Table {
+        /// Kept results
+        file: PathBuf,
+    },
+    /// Say what moved by more than 2 % between two kept results
+    Compare {
+        /// The earlier
+        old: PathBuf,
+        /// The later
+        new: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Hartvisor alone, one vCPU, few operations
+    #[arg(long)]
+    quick: bool,
+
+    /// Only cases with TEXT in their name (such as "qemu aia"); as often as needed
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+
+    /// Starts that measure time; their median counts [default: 3, with --quick 1]
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+
+    /// Another place for the JSON
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Run(run) => measure(&run),
+        Command::Table { file } => {
+            print!("{}", table::show(&read(&file)?));
+            Ok(())
+        }
+        Command::Compare { old, new } => {
+            print!(
+                "{}",
+                compare::show(&compare::moved(&read(&old)?, &read(&new)?))
+            );
+            Ok(())
+        }
+    }
+}
+
+fn measure(options: &Run) -> Result<()> {
+    let lab = Lab::open()?;
+    let seeds = options.seeds.unwrap_or(if options.quick { 1 } else { 3 });
+    let mut results = Results {
+        commit: lab.commit()?,
+        emulator: lab.emulator()?,
+        kernel: lab.kernel()?,
+        seeds,
+        ..Results::default()
+    };
+    let wanted = |case: &Case| {
+        options.only.is_empty() || options.only.iter().any(|text| case.name().contains(text))
+    };
+    for case in cases::all(options.quick).into_iter().filter(wanted) {
+        if !lab.has(case.vmm) {
+            eprintln!("bench: no {0} in lab/cache/peers/{0}, left out", case.vmm);
+            continue;
+        }
+        eprintln!("bench: {}", case.name());
+        let records = lab.run(&case, seeds, &cases::tests(options.quick))?;
+        let mut metrics = summarize(&records);
+        metrics.extend(lab.binary(case.vmm)?);
+        results.cases.insert(case.name(), metrics);
+    }
+    print!("{}", table::show(&results));
+    let suffix = if options.quick { "-quick" } else { "" };
+    let out = options.out.clone();
+    let out = out.unwrap_or_else(|| {
+        lab.results()
+            .join(format!("{}{suffix}.json", results.commit))
+    });
+    fs::write(&out, serde_json::to_string_pretty(&results)? + "\n")
+        .with_context(|| format!("write {}", out.display()))?;
+    eprintln!("bench: kept as {}", out.display());
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Results> {
+    let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} holds no results", path.display()))
+}

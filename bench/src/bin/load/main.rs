@@ -1,0 +1,155 @@
+//! The guest's init: makes the disk and the console appear, runs the tests that the kernel's command line names, powers off.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use bench::protocol::{GO, Kind, Line, Outcome, SEED, TESTS, Test};
+use nix::libc::O_DIRECT;
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
+
+use disk::Disk;
+
+mod disk;
+mod ring;
+
+const CONSOLE: &str = "/dev/hvc0";
+const DISK: &str = "/dev/vda";
+
+/// In the order in which they need each other.
+const MODULES: [&str; 2] = ["/virtio_mmio.ko", "/virtio_blk.ko"];
+
+fn main() -> Result<()> {
+    if let Err(error) = run() {
+        // Where even this fails nobody can be told.
+        let _ = fs::write(CONSOLE, format!("\n{}\n", Line::Fail(format!("{error:#}"))));
+    }
+    reboot(RebootMode::RB_POWER_OFF)?;
+    Ok(())
+}
+
+fn run() -> Result<()> {
+    let none: Option<&str> = None;
+    mount(
+        Some("dev"),
+        "/dev",
+        Some("devtmpfs"),
+        MsFlags::empty(),
+        none,
+    )
+    .context("mount /dev")?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).context("mount /proc")?;
+    for module in MODULES {
+        let file = File::open(module).context(module)?;
+        nix::kmod::finit_module(file, c"", nix::kmod::ModuleInitFlags::empty()).context(module)?;
+    }
+    let mut console = Console::open()?;
+    // From here on the console is ours alone.
+    fs::write("/proc/sys/kernel/printk", "1")?;
+    console.say(&Line::Init)?;
+
+    let seed = std::env::var(SEED).context(SEED)?.parse().context(SEED)?;
+    let mut disk = Disk::open(Path::new(DISK), seed)?;
+    for test in std::env::var(TESTS).context(TESTS)?.split(',') {
+        let Ok(test) = test.parse() else {
+            bail!("no such test: {test}");
+        };
+        run_test(test, &mut disk, &mut console)?;
+    }
+    console.say(&Line::Bye)?;
+    console.wait()
+}
+
+fn run_test(test: Test, disk: &mut Disk, console: &mut Console) -> Result<()> {
+    let name = test.kind.name().to_owned();
+    let context = name.clone();
+    if let Some(length) = test.kind.prints() {
+        let text = bench::pattern::lines(test.operations * length / 64, 64);
+        console.ready(&name)?;
+        let start = Instant::now();
+        for part in text.chunks(length) {
+            console.out.write_all(part)?;
+        }
+        tcdrain(&console.out)?;
+        return console.done(name, test.operations, start);
+    }
+    let mut job = disk.prepare(test)?;
+    console.ready(&name)?;
+    let start = Instant::now();
+    if test.kind != Kind::Null {
+        job.run(disk)?;
+    }
+    console.done(name, test.operations, start)?;
+    job.verify(disk).context(context)
+}
+
+/// The virtio console, without a terminal's habits.
+struct Console {
+    out: File,
+    lines: BufReader<File>,
+}
+
+impl Console {
+    fn open() -> Result<Console> {
+        let out = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::libc::O_NOCTTY)
+            .open(CONSOLE)
+            .context(CONSOLE)?;
+        let mut raw = tcgetattr(out.as_fd())?;
+        cfmakeraw(&mut raw);
+        tcsetattr(out.as_fd(), SetArg::TCSANOW, &raw)?;
+        let lines = BufReader::new(out.try_clone()?);
+        Ok(Console { out, lines })
+    }
+
+    fn say(&mut self, line: &Line) -> Result<()> {
+        self.out
+            .write_all(format!("{line}\n").as_bytes())
+            .context("write to the console")
+    }
+
+    fn ready(&mut self, name: &str) -> Result<()> {
+        self.say(&Line::Ready(name.to_owned()))?;
+        self.wait()
+    }
+
+    fn done(&mut self, name: String, operations: usize, start: Instant) -> Result<()> {
+        let nanoseconds = u64::try_from(start.elapsed().as_nanos())?;
+        self.say(&Line::Done(Outcome {
+            name,
+            operations: operations as u64,
+            nanoseconds,
+        }))
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line)?;
+        if line != GO {
+            bail!(
+                "'{}' was typed, not '{}'",
+                line.escape_debug(),
+                GO.trim_end()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The disk's file, past every cache.
+fn open_direct(path: &Path) -> Result<File> {
+    let open = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(O_DIRECT)
+        .open(path);
+    open.with_context(|| format!("open {}", path.display()))
+}

@@ -1,0 +1,184 @@
+//! The kernel's counters (perf_event_open(2)): events of KVM on this CPU, and what the VMM itself does.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use anyhow::{Context, Result};
+use bench::record::Counts;
+use nix::libc::c_char;
+use perf_event::data::Record as Data;
+use perf_event::events::{Event, Hardware, Software, Tracepoint};
+use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
+
+/// Guest page faults by cause: of a fetch, a load, a store (the privileged architecture, table of scause).
+const FAULTS: &str = "scause == 20 || scause == 21 || scause == 23";
+
+/// Exits to user space that are not an interruption by a signal.
+const WANTED: &str = "errno == 0";
+
+/// Bytes for what was sampled: some thousand moments.
+const BUFFER: usize = 1 << 17;
+
+/// Everything in [`Counts`], for one VMM.
+pub(crate) struct Counters {
+    exits: Counter,
+    faults: Counter,
+    userspace: Counter,
+    syscalls: Counter,
+    switches: Counter,
+    instructions: Option<Counter>,
+}
+
+impl Counters {
+    /// Counters for the next program that this one starts, from its exec on.
+    pub(crate) fn for_next_program() -> Result<Counters> {
+        let instructions = {
+            let mut builder = Builder::new(Hardware::INSTRUCTIONS);
+            builder
+                .exclude_kernel(true)
+                .exclude_guest(true)
+                .exclude_hv(true);
+            // Where the CPU has no filter by mode (Sscofpmf) the kernel refuses.
+            of_program(builder).build().ok()
+        };
+        Ok(Counters {
+            exits: of_cpu("kvm/kvm_exit", None)?,
+            faults: of_cpu("kvm/kvm_exit", Some(FAULTS))?,
+            userspace: of_cpu("kvm/kvm_userspace_exit", None)?,
+            syscalls: of_program(included(tracepoint("raw_syscalls/sys_enter")?)).build()?,
+            switches: of_program(included(Software::CONTEXT_SWITCHES)).build()?,
+            instructions,
+        })
+    }
+
+    /// What they stand at.
+    pub(crate) fn read(&mut self) -> Result<Counts> {
+        Ok(Counts {
+            exits: self.exits.read()?,
+            faults: self.faults.read()?,
+            userspace: self.userspace.read()?,
+            syscalls: self.syscalls.read()?,
+            switches: self.switches.read()?,
+            instructions: self.instructions.as_mut().map_or(Ok(0), Counter::read)?,
+        })
+    }
+}
+
+fn tracepoint(name: &str) -> Result<Tracepoint> {
+    Tracepoint::with_name(name).with_context(|| format!("the kernel's tracepoint {name}"))
+}
+
+fn included<'a>(event: impl Event) -> Builder<'a> {
+    let mut builder = Builder::new(event);
+    builder.include_kernel().include_hv();
+    builder
+}
+
+/// Counts in all that this program starts, from exec on, and not in itself.
+fn of_program(mut builder: Builder<'_>) -> Builder<'_> {
+    builder
+        .observe_self()
+        .any_cpu()
+        .inherit(true)
+        .enabled(false)
+        .enable_on_exec(true);
+    builder
+}
+
+/// Counts on the host's only CPU. KVM runs in threads of the VMM, but there is only one VMM.
+fn of_cpu(name: &str, filter: Option<&str>) -> Result<Counter> {
+    let mut counter = included(tracepoint(name)?)
+        .any_pid()
+        .one_cpu(0)
+        .enabled(false)
+        .build()?;
+    if let Some(filter) = filter {
+        set_filter(&counter, filter)?;
+    }
+    counter.enable()?;
+    Ok(counter)
+}
+
+/// When something happens, by the clock that [`now`] reads.
+pub(crate) struct Moments(Sampler);
+
+impl Moments {
+    /// The next time that a vCPU is entered, and only that, so that nothing later is slowed down by watching for it.
+    pub(crate) fn next_entry() -> Result<Moments> {
+        let moments = Moments::new("kvm/kvm_entry", None)?;
+        refresh(&moments.0, 1)?;
+        Ok(moments)
+    }
+
+    /// Each time from now on that a vCPU comes back to the VMM because its guest needs something.
+    pub(crate) fn userspace_exits() -> Result<Moments> {
+        let mut moments = Moments::new("kvm/kvm_userspace_exit", Some(WANTED))?;
+        moments.0.enable()?;
+        Ok(moments)
+    }
+
+    fn new(name: &str, filter: Option<&str>) -> Result<Moments> {
+        let counter = included(tracepoint(name)?)
+            .any_pid()
+            .one_cpu(0)
+            .enabled(false)
+            .sample_period(1)
+            .sample(SampleFlag::TIME)
+            .clockid(Clock::MONOTONIC)
+            .build()?;
+        if let Some(filter) = filter {
+            set_filter(&counter, filter)?;
+        }
+        Ok(Moments(counter.sampled(BUFFER)?))
+    }
+
+    /// Nanoseconds at which it happened last.
+    pub(crate) fn last(mut self) -> Result<u64> {
+        let mut last = None;
+        while let Some(record) = self.0.next_record() {
+            if let Data::Sample(sample) = record.parse_record()? {
+                last = sample.time().or(last);
+            }
+        }
+        last.context("the event was not seen")
+    }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+pub(crate) fn now() -> Result<u64> {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
+    Ok(u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
+}
+
+mod ioctl {
+    //! PERF_EVENT_IOC_SET_FILTER and _REFRESH (linux/perf_event.h).
+    #![allow(missing_docs, unsafe_code)]
+    use super::c_char;
+
+    // _IOW('$', 6, char *): the pointer itself is what is passed, its size is what is encoded.
+    nix::ioctl_write_ptr_bad!(
+        set_filter,
+        nix::request_code_write!(b'$', 6, size_of::<*mut c_char>()),
+        c_char
+    );
+    nix::ioctl_write_int_bad!(refresh, nix::request_code_none!(b'$', 2));
+}
+
+#[allow(unsafe_code)]
+fn set_filter(counter: &impl AsRawFd, filter: &str) -> Result<()> {
+    let text = CString::new(filter)?;
+    // SAFETY: the kernel copies a string that ends with a zero byte.
+    unsafe { ioctl::set_filter(counter.as_raw_fd(), text.as_ptr()) }
+        .with_context(|| format!("filter '{filter}'"))?;
+    Ok(())
+}
+
+/// Switches the event on until it happened `times`.
+#[allow(unsafe_code)]
+fn refresh(sampler: &Sampler, times: i32) -> io::Result<()> {
+    let file: RawFd = sampler.as_counter().as_raw_fd();
+    // SAFETY: no memory is passed.
+    unsafe { ioctl::refresh(file, times) }?;
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! One start of a VMM, from exec to exit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{PipeReader, Read, Write, pipe};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use bench::pattern;
+use bench::plan::Start;
+use bench::protocol::{GO, Line};
+use bench::record::{Counts, Measure, Measured, Record, Times};
+use bench::smaps::{Memory, beside_ram};
+
+use crate::perf::{Counters, Moments, now};
+
+/// What the kernel's first line has in it, whichever console shows it first.
+const FIRST_LINE: &[u8] = b"Linux version";
+
+/// Starts the VMM and leads its guest through its tests.
+pub(crate) fn run(start: &Start, ram: u64) -> Result<Record> {
+    let mut machine = Running::start(start)?;
+    let result = machine.tests(start, ram);
+    if result.is_err() {
+        let _ = machine.child.kill();
+        let _ = machine.child.wait();
+    }
+    result.with_context(|| {
+        format!(
+            "{}; the console's end:\n{}",
+            start.command.join(" "),
+            machine.tail()
+        )
+    })
+}
+
+struct Running {
+    child: Child,
+    started: u64,
+    keyboard: Option<ChildStdin>,
+    console: PipeReader,
+    /// What came from the console and was not looked at yet, and before that what was.
+    seen: Vec<u8>,
+    looked: usize,
+    counters: Option<Counters>,
+    entry: Option<Moments>,
+}
+
+impl Running {
+    fn start(start: &Start) -> Result<Running> {
+        let (program, arguments) = start.command.split_first().context("no command")?;
+        let (console, out) = pipe()?;
+        let counters = match start.measure {
+            Measure::Time => None,
+            Measure::Count => Some(Counters::for_next_program()?),
+        };
+        let entry = Moments::next_entry()?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(out.try_clone()?)
+            .stderr(out);
+        let started = now()?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("start {program}"))?;
+        Ok(Running {
+            keyboard: child.stdin.take(),
+            child,
+            started,
+            console,
+            seen: Vec::new(),
+            looked: 0,
+            counters,
+            entry: Some(entry),
+        })
+    }
+
+    fn tests(&mut self, start: &Start, ram: u64) -> Result<Record> {
+        self.wait_for(FIRST_LINE)?;
+        let output = now()? - self.started;
+        let entry = self.entry.take().context("once")?.last()?;
+        ensure!(self.line()? == Line::Init, "the guest's init did not begin");
+        let init = now()? - self.started;
+        let boot = self.counts()?;
+        let mut tests = BTreeMap::new();
+        for test in start.parsed()? {
+            let name = test.kind.name();
+            ensure!(
+                self.line()? == Line::Ready(name.into()),
+                "{name} was not prepared"
+            );
+            let before = self.counts()?;
+            self.go()?;
+            if let Some(length) = test.kind.prints() {
+                self.expect(&pattern::lines(test.operations * length / 64, 64))
+                    .context(name)?;
+            }
+            let outcome = match self.line()? {
+                Line::Done(outcome) if outcome.name == name => outcome,
+                other => bail!("{name} ended with '{other}'"),
+            };
+            let counts = self.counts()?.since(before);
+            let measured = Measured {
+                operations: outcome.operations,
+                nanoseconds: outcome.nanoseconds,
+                counts,
+            };
+            tests.insert(outcome.name, measured);
+        }
+        ensure!(self.line()? == Line::Bye, "there is more than was planned");
+        let memory = self.memory(ram)?;
+        Ok(Record {
+            measure: start.measure,
+            times: Times {
+                run: entry - self.started,
+                output,
+                init,
+                exit: self.end()?,
+            },
+            memory,
+            boot,
+            tests,
+        })
+    }
+
+    /// Lets the guest power off; nanoseconds from then until the VMM is gone. A guest powers off by an SBI call or by a device: the
+    /// last that it wanted of the VMM was that.
+    fn end(&mut self) -> Result<u64> {
+        let exits = Moments::userspace_exits()?;
+        self.go()?;
+        while self.read()? > 0 {}
+        let status = self.child.wait()?;
+        let end = now()?;
+        ensure!(status.success(), "the VMM ended with {status}");
+        Ok(end - exits.last()?)
+    }
+
+    fn counts(&mut self) -> Result<Counts> {
+        self.counters
+            .as_mut()
+            .map_or_else(|| Ok(Counts::default()), Counters::read)
+    }
+
+    fn memory(&self, ram: u64) -> Result<Memory> {
+        let text = fs::read_to_string(format!("/proc/{}/smaps", self.child.id()))?;
+        Ok(beside_ram(&text, ram))
+    }
+
+    fn go(&mut self) -> Result<()> {
+        let keyboard = self.keyboard.as_mut().context("no keyboard")?;
+        keyboard
+            .write_all(GO.as_bytes())
+            .context("the VMM takes no input")
+    }
+
+    /// The next line of `load`.
+    fn line(&mut self) -> Result<Line> {
+        loop {
+            let new = self.seen.get(self.looked..).unwrap_or_default();
+            if let Some(length) = new.iter().position(|&byte| byte == b'\n') {
+                let text =
+                    String::from_utf8_lossy(new.get(..length).unwrap_or_default()).into_owned();
+                self.looked += length + 1;
+                match text.trim_end_matches('\r').parse() {
+                    Ok(Line::Fail(text)) => bail!("the guest says: {text}"),
+                    Ok(line) => return Ok(line),
+                    // The kernel's log.
+                    Err(()) => {}
+                }
+            } else if self.read()? == 0 {
+                bail!("the VMM closed its console");
+            }
+        }
+    }
+
+    /// Reads until `text` has come.
+    fn wait_for(&mut self, text: &[u8]) -> Result<()> {
+        while !self.seen.windows(text.len()).any(|window| window == text) {
+            ensure!(self.read()? > 0, "the VMM closed its console");
+        }
+        Ok(())
+    }
+
+    /// Reads exactly `text`.
+    fn expect(&mut self, text: &[u8]) -> Result<()> {
+        let end = self.looked + text.len();
+        while self.seen.len() < end {
+            ensure!(self.read()? > 0, "the VMM closed its console");
+        }
+        ensure!(
+            self.seen.get(self.looked..end) == Some(text),
+            "the console lost or changed something"
+        );
+        self.looked = end;
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<usize> {
+        let mut bytes = [0; 16384];
+        let count = self.console.read(&mut bytes)?;
+        self.seen.extend(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    fn tail(&self) -> String {
+        let start = self.seen.len().saturating_sub(2000);
+        String::from_utf8_lossy(self.seen.get(start..).unwrap_or_default()).into_owned()
+    }
+}

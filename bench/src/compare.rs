@@ -1,0 +1,111 @@
+//! Two results side by side: what moved.
+
+use crate::results::{Results, more_is_better, order};
+use crate::table::{align, number};
+
+/// What differs by less than this share is the same.
+pub const TOLERANCE: f64 = 0.02;
+
+/// … and what differs by less than this: a count a request such as 0.02 exits.
+const SMALLEST: f64 = 0.05;
+
+/// A metric that moved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moved {
+    /// The case.
+    pub case: String,
+    /// The metric.
+    pub metric: String,
+    /// Before.
+    pub old: f64,
+    /// Now.
+    pub new: f64,
+    /// Whether that is good.
+    pub better: bool,
+}
+
+/// All metrics of cases in both results that moved by more than [`TOLERANCE`].
+pub fn moved(old: &Results, new: &Results) -> Vec<Moved> {
+    let mut moved = Vec::new();
+    for (case, metrics) in &new.cases {
+        let Some(before) = old.cases.get(case) else {
+            continue;
+        };
+        for metric in order() {
+            let (Some(&old), Some(&new)) = (before.get(&metric), metrics.get(&metric)) else {
+                continue;
+            };
+            let difference = (new - old).abs();
+            if difference > old.abs() * TOLERANCE && difference > SMALLEST {
+                moved.push(Moved {
+                    better: (new > old) == more_is_better(&metric),
+                    case: case.clone(),
+                    metric,
+                    old,
+                    new,
+                });
+            }
+        }
+    }
+    moved
+}
+
+/// As text, a line each.
+pub fn show(moved: &[Moved]) -> String {
+    if moved.is_empty() {
+        return format!("nothing moved by more than {} %\n", TOLERANCE * 100.0);
+    }
+    let row = |moved: &Moved| {
+        let change = match moved.old {
+            0.0 => "new".to_owned(),
+            old => format!("{:+.1} %", (moved.new / old - 1.0) * 100.0),
+        };
+        vec![
+            format!("{}: {}", moved.case, moved.metric),
+            number(moved.old),
+            number(moved.new),
+            change,
+            if moved.better { "better" } else { "worse" }.to_owned(),
+        ]
+    };
+    align(&moved.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn results(time: f64, speed: f64, exits: f64) -> Results {
+        let metrics = [
+            ("read4k: µs", time),
+            ("read1m: MiB/s", speed),
+            ("read4k-32: exits", exits),
+        ];
+        let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).into();
+        Results {
+            cases: BTreeMap::from([("ours".to_owned(), metrics)]),
+            ..Results::default()
+        }
+    }
+
+    #[test]
+    fn what_moved_by_more_than_two_percent_is_named() {
+        let moved = moved(&results(50.0, 1000.0, 0.2), &results(51.5, 1100.0, 0.21));
+        let summary: Vec<_> = moved
+            .iter()
+            .map(|moved| (moved.metric.as_str(), moved.better))
+            .collect();
+        assert_eq!(summary, [("read4k: µs", false), ("read1m: MiB/s", true)]);
+        assert!(show(&moved).contains("+3.0 %   worse"), "{}", show(&moved));
+    }
+
+    #[test]
+    fn small_changes_and_foreign_cases_are_not() {
+        let mut new = results(50.5, 1010.0, 0.2);
+        new.cases.insert("theirs".to_owned(), BTreeMap::new());
+        assert!(moved(&results(50.0, 1000.0, 0.2), &new).is_empty());
+        assert!(show(&[]).starts_with("nothing moved"));
+    }
+}

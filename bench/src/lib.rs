@@ -1,0 +1,25 @@
+//! What it costs to run a guest, by hartvisor and by others, measured so that it repeats.
+//!
+//! ```text
+//!   bench ──── this machine: what to measure, then the table, JSON and comparisons
+//!     │ plan                                        ▲ records
+//!   lab/run --icount ── an emulated host with one CPU, whose clock counts instructions
+//!     │                                             │
+//!   meter ──── starts a VMM, again and again: times by its clock, counts by perf
+//!     │ go                                          ▲ ready, done (protocol)
+//!   load ───── the guest's init: reads, writes, prints, and verifies every byte
+//! ```
+//!
+//! `load` stops before each test until `meter` has read its counters, so a count belongs to one test. A test that does
+//! nothing (`null`) has the cost of that, which is subtracted. Times come from starts of their own, in which nothing counts.
+
+pub mod compare;
+pub mod cpio;
+pub mod pattern;
+pub mod plan;
+pub mod protocol;
+pub mod record;
+pub mod results;
+pub mod smaps;
+pub mod table;
+pub mod template;

@@ -1,0 +1,51 @@
+//! What `bench` tells `meter`: a JSON file.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Test;
+use crate::record::Measure;
+
+/// Where `meter` puts everything that a VMM reads: a file system in memory, so that no measured step waits for this machine.
+pub const FOLDER: &str = "/tmp/bench";
+
+/// The work of one run of `meter`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Files to copy, from the machine's folder to one below [`FOLDER`].
+    pub files: Vec<(PathBuf, PathBuf)>,
+    /// The guest's disk, made anew for each start.
+    pub disk: PathBuf,
+    /// The guest's RAM in KiB.
+    pub ram: u64,
+    /// Huge pages of 2 MiB that the host keeps free.
+    pub hugepages: u64,
+    /// The starts, in this order.
+    pub starts: Vec<Start>,
+}
+
+/// One start of a VMM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// What to measure.
+    pub measure: Measure,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// What `load` will do, as the command's kernel command line tells it, in the form of [`Test`].
+    pub tests: Vec<String>,
+}
+
+impl Start {
+    /// The tests.
+    ///
+    /// # Errors
+    /// The first that is none.
+    pub fn parsed(&self) -> anyhow::Result<Vec<Test>> {
+        let parse = |text: &String| {
+            text.parse()
+                .map_err(|()| anyhow::anyhow!("no such test: {text}"))
+        };
+        self.tests.iter().map(parse).collect()
+    }
+}

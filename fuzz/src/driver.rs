@@ -174,6 +174,17 @@ pub struct Shape {
     pub fault: Option<Fault>,
 }
 
+impl Shape {
+    /// Whether the chain may have memory in common with another, or with a ring.
+    pub fn is_shared(&self) -> bool {
+        use Fault::{Again, Flags, Jump, OverRings, TableAt};
+        matches!(
+            self.fault,
+            Some(Again | Flags(..) | Jump(_) | OverRings(..) | TableAt(_))
+        )
+    }
+}
+
 impl<'a> Arbitrary<'a> for Shape {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         Ok(Shape {
@@ -200,6 +211,10 @@ pub struct Driver {
     free: u16,
     buffers: u64,
     tables: u64,
+    /// Descriptors laid so far.
+    laid: usize,
+    /// Where buffers and indirect tables end, for a driver that uses nothing twice.
+    ends: (u64, u64),
 }
 
 impl Driver {
@@ -211,13 +226,39 @@ impl Driver {
             free: 0,
             buffers: BUFFERS,
             tables: TABLES,
+            laid: 0,
+            ends: (BASE + LEN, BUFFERS),
         }
+    }
+
+    /// The same, one of `count` who share the memory, each with its part of it.
+    pub fn sharing(rings: Rings, index: u64, count: u64) -> Driver {
+        let part = |start: u64, end: u64| {
+            let len = (end - start) / count / 16 * 16;
+            (start + len * index, start + len * (index + 1))
+        };
+        let (buffers, tables) = (part(BUFFERS, BASE + LEN), part(TABLES, BUFFERS));
+        Driver {
+            buffers: buffers.0,
+            tables: tables.0,
+            ends: (buffers.1, tables.1),
+            ..Driver::new(rings)
+        }
+    }
+
+    /// Whether a chain of `count` buffers, `bytes` in all, takes nothing that another has.
+    pub fn has_room(&self, count: usize, bytes: usize) -> bool {
+        let bytes = (bytes + count) as u64;
+        count > 0
+            && self.laid + count <= self.rings.size.into()
+            && self.buffers + bytes <= self.ends.0
+            && self.tables + 16 * count as u64 <= self.ends.1
     }
 
     /// Room for so many bytes; what was there before has been used, or is used twice.
     fn room(&mut self, len: u64) -> u64 {
         // A gap of a byte: whoever writes too much is seen.
-        if self.buffers + len + 1 > BASE + LEN {
+        if self.buffers + len + 1 > self.ends.0 {
             self.buffers = BUFFERS;
         }
         let address = self.buffers;
@@ -289,6 +330,7 @@ impl Driver {
             ram.write(at, &descriptor(buffer));
         }
         self.free = (head + direct.len() as u16) % size;
+        self.laid += direct.len();
         match fault {
             Some(Fault::HeadOutside(by)) => self.publish(ram, size.saturating_add(*by), 1),
             Some(Fault::Again) => {
@@ -361,7 +403,7 @@ impl Driver {
     fn table(&mut self, ram: &mut Ram, mut buffers: Vec<Buffer>, fault: Option<&Fault>) -> Buffer {
         let count = buffers.len();
         let len = 16 * count as u64;
-        if self.tables + len > BUFFERS {
+        if self.tables + len > self.ends.1 {
             self.tables = TABLES;
         }
         let mut address = self.tables;

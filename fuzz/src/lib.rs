@@ -9,6 +9,7 @@
 //! `make fuzz` runs them, docs/testing.md has what came of it.
 
 pub mod block;
+pub mod console;
 pub mod driver;
 pub mod fdt;
 pub mod file;

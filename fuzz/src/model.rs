@@ -132,6 +132,20 @@ pub struct Chain {
     pub writable: Stream,
 }
 
+impl Chain {
+    /// The device says that it wrote so many bytes: the model takes them as they are, and gives them.
+    pub fn accept(mut self, ram: &mut Ram, written: u64) -> Vec<u8> {
+        let room = self.writable.len();
+        assert!(written <= room, "{written} bytes written to {room}");
+        let mut bytes = Vec::new();
+        for (address, len) in self.writable.take(written) {
+            ram.accept(address, len as usize);
+            bytes.extend_from_slice(ram.get(address, len).unwrap_or_default());
+        }
+        bytes
+    }
+}
+
 /// A queue in use.
 #[derive(Debug)]
 pub struct Model {

@@ -1,0 +1,339 @@
+//! A console with one more port: what comes in and goes out of its files, in order and nowhere else.
+//!
+//! When the device takes a chain is its own affair here, so the guest leaves chains alone once they are available. Then the
+//! [`model`](crate::model) can say beforehand what each is, and whatever is returned is held against that.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use arbitrary::Arbitrary;
+use devices::console::Console;
+use devices::irq::Interrupt;
+use devices::virtio::{Queues, VirtioDevice};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
+
+use crate::driver::{Driver, Shape, few};
+use crate::model::{Chain, Model, Rings};
+use crate::queue::{Nowhere, activate};
+use crate::ram::{BASE, LEN, Ram};
+
+/// Receive and transmit of port 0, of control messages, of port 1.
+const QUEUES: usize = 6;
+const CONTROL: [usize; 2] = [2, 3];
+
+const MULTIPORT: u64 = 1 << 1;
+const INDIRECT: u64 = 1 << 28;
+const EVENT_IDX: u64 = 1 << 29;
+
+/// The console's timer, among the files that it waits for: input and output of port 0 come before.
+const TIMER: usize = 2;
+
+/// What a pipe holds: a page, so that it is soon full.
+const PIPE: i32 = 4096;
+
+/// A guest's life with a console.
+#[derive(Debug, Arbitrary)]
+pub struct Case {
+    declined: u64,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Arbitrary)]
+enum Step {
+    Offer {
+        queue: u8,
+        #[arbitrary(with = few)]
+        readable: Vec<Vec<u8>>,
+        #[arbitrary(with = few)]
+        writable: Vec<u8>,
+        shape: Shape,
+    },
+    /// A control message of the driver's: port, event, value.
+    Control(u8, u8, u8),
+    Kick(u8),
+    /// The host's side: input comes, output is taken, a file is ready.
+    Type(bool, u8),
+    Take(bool, u16),
+    Ready(u8),
+    Wish(u8, u16, u16),
+    Configure(u8, [u8; 4], u8),
+    Reset(u64),
+}
+
+/// Runs a case. Panics when a byte is lost, comes twice, or lands where it should not.
+pub fn run(case: &Case) {
+    let mut guest = Guest::new();
+    guest.set_up(case.declined);
+    for step in &case.steps {
+        guest.step(step);
+    }
+    // After a reset, and with somebody who reads, it is a console again.
+    guest.set_up(MULTIPORT);
+    let line = b"the last line";
+    guest.offer(1, &[line.to_vec()], &[], &Shape::default());
+    guest.kick(1);
+    assert_eq!(guest.take(0, line.len()), line);
+}
+
+/// One port's far end.
+struct End {
+    keyboard: File,
+    screen: File,
+    typed: VecDeque<u8>,
+    next: u8,
+    /// What is to come out, in order.
+    shown: VecDeque<u8>,
+    /// Something else may come: output is dropped, as the reader was given up, or there is emergency output.
+    lossy: bool,
+}
+
+struct Line {
+    rings: Rings,
+    model: Model,
+    driver: Driver,
+    offered: VecDeque<Chain>,
+    returned: u16,
+    broken: bool,
+}
+
+struct Guest {
+    ram: Ram,
+    console: Console,
+    interrupt: Arc<Interrupt>,
+    queues: Queues,
+    lines: Vec<Line>,
+    ends: [End; 2],
+    /// A ring was broken: nothing goes on until the reset.
+    broken: bool,
+}
+
+impl Guest {
+    fn new() -> Guest {
+        let (first, [input, output]) = End::new();
+        let (second, [more_input, more_output]) = End::new();
+        let console = Console::new(input, output);
+        Guest {
+            ram: Ram::new(),
+            console: console.with_port("fuzz", more_input, more_output, None),
+            interrupt: Arc::new(Interrupt::new(Box::new(Nowhere))),
+            queues: Queues::new(Vec::new()),
+            lines: Vec::new(),
+            ends: [first, second],
+            broken: false,
+        }
+    }
+
+    fn set_up(&mut self, declined: u64) {
+        self.queues = Queues::new(Vec::new());
+        self.console.reset();
+        // Of a chain that was half written the rest is not to come.
+        for port in 0..self.ends.len() {
+            while !self.take(port, PIPE as usize).is_empty() {}
+            self.ends[port].shown.clear();
+            self.ends[port].lossy = false;
+        }
+        self.interrupt.reset();
+        self.broken = false;
+        self.ram.write(BASE, &vec![0xa5; LEN as usize]);
+        let features = (self.console.features() | INDIRECT | EVENT_IDX) & !declined;
+        let mut queues = Vec::new();
+        self.lines.clear();
+        for index in 0..QUEUES {
+            let table = BASE + 0x1000 * index as u64;
+            let rings = Rings {
+                size: self.console.queues()[index],
+                table,
+                driver: table + 0x800,
+                device: table + 0xa00,
+            };
+            self.ram.write(table, &[0; 0x1000]);
+            let size = rings.size;
+            queues.push(activate(&self.ram, rings, size, features, &self.interrupt));
+            let accepted = |bit| features & bit != 0;
+            self.lines.push(Line {
+                rings,
+                model: Model::new(rings, accepted(EVENT_IDX), accepted(INDIRECT)),
+                driver: Driver::sharing(rings, index as u64, QUEUES as u64),
+                offered: VecDeque::new(),
+                returned: 0,
+                broken: false,
+            });
+        }
+        self.queues = Queues::new(queues);
+        self.console.activate(features);
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Offer {
+                queue,
+                readable,
+                writable,
+                shape,
+            } => {
+                let writable: Vec<u32> = writable.iter().map(|len| (*len).into()).collect();
+                self.offer(usize::from(*queue) % QUEUES, readable, &writable, shape);
+            }
+            Step::Control(port, event, value) => {
+                let message = [port % 3, 0, 0, 0, event % 8, 0, value % 3, 0];
+                self.offer(CONTROL[1], &[message.to_vec()], &[], &Shape::default());
+                self.kick(CONTROL[1]);
+            }
+            Step::Kick(queue) => self.kick(usize::from(*queue) % QUEUES),
+            Step::Type(port, count) => self.ends[usize::from(*port)].press(*count),
+            Step::Take(port, count) => {
+                self.take((*port).into(), (*count).into());
+            }
+            Step::Ready(index) => self.ready((index % 8).into()),
+            Step::Wish(queue, flags, event) => {
+                let line = &mut self.lines[usize::from(*queue) % QUEUES];
+                line.driver.wish(&mut self.ram, *flags, *event);
+            }
+            Step::Configure(offset, bytes, len) => {
+                let (offset, len) = (usize::from(*offset), usize::from(len % 5));
+                let (config, mut read) = (self.console.config(), [0; 4]);
+                // emerg_wr is output too.
+                self.ends[0].lossy |= (5..12).contains(&offset);
+                config.write(offset, &bytes[..len]);
+                config.read(offset, &mut read[..len]);
+            }
+            Step::Reset(declined) => self.set_up(*declined),
+        }
+    }
+
+    fn offer(&mut self, queue: usize, readable: &[Vec<u8>], writable: &[u32], shape: &Shape) {
+        let line = &mut self.lines[queue];
+        let pieces: Vec<&[u8]> = readable.iter().map(Vec::as_slice).collect();
+        let bytes = readable.iter().map(Vec::len).sum::<usize>();
+        let bytes = bytes + writable.iter().sum::<u32>() as usize;
+        let count = pieces.len() + writable.len();
+        // Chains that share memory with others are another target's.
+        if line.broken || shape.is_shared() || !line.driver.has_room(count, bytes) {
+            return;
+        }
+        line.driver.offer(&mut self.ram, &pieces, writable, shape);
+        loop {
+            match line.model.pop(&self.ram) {
+                Ok(Some(mut chain)) => {
+                    if let 1 | 5 = queue {
+                        let len = chain.readable.len();
+                        let bytes = chain.readable.read(&self.ram, len);
+                        self.ends[queue / 4].shown.extend(bytes);
+                    }
+                    line.offered.push_back(chain);
+                }
+                Ok(None) => return,
+                Err(_) => {
+                    line.broken = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn kick(&mut self, queue: usize) {
+        if !self.broken {
+            let kicked = self.console.kicked(queue, &mut self.queues);
+            self.look(kicked.is_err());
+        }
+    }
+
+    fn ready(&mut self, index: usize) {
+        if !self.broken {
+            // The timer went off: the reader has stopped.
+            self.ends[0].lossy |= index == TIMER;
+            let ready = self.console.ready(index, &mut self.queues);
+            self.look(ready.is_err());
+        }
+    }
+
+    /// What the device has returned since the last look.
+    fn look(&mut self, failed: bool) {
+        self.broken |= failed;
+        assert!(!failed || self.lines.iter().any(|line| line.broken));
+        for (queue, line) in self.lines.iter_mut().enumerate() {
+            let device = line.rings.device;
+            let idx = u16::from_le_bytes(self.ram.found(device + 2, 2).try_into().expect("2"));
+            let size = u64::from(line.rings.size);
+            while line.returned != idx {
+                let chain = line.offered.pop_front().expect("more than was offered");
+                let element = device + 4 + 8 * (u64::from(line.returned) % size);
+                let element = self.ram.found(element, 8);
+                let id = u32::from_le_bytes(element[..4].try_into().expect("4"));
+                let written = u32::from_le_bytes(element[4..].try_into().expect("4"));
+                assert_eq!(id, u32::from(chain.head));
+                line.returned = line.returned.wrapping_add(1);
+                let bytes = chain.accept(&mut self.ram, written.into());
+                match queue {
+                    0 | 4 => self.ends[queue / 4].was_given(&bytes),
+                    2 => {}
+                    _ => assert_eq!(written, 0),
+                }
+            }
+            self.ram.accept(device, 6 + 8 * size as usize);
+        }
+        // A chain that is held back is not written to.
+        self.ram.check();
+    }
+
+    /// Reads what came out, up to `count` bytes.
+    fn take(&mut self, port: usize, count: usize) -> Vec<u8> {
+        let end = &mut self.ends[port];
+        let mut bytes = vec![0; count];
+        let count = match end.screen.read(&mut bytes) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => panic!("the screen: {error}"),
+        };
+        bytes.truncate(count);
+        if !end.lossy {
+            let shown: Vec<u8> = end.shown.drain(..count.min(end.shown.len())).collect();
+            assert!(bytes == shown, "what came out is not what was written");
+        }
+        bytes
+    }
+}
+
+impl End {
+    /// Both ends of two pipes.
+    fn new() -> (End, [File; 2]) {
+        let pipe = || {
+            let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).expect("a pipe");
+            fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE)).expect("a page");
+            let file = |end: OwnedFd| File::from(end);
+            (file(read), file(write))
+        };
+        let ((input, keyboard), (screen, output)) = (pipe(), pipe());
+        let end = End {
+            keyboard,
+            screen,
+            typed: VecDeque::new(),
+            next: 0,
+            shown: VecDeque::new(),
+            lossy: false,
+        };
+        (end, [input, output])
+    }
+
+    fn press(&mut self, count: u8) {
+        for _ in 0..count {
+            if self.keyboard.write(&[self.next]).is_err() {
+                return;
+            }
+            self.typed.push_back(self.next);
+            self.next = self.next.wrapping_add(1);
+        }
+    }
+
+    fn was_given(&mut self, bytes: &[u8]) {
+        let expected: Vec<u8> = self
+            .typed
+            .drain(..bytes.len().min(self.typed.len()))
+            .collect();
+        assert_eq!(bytes, expected);
+    }
+}

@@ -7,8 +7,11 @@
 )]
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/lab.rs"]
@@ -203,6 +206,59 @@ fn debian_finds_ports_by_their_names_and_talks_through_them() {
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
+}
+
+/// The same by QEMU's devices, on this machine.
+#[test]
+fn debian_finds_the_same_ports_under_qemu() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hartvisor"))
+        .args(["run", "--accel", "qemu", "--memory", "512M", "--kernel"])
+        .arg(host_file("vmlinux"))
+        .arg("--initrd")
+        .arg(linux_with(folder.path(), PORTS))
+        .args(["--cmdline", "console=hvc0 quiet", "--serial", "null"])
+        .args(["--port", "name=none,target=null", "--port"])
+        .arg(format!(
+            "name=org.example.log,target=file:{}",
+            path("log").display()
+        ))
+        .arg("--port")
+        .arg(format!(
+            "name=org.example.agent,target=socket:{}",
+            path("agent").display()
+        ))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(200);
+    let agent = loop {
+        match UnixStream::connect(path("agent")) {
+            Ok(agent) => break agent,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        std::thread::yield_now();
+    };
+    agent
+        .set_read_timeout(Some(Duration::from_secs(200)))
+        .unwrap();
+    let mut lines = BufReader::new(&agent);
+    for word in ["first\n", "second\n"] {
+        (&agent).write_all(word.as_bytes()).unwrap();
+        let mut line = String::new();
+        if lines.read_line(&mut line).is_err() || line != word {
+            child.kill().unwrap();
+            panic!("{line:?} came back, and {:?}", child.wait_with_output());
+        }
+    }
+    let output = child.wait_with_output().unwrap();
+    let seen = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{seen}");
+    assert!(seen.contains("guest: port org.example.agent"), "{seen}");
+    let expected: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
+    assert!(fs::read_to_string(path("log")).unwrap() == expected);
 }
 
 #[test]

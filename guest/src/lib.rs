@@ -7,6 +7,7 @@
 //!   queue ── mmio           split virtqueue, virtio-mmio        │ unit tests run them
 //!      │      │                                                 │ against the devices,
 //!    dma   Registers  Wait  what the surroundings must provide  │ without a VM
+//!   bare                    a virtqueue by hand, for tests      │
 //!                                                               │
 //!    fdt   plic  aplic  imsic   intc   tap                      ┘
 //!
@@ -42,6 +43,7 @@
 extern crate std;
 
 pub mod aplic;
+pub mod bare;
 pub mod block;
 pub mod console;
 pub mod dma;

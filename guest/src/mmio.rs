@@ -54,6 +54,14 @@ pub mod offset {
     pub const QUEUE_DRIVER: usize = 0x090;
     /// Device area, low half.
     pub const QUEUE_DEVICE: usize = 0x0a0;
+    /// SHMSel, the shared memory region that the next registers are about.
+    pub const SHM_SEL: usize = 0x0ac;
+    /// SHMLen, low half; all ones for a region that does not exist, as SHMBase.
+    pub const SHM_LEN: usize = 0x0b0;
+    /// SHMBase, low half.
+    pub const SHM_BASE: usize = 0x0b8;
+    /// QueueReset, with RING_RESET.
+    pub const QUEUE_RESET: usize = 0x0c0;
     /// ConfigGeneration.
     pub const CONFIG_GENERATION: usize = 0x0fc;
     /// First byte of the device's configuration space.
@@ -300,12 +308,12 @@ pub fn acknowledge(registers: &impl Registers) -> u32 {
 
 /// The low 32 bits.
 #[allow(clippy::cast_possible_truncation, reason = "that is the purpose")]
-fn low(value: u64) -> u32 {
+pub(crate) fn low(value: u64) -> u32 {
     value as u32
 }
 
 /// The high 32 bits.
-fn high(value: u64) -> u32 {
+pub(crate) fn high(value: u64) -> u32 {
     low(value >> 32)
 }
 

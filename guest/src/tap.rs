@@ -42,7 +42,7 @@ impl<W: Write> Tap<W> {
     }
 
     /// Reports one test point.
-    pub fn point(&mut self, name: &str, verdict: Verdict) {
+    pub fn point(&mut self, name: impl fmt::Display, verdict: Verdict) {
         self.done += 1;
         let number = self.done;
         match verdict {
@@ -57,7 +57,7 @@ impl<W: Write> Tap<W> {
     }
 
     /// Reports a point that is known to fail here for the given reason, and then does not count.
-    pub fn known(&mut self, name: &str, verdict: Verdict, reason: &str) {
+    pub fn known(&mut self, name: impl fmt::Display, verdict: Verdict, reason: &str) {
         match verdict {
             Ok(_) => self.point(name, verdict),
             Err(failure) => {

@@ -31,6 +31,13 @@ pub fn ticks(microseconds: u64) -> u64 {
     u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
 }
 
+/// `ticks` in microseconds, rounded down.
+pub fn microseconds(ticks: u64) -> u64 {
+    let frequency = FREQUENCY.load(Ordering::Relaxed).max(1);
+    let microseconds = u128::from(ticks) * 1_000_000 / u128::from(frequency);
+    u64::try_from(microseconds).unwrap_or(u64::MAX)
+}
+
 /// How often [`start`] sets the timer before it gives up.
 const ATTEMPTS: u32 = 4;
 

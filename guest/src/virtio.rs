@@ -24,6 +24,8 @@ pub mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     /// The device follows virtio 1.0 or later.
     pub const VERSION_1: u64 = 1 << 32;
+    /// A queue can be reset alone (§2.6.1).
+    pub const RING_RESET: u64 = 1 << 40;
 }
 
 /// Device ids (§5).
@@ -34,4 +36,6 @@ pub mod device {
     pub const BLOCK: u32 = 2;
     /// Console (§5.3).
     pub const CONSOLE: u32 = 3;
+    /// Entropy device (§5.4).
+    pub const ENTROPY: u32 = 4;
 }

@@ -67,6 +67,33 @@ impl MmioRegisters {
         value
     }
 
+    fn store<T>(&self, offset: usize, value: T) {
+        let into = ptr::with_exposed_provenance_mut::<T>(self.at(offset, size_of::<T>()));
+        before_write();
+        // SAFETY: in bounds and aligned by `at`; mapped by the contract of `new`.
+        unsafe { ptr::write_volatile(into, value) };
+    }
+
+    /// Reads 8 bytes at once, which no driver does (§4.2.2.2).
+    pub fn read_u64(&self, offset: usize) -> u64 {
+        u64::from_le(self.load(offset))
+    }
+
+    /// Writes an 8-bit field of configuration space; elsewhere no driver does it.
+    pub fn write_u8(&self, offset: usize, value: u8) {
+        self.store(offset, value);
+    }
+
+    /// Writes a 16-bit field of configuration space; elsewhere no driver does it.
+    pub fn write_u16(&self, offset: usize, value: u16) {
+        self.store(offset, value.to_le());
+    }
+
+    /// Writes 8 bytes at once, which no driver does.
+    pub fn write_u64(&self, offset: usize, value: u64) {
+        self.store(offset, value.to_le());
+    }
+
     /// The address of `width` bytes at `offset`. Offsets come from the drivers' constants and
     /// checked interrupt numbers, so one outside is a bug here.
     fn at(&self, offset: usize, width: usize) -> usize {
@@ -85,10 +112,7 @@ impl Registers for MmioRegisters {
     }
 
     fn write(&self, offset: usize, value: u32) {
-        let into = ptr::with_exposed_provenance_mut::<u32>(self.at(offset, size_of::<u32>()));
-        before_write();
-        // SAFETY: in bounds and aligned by `at`; mapped by the contract of `new`.
-        unsafe { ptr::write_volatile(into, value.to_le()) };
+        self.store(offset, value.to_le());
     }
 
     fn read_u8(&self, offset: usize) -> u8 {

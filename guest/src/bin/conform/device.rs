@@ -1,0 +1,432 @@
+//! One device under test: its registers, its rings written by hand, buffers, and the plainest request there is.
+
+use core::fmt;
+use core::ops::Range;
+
+use guest::bare::{Descriptor, Ring, link};
+use guest::fdt::Slot;
+use guest::mmio::offset;
+use guest::tap::Failure;
+use guest::timer;
+use guest::virtio::{device, status};
+use guest::{Dma, Error, MmioRegisters, Region, Registers, Transport, ensure};
+
+use crate::bench::is_read_only;
+use crate::disk;
+
+/// Longest time for a device to answer, in microseconds: it may be emulated twice, and its machine be busy.
+const PATIENCE: u64 = 5_000_000;
+/// How long to look for what should not happen, in microseconds.
+const QUIET: u64 = 10_000;
+/// How long a device gets to say what it makes of a hostile ring, in microseconds.
+const SETTLING: u64 = 200_000;
+/// How long to look without a pause, in microseconds.
+const SPIN: u64 = 300;
+/// Microseconds of a pause.
+const PAUSE: u64 = 200;
+
+/// Entries of the rings, if the device has as many.
+const RING_SIZE: u16 = 64;
+/// The largest ring that there is memory for.
+pub(crate) const RING_MAX: u16 = 1024;
+/// Bytes of the buffers.
+pub(crate) const MEMORY: usize = 256 << 10;
+/// Bytes of the buffers of one plain request: header at 0, status byte at 16, data from 512 on.
+pub(crate) const UNIT: usize = 1024;
+/// Offset of the status byte in a unit.
+pub(crate) const STATUS: usize = 16;
+/// Offset of the data in a unit.
+pub(crate) const DATA: usize = 512;
+/// Bytes of the buffers that hold [`BLANK`] when a device has been started.
+pub(crate) const BLANKED: usize = 16 * UNIT;
+/// What they hold then: shows what the device wrote.
+pub(crate) const BLANK: u8 = 0xa5;
+/// What a plain request of the console sends.
+pub(crate) const TEXT: &[u8] = b".\n";
+/// Bytes that a plain request of the entropy device asks for.
+pub(crate) const RANDOM: u32 = 64;
+
+/// What kind of device it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A disk that may be written over.
+    Disk,
+    /// A disk that offers RO.
+    ReadOnly,
+    Console,
+    Entropy,
+}
+
+impl Kind {
+    pub(crate) fn of(transport: &Transport<MmioRegisters>) -> Option<Self> {
+        match transport.device_id() {
+            device::BLOCK if is_read_only(transport) => Some(Kind::ReadOnly),
+            device::BLOCK => Some(Kind::Disk),
+            device::CONSOLE => Some(Kind::Console),
+            device::ENTROPY => Some(Kind::Entropy),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Kind::Disk => "disk",
+            Kind::ReadOnly => "read-only disk",
+            Kind::Console => "console",
+            Kind::Entropy => "rng",
+        })
+    }
+}
+
+/// What a device made of what it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// Nothing was tried, or nothing to wait for.
+    Nothing,
+    /// It used buffers: so many.
+    Answered(u16),
+    /// DEVICE_NEEDS_RESET.
+    NeedsReset,
+    /// It does not move.
+    Silence,
+}
+
+impl fmt::Display for Met {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Met::Nothing => formatter.write_str("no answer due"),
+            Met::Answered(count) => write!(formatter, "answered {count}"),
+            Met::NeedsReset => formatter.write_str("needs a reset"),
+            Met::Silence => formatter.write_str("does not answer"),
+        }
+    }
+}
+
+/// A device under test.
+pub(crate) struct Device {
+    pub(crate) kind: Kind,
+    pub(crate) slot: Slot,
+    /// First address and bytes of the machine's memory.
+    pub(crate) ram: (u64, u64),
+    pub(crate) registers: MmioRegisters,
+    pub(crate) transport: Transport<MmioRegisters>,
+    /// One for each queue that the plain request needs to exist: the console has two.
+    pub(crate) rings: [Ring; 2],
+    /// Where the rings lie.
+    pub(crate) ring_memory: [Region; 2],
+    /// Buffers.
+    pub(crate) memory: Region,
+    /// Sectors that the test may have written, to be painted again.
+    pub(crate) touched: Range<u64>,
+    /// What the last hostile case met.
+    pub(crate) met: Met,
+    /// The test that it did not come back from.
+    pub(crate) lost: Option<u32>,
+    /// Used entries that were looked at.
+    seen: u16,
+}
+
+impl Device {
+    pub(crate) fn new(
+        kind: Kind,
+        slot: Slot,
+        ram: (u64, u64),
+        transport: Transport<MmioRegisters>,
+        dma: &mut Dma,
+    ) -> Result<Self, Error> {
+        let registers = *transport.registers();
+        let ring_memory = [
+            dma.alloc(Ring::bytes(RING_MAX))?,
+            dma.alloc(Ring::bytes(RING_MAX))?,
+        ];
+        registers.write(offset::QUEUE_SEL, 0);
+        let max = registers.read(offset::QUEUE_SIZE_MAX);
+        let size = u16::try_from(max).unwrap_or(RING_MAX).clamp(4, RING_SIZE);
+        let rings = ring_memory.each_ref().map(|it| Ring::new(it, size));
+        Ok(Self {
+            kind,
+            slot,
+            ram,
+            registers,
+            transport,
+            rings,
+            ring_memory,
+            memory: dma.alloc(MEMORY)?,
+            touched: 0..0,
+            met: Met::Nothing,
+            lost: None,
+            seen: 0,
+        })
+    }
+
+    /// Queues that a driver sets up for this kind of device.
+    pub(crate) fn queues(&self) -> u16 {
+        match self.kind {
+            Kind::Console => 2,
+            _ => 1,
+        }
+    }
+
+    /// The queue that plain requests go to.
+    pub(crate) fn queue(&self) -> u16 {
+        self.queues() - 1
+    }
+
+    /// The ring of that queue.
+    pub(crate) fn ring(&self) -> &Ring {
+        let [first, second] = &self.rings;
+        match self.kind {
+            Kind::Console => second,
+            _ => first,
+        }
+    }
+
+    /// Status, as it reads.
+    pub(crate) fn status(&self) -> u32 {
+        self.registers.read(offset::STATUS)
+    }
+
+    /// Resets the device and waits for it to say so (§2.4).
+    pub(crate) fn reset(&self) -> Result<(), Failure> {
+        self.registers.write(offset::STATUS, 0);
+        ensure!(
+            until(PATIENCE, || self.status() == 0),
+            "status {:#x} after a reset, not 0",
+            self.status()
+        );
+        Ok(())
+    }
+
+    /// The first half of a start: reset, features (VERSION_1 and what is offered of `wanted`), FEATURES_OK.
+    pub(crate) fn negotiate(&mut self, wanted: u64) -> Result<u64, Failure> {
+        self.reset()?;
+        Ok(self.transport.negotiate(wanted)?)
+    }
+
+    /// All of a start but DRIVER_OK: fresh rings are attached.
+    pub(crate) fn prepare(&mut self, wanted: u64) -> Result<u64, Failure> {
+        let features = self.negotiate(wanted)?;
+        self.memory.slice(0..BLANKED).fill(BLANK);
+        for (index, ring) in (0..self.queues()).zip(&self.rings) {
+            ring.clear();
+            ring.attach(&self.registers, index);
+        }
+        self.seen = 0;
+        Ok(features)
+    }
+
+    /// A start: the device is live, with fresh rings.
+    pub(crate) fn live(&mut self, wanted: u64) -> Result<u64, Failure> {
+        let features = self.prepare(wanted)?;
+        self.transport.start();
+        self.transport.alive()?;
+        Ok(features)
+    }
+
+    /// As [`live`](Self::live) with rings of this size from now on.
+    pub(crate) fn live_with(&mut self, size: u16) -> Result<(), Failure> {
+        self.replace_rings(size);
+        self.live(0).map(|_| ())
+    }
+
+    /// Other, empty rings, of which the device does not know yet.
+    pub(crate) fn replace_rings(&mut self, size: u16) {
+        self.rings = self.ring_memory.each_ref().map(|it| Ring::new(it, size));
+        self.seen = 0;
+    }
+
+    /// Brings the device back after a test, to rings of the usual size, and has it serve a plain request.
+    pub(crate) fn heal(&mut self) -> Result<(), Failure> {
+        let size = self.usual_size();
+        self.live_with(size)
+            .and_then(|()| self.plain())
+            .map_err(|failure| Failure::new(format_args!("not healed by a reset: {failure}")))
+    }
+
+    fn usual_size(&self) -> u16 {
+        self.registers.write(offset::QUEUE_SEL, 0);
+        let max = self.registers.read(offset::QUEUE_SIZE_MAX);
+        u16::try_from(max).unwrap_or(RING_MAX).clamp(4, RING_SIZE)
+    }
+
+    /// Kicks a queue (§4.2.3.3).
+    pub(crate) fn kick(&self, queue: u16) {
+        self.registers.write(offset::QUEUE_NOTIFY, queue.into());
+    }
+
+    /// Makes chains available in the plain requests' queue, and kicks.
+    pub(crate) fn offer(&self, heads: &[u16]) {
+        self.ring().offer(heads);
+        self.kick(self.queue());
+    }
+
+    /// Waits for the next used entry of that queue: `id` and `len`.
+    pub(crate) fn answer(&mut self) -> Result<(u32, u32), Failure> {
+        let (ring, seen) = (self.ring(), self.seen);
+        let moved = until(PATIENCE, || ring.used() != seen || self.is_broken());
+        ensure!(moved, "no answer within {} s", PATIENCE / 1_000_000);
+        ensure!(
+            ring.used() != seen,
+            "no answer, but status {:#x}",
+            self.status()
+        );
+        let element = ring.element(seen);
+        self.seen = seen.wrapping_add(1);
+        Ok(element)
+    }
+
+    /// Whether there are used entries that [`answer`](Self::answer) has not given yet.
+    pub(crate) fn has_answers(&self) -> bool {
+        self.ring().used() != self.seen
+    }
+
+    /// Looks for a while whether the device uses anything, which it should not.
+    pub(crate) fn stays_quiet(&self) -> Result<(), Failure> {
+        ensure!(
+            !until(QUIET, || self.has_answers()),
+            "used.idx moved from {} to {}",
+            self.seen,
+            self.ring().used()
+        );
+        Ok(())
+    }
+
+    /// Waits for what the device makes of a hostile ring, and keeps it in `met`.
+    pub(crate) fn settle(&mut self) -> Met {
+        let (ring, seen) = (self.ring(), self.seen);
+        until(SETTLING, || ring.used() != seen || self.is_broken());
+        let used = ring.used().wrapping_sub(seen);
+        self.met = match (self.is_broken(), used) {
+            (true, _) => Met::NeedsReset,
+            (false, 0) => Met::Silence,
+            (false, count) => Met::Answered(count),
+        };
+        self.met
+    }
+
+    /// DEVICE_NEEDS_RESET (§2.1).
+    pub(crate) fn is_broken(&self) -> bool {
+        self.status() & status::DEVICE_NEEDS_RESET != 0
+    }
+
+    /// The bus address of `offset` in the buffers.
+    pub(crate) fn at(&self, offset: usize) -> u64 {
+        self.memory.bus() + offset as u64
+    }
+
+    /// The buffers of the plain request number `unit`: a read of sector `unit`, a line of text, some random bytes. They are
+    /// unit `unit` of the memory.
+    pub(crate) fn buffers(&self, unit: u16) -> ([Descriptor; 3], usize) {
+        let start = UNIT * usize::from(unit);
+        let data = self.at(start + DATA);
+        let none = Descriptor::default();
+        match self.kind {
+            Kind::Disk | Kind::ReadOnly => (self.read_request(unit, 512), 3),
+            Kind::Console => {
+                self.memory.write(start + DATA, TEXT);
+                ([Descriptor::readable(data, 2), none, none], 1)
+            }
+            Kind::Entropy => ([Descriptor::writable(data, RANDOM), none, none], 1),
+        }
+    }
+
+    /// Writes a plain request to the descriptors from `first` on of a table.
+    pub(crate) fn chain(&self, table: &Region, first: u16, unit: u16) {
+        let (buffers, count) = self.buffers(unit);
+        link(table, first, buffers.get(..count).unwrap_or_default());
+    }
+
+    /// Descriptors of a plain request.
+    pub(crate) fn chain_len(&self) -> u16 {
+        match self.kind {
+            Kind::Disk | Kind::ReadOnly => 3,
+            _ => 1,
+        }
+    }
+
+    /// Holds the answer to the plain request `unit` against what it must be.
+    pub(crate) fn check(&self, unit: u16, written: u32) -> Result<(), Failure> {
+        match self.kind {
+            Kind::Disk | Kind::ReadOnly => {
+                disk::expect(self.status_of(unit), disk::OK)?;
+                ensure!(
+                    written == 513,
+                    "len {written} for a read of 512 bytes, not 513"
+                );
+                match self.kind {
+                    Kind::Disk => self.check_sector(unit),
+                    _ => Ok(()),
+                }
+            }
+            Kind::Console => {
+                ensure!(written == 0, "len {written} for output, not 0");
+                Ok(())
+            }
+            Kind::Entropy => {
+                ensure!(
+                    (1..=RANDOM).contains(&written),
+                    "len {written} for a buffer of {RANDOM} bytes"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// One plain request, from beginning to end, by the device as it is.
+    pub(crate) fn plain(&mut self) -> Result<(), Failure> {
+        self.chain(self.ring().descriptors(), 0, 1);
+        self.offer(&[0]);
+        let (head, written) = self.answer()?;
+        ensure!(head == 0, "the answer is for head {head}, not 0");
+        self.check(1, written)
+    }
+
+    /// A byte of the buffers.
+    pub(crate) fn byte(&self, offset: usize) -> u8 {
+        let mut byte = [0];
+        self.memory.read(offset, &mut byte);
+        let [byte] = byte;
+        byte
+    }
+
+    /// Whether this part of the buffers is as [`prepare`](Self::prepare) left it.
+    pub(crate) fn is_blank(&self, mut range: Range<usize>) -> bool {
+        range.all(|offset| self.byte(offset) == BLANK)
+    }
+
+    /// InterruptStatus.
+    pub(crate) fn interrupts(&self) -> u32 {
+        self.registers.read(offset::INTERRUPT_STATUS)
+    }
+
+    /// InterruptACK.
+    pub(crate) fn acknowledge(&self, bits: u32) {
+        self.registers.write(offset::INTERRUPT_ACK, bits);
+    }
+}
+
+/// Waits for `done`, at most so many microseconds: at first without a pause, as most answers come at once.
+///
+/// It looks at the clock and sleeps nowhere: what wakes a sleeper is an interrupt, and whether those work is a question here.
+pub(crate) fn until(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let begin = timer::now();
+    let end = begin + timer::ticks(microseconds);
+    let spin = begin + timer::ticks(SPIN);
+    loop {
+        if done() {
+            return true;
+        }
+        let now = timer::now();
+        if now >= end {
+            return false;
+        }
+        if now > spin {
+            let pause = now + timer::ticks(PAUSE);
+            while timer::now() < pause {
+                core::hint::spin_loop();
+            }
+        }
+    }
+}

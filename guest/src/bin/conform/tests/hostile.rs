@@ -1,0 +1,56 @@
+//! What a hostile or broken driver tries. A case passes when nothing is harmed: the device comes back from a reset, the disk
+//! has what it had, the other devices work, and nothing impossible is reported as done. What the device says meanwhile (an
+//! answer, DEVICE_NEEDS_RESET, nothing) is up to it, and is told in the comment above the point.
+
+pub(super) mod registers;
+pub(super) mod requests;
+pub(super) mod ring;
+
+use guest::bare::{Descriptor, link};
+use guest::ensure;
+use guest::tap::Verdict;
+
+use super::PASS;
+use crate::device::{Device, Kind, Met};
+use crate::disk::OK;
+
+/// Offers the plain request with another data buffer, one that cannot be: it must not be reported as done.
+fn impossible_data(device: &mut Device, address: u64, len: u32) -> Verdict {
+    offer_with(device, |data| Descriptor {
+        address,
+        len,
+        ..data
+    });
+    not_done(device)
+}
+
+/// Offers the plain request with another data buffer.
+fn offer_with(device: &mut Device, change: impl Fn(Descriptor) -> Descriptor) {
+    let (mut buffers, count) = device.buffers(1);
+    if let Some(data) = buffers.get_mut(count / 2) {
+        *data = change(*data);
+    }
+    let table = device.ring().descriptors();
+    link(table, 0, buffers.get(..count).unwrap_or_default());
+    device.offer(&[0]);
+}
+
+/// Waits for what the device makes of it. Success is a lie.
+fn not_done(device: &mut Device) -> Verdict {
+    if let Met::Answered(_) = device.settle() {
+        let (_, written) = device.answer()?;
+        let lie = match device.kind {
+            Kind::Disk | Kind::ReadOnly => device.status_of(1) == OK,
+            Kind::Console => false,
+            Kind::Entropy => written > 0,
+        };
+        ensure!(!lie, "reported as done, with len {written:#x}");
+    }
+    PASS
+}
+
+/// Waits for what the device makes of it, which may be anything.
+fn survived(device: &mut Device) -> Verdict {
+    device.settle();
+    PASS
+}

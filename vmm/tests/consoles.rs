@@ -131,6 +131,16 @@ fn a_socket_serves_one_client_after_another_and_goes_with_the_guest() {
 
 #[test]
 fn debian_sees_the_window_and_its_changes() {
+    sees_the_window("");
+}
+
+/// With further ports the size comes by messages, not by the configuration space.
+#[test]
+fn debian_sees_the_window_beside_ports_too() {
+    sees_the_window("--port name=none,target=null");
+}
+
+fn sees_the_window(options: &str) {
     let folder = tempfile::tempdir().unwrap();
     let init = r#"
 while [ ! -c /dev/hvc0 ]; do sleep 0.1; done
@@ -145,7 +155,7 @@ poweroff -f
     let script = format!(
         "stty rows 33 cols 99; tty=$(tty)
          (while ! grep -q ready /tmp/log; do sleep 0.2; done 2>/dev/null; stty -F $tty rows 44 cols 111) &
-         {} --cmdline 'console=hvc0 quiet' --serial file:/tmp/log; echo status=$?",
+         {} {options} --cmdline 'console=hvc0 quiet' --serial file:/tmp/log; echo status=$?",
         debian(folder.path(), init)
     );
     // A terminal of its own, as a user's shell has it.

@@ -18,9 +18,13 @@ use dtoolkit::fdt::Fdt;
 mod lab;
 #[path = "support/packed.rs"]
 mod packed;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/tested.rs"]
+mod tested;
 
 use lab::{guest, hartvisor, host_file, run, text};
 use packed::{gzip, zboot, zstd};
+use tested::Row;
 
 /// Starts each kernel in turn, all in one emulated host, and gives what was said and each exit status.
 fn start_each(kernels: &[String], folder: &Path, arguments: &str) -> (String, Vec<i32>) {
@@ -41,6 +45,13 @@ fn start_each(kernels: &[String], folder: &Path, arguments: &str) -> (String, Ve
 
 #[test]
 fn the_guest_runs_from_each_packing() {
+    let rows = [
+        "ELF, gzip",
+        "ELF, zstd",
+        "ELF, EFI zboot (gzip)",
+        "ELF, EFI zboot (zstd)",
+    ];
+    let _rows = rows.map(|format| Row::begin("our bare-metal guest", format, &[], "auto", "1"));
     let folder = tempfile::tempdir().unwrap();
     let elf = fs::read(guest()).unwrap();
     let packed = [
@@ -62,6 +73,7 @@ fn the_guest_runs_from_each_packing() {
 
 #[test]
 fn a_binary_without_a_header_runs_when_it_is_called_raw() {
+    let _row = Row::begin("our bare-metal guest", "raw", &[], "auto", "1");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("raw,binary");
     // The guest without its ELF headers.
@@ -101,6 +113,9 @@ exec /bin/busybox poweroff -f
 
 #[test]
 fn debians_kernel_boots_from_gzip_and_from_efi_zboot() {
+    let formats = ["flat Image, gzip", "flat Image, EFI zboot (zstd)"];
+    let _rows =
+        formats.map(|format| Row::begin("Linux 6.12 and busybox", format, &[], "auto", "1"));
     let folder = tempfile::tempdir().unwrap();
     let image = fs::read(host_file("vmlinux")).unwrap();
     let (first, second) = (

@@ -46,16 +46,16 @@ poweroff -f
 "#;
 
 /// Boots the fetched kernel of this name with these vCPUs on a host with these options, and checks its disk afterwards.
-fn boots(kernel: &str, options: &[&str], cpus: &str) {
+fn boots(kernel: &str, options: &[&str], irqchip: &str, cpus: &str) {
     let name = format!("Linux {} and busybox", linux::version(kernel));
-    let _row = Row::begin(&name, "flat Image", options, "auto", cpus);
+    let _row = Row::begin(&name, "flat Image", options, irqchip, cpus);
     let folder = tempfile::tempdir().unwrap();
     let initramfs = initramfs(folder.path(), kernel, INIT);
     let disk = ext4(folder.path());
     let mut child = lab::lab(options, &[folder.path()])
         .arg(hartvisor())
         .args(["run", "--accel", "kvm", "--memory", "512M", "--no-reboot"])
-        .args(["--cpus", cpus])
+        .args(["--cpus", cpus, "--irqchip", irqchip])
         .args(["--cmdline", "console=hvc0 quiet panic=-1"])
         .arg("--kernel")
         .arg(cached(kernel, "vmlinux"))
@@ -104,22 +104,34 @@ fn boots(kernel: &str, options: &[&str], cpus: &str) {
 
 #[test]
 fn debian_boots_writes_its_disk_and_answers() {
-    boots("host", &[], "1");
+    boots("host", &[], "auto", "1");
 }
 
 #[test]
 fn debian_boots_on_two_vcpus_of_a_host_with_aia() {
-    boots("host", &["--aia-guests", "2"], "2");
+    boots("host", &["--aia-guests", "2"], "auto", "2");
 }
 
 #[cfg(feature = "full")]
 #[test]
 fn the_kernel_of_debians_next_release_boots() {
-    boots("next", &[], "1");
+    boots("next", &[], "auto", "1");
 }
 
 #[cfg(feature = "full")]
 #[test]
 fn the_kernel_of_debians_next_release_boots_on_four_vcpus_of_a_host_with_aia() {
-    boots("next", &["--aia-guests", "2"], "4");
+    boots("next", &["--aia-guests", "2"], "auto", "4");
+}
+
+#[cfg(feature = "full")]
+#[test]
+fn debian_boots_with_the_aia_emulated_by_kvm() {
+    boots("host", &["--aia"], "aia", "2");
+}
+
+#[cfg(feature = "full")]
+#[test]
+fn debian_boots_with_our_plic_though_the_host_has_an_aia() {
+    boots("host", &["--aia-guests", "2"], "plic", "4");
 }

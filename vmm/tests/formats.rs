@@ -7,8 +7,7 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use dtoolkit::fdt::Fdt;
@@ -16,6 +15,9 @@ use dtoolkit::fdt::Fdt;
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/lab.rs"]
 mod lab;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/linux.rs"]
+mod linux;
 #[path = "support/packed.rs"]
 mod packed;
 #[allow(dead_code, unreachable_pub)]
@@ -23,6 +25,7 @@ mod packed;
 mod tested;
 
 use lab::{guest, hartvisor, host_file, run, text};
+use linux::initramfs;
 use packed::{gzip, zboot, zstd};
 use tested::Row;
 
@@ -87,35 +90,18 @@ fn a_binary_without_a_header_runs_when_it_is_called_raw() {
     assert!(text.contains("of an unknown format"), "{text}");
 }
 
-/// A root file system whose /init tells the kernel's log that it runs, and powers off.
-fn initramfs(folder: &Path) -> PathBuf {
-    let root = folder.join("root");
-    fs::create_dir_all(root.join("bin")).unwrap();
-    fs::create_dir_all(root.join("dev")).unwrap();
-    fs::copy(host_file("busybox"), root.join("bin/busybox")).unwrap();
-    let init = "#!/bin/busybox sh
+/// Tells the kernel's log that it runs, and powers off.
+const INIT: &str = "#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs none /dev
 echo formats: init runs >/dev/kmsg
 exec /bin/busybox poweroff -f
 ";
-    fs::write(root.join("init"), init).unwrap();
-    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
-    let archive = folder.join("initramfs.cpio");
-    let pack = "find . -mindepth 1 | cpio --create --format=newc --owner=0:0 --quiet";
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", pack])
-        .current_dir(&root)
-        .stdout(fs::File::create(&archive).unwrap());
-    assert!(command.status().unwrap().success());
-    archive
-}
 
 #[test]
 fn debians_kernel_boots_from_gzip_and_from_efi_zboot() {
+    let name = format!("Linux {} and busybox", linux::version("host"));
     let formats = ["flat Image, gzip", "flat Image, EFI zboot (zstd)"];
-    let _rows =
-        formats.map(|format| Row::begin("Linux 6.12 and busybox", format, &[], "auto", "1"));
+    let _rows = formats.map(|format| Row::begin(&name, format, &[], "auto", "1"));
     let folder = tempfile::tempdir().unwrap();
     let image = fs::read(host_file("vmlinux")).unwrap();
     let (first, second) = (
@@ -127,7 +113,7 @@ fn debians_kernel_boots_from_gzip_and_from_efi_zboot() {
     let kernels = [first, second].map(|path| path.display().to_string());
     let arguments = format!(
         "--initrd {} --no-reboot --cmdline 'console=ttyS0 panic=-1'",
-        initramfs(folder.path()).display()
+        initramfs(folder.path(), "host", INIT).display()
     );
     let (text, statuses) = start_each(&kernels, folder.path(), &arguments);
     assert_eq!(statuses, [0; 2], "{text}");

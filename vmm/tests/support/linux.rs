@@ -12,7 +12,9 @@ pub fn initramfs(folder: &Path, kernel: &str, init: &str) -> PathBuf {
     let root = folder.join("root");
     let release = fs::read_to_string(cached(kernel, "release")).unwrap();
     let modules = root.join("lib/modules").join(release.trim());
-    fs::create_dir_all(root.join("bin")).unwrap();
+    for folder in ["bin", "dev"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
     fs::create_dir_all(&modules).unwrap();
     fs::copy(host_file("busybox"), root.join("bin/busybox")).unwrap();
     for module in fs::read_dir(cached(kernel, "modules")).unwrap() {

@@ -28,7 +28,8 @@ pub const SERIAL_MAX: usize = 20;
 /// The most queues that a disk can have.
 pub const QUEUES_MAX: u16 = 16;
 
-const QUEUE_SIZE: u16 = 256;
+/// Descriptors of each of its queues.
+pub const QUEUE_SIZE: u16 = 256;
 
 /// Feature bits (§ 5.2.3).
 mod feature {

@@ -68,17 +68,19 @@ impl VhostUser {
     /// Serves the front end at the other end of `stream` until it disconnects. Then nothing of its memory is in use, and
     /// the device is as new.
     ///
-    /// Another thread ends this early by shutting the stream down.
+    /// Another thread ends this early by shutting the stream down. Gives the number of messages: one who only looked whether
+    /// somebody listens here has sent none.
     ///
     /// # Errors
     /// The front end broke the protocol and was disconnected, or the device is lost.
-    pub fn serve(&self, stream: UnixStream) -> Result<(), Error> {
+    pub fn serve(&self, stream: UnixStream) -> Result<usize, Error> {
         let mut messages = BackendReqHandler::from_stream(stream, Arc::clone(&self.backend));
+        let mut count = 0;
         let ended = loop {
             match messages.handle_request() {
-                Ok(()) => {}
+                Ok(()) => count += 1,
                 Err(protocol::Error::Disconnected | protocol::Error::SocketBroken(_)) => {
-                    break Ok(());
+                    break Ok(count);
                 }
                 Err(error) => break Err(Error::Protocol(error)),
             }
@@ -132,7 +134,7 @@ impl Backend {
             config: device.config(),
             accepted: None,
             table: Table::default(),
-            rings: device.queues().iter().map(|&max| Ring::new(max)).collect(),
+            rings: device.queues().iter().map(|_| Ring::new()).collect(),
             device: State::Offered(device),
         }
     }
@@ -272,7 +274,7 @@ impl Backend {
         self.accepted = None;
         self.table = Table::default();
         for ring in &mut self.rings {
-            *ring = Ring::new(ring.max);
+            *ring = Ring::new();
         }
     }
 }

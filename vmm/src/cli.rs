@@ -1,9 +1,9 @@
-//! The command line: `hartvisor run …` and `hartvisor check`. The doc comments of the fields are the help texts.
+//! The command line: `hartvisor run …`, `hartvisor vhost-user …` and `hartvisor check`. The doc comments of the fields are the help texts.
 //!
 //! Only the form of the values is looked at here; whether they make a machine is [`crate::machine`]'s question.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -20,10 +20,12 @@ mod config;
 mod disk;
 mod kernel;
 mod port;
+mod vhost_user;
 
 pub use disk::DiskOption;
 pub use kernel::{KernelFormat, KernelOption};
 pub use port::PortOption;
+pub use vhost_user::{DeviceOption, VhostUser};
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -74,6 +76,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a guest until it powers off
     Run(Box<Run>),
+    /// Serve a virtio device on a socket, to a front end such as QEMU
+    VhostUser(VhostUser),
     /// Say what this host offers, what is missing and why
     Check,
 }
@@ -223,6 +227,10 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
 
+    /// Whose disks and random numbers a guest under QEMU has
+    #[arg(long, value_enum, default_value_t = Devices::Ours)]
+    pub devices: Devices,
+
     /// Print the QEMU command that runs this guest, for a shell, instead of running it
     #[arg(long)]
     pub print_command: bool,
@@ -236,6 +244,15 @@ pub enum Accel {
     /// KVM, or an error
     Kvm,
     /// QEMU with its own CPU emulation (TCG)
+    Qemu,
+}
+
+/// Whose devices a guest under QEMU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Devices {
+    /// Hartvisor's, as under KVM: they are served to QEMU (vhost-user)
+    Ours,
+    /// QEMU's own, for comparison
     Qemu,
 }
 
@@ -318,6 +335,15 @@ fn split_at_single_commas(text: &[u8]) -> Vec<OsString> {
     parts.into_iter().map(OsString::from_vec).collect()
 }
 
+/// The other way round: `value` as a part of such a list, of ours or of QEMU's.
+pub(crate) fn double_commas(value: &OsStr) -> OsString {
+    let doubled = value.as_bytes().iter().flat_map(|byte| match byte {
+        b',' => b",,".as_slice(),
+        byte => std::slice::from_ref(byte),
+    });
+    OsString::from_vec(doubled.copied().collect())
+}
+
 /// What came of reading the command line.
 #[derive(Debug)]
 pub enum Parsed {
@@ -337,22 +363,26 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
             problem: text,
         },
     };
-    match Cli::try_parse_from(arguments) {
+    let help = match arguments.get(1) {
+        Some(command) if command == "vhost-user" => "hartvisor vhost-user --help",
+        _ => "hartvisor run --help",
+    };
+    match Cli::try_parse_from(&arguments) {
         Ok(cli) => Ok(Parsed::Command(cli.command)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error)),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
                 Err(Error::Usage(
-                    "nothing to do, expected a command: run or check (see hartvisor --help)".into(),
+                    "nothing to do, expected a command: run, vhost-user or check (see hartvisor --help)".into(),
                 ))
             }
-            _ => Err(usage(one_line(&error.to_string()))),
+            _ => Err(usage(one_line(&error.to_string(), help))),
         },
     }
 }
 
 /// Clap's message without "error: ", without its usage and help paragraphs, in one line.
-fn one_line(message: &str) -> String {
+fn one_line(message: &str, help: &str) -> String {
     let kept = message
         .strip_prefix("error: ")
         .unwrap_or(message)
@@ -363,7 +393,7 @@ fn one_line(message: &str) -> String {
         .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
         .filter(|paragraph| !paragraph.is_empty())
         .collect::<Vec<_>>();
-    format!("{} (see hartvisor run --help)", kept.join("; "))
+    format!("{} (see {help})", kept.join("; "))
 }
 
 /// How many `--disk` there can be at most: the console has the first virtio-mmio slot.

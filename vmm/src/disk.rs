@@ -3,6 +3,7 @@
 mod format;
 mod lock;
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +13,7 @@ use devices::block::{self, Block, QUEUES_MAX};
 use log::warn;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::cli::{DISKS_MAX, DiskOption};
+use crate::cli::{DISKS_MAX, DiskOption, double_commas};
 use crate::error::Error;
 use crate::files;
 use crate::layout::VIRTIO_SLOTS;
@@ -38,6 +39,8 @@ pub struct Disk {
     pub queues: u16,
     /// Another machine that has it open is respected.
     pub lock: bool,
+    /// The bytes are a disk's, whatever they look like.
+    pub raw: bool,
 }
 
 /// Opens the disks of a machine with `cpus` vCPUs, in their order.
@@ -77,7 +80,11 @@ pub fn open(options: &[DiskOption], rng: bool, cpus: u32) -> Result<Vec<Disk>, E
 }
 
 impl Disk {
-    fn open(option: &DiskOption, cpus: u32) -> Result<Disk, Error> {
+    /// Opens a disk of a machine with `cpus` vCPUs.
+    ///
+    /// # Errors
+    /// It cannot serve.
+    pub(crate) fn open(option: &DiskOption, cpus: u32) -> Result<Disk, Error> {
         let path = &option.path;
         let file = files::open_disk(path, option.readonly)?;
         if !option.raw
@@ -105,6 +112,7 @@ impl Disk {
             direct: option.direct,
             queues: option.queues.unwrap_or(one_a_vcpu),
             lock: option.lock,
+            raw: option.raw,
         };
         disk.check_size()?;
         Ok(disk)
@@ -123,6 +131,30 @@ impl Disk {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// It as the value of an option, such as `--disk`.
+    pub(crate) fn option(&self) -> OsString {
+        let mut text = double_commas(self.path.as_os_str());
+        if let Some(serial) = &self.serial {
+            text.push(",serial=");
+            text.push(double_commas(OsStr::new(serial)));
+        }
+        for (said, key) in [
+            (self.readonly, ",readonly"),
+            (self.write_through, ",cache=writethrough"),
+            (self.direct, ",direct=on"),
+            (!self.lock, ",lock=off"),
+            (self.raw, ",format=raw"),
+        ] {
+            if said {
+                text.push(key);
+            }
+        }
+        if self.queues > 1 {
+            text.push(format!(",queues={}", self.queues));
+        }
+        text
     }
 
     /// What tells one file of the host from another, whatever its names: device and inode, or the device it stands for.

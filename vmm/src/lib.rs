@@ -12,6 +12,7 @@
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
 //!    │        └─ qemu                         the same machine as a QEMU command
+//!    ├── vhost_user                           one device on a socket
 //!    └── check                                what this host offers
 //! ```
 //!
@@ -48,3 +49,4 @@ pub mod signals;
 pub mod size;
 pub mod terminal;
 pub mod vcpu;
+pub mod vhost_user;

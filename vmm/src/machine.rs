@@ -53,6 +53,8 @@ pub struct Machine {
     pub serial: Target,
     /// Further ports of the virtio console.
     pub ports: Vec<PortOption>,
+    /// Whose disks and random numbers a guest under QEMU has.
+    pub devices: cli::Devices,
     /// A guest that reboots ends the run instead of starting anew.
     pub no_reboot: bool,
     /// Where kernel, initrd and device tree lie when no firmware decides that.
@@ -112,6 +114,7 @@ impl Machine {
             } else {
                 options.ports.clone()
             },
+            devices: options.devices,
             no_reboot: options.no_reboot,
             placement,
         })

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use vmm::cli::{self, Command, Parsed};
 use vmm::error::Error;
-use vmm::{check, logger, run, terminal};
+use vmm::{check, logger, run, terminal, vhost_user};
 
 fn main() -> ExitCode {
     terminal::install_panic_hook();
@@ -21,6 +21,7 @@ fn hartvisor() -> Result<u8, Error> {
     logger::start()?;
     match cli::parse(std::env::args_os())? {
         Parsed::Command(Command::Run(options)) => Ok(run::run(&options)?.exit_code()),
+        Parsed::Command(Command::VhostUser(options)) => Ok(vhost_user::run(&options)?.exit_code()),
         Parsed::Command(Command::Check) => check::check(),
         Parsed::Text(text) => {
             // Nothing is left to say when stdout is closed.

@@ -111,7 +111,8 @@ fn check_file(option: &'static str, path: &Path) -> Result<(), Error> {
     }
 }
 
-fn check_socket(option: &'static str, path: &Path) -> Result<(), Error> {
+/// Looks whether a socket could listen at `path`, and makes none; `option` is the option that names it.
+pub(crate) fn check_socket(option: &'static str, path: &Path) -> Result<(), Error> {
     let length = path.as_os_str().len();
     if length > SOCKET_PATH_MAX {
         return Err(Error::SocketPath {

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   hartvisor ── QMP over a socket pair ──▶ qemu-system-riscv64 ── stdin, stdout, stderr: ours
-//!       │           how did the guest end?
-//!       └── SIGTERM when a signal comes to us; if we die, QEMU gets it from the kernel
+//!     │ │           how did the guest end?      │
+//!     │ └── SIGTERM when a signal comes to us; if we die, QEMU gets it from the kernel
+//!     └─ our disks and random numbers ◀─────────┘ vhost-user over socket pairs
 //! ```
 //! QEMU begins paused and is let go once QMP speaks: a guest that ends within its first millisecond is not missed.
 
@@ -14,6 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use log::warn;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
@@ -21,17 +23,20 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getppid};
 
+use crate::cli;
 use crate::error::Error;
 use crate::machine::{End, Machine};
 use crate::signals;
 use crate::terminal::Restore;
 
+mod backends;
 mod command;
 mod dump;
 mod kernel;
 mod qmp;
 
-pub use command::{arguments, program, shell_line};
+use backends::Backends;
+pub use command::{Devices, arguments, program, shell_line};
 use kernel::Startable;
 pub use qmp::{OLDEST, OLDEST_TEXT};
 use qmp::{Qmp, Reason};
@@ -47,6 +52,30 @@ pub fn run(machine: &Machine, why: Option<&str>) -> Result<End, Error> {
     if let Some(path) = &machine.dump_dtb {
         return dump::device_tree(machine, path).map(|()| End::PowerOff);
     }
+    match start(machine, why, machine.devices) {
+        // A QEMU without them says so only when it is asked for one.
+        Err(Error::QemuFailed { .. })
+            if machine.devices == cli::Devices::Ours && lacks_vhost_user() =>
+        {
+            warn!("this QEMU has no vhost-user: its own disks and random numbers take our place");
+            start(machine, None, cli::Devices::Qemu)
+        }
+        ended => ended,
+    }
+}
+
+/// Whether the QEMU at hand was built without the front ends of our devices.
+fn lacks_vhost_user() -> bool {
+    let list = Command::new(program()).args(["-device", "help"]).output();
+    list.is_ok_and(|list| {
+        let list = String::from_utf8_lossy(&list.stdout).into_owned();
+        let has = |name: &str| list.contains(name);
+        // One that lists the others' devices, not just some program.
+        has("virtio-blk-device") && !command::FRONT_ENDS.iter().all(|name| has(name))
+    })
+}
+
+fn start(machine: &Machine, why: Option<&str>, devices: cli::Devices) -> Result<End, Error> {
     // Blocked before QEMU exists, so that none is lost between.
     let signals = signals::block()?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -57,13 +86,24 @@ pub fn run(machine: &Machine, why: Option<&str>) -> Result<End, Error> {
     let _flags = StatusFlags::remember()?;
     let (ours, theirs) =
         UnixStream::pair().map_err(|source| cannot("create a socket pair", source))?;
-    let mut qemu = Running::start(machine, theirs.into())?;
+    let mut backends = match devices {
+        cli::Devices::Ours => Backends::start(machine)?,
+        cli::Devices::Qemu => Backends::default(),
+    };
+    let addresses = backends.addresses();
+    let devices = match devices {
+        cli::Devices::Ours => Devices::Ours(&addresses),
+        cli::Devices::Qemu => Devices::Qemu,
+    };
+    let mut qemu = Running::start(machine, &devices, theirs.into())?;
+    backends.inherited();
     if let Some(why) = why {
         eprintln!("hartvisor: using QEMU: {why}");
     }
     let mut qmp = Qmp::new(ours, program())?;
     let signal = qemu.watch(&mut qmp, &signals)?;
     let status = qemu.finish()?;
+    backends.finish();
     how_it_ended(&qmp, signal, status)
 }
 
@@ -92,12 +132,12 @@ struct Running {
 
 impl Running {
     /// Starts QEMU with `qmp` as its end of the QMP connection.
-    fn start(machine: &Machine, qmp: OwnedFd) -> Result<Running, Error> {
+    fn start(machine: &Machine, devices: &Devices<'_>, qmp: OwnedFd) -> Result<Running, Error> {
         let program = program();
         let kernel = Startable::new(&machine.kernel)?;
         let mut command = Command::new(&program);
         command
-            .args(arguments(machine, kernel.path()))
+            .args(arguments(machine, kernel.path(), devices))
             .args(command::run_arguments(&qmp, io::stdin().is_terminal()));
         inherit(&qmp)?;
         if let Startable::Copy(copy, _) = &kernel {

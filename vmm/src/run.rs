@@ -1,9 +1,10 @@
 //! `hartvisor run`: check the machine, then choose what runs it.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 
-use crate::cli::{Accel, Run};
+use crate::cli::{Accel, Devices, Run};
 use crate::error::Error;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
@@ -12,6 +13,11 @@ use crate::{qemu, signals};
 
 /// Runs the guest that `options` describe, to its end.
 pub fn run(options: &Run) -> Result<End, Error> {
+    if options.accel == Accel::Kvm && options.devices == Devices::Qemu {
+        let problem =
+            "--devices qemu gives a guest QEMU's devices, there are none with --accel kvm";
+        return Err(Error::Usage(problem.into()));
+    }
     let machine = Machine::new(options)?;
     if options.print_command {
         return print_command(&machine, options.accel);
@@ -68,9 +74,15 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     if let Some(made) = made {
         log::warn!("the kernel is {made}, the file itself will not start");
     }
-    let arguments = qemu::arguments(machine, machine.kernel.path());
-    let line = qemu::shell_line(&qemu::program(), &arguments);
-    let mut text = line.as_bytes().to_vec();
+    let mut text = match machine.devices {
+        Devices::Ours => ours(machine),
+        Devices::Qemu => {
+            let devices = qemu::Devices::Qemu;
+            let arguments = qemu::arguments(machine, machine.kernel.path(), &devices);
+            qemu::shell_line(&qemu::program(), &arguments)
+        }
+    }
+    .into_vec();
     text.push(b'\n');
     io::stdout()
         .write_all(&text)
@@ -79,4 +91,43 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
             source,
         })?;
     Ok(End::PowerOff)
+}
+
+/// The commands that serve our devices, a wait for their sockets, and QEMU's.
+fn ours(machine: &Machine) -> OsString {
+    let mut devices: Vec<(String, OsString)> = Vec::new();
+    for (index, disk) in machine.disks.iter().enumerate() {
+        let mut device = OsString::from("block,path=");
+        device.push(disk.option());
+        devices.push((format!("hartvisor-disk{index}.sock"), device));
+    }
+    if machine.rng {
+        devices.push(("hartvisor-rng.sock".into(), "rng".into()));
+    }
+    let program = std::env::args_os().next();
+    let program = program.unwrap_or_else(|| "hartvisor".into());
+    let mut text = OsString::new();
+    for (socket, device) in &devices {
+        let arguments = ["vhost-user", "--once", "--socket", socket, "--device"];
+        let arguments = arguments.map(OsString::from).into_iter();
+        let arguments: Vec<_> = arguments.chain([device.clone()]).collect();
+        text.push(qemu::shell_line(&program, &arguments));
+        text.push(" &\n");
+    }
+    if !devices.is_empty() {
+        let missing = devices
+            .iter()
+            .map(|(socket, _)| format!("[ ! -S {socket} ]"));
+        let missing: Vec<_> = missing.collect();
+        let missing = missing.join(" || ");
+        text.push(format!("while {missing}; do sleep 0.1; done\n"));
+    }
+    let addresses = devices
+        .iter()
+        .map(|(socket, _)| format!("path={socket}").into());
+    let addresses: Vec<OsString> = addresses.collect();
+    let devices = qemu::Devices::Ours(&addresses);
+    let arguments = qemu::arguments(machine, machine.kernel.path(), &devices);
+    text.push(qemu::shell_line(&qemu::program(), &arguments));
+    text
 }

@@ -545,7 +545,15 @@ fn usage_errors_are_one_line() {
         &["--accel", "kvm", "--print-command"],
         &["--print-command", "--accel kvm"],
     );
-    expect(&folder.command().output().unwrap(), 2, &["run or check"]);
+    folder.refused(
+        &["--accel", "kvm", "--devices", "qemu"],
+        &["--devices qemu", "--accel kvm"],
+    );
+    expect(
+        &folder.command().output().unwrap(),
+        2,
+        &["run, vhost-user or check"],
+    );
     expect(
         &folder.command().arg("start").output().unwrap(),
         2,
@@ -566,6 +574,7 @@ fn help_and_version_are_printed_to_stdout() {
     for (arguments, part) in [
         (&["--help"][..], "Exit status:"),
         (&["run", "--help"], "Ctrl-a x leaves the guest"),
+        (&["vhost-user", "--help"], "memory-backend-memfd"),
         (&["--version"], "hartvisor 0."),
     ] {
         let output = folder.command().args(arguments).output().unwrap();
@@ -593,11 +602,30 @@ fn the_printed_command_names_everything_and_starts_nothing() {
         .unwrap();
     folder.file("initrd", b"070701");
     let arguments = "--kernel kernel --initrd initrd --cpus 3 --memory 1.5G --disk a,,b.img,serial=one --disk c.img,readonly --print-command";
-    let mut all: Vec<&str> = arguments.split(' ').collect();
-    all.extend(["--cmdline", "a 'b' c"]);
-    let output = folder.run(&all);
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).unwrap();
+    let print = |devices: &str| {
+        let mut all: Vec<&str> = arguments.split(' ').collect();
+        all.extend(["--cmdline", "a 'b' c", "--devices", devices]);
+        let output = folder.run(&all);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = print("ours");
+    let program = env!("CARGO_BIN_EXE_hartvisor");
+    for part in [
+        &format!(
+            "{program} vhost-user \\\n  --once \\\n  --socket hartvisor-disk0.sock \\\n  --device block,path=a,,b.img,serial=one,queues=3 &\n"
+        ),
+        "--device block,path=c.img,readonly,queues=3 &\n",
+        "--device rng &\nwhile [ ! -S hartvisor-disk0.sock ] || [ ! -S hartvisor-disk1.sock ] || [ ! -S hartvisor-rng.sock ]; do sleep 0.1; done\nno-such-qemu \\\n",
+        "-object memory-backend-memfd,id=ram,size=1536M,share=on,seal=on ",
+        "-machine virt,memory-backend=ram ",
+        "-chardev socket,id=disk0,path=hartvisor-disk0.sock \\\n  -device vhost-user-blk,chardev=disk0,queue-size=256,num-queues=3,bus=virtio-mmio-bus.2 ",
+        "-device vhost-user-rng,chardev=rng,bus=virtio-mmio-bus.3\n",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let text = print("qemu");
+    assert!(!text.contains("vhost-user"), "{text}");
     for part in [
         "no-such-qemu \\\n",
         "-smp 3 ",

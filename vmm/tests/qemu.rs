@@ -98,12 +98,13 @@ fn what_qemu_refuses_is_an_error_of_ours() {
     let disk = kernel.0.path().join("disk, too");
     std::fs::write(&disk, [0; 4096]).unwrap();
     let option = disk.to_str().unwrap().replace(',', ",,");
-    let mut first = Pty::start(kernel.command().args(["--disk", &option]));
+    let arguments = ["--devices", "qemu", "--disk", &option];
+    let mut first = Pty::start(kernel.command().args(arguments));
     first.expect(FIRMWARE_DONE);
     // The first one has it locked.
     let output = kernel
         .command()
-        .args(["--disk", &option])
+        .args(arguments)
         .stdin(Stdio::null())
         .output()
         .unwrap();

@@ -13,13 +13,12 @@ use super::refused;
 use super::table::Table;
 use crate::irq::{Interrupt, IrqLine};
 use crate::memory::Memory;
-use crate::queue::{Queue, QueueConfig};
+use crate::queue::{Queue, QueueConfig, SIZE_MAX};
 
 /// One ring of a front end.
 pub(super) struct Ring {
-    /// The largest size that the device offers.
-    pub(super) max: u16,
-    /// Its size in descriptors.
+    /// Its size in descriptors. The protocol has no word for what the device would like, and QEMU's virtio-mmio offers its
+    /// driver 1024 whatever the device's own size is: so any size that a ring may have is taken.
     pub(super) size: u16,
     /// Where its areas lie, in the front end's own addresses.
     pub(super) areas: Option<Areas>,
@@ -44,10 +43,9 @@ pub(super) struct Areas {
 }
 
 impl Ring {
-    pub(super) fn new(max: u16) -> Self {
+    pub(super) fn new() -> Self {
         Ring {
-            max,
-            size: max,
+            size: 0,
             areas: None,
             base: 0,
             enabled: false,
@@ -76,7 +74,7 @@ impl Ring {
             driver: table.guest_address(areas.driver)?,
             device: table.guest_address(areas.device)?,
             resume: Some(self.base),
-            ..QueueConfig::new(self.max)
+            ..QueueConfig::new(SIZE_MAX)
         };
         let call = self.call.as_ref().map(EventFd::try_clone).transpose();
         let call = call.map_err(|_| protocol::Error::BackendInternalError)?;

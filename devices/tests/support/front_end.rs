@@ -38,7 +38,7 @@ pub(crate) const PROTOCOL_FEATURES: u64 = 1 << 30;
 pub(crate) struct Service(Arc<VhostUser>);
 
 /// How serving a front end ended.
-pub(crate) type Served = JoinHandle<Result<(), Error>>;
+pub(crate) type Served = JoinHandle<Result<usize, Error>>;
 
 impl Service {
     pub(crate) fn new(device: impl VirtioDevice + 'static) -> Self {
@@ -148,7 +148,7 @@ impl FrontEnd {
     }
 
     /// Hangs up, however many hold a clone; gives how being served ended.
-    pub(crate) fn hang_up(&self) -> Result<(), Error> {
+    pub(crate) fn hang_up(&self) -> Result<usize, Error> {
         let mut state = self.state();
         let (nobody, _) = UnixStream::pair().unwrap();
         state.client = Frontend::from_stream(nobody, 16);

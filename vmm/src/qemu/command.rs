@@ -6,7 +6,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use crate::cli::Irqchip;
+use devices::block;
+
+use crate::cli::{Irqchip, double_commas};
 use crate::error::Error;
 use crate::isa::Switch;
 use crate::layout::KERNEL_BASE;
@@ -44,23 +46,47 @@ pub(super) fn check(machine: &Machine) -> Result<(), Error> {
     }
 }
 
+/// QEMU's front ends of our devices: a disk, random numbers.
+pub(super) const FRONT_ENDS: [&str; 2] = ["vhost-user-blk", "vhost-user-rng"];
+
+/// Whose disks and random numbers QEMU shows to its guest.
+#[derive(Debug)]
+pub enum Devices<'a> {
+    /// Its own.
+    Qemu,
+    /// Ours, where it finds them (`path=…` or `fd=…`): the disks as they were given, and behind them the random numbers.
+    Ours(&'a [OsString]),
+}
+
 /// The arguments for a machine: the same devices in the same places as under KVM; `kernel` is the file to start.
-pub fn arguments(machine: &Machine, kernel: &Path) -> Vec<OsString> {
+pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec<OsString> {
     let mut line = Line::default();
+    let memory = size::show(machine.memory);
     // As under KVM, where an AIA is an APLIC in MSI mode with IMSICs; auto is QEMU's own default.
-    let board = match machine.irqchip {
+    let mut board = match machine.irqchip {
         Irqchip::Aia => "virt,aia=aplic-imsic",
         Irqchip::Auto | Irqchip::Plic => "virt",
+    }
+    .to_owned();
+    let ours: &[OsString] = match devices {
+        Devices::Qemu => &[],
+        Devices::Ours(addresses) => addresses,
     };
+    if !ours.is_empty() {
+        // A file in memory, which we map too; sealed, so that it cannot shrink under us.
+        board += ",memory-backend=ram";
+        let memory = format!("memory-backend-memfd,id=ram,size={memory},share=on,seal=on");
+        line.add(["-object", &memory]);
+    }
     line.add([
         "-machine",
-        board,
+        &board,
         "-accel",
         "tcg",
         "-smp",
         &machine.cpus.to_string(),
         "-m",
-        &size::show(machine.memory),
+        &memory,
     ]);
     if !machine.isa.is_empty() {
         let switch = |it: &Switch| format!(",{}={}", it.name, it.on);
@@ -93,14 +119,23 @@ pub fn arguments(machine: &Machine, kernel: &Path) -> Vec<OsString> {
         .zip((1..=machine.disks.len()).rev())
         .enumerate()
     {
-        line.disk(index, disk, slot);
+        match ours.get(index) {
+            Some(address) => line.our_disk(index, disk, address, slot),
+            None => line.disk(index, disk, slot),
+        }
     }
-    if machine.rng {
-        let device = format!(
-            "virtio-rng-device,rng=rng,bus=virtio-mmio-bus.{}",
-            machine.disks.len() + 1
-        );
-        line.add(["-object", "rng-builtin,id=rng", "-device", &device]);
+    let slot = machine.disks.len() + 1;
+    match ours.get(machine.disks.len()) {
+        Some(address) if machine.rng => {
+            line.socket("rng", address);
+            let device = format!("vhost-user-rng,chardev=rng,bus=virtio-mmio-bus.{slot}");
+            line.add(["-device", &device]);
+        }
+        _ if machine.rng => {
+            let device = format!("virtio-rng-device,rng=rng,bus=virtio-mmio-bus.{slot}");
+            line.add(["-object", "rng-builtin,id=rng", "-device", &device]);
+        }
+        _ => {}
     }
     line.0
 }
@@ -160,7 +195,7 @@ impl Line {
                 target => self.chardev(&id, target),
             }
             let mut device = OsString::from(format!("virtserialport,chardev={id},name="));
-            device.push(escaped(OsStr::new(&port.name)));
+            device.push(double_commas(OsStr::new(&port.name)));
             self.add([OsStr::new("-device"), &device]);
         }
     }
@@ -177,9 +212,25 @@ impl Line {
         let mut value = OsString::from(format!("{backend},id={id}"));
         if let Some(path) = path {
             value.push(",path=");
-            value.push(escaped(path.as_os_str()));
+            value.push(double_commas(path.as_os_str()));
         }
         self.add([OsStr::new("-chardev"), &value]);
+    }
+
+    fn socket(&mut self, id: &str, address: &OsStr) {
+        let mut socket = OsString::from(format!("socket,id={id},"));
+        socket.push(address);
+        self.add([OsStr::new("-chardev"), &socket]);
+    }
+
+    /// All that is to be known of a disk of ours its back end says, but for its queues.
+    fn our_disk(&mut self, index: usize, disk: &Disk, address: &OsStr, slot: usize) {
+        self.socket(&format!("disk{index}"), address);
+        let (size, count) = (block::QUEUE_SIZE, disk.queues);
+        let device = format!(
+            "vhost-user-blk,chardev=disk{index},queue-size={size},num-queues={count},bus=virtio-mmio-bus.{slot}"
+        );
+        self.add(["-device", &device]);
     }
 
     fn disk(&mut self, index: usize, disk: &Disk, slot: usize) {
@@ -195,13 +246,13 @@ impl Line {
         let mut blockdev = OsString::from(format!(
             "driver=raw,node-name=disk{index},read-only={readonly},discard=unmap{direct}{locking},file.driver={driver},file.filename="
         ));
-        blockdev.push(escaped(disk.path.as_os_str()));
+        blockdev.push(double_commas(disk.path.as_os_str()));
         let mut device = OsString::from(format!(
             "virtio-blk-device,drive=disk{index},bus=virtio-mmio-bus.{slot}"
         ));
         if let Some(serial) = &disk.serial {
             device.push(",serial=");
-            device.push(escaped(OsStr::new(serial)));
+            device.push(double_commas(OsStr::new(serial)));
         }
         if disk.write_through {
             device.push(",write-cache=off");
@@ -216,15 +267,6 @@ impl Line {
             &device,
         ]);
     }
-}
-
-/// A value within QEMU's key=value lists: commas are doubled.
-pub(super) fn escaped(value: &OsStr) -> OsString {
-    let doubled = value.as_bytes().iter().flat_map(|byte| match byte {
-        b',' => b",,".as_slice(),
-        byte => std::slice::from_ref(byte),
-    });
-    OsString::from_vec(doubled.copied().collect())
 }
 
 /// A command for a POSIX shell: quoted where needed, one option with its value on a line.
@@ -264,7 +306,7 @@ mod tests {
     #[test]
     fn commas_are_doubled_and_other_bytes_kept() {
         assert_eq!(
-            escaped(OsStr::from_bytes(b"a,b,,\xff")),
+            double_commas(OsStr::from_bytes(b"a,b,,\xff")),
             OsStr::from_bytes(b"a,,b,,,,\xff")
         );
     }

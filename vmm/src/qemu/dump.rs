@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::mkdtemp;
 
-use super::command::{self, arguments, program};
+use super::command::{Devices, arguments, program};
 use super::kernel::Startable;
 use super::{cannot, inherit};
+use crate::cli::double_commas;
 use crate::dtb;
 use crate::error::Error;
 use crate::machine::Machine;
@@ -25,9 +26,9 @@ pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
     let folder = Folder::new()?;
     let own = folder.0.join("dtb");
     let mut dump = std::ffi::OsString::from("dumpdtb=");
-    dump.push(command::escaped(own.as_os_str()));
+    dump.push(double_commas(own.as_os_str()));
     let output = Command::new(&program)
-        .args(arguments(machine, kernel.path()))
+        .args(arguments(machine, kernel.path(), &Devices::Qemu))
         .arg("-machine")
         .arg(dump)
         .stdin(Stdio::null())

@@ -1,0 +1,111 @@
+//! `hartvisor vhost-user`: one device on a socket, for front ends that come and go.
+//!
+//! ```text
+//!   main thread: signals, the socket        session's thread: messages        device's thread: requests
+//!        accept ──────────────────────────▶ VhostUser::serve ───────────────▶ Worker
+//!        poll   ◀── its end of a pair ────── ends with the connection
+//! ```
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use devices::rng::Rng;
+use devices::vhost_user::{self as devices_vhost_user, VhostUser};
+use devices::virtio::VirtioDevice;
+use log::{info, warn};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::cli::{self, DeviceOption};
+use crate::error::Error;
+use crate::machine::{Disk, End};
+use crate::signals;
+
+mod session;
+mod socket;
+
+pub use session::Session;
+use socket::Socket;
+
+/// Serves until a signal comes, or with `--once` until the first front end has disconnected.
+///
+/// # Errors
+/// The device or the socket cannot be had, or the device was lost.
+pub fn run(options: &cli::VhostUser) -> Result<End, Error> {
+    // Before any thread exists, so that all of them leave the signals to this one.
+    let signals = signals::block()?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&signals, flags)
+        .map_err(|errno| host("wait for signals", errno.into()))?;
+    let device: Box<dyn VirtioDevice> = match &options.device {
+        DeviceOption::Block(disk) => {
+            // Who has the vCPUs is not known here; `queues` says how many the front end may take.
+            let disk = Disk::open(disk, 1)?;
+            disk.lock()?;
+            Box::new(disk.device().map_err(|it| host("open a disk", it))?)
+        }
+        DeviceOption::Rng => Box::new(Rng::default()),
+    };
+    let service = Arc::new(VhostUser::new(device));
+    let socket = Socket::listen(&options.socket)?;
+    loop {
+        if let Some(signal) = wait(&signals, &socket)? {
+            return Ok(End::Signal(signal));
+        }
+        let Some(stream) = socket.accept()? else {
+            continue;
+        };
+        info!("a front end has come");
+        let session = Session::start(&service, stream)?;
+        let signal = wait(&signals, &session)?;
+        let ended = session.finish();
+        match (signal, ended) {
+            (_, Err(devices_vhost_user::Error::Lost)) => {
+                return Err(Error::Internal("the device is lost".into()));
+            }
+            (Some(signal), _) => return Ok(End::Signal(signal)),
+            // Somebody looked whether we are there.
+            (None, Ok(0)) => {}
+            (None, Ok(_)) if options.once => return Ok(End::PowerOff),
+            (None, Ok(_)) => info!("the front end has gone"),
+            (None, Err(error)) => {
+                warn!("{error}");
+                if options.once {
+                    return Ok(End::Failure);
+                }
+            }
+        }
+    }
+}
+
+/// Waits until something is to be read, or a signal has come, which it gives.
+fn wait(signals: &SignalFd, other: &impl AsFd) -> Result<Option<i32>, Error> {
+    loop {
+        let mut fds = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(other.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(host("wait for a front end", errno.into())),
+        }
+        let [_, other] = fds;
+        let info = signals
+            .read_signal()
+            .map_err(|errno| host("read a signal", errno.into()))?;
+        if let Some(signal) = info.and_then(|info| i32::try_from(info.ssi_signo).ok()) {
+            return Ok(Some(signal));
+        }
+        if other.any().unwrap_or(true) {
+            return Ok(None);
+        }
+    }
+}
+
+fn host(what: &str, source: std::io::Error) -> Error {
+    Error::Host {
+        what: what.into(),
+        source,
+    }
+}

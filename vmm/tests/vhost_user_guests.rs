@@ -1,0 +1,229 @@
+//! Guests under QEMU whose disk is ours, by vhost-user: the bare-metal guest, and Linux; back ends that die, QEMUs that die.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/linux.rs"]
+mod linux;
+
+use lab::{cached, guest, run, text};
+use linux::{assert_clean, ext4, initramfs, succeed};
+
+const HARTVISOR: &str = env!("CARGO_BIN_EXE_hartvisor");
+
+/// The guest's tests on a disk of 1 MiB.
+fn tested(devices: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    let content: Vec<u8> = (0..1_u32 << 20).map(|n| n.to_le_bytes()[1]).collect();
+    fs::write(&path, &content).unwrap();
+    let mut command = Command::new(HARTVISOR);
+    command
+        .args(["run", "--accel", "qemu", "--cmdline", "test", "--kernel"])
+        .arg(guest())
+        .args(["--devices", devices, "--disk"])
+        .arg(format!("{},serial=ours", path.display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = run(&mut command, b"a typed line\n");
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let bad = |line: &&str| line.starts_with("not ok") && !line.contains("# TODO");
+    assert_eq!(text.lines().find(bad), None, "{text}");
+    assert!(text.contains("disk \"ours\", 2048 sectors"), "{text}");
+    assert!(fs::read(&path).unwrap() == content, "restored by the guest");
+}
+
+#[test]
+fn the_bare_metal_guest_passes_its_tests_on_our_disk_and_on_qemus() {
+    tested("ours");
+    tested("qemu");
+}
+
+/// The guest's /init: writes, reads and checks a file system on /dev/vda, and tells how far it is.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /mnt
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+modprobe virtio_mmio; modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4
+while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+stty -echo
+echo "guest: disk $(cat /sys/block/vda/serial) $(cat /sys/block/vda/device/features)"
+mount /dev/vda /mnt || echo "guest: no mount"
+dd if=/dev/urandom of=/tmp-data bs=1M count=4 2>/dev/null
+for n in 0 1 2 3 4 5 6 7; do
+    cp /tmp-data /mnt/data$n && sync && echo 3 >/proc/sys/vm/drop_caches
+    cmp /tmp-data /mnt/data$n && echo "guest: copy $n is right"
+done
+echo "guest: sha256 $(sha256sum </mnt/data7)"
+umount /mnt && echo "guest: unmounted"
+poweroff -f
+"#;
+
+/// Linux as a guest, with what it says line by line.
+struct Linux {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+    seen: String,
+}
+
+impl Linux {
+    fn start(mut command: Command) -> Linux {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let seen = String::new();
+        Linux { child, lines, seen }
+    }
+
+    /// Reads on until this is said.
+    fn expect(&mut self, what: &str) {
+        loop {
+            let mut line = Vec::new();
+            let count = self.lines.read_until(b'\n', &mut line).unwrap();
+            assert_ne!(count, 0, "{what:?} is not in {}", self.seen);
+            let line = String::from_utf8_lossy(&line);
+            self.seen += &line;
+            if line.contains(what) {
+                return;
+            }
+        }
+    }
+
+    /// Reads on to the end.
+    fn end(mut self) -> String {
+        let mut rest = Vec::new();
+        self.lines.read_to_end(&mut rest).unwrap();
+        self.seen += &String::from_utf8_lossy(&rest);
+        assert!(self.child.wait().unwrap().success(), "{}", self.seen);
+        for n in 0..8 {
+            let right = format!("guest: copy {n} is right");
+            assert!(self.seen.contains(&right), "{right:?}: {}", self.seen);
+        }
+        assert!(self.seen.contains("guest: unmounted"), "{}", self.seen);
+        self.seen
+    }
+}
+
+/// `hartvisor run` with Debian's kernel.
+fn hartvisor_run(folder: &Path, disk: &Path) -> Command {
+    let mut command = Command::new(HARTVISOR);
+    command
+        .args(["run", "--accel", "qemu", "--memory", "512M", "--no-reboot"])
+        .args(["--cmdline", "console=hvc0 quiet panic=-1", "--kernel"])
+        .arg(cached("host", "vmlinux"))
+        .arg("--initrd")
+        .arg(initramfs(folder, "host", INIT))
+        .arg("--disk")
+        .arg(format!("{},serial=ours", disk.display()));
+    command
+}
+
+#[test]
+fn linux_under_qemu_writes_and_reads_our_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = ext4(folder.path());
+    let seen = Linux::start(hartvisor_run(folder.path(), &disk)).end();
+    // Bit by bit, lowest first. GEOMETRY is what QEMU's own disks have and ours do not.
+    let features = seen.split("guest: disk ours ").nth(1).expect(&seen);
+    let bits: Vec<bool> = features.bytes().map(|bit| bit == b'1').collect();
+    let (geometry, flush, config_wce, write_zeroes) = (4, 9, 11, 14);
+    assert!(bits[flush] && bits[config_wce] && bits[write_zeroes] && !bits[geometry]);
+    let said = seen.split("guest: sha256 ").nth(1).expect(&seen);
+    assert_clean(&disk);
+    let copy = folder.path().join("data");
+    let dump = format!("dump /data7 {}", copy.display());
+    succeed(Command::new("debugfs").args(["-R", &dump]).arg(&disk));
+    let sum = succeed(Command::new("sha256sum").arg(&copy));
+    assert_eq!(sum.split(' ').next(), said.split(' ').next());
+}
+
+#[test]
+fn a_killed_qemu_leaves_a_file_system_that_its_journal_repairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = ext4(folder.path());
+    let mut linux = Linux::start(hartvisor_run(folder.path(), &disk));
+    linux.expect("guest: copy 2 is right");
+    let pid = linux.child.id();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let qemu = children.trim().parse().unwrap();
+    kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+    assert_eq!(linux.child.wait().unwrap().code(), Some(4));
+    // The journal is replayed, and then there is nothing to repair.
+    let replay = Command::new("/sbin/e2fsck").arg("-p").arg(&disk).status();
+    assert!(replay.unwrap().code().unwrap() <= 1);
+    assert_clean(&disk);
+    // What was synced is there.
+    let dump = |n: u32| {
+        let copy = folder.path().join(format!("copy{n}"));
+        let dump = format!("dump /data{n} {}", copy.display());
+        succeed(Command::new("debugfs").args(["-R", &dump]).arg(&disk));
+        fs::read(copy).unwrap()
+    };
+    assert_eq!(dump(0).len(), 4 << 20);
+    assert!(dump(0) == dump(1) && dump(1) == dump(2));
+}
+
+/// `hartvisor vhost-user` in one process, QEMU in another.
+#[test]
+fn a_back_end_that_is_killed_and_started_again_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = ext4(folder.path());
+    let socket = folder.path().join("socket");
+    let serve = || {
+        let mut command = Command::new(HARTVISOR);
+        command.args(["vhost-user", "--socket"]).arg(&socket);
+        let device = format!("block,path={},serial=ours", disk.display());
+        command.arg("--device").arg(device).spawn().unwrap()
+    };
+    let mut back_end = serve();
+    let mut command = Command::new("qemu-system-riscv64");
+    command
+        .args(["-machine", "virt,memory-backend=ram", "-m", "512M"])
+        .args(["-object", "memory-backend-memfd,id=ram,size=512M,share=on"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-global", "virtio-mmio.force-legacy=false"])
+        .args(["-chardev", "stdio,id=console"])
+        .args(["-device", "virtio-serial-device,bus=virtio-mmio-bus.0"])
+        .args(["-device", "virtconsole,chardev=console"])
+        .arg("-chardev")
+        .arg(format!(
+            "socket,id=disk,path={},reconnect-ms=20",
+            socket.display()
+        ))
+        .args(["-device", "vhost-user-blk,chardev=disk,queue-size=256"])
+        .args(["-append", "console=hvc0 quiet panic=-1", "-kernel"])
+        .arg(cached("host", "vmlinux"))
+        .arg("-initrd")
+        .arg(initramfs(folder.path(), "host", INIT));
+    let mut linux = Linux::start(command);
+    for n in [0, 2, 4] {
+        linux.expect(&format!("guest: copy {n} is right"));
+        // Most likely in the middle of the next one's writes.
+        back_end.kill().unwrap();
+        back_end.wait().unwrap();
+        back_end = serve();
+    }
+    let seen = linux.end();
+    kill(Pid::from_raw(back_end.id().cast_signed()), Signal::SIGTERM).unwrap();
+    back_end.wait().unwrap();
+    assert!(!socket.exists());
+    assert!(seen.contains("guest: disk ours"), "{seen}");
+    assert_clean(&disk);
+}

@@ -277,26 +277,36 @@ fn direct_io_is_asked_for_where_the_file_has_it() {
     let folder = Folder::new();
     let image = File::create(folder.path("image")).unwrap();
     image.set_len(1 << 20).unwrap();
-    let direct = [
-        "--kernel",
-        "kernel",
-        "--print-command",
-        "--disk",
-        "image,direct=on,cache=writethrough,queues=2,lock=off",
+    let disk = "image,direct=on,cache=writethrough,queues=2,lock=off";
+    let arguments = ["--kernel", "kernel", "--print-command", "--disk", disk];
+    let expected: [(&str, &[&str]); 2] = [
+        (
+            "qemu",
+            &[
+                "cache.direct=on,",
+                "file.locking=off,",
+                ",write-cache=off,num-queues=2 ",
+            ],
+        ),
+        (
+            "ours",
+            &[
+                "block,path=image,cache=writethrough,direct=on,lock=off,queues=2 &\n",
+                ",num-queues=2,",
+            ],
+        ),
     ];
-    let output = folder.run(&direct);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
-        for part in [
-            "cache.direct=on,",
-            "file.locking=off,",
-            ",write-cache=off,num-queues=2 ",
-        ] {
+    for (devices, parts) in expected {
+        let output = folder.run(&[&arguments[..], &["--devices", devices]].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            // Not every file system has it.
+            expect(&output, 2, &["\"image\" does not take direct I/O"]);
+            continue;
+        }
+        for part in parts {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
-    } else {
-        // Not every file system has it.
-        expect(&output, 2, &["\"image\" does not take direct I/O"]);
     }
 }
 

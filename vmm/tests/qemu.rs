@@ -117,6 +117,21 @@ fn what_qemu_refuses_is_an_error_of_ours() {
 }
 
 #[test]
+fn a_disk_that_another_guest_has_is_refused() {
+    let kernel = Kernel::new(&wait());
+    let disk = kernel.0.path().join("disk");
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    let mut first = Pty::start(kernel.command().arg("--disk").arg(&disk));
+    first.expect(FIRMWARE_DONE);
+    let mut second = kernel.command();
+    let second = second.arg("--disk").arg(&disk).stdin(Stdio::null());
+    let output = second.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("another machine has disk"), "{text}");
+}
+
+#[test]
 fn a_packed_kernel_and_a_raw_one_run_as_they_are_meant() {
     let elf = Elf::new(KERNEL, &shutdown(0)).bytes();
     let packed = compress_to_vec(&elf[..], CompressionLevel::Fastest);
@@ -292,10 +307,11 @@ fn an_image_that_qemu_has_is_refused_to_us_and_readers_share_it() {
     std::fs::write(&image, [0; 1 << 20]).unwrap();
     let image_name = image.to_str().unwrap();
     for theirs in ["", ",readonly"] {
-        // Our own run under QEMU leaves the lock to it.
+        // With its own devices the lock is QEMU's.
         let kernel = Kernel::new(&wait());
         let mut qemu = kernel.command();
-        qemu.args(["--disk", &format!("{image_name}{theirs}")]);
+        qemu.args(["--devices", "qemu", "--disk"]);
+        qemu.arg(format!("{image_name}{theirs}"));
         let mut qemu = qemu
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

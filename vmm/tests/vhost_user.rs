@@ -165,6 +165,18 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
 }
 
 #[test]
+fn a_disk_is_served_by_one_back_end() {
+    let folder = with_disk();
+    let server = Server::start(&folder, &["--device", "block,path=disk"]);
+    features(&mut connect(&folder.path("socket")));
+    let other = ["vhost-user", "--socket", "other", "--device"];
+    let mut command = folder.command();
+    let second = command.args(other).arg("block,path=disk").output();
+    expect(&second.unwrap(), 2, &["another machine has disk \"disk\""]);
+    drop(server);
+}
+
+#[test]
 fn what_cannot_be_served_is_said_before_there_is_a_socket() {
     let folder = with_disk();
     let refused = |arguments: &[&str], parts: &[&str]| {

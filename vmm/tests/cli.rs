@@ -506,6 +506,33 @@ fn a_program_that_is_no_qemu_is_our_failure() {
     expect(&run("/"), 4, &["cannot start /"]);
 }
 
+#[test]
+fn a_qemu_without_vhost_user_brings_its_own_devices() {
+    let folder = Folder::new();
+    folder.file("disk", &[0; 4096]);
+    let script = "#!/bin/sh
+        case \"$*\" in
+            '-device help') echo 'name \"virtio-blk-device\"' ;;
+            *vhost-user*) exit 1 ;;
+            *) echo \"$*\" >started; exit 3 ;;
+        esac";
+    let qemu = folder.file("qemu", script.as_bytes());
+    fs::set_permissions(&qemu, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = folder.command();
+    command
+        .env("HARTVISOR_QEMU", &qemu)
+        .args(["run", "--accel"]);
+    command.args(["qemu", "--kernel", "kernel", "--disk", "disk"]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    let (warning, end) = text.split_once('\n').unwrap();
+    assert!(warning.contains("has no vhost-user"), "{text}");
+    assert!(end.contains("failed with exit status: 3"), "{text}");
+    let started = fs::read_to_string(folder.path("started")).unwrap();
+    assert!(started.contains("virtio-blk-device,drive=disk0"), "{text}");
+}
+
 #[cfg(not(target_arch = "riscv64"))]
 #[test]
 fn with_neither_kvm_nor_qemu_one_line_says_why() {

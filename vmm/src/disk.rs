@@ -190,6 +190,15 @@ impl Disk {
         }
     }
 
+    /// Gives the lock up, for another program to take it.
+    pub(crate) fn unlock(&self) {
+        if self.lock
+            && let Err(error) = lock::release(&self.file)
+        {
+            warn!("cannot unlock disk {:?}: {error}", self.path);
+        }
+    }
+
     /// The device that shows it to a guest, with the size that it has now.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use nix::unistd::{Pid, getppid};
 
 use crate::cli;
 use crate::error::Error;
-use crate::machine::{End, Machine};
+use crate::machine::{Disk, End, Machine};
 use crate::signals;
 use crate::terminal::Restore;
 
@@ -58,6 +58,7 @@ pub fn run(machine: &Machine, why: Option<&str>) -> Result<End, Error> {
             if machine.devices == cli::Devices::Ours && lacks_vhost_user() =>
         {
             warn!("this QEMU has no vhost-user: its own disks and random numbers take our place");
+            machine.disks.iter().for_each(Disk::unlock);
             start(machine, None, cli::Devices::Qemu)
         }
         ended => ended,

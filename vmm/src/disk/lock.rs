@@ -56,6 +56,20 @@ pub(super) fn take(file: &File, readonly: bool) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Gives up what [`take`] took.
+///
+/// # Errors
+/// The file system has no locks.
+pub(super) fn release(file: &File) -> io::Result<()> {
+    let all = libc::flock {
+        // To the end of the file, wherever that is.
+        l_len: 0,
+        ..one(DOES, libc::F_UNLCK)
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&all))?;
+    Ok(())
+}
+
 fn one(byte: libc::off_t, kind: libc::c_int) -> libc::flock {
     let short = |value: libc::c_int| libc::c_short::try_from(value).unwrap_or(0);
     libc::flock {

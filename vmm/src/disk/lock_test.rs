@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::take;
+use super::{release, take};
 
 fn machine(path: &Path, readonly: bool) -> (File, bool) {
     let file = File::options().read(true).write(!readonly).open(path);
@@ -39,5 +39,13 @@ fn a_lock_ends_with_the_last_descriptor_of_its_file() {
     drop(one);
     assert!(!machine(image.path(), false).1);
     drop(copy);
+    assert!(machine(image.path(), false).1);
+}
+
+#[test]
+fn a_lock_that_was_given_up_is_there_for_another() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    let (one, _) = machine(image.path(), false);
+    release(&one).unwrap();
     assert!(machine(image.path(), false).1);
 }

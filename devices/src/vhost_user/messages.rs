@@ -14,11 +14,10 @@ use vmm_sys_util::eventfd::EventFd;
 use super::ring::{Areas, event};
 use super::table::{REGIONS_MAX, Table};
 use super::{Backend, refused};
-use crate::virtio::features;
+use crate::virtio::{DeviceId, features};
 
-/// What we have of the protocol's own features; REPLY_ACK is the crate's to add.
+/// What we have of the protocol's own features for any device.
 const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
-    .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::RESET_DEVICE)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
@@ -68,11 +67,15 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(PROTOCOL)
+        // QEMU warns its user of a configuration space where it expects none.
+        Ok(match self.id {
+            DeviceId::Entropy => PROTOCOL,
+            _ => PROTOCOL | VhostUserProtocolFeatures::CONFIG,
+        })
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        match features & !PROTOCOL.bits() {
+        match features & !self.get_protocol_features()?.bits() {
             0 => Ok(()),
             alien => Err(refused(format_args!("protocol features {alien:#x}"))),
         }

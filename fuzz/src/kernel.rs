@@ -32,19 +32,26 @@ pub fn seeds() -> Vec<Vec<u8>> {
     }
     let bomb = vec![0; MEMORY as usize + 1];
     files.extend([zstd(&bomb), gzip(&bomb)]);
-    let plain = files.iter().map(|file| [&[0], file.as_slice()].concat());
+    let plain = files.iter().map(|file| [&[0; 3], file.as_slice()].concat());
     let packed = kernels
         .iter()
-        .flat_map(|kernel| [1, 2, 3].map(|way| [&[way], kernel.as_slice()].concat()));
-    plain.chain(packed).collect()
+        .flat_map(|kernel| [1, 2, 3].map(|way| [&[way, 0, 0], kernel.as_slice()].concat()));
+    // Each word of each header one too large, and one too small.
+    let nudged = kernels.iter().flat_map(|kernel| {
+        let ways = (0..26).flat_map(|word| [1, 0xff].map(|by| [0, word, by]));
+        ways.map(|how| [&how, kernel.as_slice()].concat())
+    });
+    plain.chain(packed).chain(nudged).collect()
 }
 
-/// Runs a case: a byte of how, then the kernel. Panics when a kernel that was accepted cannot be loaded as it says.
+/// Runs a case: a byte of how, two of a word that is nudged, then the kernel. Panics when a kernel that was accepted cannot be loaded as it says.
 pub fn run(case: &[u8]) {
-    let Some((how, bytes)) = case.split_first() else {
+    let Some(([how, which, by], bytes)) = case.split_first_chunk() else {
         return;
     };
-    let bytes = pack(how % 4, bytes);
+    let mut bytes = bytes.to_vec();
+    nudge(&mut bytes, (*which).into(), *by as i8);
+    let bytes = pack(how % 4, &bytes);
     let file = new_file(&bytes);
     let option = KernelOption {
         path: path(&file),
@@ -94,6 +101,16 @@ pub fn run(case: &[u8]) {
     );
 }
 
+/// Adds a little to word `which`: headers are made of words, and what is off by one is off by little.
+fn nudge(bytes: &mut [u8], which: usize, by: i8) {
+    if let Some(word) = bytes.chunks_exact_mut(8).nth(which)
+        && let Ok(old) = <[u8; 8]>::try_from(&*word)
+    {
+        let new = u64::from_le_bytes(old).wrapping_add_signed(by.into());
+        word.copy_from_slice(&new.to_le_bytes());
+    }
+}
+
 /// What is done with the bytes before they are a kernel file.
 fn pack(way: u8, bytes: &[u8]) -> Vec<u8> {
     match way {
@@ -126,7 +143,7 @@ fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
     file
 }
 
-/// An ELF of two segments; `kind` 2 is ET_EXEC, 3 ET_DYN.
+/// An ELF of two segments, one right behind the other, so that little makes them overlap; `kind` 2 is ET_EXEC, 3 ET_DYN.
 fn elf(kind: u16) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     for half in [kind, 243, 1, 0] {
@@ -140,7 +157,7 @@ fn elf(kind: u16) -> Vec<u8> {
     }
     for (offset, address) in [(176_u64, KERNEL_BASE), (192, KERNEL_BASE + 0x1000)] {
         file.extend([1_u32, 7].map(u32::to_le_bytes).concat());
-        let words = [offset, address, address, 16, 0x800, 0x1000];
+        let words = [offset, address, address, 16, 0x1000, 0x1000];
         file.extend(words.map(u64::to_le_bytes).concat());
     }
     file.resize(208, 1);

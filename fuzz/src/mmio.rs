@@ -13,7 +13,7 @@ use devices::bus::BusDevice;
 use devices::irq::IrqLine;
 use devices::mmio::Mmio;
 
-use crate::driver::{Driver, Layout, Shape, few};
+use crate::driver::{Driver, Layout, Shape, few, seldom};
 use crate::file::new_file;
 use crate::model::Rings;
 use crate::ram::{BASE, LEN, Ram};
@@ -65,8 +65,8 @@ enum Step {
     /// Any access to the page.
     AnyStore(u16, [u8; 8], u8),
     AnyLoad(u16, u8),
-    /// What a driver does to begin, up to here.
-    Begin(Layout, u64, u8),
+    /// What a driver does to begin, up to here. It declines some features, and now and then accepts one that there is not.
+    Begin(Layout, u64, #[arbitrary(with = seldom)] Option<u8>, u8),
     Offer {
         #[arbitrary(with = few)]
         writable: Vec<u16>,
@@ -229,8 +229,10 @@ impl Page {
                 let right = len == 4 && offset.is_multiple_of(4) || offset >= register::CONFIG;
                 assert!(right || data == [0; 8], "{data:x?} at {offset:#x}");
             }
-            Step::Begin(layout, declined, upto) => {
-                self.begin(layout.rings(0), *declined, (upto % 8).into());
+            Step::Begin(layout, declined, more, upto) => {
+                let more = more.map_or(0, |bit| 1 << (bit % 64));
+                let accepted = self.offered() & !(declined & !VERSION_1) | more;
+                self.begin(layout.rings(0), accepted, (upto % 8).into());
             }
             Step::Offer {
                 writable,
@@ -262,9 +264,7 @@ impl Page {
     }
 
     /// The steps of § 3.1.1, as far as `upto` of eight.
-    fn begin(&mut self, rings: Rings, declined: u64, upto: usize) {
-        let offered = self.offered();
-        let accepted = offered & !(declined & !VERSION_1);
+    fn begin(&mut self, rings: Rings, accepted: u64, upto: usize) {
         let half = |value: u64, sel: u32| (value >> (32 * sel)) as u32;
         self.store(register::STATUS, 0);
         self.driver = Driver::new(rings);
@@ -306,7 +306,7 @@ impl Page {
     /// A reset makes a disk of it, whatever was done before.
     fn is_a_disk(&mut self) {
         let rings = Layout::default().rings(0);
-        self.begin(rings, 0, 7);
+        self.begin(rings, self.offered(), 7);
         assert_eq!(self.load(register::STATUS), 15);
         let mut out = [0; 16 + 512];
         out[0] = 1;

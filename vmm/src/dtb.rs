@@ -133,7 +133,8 @@ fn choose(
     cmdline: &str,
     initrd: Option<&Range<u64>>,
 ) -> Result<(), ModelError> {
-    if tree.root.child("chosen").is_none() {
+    // By its exact name: `child` would take a `chosen@0` for it.
+    if tree.root.child_mut("chosen").is_none() {
         tree.root.add_child(DeviceTreeNode::new("chosen")?);
     }
     if !cmdline.is_empty() {

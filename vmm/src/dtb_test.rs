@@ -157,3 +157,15 @@ fn source_text_is_told_from_a_dtb() {
     let error = open(b"/dts-v1/;\n/ { };\n", "", None).unwrap_err();
     assert!(error.contains("dtc -O dtb"), "{error}");
 }
+
+#[test]
+fn a_node_that_is_only_nearly_chosen_is_not_taken_for_it() {
+    let mut tree = DeviceTree::new();
+    let node = DeviceTreeNode::new("chosen@0").unwrap();
+    tree.root.add_child(node);
+    let tree = open(&tree.to_dtb(), "quiet", None).unwrap();
+    let fdt = Fdt::new(&tree).unwrap();
+    let mut nodes = fdt.root().children();
+    let chosen = nodes.find(|node| node.name() == "chosen").unwrap();
+    assert_eq!(chosen.property("bootargs").unwrap().value(), b"quiet\0");
+}

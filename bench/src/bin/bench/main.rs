@@ -45,8 +45,8 @@ struct Run {
     #[arg(long)]
     quick: bool,
 
-    /// Only cases with TEXT in their name (such as "qemu aia"); as often as needed
-    #[arg(long, value_name = "TEXT")]
+    /// Only the case of this name, as the table has it ("qemu aia"); as often as needed
+    #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 
     /// Starts that measure time; their median counts [default: 3, with --quick 1]
@@ -85,9 +85,13 @@ fn measure(options: &Run) -> Result<()> {
         seeds,
         ..Results::default()
     };
-    let wanted = |case: &Case| {
-        options.only.is_empty() || options.only.iter().any(|text| case.name().contains(text))
-    };
+    let wanted = |case: &Case| options.only.is_empty() || options.only.contains(&case.name());
+    let suffix = if options.quick { "-quick" } else { "" };
+    let out = options.out.clone();
+    let out = out.unwrap_or_else(|| {
+        lab.results()
+            .join(format!("{}{suffix}.json", results.commit))
+    });
     for case in cases::all(options.quick).into_iter().filter(wanted) {
         if !lab.has(case.vmm) {
             eprintln!("bench: no {0} in lab/cache/peers/{0}, left out", case.vmm);
@@ -98,16 +102,11 @@ fn measure(options: &Run) -> Result<()> {
         let mut metrics = summarize(&records);
         metrics.extend(lab.binary(case.vmm)?);
         results.cases.insert(case.name(), metrics);
+        // After each case: what was measured stays when a later one fails.
+        fs::write(&out, serde_json::to_string_pretty(&results)? + "\n")
+            .with_context(|| format!("write {}", out.display()))?;
     }
     print!("{}", table::show(&results));
-    let suffix = if options.quick { "-quick" } else { "" };
-    let out = options.out.clone();
-    let out = out.unwrap_or_else(|| {
-        lab.results()
-            .join(format!("{}{suffix}.json", results.commit))
-    });
-    fs::write(&out, serde_json::to_string_pretty(&results)? + "\n")
-        .with_context(|| format!("write {}", out.display()))?;
     eprintln!("bench: kept as {}", out.display());
     Ok(())
 }

@@ -81,10 +81,22 @@ fn boot(
     consoles: &Consoles,
     ending: &Arc<Ending>,
 ) -> Result<(), Error> {
-    let Hardware { vm, mut vcpus, aia } = vm::create(kvm, machine.cpus, machine.irqchip)?;
-    cpu::configure(&vcpus, machine);
-    let ram = Arc::new(ram::map(&vm, &machine.backing)?);
+    let hardware = vm::create(kvm, machine.cpus, machine.irqchip)?;
+    cpu::configure(&hardware.vcpus, machine);
+    let ram = Arc::new(ram::map(&hardware.vm, &machine.backing)?);
+    // The VM ends in there and its memory here: while it is there, KVM follows each change of its memory page by page.
+    live(machine, hardware, Arc::clone(&ram), consoles, ending)
+}
 
+/// From the VM with its memory to its end.
+fn live(
+    machine: &Machine,
+    hardware: Hardware,
+    ram: Arc<GuestMemoryMmap>,
+    consoles: &Consoles,
+    ending: &Arc<Ending>,
+) -> Result<(), Error> {
+    let Hardware { vm, mut vcpus, aia } = hardware;
     let mut bus = Bus::default();
     let irqchip = match aia {
         Some(aia) => Irqchip::Aia(aia),

@@ -134,15 +134,6 @@ impl Console {
         }
     }
 
-    /// The same, with another limit than [`PATIENCE`] to how long the console's output waits; `None` is for ever.
-    #[must_use]
-    pub fn with_patience(mut self, limit: Option<Duration>) -> Console {
-        if let Some(console) = self.ports.first_mut() {
-            console.patience = limit.and_then(|limit| Patience::new(limit).ok());
-        }
-        self
-    }
-
     /// The same with one more port, by whose name programs in the guest find it: up to [`NAME_MAX`] bytes, up to
     /// [`PORTS_MAX`] ports. `link` tells whether somebody is at its far end; without one, somebody always is.
     #[must_use]

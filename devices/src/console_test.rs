@@ -295,28 +295,3 @@ fn emergency_output_goes_out_and_never_waits() {
     drop(screen);
     config.write(8, b"nobody there");
 }
-
-#[test]
-fn no_size_is_read_that_the_window_never_had() {
-    let window = Arc::new(Window::new(0, 0).unwrap());
-    let (input, output) = (File::open("/dev/null"), File::open("/dev/null"));
-    let console = Console::new(input.unwrap(), output.unwrap()).in_window(Arc::clone(&window));
-    let config = console.config();
-    let two = |offset| {
-        let mut bytes = [0; 2];
-        config.read(offset, &mut bytes);
-        u16::from_le_bytes(bytes)
-    };
-    std::thread::scope(|scope| {
-        let resizes = scope.spawn(|| (0..20_000).for_each(|n| assert_eq!(window.set(n, n), n > 0)));
-        while !resizes.is_finished() {
-            let mut both = [0; 4];
-            config.read(0, &mut both);
-            assert_eq!(both[..2], both[2..]);
-            // In two accesses, as a driver makes them, the generation tells (§ 2.5.1).
-            let before = config.generation();
-            let (cols, rows) = (two(0), two(2));
-            assert!(cols == rows || config.generation() != before);
-        }
-    });
-}

@@ -36,10 +36,6 @@ Exit status:
   4      a failure of hartvisor itself
   128+n  ended by signal n
 
-Signals:
-  TERM, INT, HUP  end the run in order
-  USR2            looks at the sizes of the disks again (KVM only)
-
 Environment:
   HARTVISOR_LOG   off, error, warn (default), info, debug or trace, to stderr
   HARTVISOR_QEMU  the QEMU to run instead of qemu-system-riscv64";

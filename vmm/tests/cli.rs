@@ -760,11 +760,8 @@ fn the_printed_command_has_the_consoles_and_what_a_reboot_does() {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     assert!(!text.contains("virtio-rng"), "{text}");
-    let text = run(
-        "--port name=org.a,target=pty --port target=socket:s,name=b,,c --port name=n,target=null",
-    );
+    let text = run("--port name=org.a,target=pty --port target=socket:s,name=b,,c");
     for part in [
-        "-chardev file,id=port2,path=/dev/null ",
         "-chardev pty,id=port0 ",
         "-device virtserialport,chardev=port0,name=org.a ",
         "-chardev socket,server=on,wait=off,id=port1,path=s ",

@@ -234,7 +234,6 @@ pub(crate) fn console(ram: &Ram) -> (Page, Terminal) {
         output: output.try_clone().unwrap(),
     };
     let file = |stream| File::from(OwnedFd::from(stream));
-    // Tests that clog the way to the screen take as long as they take.
-    let console = Console::new(file(input), file(output)).with_patience(None);
+    let console = Console::new(file(input), file(output));
     (Page::new(ram, console), terminal)
 }

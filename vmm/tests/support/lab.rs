@@ -12,7 +12,8 @@ pub fn project() -> PathBuf {
         .unwrap()
 }
 
-fn target() -> PathBuf {
+/// Where cargo builds.
+pub fn target() -> PathBuf {
     let named = std::env::var_os("CARGO_TARGET_DIR");
     project().join(named.map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }

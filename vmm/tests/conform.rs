@@ -1,0 +1,57 @@
+//! The conformance guest on our devices; and, for `make conform`, beside QEMU's own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/conform.rs"]
+mod conform;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+
+use conform::{Column, KVM, KVM_AIA, QEMU, Results, counts, run, table, write};
+
+/// Tests of the conformance guest.
+const TESTS: usize = 276;
+
+/// All tests were run, and none failed.
+fn assert_conforms(column: &Column, results: &Results) {
+    let failed = results.iter().filter(|(_, (_, it))| !it.is_well());
+    let failed: Vec<_> = failed.collect();
+    assert!(failed.is_empty(), "{}: {failed:#?}", column.name);
+    assert_eq!(results.len(), TESTS, "{}", column.name);
+}
+
+#[test]
+fn our_devices_conform_on_kvm() {
+    let results = run(&KVM);
+    assert_conforms(&KVM, &results);
+}
+
+/// `make conform`: the table of all columns, into docs/conformance.md if HARTVISOR_WRITE_DOCS is set.
+#[test]
+#[ignore = "a table for people: make conform"]
+fn every_column() {
+    let aia = std::env::var_os("HARTVISOR_CONFORM_AIA").is_some();
+    let columns = [if aia { &KVM_AIA } else { &KVM }, &QEMU];
+    let columns = columns.map(|column| (column, run(column)));
+    let table = table(&columns);
+    println!("{table}");
+    if std::env::var_os("HARTVISOR_WRITE_DOCS").is_some() {
+        write(&table);
+    }
+    for (column, results) in &columns {
+        let [ok, failed, skipped] = counts(results);
+        println!(
+            "{}: {ok} ok, {failed} failed, {skipped} skipped",
+            column.name
+        );
+        if column.ours {
+            assert_conforms(column, results);
+        }
+    }
+}

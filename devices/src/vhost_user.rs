@@ -17,7 +17,8 @@
 //! stops the worker, changes it, and starts the worker again where it left off: so nothing on a request's way is shared
 //! or locked.
 //!
-//! The front end is believed as little as a guest: what cannot be ends the connection, and nothing else. One thing remains:
+//! The front end is believed as little as a guest: what cannot be ends the connection, and nothing else. Where a
+//! ring lies is the guest's choice: one that cannot be is stopped, and its error told. One thing remains:
 //! a front end that shortens a memory file after it was mapped ends this process by SIGBUS, unless the file is sealed
 //! against that (QEMU's memory-backend-memfd is).
 
@@ -209,17 +210,18 @@ impl Backend {
         }
         let accepted = self.accepted.unwrap_or(0);
         let memory = self.table.memory()?;
-        let queues: protocol::Result<Vec<_>> = self
-            .rings
-            .iter()
-            .map(|ring| {
-                let queue = self
-                    .runs(ring)
-                    .then(|| ring.activate(&self.table, &memory, accepted));
-                queue.transpose()
-            })
-            .collect();
-        let queues = Queues::new(queues?);
+        let runs: Vec<_> = self.rings.iter().map(|ring| self.runs(ring)).collect();
+        let mut queues = Vec::new();
+        for (ring, runs) in self.rings.iter_mut().zip(runs) {
+            queues.push(match runs {
+                true => ring.activate(&self.table, &memory, accepted)?,
+                false => None,
+            });
+        }
+        if queues.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let queues = Queues::new(queues);
         let host = |_| protocol::Error::BackendInternalError;
         let kicks: std::io::Result<Vec<_>> = self
             .rings

@@ -59,15 +59,39 @@ impl Ring {
         self.areas.is_some() && self.kick.is_some()
     }
 
-    /// The running queue.
+    /// The running queue. `None` if it cannot be: size and addresses are the guest's, whose front end need not suffer for
+    /// it. Its error is told, and it is stopped until it gets another kick.
+    ///
+    /// # Errors
+    /// The host has no descriptor left.
     pub(super) fn activate(
-        &self,
+        &mut self,
         table: &Table,
         memory: &Memory,
         accepted: u64,
-    ) -> protocol::Result<Queue> {
+    ) -> protocol::Result<Option<Queue>> {
+        let call = self.call.as_ref().map(EventFd::try_clone).transpose();
+        let call = call.map_err(|_| protocol::Error::BackendInternalError)?;
+        let interrupt = Interrupt::unlatched(Box::new(Call(call)));
+        let config = self.config(table);
+        let queue = config.and_then(|config| {
+            let queue = config.activate(memory, accepted, Arc::new(interrupt));
+            queue.map_err(refused)
+        });
+        if queue.is_err() {
+            self.kick = None;
+            if let Some(error) = &self.error {
+                // Fails only when 2^64 errors are outstanding.
+                let _ = error.write(1);
+            }
+        }
+        Ok(queue.ok())
+    }
+
+    /// What virtio-mmio would have in its registers.
+    fn config(&self, table: &Table) -> protocol::Result<QueueConfig> {
         let areas = self.areas.ok_or_else(|| refused("a ring without areas"))?;
-        let config = QueueConfig {
+        Ok(QueueConfig {
             size: self.size,
             ready: true,
             descriptors: table.guest_address(areas.descriptors)?,
@@ -75,13 +99,7 @@ impl Ring {
             device: table.guest_address(areas.device)?,
             resume: Some(self.base),
             ..QueueConfig::new(SIZE_MAX)
-        };
-        let call = self.call.as_ref().map(EventFd::try_clone).transpose();
-        let call = call.map_err(|_| protocol::Error::BackendInternalError)?;
-        let interrupt = Interrupt::unlatched(Box::new(Call(call)));
-        config
-            .activate(memory, accepted, Arc::new(interrupt))
-            .map_err(refused)
+        })
     }
 }
 

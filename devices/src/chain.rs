@@ -63,6 +63,7 @@ impl Buffers {
     }
 
     /// Adds the next descriptor of the chain.
+    #[inline]
     pub(crate) fn append(&mut self, address: u64, len: u32, writable: bool) -> Result<(), Refused> {
         if writable {
             self.writable.0.append(address, len)?;

@@ -49,7 +49,13 @@ impl Table {
             if descriptor.flags & INDIRECT != 0 {
                 return self.collect_indirect(head, &descriptor, buffers);
             }
-            append(buffers, head, &descriptor)?;
+            if let Err(refused) = buffers.append(
+                descriptor.address,
+                descriptor.len,
+                descriptor.flags & WRITE != 0,
+            ) {
+                return Err(broken(&refused, head, &descriptor));
+            }
             if descriptor.flags & NEXT == 0 {
                 return Ok(());
             }
@@ -100,7 +106,13 @@ impl Table {
             if descriptor.flags & INDIRECT != 0 {
                 return refuse("an indirect descriptor inside the table");
             }
-            append(buffers, head, &descriptor)?;
+            if let Err(refused) = buffers.append(
+                descriptor.address,
+                descriptor.len,
+                descriptor.flags & WRITE != 0,
+            ) {
+                return Err(broken(&refused, head, &descriptor));
+            }
             if descriptor.flags & NEXT == 0 {
                 return Ok(());
             }
@@ -133,18 +145,13 @@ impl Descriptor {
     }
 }
 
-fn append(buffers: &mut Buffers, head: u16, descriptor: &Descriptor) -> Result<(), Broken> {
-    let &Descriptor {
-        address,
-        len,
-        flags,
-        ..
-    } = descriptor;
-    buffers
-        .append(address, len, flags & WRITE != 0)
-        .map_err(|refused| match refused {
-            Refused::NotRam => Broken::Buffer { address, len },
-            Refused::ReadableAfterWritable => Broken::Order { head },
-            Refused::TooLong => Broken::TotalLength { head },
-        })
+/// Out of the way of those that are as they should be.
+#[cold]
+fn broken(refused: &Refused, head: u16, descriptor: &Descriptor) -> Broken {
+    let &Descriptor { address, len, .. } = descriptor;
+    match refused {
+        Refused::NotRam => Broken::Buffer { address, len },
+        Refused::ReadableAfterWritable => Broken::Order { head },
+        Refused::TooLong => Broken::TotalLength { head },
+    }
 }

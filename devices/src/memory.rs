@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice,
+    GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, VolatileSlice,
 };
 
 #[cfg_attr(all(test, loom), path = "memory/words_loom.rs")]
@@ -30,25 +30,55 @@ const IOV_MAX: usize = 1024;
 
 /// All RAM of one guest. Clones share it; it stays mapped until the last clone is gone.
 #[derive(Clone, Debug)]
-pub struct Memory {
-    ram: Arc<GuestMemoryMmap>,
+pub struct Memory(Arc<Mapped>);
+
+#[derive(Debug)]
+struct Mapped {
+    /// What [`Memory::translate`] needs of `_ram`, side by side: each descriptor is looked up here.
+    regions: Vec<Region>,
+    _ram: Arc<GuestMemoryMmap>,
 }
+
+/// A range of guest addresses and where the host has it.
+#[derive(Debug)]
+struct Region {
+    start: u64,
+    len: u64,
+    host: NonNull<u8>,
+}
+
+// SAFETY: an address and a length; who makes a pointer of them, which is `translate`, holds `_ram` with it.
+unsafe impl Send for Region {}
+// SAFETY: as above, and nothing of it ever changes.
+unsafe impl Sync for Region {}
 
 impl Memory {
     /// The memory that `ram` maps.
     pub fn new(ram: Arc<GuestMemoryMmap>) -> Self {
-        Memory { ram }
+        let region = |region: &GuestRegionMmap| {
+            Some(Region {
+                start: region.start_addr().0,
+                len: region.len(),
+                host: NonNull::new(region.as_ptr())?,
+            })
+        };
+        let regions = ram.iter().filter_map(region).collect();
+        Memory(Arc::new(Mapped { regions, _ram: ram }))
     }
 
     /// `len` bytes at guest address `address` as host memory, or `None` unless one region of RAM holds all of them.
+    ///
+    /// There is one region, or a few of a vhost-user front end: going through them is faster than any search.
     fn translate(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
-        let region = self.ram.find_region(GuestAddress(address))?;
-        let offset = address - region.start_addr().0;
-        if len > region.len() - offset {
-            return None;
-        }
-        // `offset` lies within the mapping, which is no longer than isize::MAX bytes.
-        NonNull::new(region.as_ptr().wrapping_add(usize::try_from(offset).ok()?))
+        self.0.regions.iter().find_map(|region| {
+            let offset = address.checked_sub(region.start)?;
+            if offset >= region.len || len > region.len - offset {
+                return None;
+            }
+            // `offset` lies within the mapping, which is no longer than isize::MAX bytes.
+            let host = region.host.as_ptr();
+            NonNull::new(host.wrapping_add(usize::try_from(offset).ok()?))
+        })
     }
 
     /// `count` words at guest address `address`; `None` if they are not all RAM or the address is not a multiple of
@@ -144,6 +174,7 @@ impl Pieces {
     }
 
     /// Appends `len` bytes at guest address `address`.
+    #[inline]
     pub(crate) fn append(&mut self, address: u64, len: u32) -> Result<(), NotRam> {
         if len == 0 {
             return Ok(());

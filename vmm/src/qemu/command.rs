@@ -189,7 +189,11 @@ impl Line {
         ]);
         for (index, port) in machine.ports.iter().enumerate() {
             let id = format!("port{index}");
-            self.chardev(&id, &port.target);
+            // QEMU's own null counts as nobody there, for whom a writer in the guest would wait.
+            match &port.target {
+                Target::Null => self.chardev(&id, &Target::File("/dev/null".into())),
+                target => self.chardev(&id, target),
+            }
             let mut device = OsString::from(format!("virtserialport,chardev={id},name="));
             device.push(double_commas(OsStr::new(&port.name)));
             self.add([OsStr::new("-device"), &device]);

@@ -13,7 +13,7 @@ mod conform;
 #[path = "support/lab.rs"]
 mod lab;
 
-use conform::{Column, KVM, KVM_AIA, QEMU, Results, counts, run, table, write};
+use conform::{Column, KVM, KVM_AIA, QEMU, Results, VHOST_USER, counts, run, table, write};
 
 /// Tests of the conformance guest.
 const TESTS: usize = 276;
@@ -37,7 +37,7 @@ fn our_devices_conform_on_kvm() {
 #[ignore = "a table for people: make conform"]
 fn every_column() {
     let aia = std::env::var_os("HARTVISOR_CONFORM_AIA").is_some();
-    let columns = [if aia { &KVM_AIA } else { &KVM }, &QEMU];
+    let columns = [if aia { &KVM_AIA } else { &KVM }, &QEMU, &VHOST_USER];
     let columns = columns.map(|column| (column, run(column)));
     let table = table(&columns);
     println!("{table}");
@@ -54,4 +54,10 @@ fn every_column() {
             assert_conforms(column, results);
         }
     }
+}
+
+#[test]
+#[ignore = "one column alone"]
+fn vhost_user() {
+    println!("{}", table(&[(&VHOST_USER, run(&VHOST_USER))]));
 }

@@ -90,6 +90,13 @@ pub const QEMU: Column = Column {
     command: qemu,
 };
 
+/// Our disks and random numbers behind QEMU's registers, by vhost-user, with QEMU's own console.
+pub const VHOST_USER: Column = Column {
+    name: "ours, vhost-user",
+    ours: false,
+    command: vhost_user,
+};
+
 /// The conformance guest.
 fn guest() -> PathBuf {
     lab::guest().with_file_name("conform")
@@ -140,6 +147,19 @@ fn qemu(folder: &Path, cmdline: &str) -> Command {
     command.args(["-device", "virtio-serial-device"]);
     command.args(["-device", "virtconsole,chardev=terminal"]);
     command.args(["-device", "virtio-rng-device"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn vhost_user(folder: &Path, cmdline: &str) -> Command {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let mut command = Command::new("timeout");
+    command.args([QEMU_PATIENCE, env!("CARGO_BIN_EXE_hartvisor")]);
+    command.args(["run", "--accel", "qemu", "--cmdline", cmdline, "--kernel"]);
+    command.arg(guest());
+    command.args(["--serial", &format!("file:{}", at("report"))]);
+    command.args(["--disk", &format!("{},serial=conform", at("disk"))]);
+    command.args(["--disk", &format!("{},readonly", at("readonly"))]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -55,9 +55,3 @@ fn every_column() {
         }
     }
 }
-
-#[test]
-#[ignore = "one column alone"]
-fn vhost_user() {
-    println!("{}", table(&[(&VHOST_USER, run(&VHOST_USER))]));
-}

@@ -34,8 +34,11 @@ impl Session {
     fn try_start(service: &Arc<VhostUser>, stream: UnixStream) -> io::Result<Session> {
         let (end, theirs) = UnixStream::pair()?;
         let (service, ours) = (Arc::clone(service), stream.try_clone()?);
+        let served = stream.try_clone()?;
         let thread = Builder::new().name("vhost-user".into()).spawn(move || {
             let ended = service.serve(stream);
+            // Ours is still open: a front end that was refused would wait for an answer, with its guest held.
+            let _ = served.shutdown(Shutdown::Both);
             drop(theirs);
             ended
         })?;

@@ -333,10 +333,12 @@ impl Queue {
         self.device.load_u16(IDX, Ordering::Acquire) != self.next_used
     }
 
-    /// Writes used_event: the next entry, or for "none" the one that comes last of all.
+    /// Writes used_event: the next entry, or for "none" one that is far from all that is in flight. The last one would not
+    /// do: the device may look at the wish after we have taken what it has just published, and find it among that.
     fn ask_for_interrupt(&self) {
         if self.event_idx {
-            let event = self.next_used.wrapping_sub(u16::from(!self.interrupts));
+            let far = if self.interrupts { 0 } else { 1 << 15 };
+            let event = self.next_used.wrapping_add(far);
             self.driver
                 .store_u16(self.used_event(), event, Ordering::Relaxed);
             // used_event is visible before used.idx is read again: otherwise the device may miss

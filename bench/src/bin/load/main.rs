@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bench::protocol::{GO, Kind, Line, Outcome, SEED, TESTS, Test};
@@ -16,6 +15,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 
 use disk::Disk;
 
+mod clock;
 mod disk;
 mod ring;
 
@@ -72,7 +72,7 @@ fn run_test(test: Test, disk: &mut Disk, console: &mut Console) -> Result<()> {
     if let Some(length) = test.kind.prints() {
         let text = bench::pattern::lines(test.operations * length / 64, 64);
         console.ready(&name)?;
-        let start = Instant::now();
+        let start = clock::now()?;
         for part in text.chunks(length) {
             console.out.write_all(part)?;
         }
@@ -81,7 +81,7 @@ fn run_test(test: Test, disk: &mut Disk, console: &mut Console) -> Result<()> {
     }
     let mut job = disk.prepare(test)?;
     console.ready(&name)?;
-    let start = Instant::now();
+    let start = clock::now()?;
     if test.kind != Kind::Null {
         job.run(disk)?;
     }
@@ -121,8 +121,8 @@ impl Console {
         self.wait()
     }
 
-    fn done(&mut self, name: String, operations: usize, start: Instant) -> Result<()> {
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos())?;
+    fn done(&mut self, name: String, operations: usize, start: u64) -> Result<()> {
+        let nanoseconds = clock::now()? - start;
         self.say(&Line::Done(Outcome {
             name,
             operations: operations as u64,

@@ -49,13 +49,7 @@ impl Table {
             if descriptor.flags & INDIRECT != 0 {
                 return self.collect_indirect(head, &descriptor, buffers);
             }
-            if let Err(refused) = buffers.append(
-                descriptor.address,
-                descriptor.len,
-                descriptor.flags & WRITE != 0,
-            ) {
-                return Err(broken(&refused, head, &descriptor));
-            }
+            append(buffers, head, &descriptor)?;
             if descriptor.flags & NEXT == 0 {
                 return Ok(());
             }
@@ -106,13 +100,7 @@ impl Table {
             if descriptor.flags & INDIRECT != 0 {
                 return refuse("an indirect descriptor inside the table");
             }
-            if let Err(refused) = buffers.append(
-                descriptor.address,
-                descriptor.len,
-                descriptor.flags & WRITE != 0,
-            ) {
-                return Err(broken(&refused, head, &descriptor));
-            }
+            append(buffers, head, &descriptor)?;
             if descriptor.flags & NEXT == 0 {
                 return Ok(());
             }
@@ -142,6 +130,21 @@ impl Descriptor {
             flags: (rest >> 32) as u16,
             next: (rest >> 48) as u16,
         }
+    }
+}
+
+/// Adds a descriptor's buffer to the chain that began at `head`.
+#[inline]
+fn append(buffers: &mut Buffers, head: u16, descriptor: &Descriptor) -> Result<(), Broken> {
+    let &Descriptor {
+        address,
+        len,
+        flags,
+        ..
+    } = descriptor;
+    match buffers.append(address, len, flags & WRITE != 0) {
+        Ok(()) => Ok(()),
+        Err(refused) => Err(broken(&refused, head, descriptor)),
     }
 }
 

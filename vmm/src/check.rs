@@ -79,15 +79,7 @@ fn find_qemu() -> Result<String, Error> {
     let output = Command::new(&program)
         .arg("--version")
         .output()
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => Error::NoQemu {
-                program: name.clone(),
-            },
-            _ => Error::QemuStart {
-                program: name.clone(),
-                source,
-            },
-        })?;
+        .map_err(|source| qemu::not_started(&program, source))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = output.status.success().then(|| version(&text)).flatten();
     let Some((number, text)) = version else {

@@ -8,6 +8,7 @@
 //! ```
 //! QEMU begins paused and is let go once QMP speaks: a guest that ends within its first millisecond is not missed.
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -163,15 +164,9 @@ impl Running {
                 }
             })
         };
-        let child = command.spawn().map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => Error::NoQemu {
-                program: program.to_string_lossy().into(),
-            },
-            _ => Error::QemuStart {
-                program: program.to_string_lossy().into(),
-                source,
-            },
-        })?;
+        let child = command
+            .spawn()
+            .map_err(|source| not_started(&program, source))?;
         Ok(Running { child })
     }
 
@@ -279,6 +274,15 @@ impl Drop for StatusFlags {
     fn drop(&mut self) {
         let _ = fcntl(io::stdin(), FcntlArg::F_SETFL(self.stdin));
         let _ = fcntl(io::stdout(), FcntlArg::F_SETFL(self.stdout));
+    }
+}
+
+/// Why this QEMU could not be started: there is none, or it is not ours to start.
+pub fn not_started(program: &OsStr, source: io::Error) -> Error {
+    let program = program.to_string_lossy().into();
+    match source.kind() {
+        io::ErrorKind::NotFound => Error::NoQemu { program },
+        _ => Error::QemuStart { program, source },
     }
 }
 

@@ -1,7 +1,6 @@
 //! The device tree that QEMU would give to the guest.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -9,7 +8,7 @@ use nix::unistd::mkdtemp;
 
 use super::command::{Devices, arguments, program};
 use super::kernel::Startable;
-use super::{cannot, inherit};
+use super::{cannot, inherit, not_started};
 use crate::cli::double_commas;
 use crate::dtb;
 use crate::error::Error;
@@ -33,15 +32,7 @@ pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
         .arg(dump)
         .stdin(Stdio::null())
         .output()
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => Error::NoQemu {
-                program: program.to_string_lossy().into(),
-            },
-            _ => Error::QemuStart {
-                program: program.to_string_lossy().into(),
-                source,
-            },
-        })?;
+        .map_err(|source| not_started(&program, source))?;
     match fs::read(&own) {
         Ok(tree) => dtb::dump(path, &tree),
         Err(_) => {

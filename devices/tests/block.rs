@@ -2,53 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+#[allow(dead_code, reason = "each test program uses some of it")]
+#[path = "support/disks.rs"]
+mod disks;
 mod support;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
+use disks::{OWN, RINGS, SECTORS, check_read, machine, on_file, open, reset_in_flight};
 use guest::block::{Done, Frame, Request, SECTOR, Status, WANTED};
 use guest::mmio::{INTERRUPT_CONFIG, INTERRUPT_USED, acknowledge};
 use guest::virtio::{feature, status};
 use guest::{Block, Error, Layout, Registers, Segment};
-use support::{Page, Ram, disk, image, patience, pattern, wait_for};
-
-const SECTORS: u64 = 256;
-
-/// What the driver may ask of the rings: each of the two features, both, or none.
-const RINGS: [u64; 4] = [
-    0,
-    feature::INDIRECT_DESC,
-    feature::EVENT_IDX,
-    feature::INDIRECT_DESC | feature::EVENT_IDX,
-];
-
-const OWN: u64 = WANTED & !(feature::INDIRECT_DESC | feature::EVENT_IDX);
-
-/// A disk of 256 sectors.
-fn machine(readonly: bool) -> (Ram, File, Page) {
-    let ram = Ram::new();
-    let file = image(SECTORS);
-    let page = disk(&ram, &file, readonly);
-    (ram, file, page)
-}
-
-fn open(ram: &Ram, page: &Page, wanted: u64) -> Block<Page> {
-    Block::new(page.probe(), &mut ram.dma(), wanted, 64).unwrap()
-}
-
-/// One read, checked against the pattern of a new disk.
-fn check_read(block: &mut Block<impl Registers>, sector: u64) {
-    let mut data = [0xee; SECTOR];
-    block.read(sector, &mut data, &mut patience()).unwrap();
-    assert_eq!(data, [pattern(sector); SECTOR], "sector {sector}");
-}
-
-fn on_file(file: &File, sector: u64) -> [u8; SECTOR] {
-    let mut data = [0; SECTOR];
-    file.read_exact_at(&mut data, sector * 512).unwrap();
-    data
-}
+use support::{Ram, disk, image, patience, pattern, wait_for};
 
 #[test]
 fn what_is_written_is_on_the_file_and_reads_back() {
@@ -295,28 +259,7 @@ fn after_a_reset_in_flight_nothing_is_touched_and_the_driver_starts_anew() {
     for ring in RINGS {
         let (ram, _file, page) = machine(false);
         for _ in 0..6 {
-            let mut dma = ram.dma();
-            let data = dma.alloc(32 * 8 * SECTOR).unwrap();
-            let mut block = Block::new(page.probe(), &mut dma, OWN | ring, 128).unwrap();
-            for n in 0..32 {
-                let place = data.slice(n * 8 * SECTOR..(n + 1) * 8 * SECTOR);
-                let request = Request::read(n as u64);
-                let token = block.submit(request, &[Segment::writable(&place)]).unwrap();
-                drop(token);
-            }
-            let used = block.queue().device_area();
-            block.kick();
-            let mut transport = block.into_transport();
-            transport.reset().unwrap();
-            // From here on the device has forgotten the memory.
-            data.fill(0x5a);
-            let ring_then = ram.read(used, 4 + 8 * 128);
-            let mut again = Block::new(transport, &mut ram.dma(), OWN | ring, 128).unwrap();
-            check_read(&mut again, 77);
-            let mut seen = vec![0; data.len()];
-            data.read(0, &mut seen);
-            assert!(seen.iter().all(|byte| *byte == 0x5a), "{ring:#x}");
-            assert_eq!(ram.read(used, 4 + 8 * 128), ring_then);
+            reset_in_flight(&ram, page.probe(), ring);
         }
     }
 }

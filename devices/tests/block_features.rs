@@ -2,49 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+#[allow(dead_code, reason = "each test program uses some of it")]
+#[path = "support/disks.rs"]
+mod disks;
 mod support;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use devices::bus::BusDevice;
+use disks::{SECTORS, check_read, machine, on_file, open};
 use guest::block::{SECTOR, Status, WANTED, features};
 use guest::mmio::{INTERRUPT_CONFIG, acknowledge};
 use guest::virtio::feature;
-use guest::{Block, Error, Registers, Segment};
-use support::{Page, Ram, disk, image, patience, pattern, wait_for};
-
-const SECTORS: u64 = 256;
-
-/// A disk of 256 sectors.
-fn machine() -> (Ram, File, Page) {
-    let ram = Ram::new();
-    let file = image(SECTORS);
-    let page = disk(&ram, &file, false);
-    (ram, file, page)
-}
-
-fn open(ram: &Ram, page: &Page, wanted: u64) -> Block<Page> {
-    Block::new(page.probe(), &mut ram.dma(), wanted, 64).unwrap()
-}
-
-/// One read, checked against the pattern of a new disk.
-fn check_read(block: &mut Block<impl Registers>, sector: u64) {
-    let mut data = [0xee; SECTOR];
-    block.read(sector, &mut data, &mut patience()).unwrap();
-    assert_eq!(data, [pattern(sector); SECTOR], "sector {sector}");
-}
-
-fn on_file(file: &File, sector: u64) -> [u8; SECTOR] {
-    let mut data = [0; SECTOR];
-    file.read_exact_at(&mut data, sector * 512).unwrap();
-    data
-}
+use guest::{Error, Registers, Segment};
+use support::{Page, Ram, image, patience, pattern, wait_for};
 
 #[test]
 fn zeroes_and_discards_reach_the_file() {
     for ring in [feature::INDIRECT_DESC, 0] {
-        let (ram, file, page) = machine();
+        let (ram, file, page) = machine(false);
         let mut block = open(&ram, &page, WANTED & !ring);
         for (sector, unmap) in [(10, false), (20, true)] {
             block
@@ -72,7 +46,7 @@ fn zeroes_and_discards_reach_the_file() {
 
 #[test]
 fn a_driver_that_did_not_accept_discard_has_none() {
-    let (ram, file, page) = machine();
+    let (ram, file, page) = machine(false);
     let mut block = open(&ram, &page, feature::VERSION_1);
     let unsupported = Err(Error::Request(Status::Unsupp));
     assert_eq!(block.discard(3, 1, &mut patience()), unsupported);
@@ -87,7 +61,7 @@ const WRITEBACK: u64 = 0x100 + 32;
 /// § 5.2.5.2: the mode is right from FEATURES_OK on.
 #[test]
 fn the_cache_mode_follows_from_the_features_before_the_driver_is_set_up() {
-    let (_ram, _file, page) = machine();
+    let (_ram, _file, page) = machine(false);
     let mut transport = page.probe();
     for (own, expected) in [
         (features::FLUSH | features::CONFIG_WCE, 1),
@@ -104,7 +78,7 @@ fn the_cache_mode_follows_from_the_features_before_the_driver_is_set_up() {
 
 #[test]
 fn a_driver_that_turns_the_cache_off_writes_through() {
-    let (ram, file, page) = machine();
+    let (ram, file, page) = machine(false);
     let wanted = WANTED | features::CONFIG_WCE;
     let mut block = open(&ram, &page, wanted);
     page.mmio.write(WRITEBACK, &[0]);

@@ -7,6 +7,9 @@
     reason = "tests"
 )]
 
+#[allow(dead_code, reason = "each test program uses some of it")]
+#[path = "support/disks.rs"]
+mod disks;
 #[path = "support/front_end.rs"]
 mod front_end;
 mod support;
@@ -16,28 +19,18 @@ use std::os::unix::fs::FileExt;
 
 use devices::rng::Rng;
 use devices::virtio::VirtioDevice;
+use disks::{OWN, RINGS, SECTORS, check_read, reset_in_flight};
 use front_end::{FrontEnd, PROTOCOL_FEATURES, Service, USER, region};
 use guest::block::{Request, SECTOR, WANTED};
 use guest::mmio::acknowledge;
 use guest::virtio::feature;
-use guest::{Block, Dma, Registers, Segment};
-use support::{RAM, RAM_LEN, Ram, block, image, patience, pattern, wait_for};
+use guest::{Block, Dma, Segment};
+use support::{RAM, RAM_LEN, Ram, block, image, patience, wait_for};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserConfigFlags;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 
-const SECTORS: u64 = 256;
 const BLOCK: u32 = 2;
-
-/// What the driver may ask of the rings: each of the two features, both, or none.
-const RINGS: [u64; 4] = [
-    0,
-    feature::INDIRECT_DESC,
-    feature::EVENT_IDX,
-    feature::INDIRECT_DESC | feature::EVENT_IDX,
-];
-
-const OWN: u64 = WANTED & !(feature::INDIRECT_DESC | feature::EVENT_IDX);
 
 /// A disk of 256 sectors, served, and RAM for who uses it.
 fn machine() -> (Ram, File, Service) {
@@ -48,12 +41,6 @@ fn machine() -> (Ram, File, Service) {
 
 fn open(front: &FrontEnd, dma: &mut Dma, wanted: u64) -> Block<FrontEnd> {
     Block::new(front.probe(), dma, wanted, 64).unwrap()
-}
-
-fn check_read(block: &mut Block<impl Registers>, sector: u64) {
-    let mut data = [0xee; SECTOR];
-    block.read(sector, &mut data, &mut patience()).unwrap();
-    assert_eq!(data, [pattern(sector); SECTOR], "sector {sector}");
 }
 
 #[test]
@@ -113,26 +100,7 @@ fn a_driver_that_resets_starts_anew_and_the_old_rings_stay_untouched() {
         let (ram, _file, service) = machine();
         let front = service.front_end(&ram, BLOCK);
         for _ in 0..5 {
-            let mut dma = ram.dma();
-            let data = dma.alloc(32 * 8 * SECTOR).unwrap();
-            let mut block = Block::new(front.probe(), &mut dma, OWN | ring, 128).unwrap();
-            for n in 0..32 {
-                let place = data.slice(n * 8 * SECTOR..(n + 1) * 8 * SECTOR);
-                let request = Request::read(n as u64);
-                drop(block.submit(request, &[Segment::writable(&place)]));
-            }
-            let used = block.queue().device_area();
-            block.kick();
-            let mut transport = block.into_transport();
-            transport.reset().unwrap();
-            data.fill(0x5a);
-            let ring_then = ram.read(used, 4 + 8 * 128);
-            let mut again = Block::new(transport, &mut ram.dma(), OWN | ring, 128).unwrap();
-            check_read(&mut again, 77);
-            let mut seen = vec![0; data.len()];
-            data.read(0, &mut seen);
-            assert!(seen.iter().all(|byte| *byte == 0x5a), "{ring:#x}");
-            assert_eq!(ram.read(used, 4 + 8 * 128), ring_then);
+            reset_in_flight(&ram, front.probe(), ring);
         }
     }
 }

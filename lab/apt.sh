@@ -93,12 +93,35 @@ private_lists() {
     [[ -n $mirror ]] || fail 1 "no Debian mirror in this machine's package sources: set HARTVISOR_DEBIAN_MIRROR to the URI of one"
     keyring=$(debian_keyring "$mirror")
     mkdir -p "$folder"/{sources,lists/partial,archives/partial}
-    printf '%s\n' "Types: deb" "URIs: $mirror" "Suites: $suites" "Components: main" ${keyring:+"Signed-By: $keyring"} \
-        >"$folder/sources/private.sources"
     apt_private=(
         -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$folder/sources" -o Dir::State::Lists="$folder/lists"
         -o Dir::Cache::Archives="$folder/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
         -o APT::Update::Error-Mode=any -o APT::Sandbox::User=root "$@"
     )
-    retry "reading the package lists of $suites" apt_quiet apt-get "${apt_private[@]}" update
+    retry "reading the package lists of $suites" read_lists "$folder" "$suites" "$mirror" "$keyring"
+}
+
+# read_lists FOLDER SUITES MIRROR KEYRING: by the suites' codenames, else by the class that their release has today. A mirror in the
+# middle of a sync may have an index that does not fit its lists for hours, and the same release, a little older, whole beside it.
+read_lists() {
+    local folder=$1 suites=$2 mirror=$3 keyring=$4 codename=${2%%[ -]*} class log
+    log=$(mktemp)
+    for class in "$codename" stable testing oldstable; do
+        printf '%s\n' "Types: deb" "URIs: $mirror" "Suites: ${suites//$codename/$class}" "Components: main" \
+            ${keyring:+"Signed-By: $keyring"} >"$folder/sources/private.sources"
+        rm -f "$folder"/lists/*Release*
+        if apt_quiet apt-get "${apt_private[@]}" update 2>>"$log" && lists_are_of "$folder/lists" "$suites"; then
+            [[ $class == "$codename" ]] || say "the mirror's '$codename' is not whole at the moment; took its '$class', which is the same release"
+            rm -f "$log"
+            return 0
+        fi
+    done
+    head -n 15 "$log" >&2
+    rm -f "$log"
+    return 1
+}
+
+# lists_are_of LISTS SUITES: what was read calls itself these suites.
+lists_are_of() {
+    [[ $(sed -n 's/^Codename: //p' "$1"/*Release | sort -u) == "$(tr ' ' '\n' <<<"$2" | sort -u)" ]]
 }

@@ -25,6 +25,8 @@ pub struct Board<'a> {
     pub memory: (u64, u64),
     /// Ticks of the `time` CSR in a second.
     pub timebase: u64,
+    /// Whether this hart has its own timer register, `stimecmp` (the Sstc extension).
+    pub sstc: bool,
     /// The interrupt controller of the virtio-mmio slots, `None` when there is none or it cannot
     /// interrupt this hart in S-mode.
     pub controller: Option<Controller>,
@@ -97,7 +99,8 @@ impl<'a> Board<'a> {
     /// [`Error::FdtMissing`] without memory or timebase, [`Error::FdtHart`] without this hart.
     pub fn read(fdt: Fdt<'a>, hart: usize) -> Result<Self, Error> {
         let root = fdt.root();
-        let intc = hart_intc(fdt, hart).ok_or(Error::FdtHart(hart))?;
+        let cpu = cpu(fdt, hart).ok_or(Error::FdtHart(hart))?;
+        let intc = cpu_intc(cpu).ok_or(Error::FdtHart(hart))?;
         let mut slots = [None; MAX_SLOTS];
         let mut parent = None;
         let mut free = slots.iter_mut();
@@ -117,6 +120,7 @@ impl<'a> Board<'a> {
             bootargs: bootargs(fdt),
             memory: memory(fdt).ok_or(Error::FdtMissing("memory"))?,
             timebase: timebase(fdt).ok_or(Error::FdtMissing("/cpus timebase-frequency"))?,
+            sstc: has_extension(cpu, "sstc"),
             controller: controller(root, parent, intc),
             slots,
         })
@@ -172,13 +176,27 @@ fn hartid(cpu: FdtNode<'_>) -> Option<u64> {
     cpu.reg().ok()??.next()?.address().ok()
 }
 
-/// The phandle of the interrupt controller inside hart `hart`.
-fn hart_intc(fdt: Fdt<'_>, hart: usize) -> Option<u32> {
-    let cpus = fdt.find_node("/cpus")?;
-    let cpu = cpus
+/// The node of hart `hart`.
+fn cpu(fdt: Fdt<'_>, hart: usize) -> Option<FdtNode<'_>> {
+    fdt.find_node("/cpus")?
         .children()
         .filter(|node| node.name_without_address() == "cpu")
-        .find(|cpu| hartid(*cpu).is_some_and(|id| usize::try_from(id) == Ok(hart)))?;
+        .find(|cpu| hartid(*cpu).is_some_and(|id| usize::try_from(id) == Ok(hart)))
+}
+
+/// Whether a hart has an extension of more than one letter: by the list of today's bindings, else by the ISA string.
+fn has_extension(cpu: FdtNode<'_>, name: &str) -> bool {
+    match cpu.property("riscv,isa-extensions") {
+        Some(list) => list
+            .value()
+            .split(|byte| *byte == 0)
+            .any(|extension| extension == name.as_bytes()),
+        None => text(cpu, "riscv,isa").split('_').any(|part| part == name),
+    }
+}
+
+/// The phandle of the interrupt controller inside a hart.
+fn cpu_intc(cpu: FdtNode<'_>) -> Option<u32> {
     cpu.children()
         .find(|node| node.is_compatible("riscv,cpu-intc"))?
         .phandle()

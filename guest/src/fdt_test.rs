@@ -24,6 +24,7 @@ fn qemus_machine_is_read_as_it_is() {
     assert_eq!(board.bootargs, "test x=1");
     assert_eq!(board.memory, (0x8000_0000, 128 << 20));
     assert_eq!(board.timebase, 10_000_000);
+    assert!(board.sstc);
     let slots: Vec<_> = board.slots().collect();
     let slot = |index: u64| Slot {
         base: 0x1000_1000 + 0x1000 * index,
@@ -127,6 +128,10 @@ struct Odd {
     machine_mode_only: bool,
     edge: bool,
     slots: u32,
+    /// `riscv,isa` of the hart, or none.
+    isa: Option<&'static str>,
+    /// `riscv,isa-extensions` of the hart, or none.
+    extensions: &'static [&'static str],
 }
 
 fn build(odd: Odd) -> Vec<u8> {
@@ -155,6 +160,14 @@ fn build(odd: Odd) -> Vec<u8> {
     }
     let cpu = fdt.begin_node("cpu@5").unwrap();
     fdt.property_u32("reg", 5).unwrap();
+    if let Some(isa) = odd.isa {
+        fdt.property_string("riscv,isa", isa).unwrap();
+    }
+    if !odd.extensions.is_empty() {
+        let extensions = odd.extensions.iter().map(|name| (*name).into()).collect();
+        fdt.property_string_list("riscv,isa-extensions", extensions)
+            .unwrap();
+    }
     let intc = fdt.begin_node("interrupt-controller").unwrap();
     fdt.property_string("compatible", "riscv,cpu-intc").unwrap();
     fdt.property_phandle(7).unwrap();
@@ -208,6 +221,23 @@ fn an_inherited_interrupt_parent_counts() {
     let bases: Vec<_> = board.slots().map(|slot| slot.base).collect();
     assert_eq!(bases, [0x1000_0000, 0x1000_1000], "by rising address");
     assert_eq!(finisher(Fdt::new(&blob).unwrap()), None);
+}
+
+#[test]
+fn an_extension_is_in_the_list_or_without_one_in_the_isa_string() {
+    let sstc = |isa, extensions| {
+        let blob = build(Odd {
+            isa,
+            extensions,
+            ..Odd::default()
+        });
+        board(&blob, 5).unwrap().sstc
+    };
+    assert!(sstc(None, &["i", "sstc"]));
+    assert!(sstc(Some("rv64imac_sstc_zba"), &[]));
+    assert!(!sstc(Some("rv64imac_sstc"), &["i", "sscofpmf"]));
+    assert!(!sstc(Some("rv64imac_sstcx"), &[]));
+    assert!(!sstc(None, &[]));
 }
 
 #[test]

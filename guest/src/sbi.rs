@@ -119,6 +119,7 @@ fn has_dbcn() -> bool {
 }
 
 /// Asks for a timer interrupt when the `time` CSR reaches `at`, and takes a pending one back.
+/// Harts with Sstc have a register for that: see [`crate::timer`].
 pub fn set_timer(at: u64) {
     sbi_rt::set_timer(at);
 }

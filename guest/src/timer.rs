@@ -2,10 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use riscv::register::{sie, sstatus, time};
 
+use crate::fdt::Board;
 use crate::{Wait, irq, sbi};
 
 /// Longest sleep between two looks at a device, in microseconds. An interrupt ends a sleep at
@@ -14,6 +16,8 @@ const LONGEST_SLEEP: u64 = 10_000;
 
 /// Ticks of the `time` CSR in a second.
 static FREQUENCY: AtomicU64 = AtomicU64::new(1);
+/// Whether the hart has `stimecmp`.
+static SSTC: AtomicBool = AtomicBool::new(false);
 /// Timer interrupts so far.
 static EXPIRED: AtomicU32 = AtomicU32::new(0);
 /// Whether the timer interrupt has been seen to work, so that WFI is sure to end.
@@ -38,36 +42,19 @@ pub fn microseconds(ticks: u64) -> u64 {
     u64::try_from(microseconds).unwrap_or(u64::MAX)
 }
 
-/// How often [`start`] sets the timer before it gives up.
-const ATTEMPTS: u32 = 4;
-
-/// The timer interrupt that [`start`] saw.
-#[derive(Clone, Copy, Debug)]
-pub struct First {
-    /// Ticks after it was due; negative when it came early.
-    pub late: i64,
-    /// How often the timer was set until it came. More than once has been seen, about once in 40
-    /// starts, under KVM on an emulated host that had more to run than processors to run it on.
-    pub attempts: u32,
-}
-
-/// Turns the timer interrupt on and tries it: `None` when it does not come within 1 s of being
-/// set, however often that is done. Waits then do not sleep.
-pub fn start(frequency: u64) -> Option<First> {
-    FREQUENCY.store(frequency, Ordering::Relaxed);
+/// Turns the timer interrupt on and tries it, and gives the ticks by which it came late; negative
+/// when it came early. `None` when it does not come within 1 s: waits then do not sleep.
+pub fn start(board: &Board<'_>) -> Option<i64> {
+    FREQUENCY.store(board.timebase, Ordering::Relaxed);
+    SSTC.store(board.sstc, Ordering::Relaxed);
     // SAFETY: the trap vector is in place.
     unsafe { sie::set_stimer() };
     // SAFETY: as above, and all that handlers share with this code is atomic.
     unsafe { sstatus::set_sie() };
-    (1..=ATTEMPTS).find_map(|attempts| attempt().map(|late| First { late, attempts }))
-}
-
-/// Sets the timer once, and gives the ticks by which its interrupt came late.
-fn attempt() -> Option<i64> {
     let before = EXPIRED.load(Ordering::Relaxed);
     let due = now() + ticks(1_000);
     let end = now() + ticks(1_000_000);
-    sbi::set_timer(due);
+    set(due);
     while now() < end {
         if EXPIRED.load(Ordering::Relaxed) != before {
             WORKS.store(true, Ordering::Relaxed);
@@ -78,9 +65,22 @@ fn attempt() -> Option<i64> {
     None
 }
 
+/// Asks for a timer interrupt when the `time` CSR reaches `at`, and takes a pending one back.
+///
+/// By the hart's own register where there is one, and not by the firmware, as Linux does it: KVM
+/// (6.12) forgets a timer set by SBI when the vCPU loses its CPU before it is back in the guest.
+fn set(at: u64) {
+    if SSTC.load(Ordering::Relaxed) {
+        // SAFETY: stimecmp (0x14d) exists where there is Sstc; the timer is ours.
+        unsafe { asm!("csrw 0x14d, {0}", in(reg) at, options(nomem, nostack)) };
+    } else {
+        sbi::set_timer(at);
+    }
+}
+
 /// The handler of the timer interrupt: takes it back until somebody sets the timer again.
 pub(crate) fn expired() {
-    sbi::set_timer(u64::MAX);
+    set(u64::MAX);
     EXPIRED.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -119,7 +119,7 @@ impl Wait for Deadline {
         // SAFETY: turning interrupts off breaks nothing.
         unsafe { sstatus::clear_sie() };
         if irq::events() == self.seen {
-            sbi::set_timer(self.end.min(now.saturating_add(ticks(LONGEST_SLEEP))));
+            set(self.end.min(now.saturating_add(ticks(LONGEST_SLEEP))));
             riscv::asm::wfi();
         }
         // SAFETY: as in `start`; a pending interrupt is taken here.

@@ -81,7 +81,7 @@ fn list() -> Outcome {
 }
 
 fn run(board: &Board<'_>, boot: Boot, asked: &Asked<'_>) -> Outcome {
-    timer::start(board.timebase);
+    timer::start(board);
     board.controller.map(irq::start);
     let plan = u32::try_from(tests().count()).unwrap_or(u32::MAX);
     let mut bench = match Bench::open(board, boot.dma, plan) {

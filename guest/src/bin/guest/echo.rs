@@ -18,7 +18,7 @@ const FIRMWARE_POLL: u64 = 20_000;
 
 /// Echoes on the virtio console, without one on the firmware's.
 pub(crate) fn run(board: &Board<'_>, mut dma: Dma) -> Outcome {
-    timer::start(board.timebase);
+    timer::start(board);
     board.controller.map(irq::start);
     let found = match open(board, &mut dma) {
         Ok(found) => found,

@@ -39,7 +39,7 @@ fn echoing() -> String {
 
 /// The same with Debian's kernel and an /init that goes on with `script`.
 fn debian(folder: &Path, script: &str) -> String {
-    let initramfs = linux_with(folder, script);
+    let initramfs = linux::initramfs(folder, "host", script);
     format!(
         "{} --memory 512M --kernel {} --initrd {}",
         on_kvm(),
@@ -227,7 +227,7 @@ fn debian_finds_the_same_ports_under_qemu() {
         .args(["run", "--accel", "qemu", "--memory", "512M", "--kernel"])
         .arg(host_file("vmlinux"))
         .arg("--initrd")
-        .arg(linux_with(folder.path(), PORTS))
+        .arg(linux::initramfs(folder.path(), "host", PORTS))
         .args(["--cmdline", "console=hvc0 quiet", "--serial", "null"])
         .args(["--port", "name=none,target=null", "--port"])
         .arg(format!(
@@ -303,15 +303,4 @@ done
     for part in ["disk: beyond 20", "disk: beyond 40", "status=143"] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
-}
-
-/// An initramfs for the host's kernel, whose /init begins as every one does and goes on with `script`.
-fn linux_with(folder: &Path, script: &str) -> PathBuf {
-    let begin = "#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev /mnt
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-modprobe virtio_mmio; modprobe virtio_blk
-";
-    linux::initramfs(folder, "host", &format!("{begin}{script}"))
 }

@@ -19,18 +19,7 @@ mod lab;
 mod linux;
 
 use lab::{hartvisor, host_file, text};
-use linux::{ext4, initramfs, succeed};
-
-/// The beginning of every guest's /init.
-const BEGIN: &str = "#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev /mnt
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-modprobe virtio_mmio; modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4
-while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
-exec </dev/hvc0 >/dev/hvc0 2>&1
-stty -echo
-";
+use linux::{AT_CONSOLE, ext4, initramfs, succeed};
 
 /// The guest of the cycles: a file after another, each made durable before it is told of, while something else is always
 /// being written.
@@ -87,7 +76,7 @@ fn cycles() -> u32 {
 fn what_linux_synced_outlives_the_killed_monitor() {
     let cycles = cycles();
     let folder = tempfile::tempdir().unwrap();
-    let initrd = initramfs(folder.path(), "host", &format!("{BEGIN}{WRITER}"));
+    let initrd = initramfs(folder.path(), "host", &format!("{AT_CONSOLE}{WRITER}"));
     let disk = ext4(folder.path());
     let deadline = (60 + 150 * cycles).to_string();
     let mut child = lab::lab(&["--timeout", &deadline], &[folder.path()])
@@ -162,7 +151,7 @@ fn check(disk: &Path, cycle: &str, synced: u32) {
 /// Runs a script in the lab with a guest of this /init; gives all that was said.
 fn scene(init: &str, script: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
-    let initrd = initramfs(folder.path(), "host", &format!("{BEGIN}{init}"));
+    let initrd = initramfs(folder.path(), "host", &format!("{AT_CONSOLE}{init}"));
     // `guest DISK`: its console goes to /tmp/out, its keyboard is /tmp/in.
     let guest = r#"
 mkfifo /tmp/in; exec 3<>/tmp/in

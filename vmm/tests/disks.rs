@@ -19,12 +19,7 @@ use lab::{cached, hartvisor, run, text};
 use linux::initramfs;
 
 /// The guest's /init. Its disks: a file, a block device of the host, and a file read directly, of 64 MiB each.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-modprobe virtio_mmio; modprobe virtio_blk
-while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdc ]; do sleep 0.1; done
+const INIT: &str = r#"while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdc ]; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
 stty -echo
 cd /sys/block/vda

@@ -35,12 +35,7 @@ const STEP: u64 = 120;
 const CMDLINE: &str = "console=hvc0 panic=-1 systemd.default_device_timeout_sec=600";
 
 /// Hands over to the system on the disk: Debian's kernel has the drivers of disk and file system in modules.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev /mnt
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-modprobe virtio_mmio; modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4
-while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
+const INIT: &str = r#"while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
 mount -o ro /dev/vda /mnt
 umount /sys /proc
 exec switch_root -c /dev/hvc0 /mnt /sbin/init

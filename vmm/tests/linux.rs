@@ -21,19 +21,11 @@ mod linux;
 mod tested;
 
 use lab::{cached, hartvisor};
-use linux::{assert_clean, ext4, initramfs, succeed};
+use linux::{AT_CONSOLE, assert_clean, ext4, initramfs, succeed};
 use tested::Row;
 
 /// The guest's /init: a console on hvc0, a file system on /dev/vda with 64 MiB in it, a typed line.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev /mnt
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-modprobe virtio_mmio; modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4
-while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
-exec </dev/hvc0 >/dev/hvc0 2>&1
-stty -echo
-echo "guest: cpus $(grep -c ^processor /proc/cpuinfo), disk $(cat /sys/block/vda/serial)"
+const INIT: &str = r#"echo "guest: cpus $(grep -c ^processor /proc/cpuinfo), disk $(cat /sys/block/vda/serial)"
 mount /dev/vda /mnt || echo "guest: no mount"
 dd if=/dev/urandom of=/mnt/data bs=1M count=64 2>/dev/null && sync
 echo 3 >/proc/sys/vm/drop_caches
@@ -50,7 +42,7 @@ fn boots(kernel: &str, options: &[&str], irqchip: &str, cpus: &str) {
     let name = format!("Linux {} and busybox", linux::version(kernel));
     let _row = Row::begin(&name, "flat Image", options, irqchip, cpus);
     let folder = tempfile::tempdir().unwrap();
-    let initramfs = initramfs(folder.path(), kernel, INIT);
+    let initramfs = initramfs(folder.path(), kernel, &format!("{AT_CONSOLE}{INIT}"));
     let disk = ext4(folder.path());
     let mut child = lab::lab(options, &[folder.path()])
         .arg(hartvisor())

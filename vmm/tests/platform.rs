@@ -8,7 +8,6 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,7 +59,7 @@ fn debian_lives_twice_on_its_serial_port_with_an_aia() {
 /// Boots Debian's kernel, which reboots once, on such a host, where the serial port's interrupt comes from this controller.
 fn lives_twice(host: &[&str], controller: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let initramfs = linux_with(folder.path(), INIT);
+    let initramfs = linux::initramfs(folder.path(), "host", INIT);
     let disk = folder.path().join("disk");
     let mut file = File::create(&disk).unwrap();
     file.write_all(b"1").unwrap();
@@ -179,15 +178,4 @@ fn a_guest_that_resets_for_ever_can_still_be_ended() {
     // Nothing is left over from one life to the next.
     let open: u32 = text.lines().next().unwrap().trim().parse().unwrap();
     assert!(open < 60, "{open} descriptors after 20 reboots");
-}
-
-/// An initramfs for the host's kernel, whose /init begins as every one does and goes on with `script`.
-fn linux_with(folder: &Path, script: &str) -> PathBuf {
-    let begin = "#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev /mnt
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-modprobe virtio_mmio; modprobe virtio_blk
-";
-    linux::initramfs(folder, "host", &format!("{begin}{script}"))
 }

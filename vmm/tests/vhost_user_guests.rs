@@ -22,7 +22,7 @@ mod lab;
 mod linux;
 
 use lab::{cached, guest, run, text};
-use linux::{assert_clean, ext4, initramfs, succeed};
+use linux::{AT_CONSOLE, assert_clean, ext4, initramfs, succeed};
 
 const HARTVISOR: &str = env!("CARGO_BIN_EXE_hartvisor");
 
@@ -56,15 +56,7 @@ fn the_bare_metal_guest_passes_its_tests_on_our_disk_and_on_qemus() {
 }
 
 /// The guest's /init: writes, reads and checks a file system on /dev/vda, and tells how far it is.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev /mnt
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-modprobe virtio_mmio; modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4
-while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
-exec </dev/hvc0 >/dev/hvc0 2>&1
-stty -echo
-echo "guest: disk $(cat /sys/block/vda/serial) $(cat /sys/block/vda/device/features)"
+const INIT: &str = r#"echo "guest: disk $(cat /sys/block/vda/serial) $(cat /sys/block/vda/device/features)"
 mount /dev/vda /mnt || echo "guest: no mount"
 dd if=/dev/urandom of=/tmp-data bs=1M count=4 2>/dev/null
 for n in 0 1 2 3 4 5 6 7; do
@@ -129,7 +121,7 @@ fn hartvisor_run(folder: &Path, disk: &Path) -> Command {
         .args(["--cmdline", "console=hvc0 quiet panic=-1", "--kernel"])
         .arg(cached("host", "vmlinux"))
         .arg("--initrd")
-        .arg(initramfs(folder, "host", INIT))
+        .arg(initramfs(folder, "host", &format!("{AT_CONSOLE}{INIT}")))
         .arg("--disk")
         .arg(format!("{},serial=ours", disk.display()));
     command
@@ -211,7 +203,11 @@ fn a_back_end_that_is_killed_and_started_again_loses_nothing() {
         .args(["-append", "console=hvc0 quiet panic=-1", "-kernel"])
         .arg(cached("host", "vmlinux"))
         .arg("-initrd")
-        .arg(initramfs(folder.path(), "host", INIT));
+        .arg(initramfs(
+            folder.path(),
+            "host",
+            &format!("{AT_CONSOLE}{INIT}"),
+        ));
     let mut linux = Linux::start(command);
     for n in [0, 2, 4] {
         linux.expect(&format!("guest: copy {n} is right"));

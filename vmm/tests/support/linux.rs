@@ -7,8 +7,23 @@ use std::process::Command;
 
 use crate::lab::{cached, host_file};
 
-/// An initramfs of busybox, this init, and the modules of the kernel that the set-up fetched under this name.
-pub fn initramfs(folder: &Path, kernel: &str, init: &str) -> PathBuf {
+/// The beginning of every guest's /init.
+const BEGIN: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /mnt
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+modprobe virtio_mmio; modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4
+";
+
+/// What an /init goes on with that talks by hvc0 and has a disk: it waits for both, and echoes nothing.
+pub const AT_CONSOLE: &str = "while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+stty -echo
+";
+
+/// An initramfs of busybox, an /init that mounts what every one does and goes on with `script`, and the modules of the kernel that
+/// the set-up fetched under this name.
+pub fn initramfs(folder: &Path, kernel: &str, script: &str) -> PathBuf {
     let root = folder.join("root");
     let release = fs::read_to_string(cached(kernel, "release")).unwrap();
     let modules = root.join("lib/modules").join(release.trim());
@@ -21,7 +36,7 @@ pub fn initramfs(folder: &Path, kernel: &str, init: &str) -> PathBuf {
         let module = module.unwrap();
         fs::copy(module.path(), modules.join(module.file_name())).unwrap();
     }
-    fs::write(root.join("init"), init).unwrap();
+    fs::write(root.join("init"), format!("{BEGIN}{script}")).unwrap();
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
     let archive = folder.join("initramfs.cpio");
     let pack = "find . -mindepth 1 | cpio --create --format=newc --owner=0:0 --quiet";

@@ -16,6 +16,8 @@ pub mod file;
 pub mod kernel;
 pub mod mmio;
 pub mod model;
+pub mod patience;
 pub mod queue;
 pub mod ram;
 pub mod seeds;
+pub mod vhost_user;

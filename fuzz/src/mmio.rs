@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use devices::block::Block;
@@ -16,6 +15,7 @@ use devices::mmio::Mmio;
 use crate::driver::{Driver, Layout, Shape, few, seldom};
 use crate::file::new_file;
 use crate::model::Rings;
+use crate::patience::wait_for;
 use crate::ram::{BASE, LEN, Ram};
 
 /// § 4.2.2.
@@ -47,9 +47,6 @@ const NEEDS_RESET: u32 = 64;
 const VERSION_1: u64 = 1 << 32;
 
 const SECTORS: usize = 8;
-
-/// Nothing that works takes so long.
-const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A guest's life with a register page.
 #[derive(Debug, Arbitrary)]
@@ -321,11 +318,9 @@ impl Page {
             .driver
             .offer(&mut self.ram, &[&read], &[512, 1], &shape);
         self.store(register::QUEUE_NOTIFY, 0);
-        let end = Instant::now() + PATIENCE;
-        while self.ram.found(rings.device + 2, 2) != [2, 0] {
-            assert!(Instant::now() < end, "the requests do not come back");
-            std::thread::yield_now();
-        }
+        wait_for("the requests to come back", || {
+            self.ram.found(rings.device + 2, 2) == [2, 0]
+        });
         // The second used element: its head, and 513 bytes written.
         let element = self.ram.found(rings.device + 12, 8);
         assert_eq!(

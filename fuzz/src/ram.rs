@@ -1,10 +1,13 @@
 //! Guest memory twice: as the device has it, and as it ought to be.
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use devices::memory::Memory;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+
+use crate::file::new_file;
 
 /// Where RAM begins.
 pub const BASE: u64 = 0x8000_0000;
@@ -15,12 +18,23 @@ pub const ISLAND: u64 = 0x8003_0000;
 /// The bytes of that.
 pub const ISLAND_LEN: u64 = 0x1000;
 
+/// A file, as front ends share memory by that: RAM, and behind it the island.
+static FILE: LazyLock<Arc<File>> =
+    LazyLock::new(|| Arc::new(new_file(&[0; (LEN + ISLAND_LEN) as usize])));
+
 /// Mapped once: a mapping for each case would cost more than the case.
 static MAPPING: LazyLock<Arc<GuestMemoryMmap>> = LazyLock::new(|| {
-    let regions = [(BASE, LEN), (ISLAND, ISLAND_LEN)];
-    let regions = regions.map(|(at, len)| (GuestAddress(at), len as usize));
-    Arc::new(GuestMemoryMmap::from_ranges(&regions).expect("132 KiB"))
+    let regions = [(BASE, LEN, 0), (ISLAND, ISLAND_LEN, LEN)].map(|(at, len, offset)| {
+        let file = FileOffset::from_arc(Arc::clone(&FILE), offset);
+        (GuestAddress(at), len as usize, Some(file))
+    });
+    Arc::new(GuestMemoryMmap::from_ranges_with_files(regions).expect("132 KiB"))
 });
+
+/// What RAM is kept in: at offset 0, and the island at [`LEN`].
+pub fn file() -> &'static File {
+    &FILE
+}
 
 /// The RAM of a guest, and an image of what must be in it. Only one may be in use at a time.
 pub struct Ram {

@@ -3,11 +3,8 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::Memory;
-
-/// Any word.
-pub(crate) trait Word {}
-impl<T> Word for T {}
+use super::{Memory, Word};
+use crate::sync::Ordering;
 
 /// A run of words that a driver in the same test shares.
 pub(crate) struct Words<T>(pub(crate) Arc<Vec<T>>);
@@ -21,6 +18,26 @@ impl<T> Clone for Words<T> {
 impl<T> Words<T> {
     pub(super) fn new(_: NonNull<u8>, _: usize, _: Memory) -> Option<Words<T>> {
         None
+    }
+
+    pub(crate) fn load(&self, index: usize, ordering: Ordering) -> T::Value
+    where
+        T: Word,
+    {
+        self.at(index).get(ordering)
+    }
+
+    pub(crate) fn store<const N: usize>(
+        &self,
+        index: usize,
+        values: [T::Value; N],
+        ordering: Ordering,
+    ) where
+        T: Word,
+    {
+        for (value, index) in values.into_iter().zip(index..) {
+            self.at(index).set(value, ordering);
+        }
     }
 
     pub(crate) fn at(&self, index: usize) -> &T {

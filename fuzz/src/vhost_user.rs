@@ -1,0 +1,671 @@
+//! A disk on a socket: every message a front end can send, in any order, with the device's thread running.
+//!
+//! When that thread does what is chance, so nothing is predicted here, as with [`mmio`](crate::mmio). What is looked at is what a
+//! front end counts on: the connection answers or ends; a stopped ring is left alone; of one that hung up nothing is kept, neither
+//! its descriptors nor its memory; and in the end a good front end finds a good disk.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use arbitrary::Arbitrary;
+use devices::block::{Block, Options};
+use devices::vhost_user::{Error, VhostUser};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+use crate::driver::{Driver, Layout, Shape, few, seldom};
+use crate::file::new_file;
+use crate::model::Rings;
+use crate::patience::wait_for;
+use crate::ram::{self, BASE, ISLAND, ISLAND_LEN, LEN, Ram};
+
+/// Codes of the messages.
+mod code {
+    pub(super) const GET_FEATURES: u32 = 1;
+    pub(super) const SET_FEATURES: u32 = 2;
+    pub(super) const SET_OWNER: u32 = 3;
+    pub(super) const RESET_OWNER: u32 = 4;
+    pub(super) const SET_MEM_TABLE: u32 = 5;
+    pub(super) const SET_VRING_NUM: u32 = 8;
+    pub(super) const SET_VRING_ADDR: u32 = 9;
+    pub(super) const SET_VRING_BASE: u32 = 10;
+    pub(super) const GET_VRING_BASE: u32 = 11;
+    pub(super) const SET_VRING_KICK: u32 = 12;
+    pub(super) const SET_VRING_CALL: u32 = 13;
+    pub(super) const SET_VRING_ERR: u32 = 14;
+    pub(super) const GET_PROTOCOL_FEATURES: u32 = 15;
+    pub(super) const SET_PROTOCOL_FEATURES: u32 = 16;
+    pub(super) const GET_QUEUE_NUM: u32 = 17;
+    pub(super) const SET_VRING_ENABLE: u32 = 18;
+    pub(super) const GET_CONFIG: u32 = 24;
+    pub(super) const SET_CONFIG: u32 = 25;
+    pub(super) const RESET_DEVICE: u32 = 34;
+    pub(super) const GET_MAX_MEM_SLOTS: u32 = 36;
+    pub(super) const ADD_MEM_REG: u32 = 37;
+    pub(super) const REM_MEM_REG: u32 = 38;
+}
+
+/// Of a header: version 1, this is a reply, a reply is wanted.
+const VERSION: u32 = 1;
+const REPLY: u32 = 4;
+const NEED_REPLY: u32 = 8;
+/// A message is no longer than this.
+const BODY_MAX: usize = 4096;
+
+const VERSION_1: u64 = 1 << 32;
+/// MQ, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
+const PROTOCOL: u64 = 1 | 1 << 3 | 1 << 9 | 1 << 13 | 1 << 15;
+
+/// Where the front end itself has what the guest has at [`BASE`].
+const USER: u64 = 0x7f12_3400_0000;
+
+const SECTORS: usize = 8;
+const QUEUES: usize = 2;
+
+/// Front ends, one after another.
+#[derive(Debug, Arbitrary)]
+pub struct Case {
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Arbitrary)]
+enum Step {
+    /// What a front end does to have the rings run, up to here.
+    Begin(Layout, u8),
+    /// A message that carries nothing, of those that there are.
+    Plain(u8),
+    Features(u64, #[arbitrary(with = seldom)] Option<u8>),
+    Protocol(u64, #[arbitrary(with = seldom)] Option<u8>),
+    Table(#[arbitrary(with = few)] Vec<Region>),
+    Add(Region),
+    Remove(Region),
+    Size(Ring, Number),
+    Areas(Ring, Layout, #[arbitrary(with = seldom)] Option<u64>),
+    Start(Ring, Number),
+    Stop(Ring),
+    Event(u8, Ring, Descriptor),
+    Enable(Ring, Number),
+    ReadConfig(u8, u8, #[arbitrary(with = seldom)] Option<[u32; 2]>),
+    WriteConfig(u8, [u8; 4], #[arbitrary(with = seldom)] Option<[u32; 2]>),
+    /// A message of any kind.
+    Any {
+        code: u8,
+        #[arbitrary(with = seldom)]
+        flags: Option<u32>,
+        #[arbitrary(with = few)]
+        words: Vec<Word>,
+        #[arbitrary(with = few)]
+        descriptors: Vec<Descriptor>,
+    },
+    /// One whose end does not come, or that says it is of another length; then it hangs up.
+    Broken(u8, Vec<u8>, u32),
+    HangUp,
+    /// The guest's turn.
+    Offer {
+        ring: bool,
+        #[arbitrary(with = few)]
+        writable: Vec<u16>,
+        header: [u8; 10],
+        shape: Shape,
+    },
+    Notify(bool),
+}
+
+/// One of two, or another.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+struct Ring(bool, #[arbitrary(with = seldom)] Option<u32>);
+
+impl Ring {
+    fn index(self) -> u32 {
+        self.1.unwrap_or(self.0.into())
+    }
+}
+
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Number {
+    Small(u8),
+    Power(u8),
+    Any(u32),
+}
+
+impl Number {
+    fn value(self) -> u32 {
+        match self {
+            Number::Small(value) => (value % 4).into(),
+            Number::Power(bit) => 1 << (bit % 17),
+            Number::Any(value) => value,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Word {
+    Small(u8),
+    Bit(u8),
+    Guest(u16),
+    User(u16),
+    Len,
+    NearTheEnd(u8),
+    Any(u64),
+}
+
+impl Word {
+    fn value(self) -> u64 {
+        match self {
+            Word::Small(value) => value.into(),
+            Word::Bit(bit) => 1 << (bit % 64),
+            Word::Guest(offset) => BASE + u64::from(offset),
+            Word::User(offset) => USER + u64::from(offset),
+            Word::Len => LEN,
+            Word::NearTheEnd(by) => u64::MAX - u64::from(by),
+            Word::Any(value) => value,
+        }
+    }
+}
+
+/// A region of memory to share.
+#[derive(Debug, Clone, Arbitrary)]
+struct Region {
+    island: bool,
+    /// One of its four numbers, and what it is instead.
+    #[arbitrary(with = seldom)]
+    odd: Option<(u8, Word)>,
+    #[arbitrary(with = seldom)]
+    file: Option<Descriptor>,
+}
+
+impl Region {
+    /// Guest address, length, address of the front end's own, offset in the file.
+    fn words(&self) -> [u64; 4] {
+        let mut words = match self.island {
+            false => [BASE, LEN, USER, 0],
+            true => [ISLAND, ISLAND_LEN, user(ISLAND), LEN],
+        };
+        if let Some((which, word)) = self.odd {
+            words[usize::from(which % 4)] = word.value();
+        }
+        words
+    }
+}
+
+/// A descriptor to send with a message.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Descriptor {
+    Event(u8),
+    None,
+    Ram,
+    /// Another file that can be mapped.
+    File,
+    Socket,
+}
+
+fn user(address: u64) -> u64 {
+    address.wrapping_sub(BASE).wrapping_add(USER)
+}
+
+fn bytes(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// A pair of 32-bit numbers: VhostUserVringState, among others.
+fn pair(first: u32, second: u32) -> Vec<u8> {
+    [first.to_le_bytes(), second.to_le_bytes()].concat()
+}
+
+/// Runs a case. Panics when a front end does not get what it may count on.
+pub fn run(case: &Case) {
+    let mut world = World::new();
+    let before = Held::now();
+    for step in &case.steps {
+        world.step(step);
+    }
+    world.is_a_disk();
+    assert_eq!(Held::now(), before, "what front ends left behind");
+}
+
+/// What a process holds on to.
+#[derive(Debug, PartialEq)]
+struct Held {
+    descriptors: usize,
+    /// Mappings of files in memory.
+    mappings: usize,
+}
+
+impl Held {
+    fn now() -> Held {
+        let descriptors = fs::read_dir("/proc/self/fd").expect("/proc").count();
+        let maps = fs::read_to_string("/proc/self/maps").expect("/proc");
+        let mappings = maps.lines().filter(|line| line.contains("/memfd:fuzz"));
+        Held {
+            descriptors,
+            mappings: mappings.count(),
+        }
+    }
+}
+
+/// A disk's back end, and a guest that outlives its front ends.
+struct World {
+    backend: Arc<VhostUser>,
+    ram: Ram,
+    drivers: [Driver; QUEUES],
+    events: [EventFd; 4],
+    file: File,
+    socket: UnixStream,
+    connection: Option<Connection>,
+    /// Each ring has not run since it was stopped: nobody may write to the guest's memory.
+    quiet: [bool; QUEUES],
+}
+
+struct Connection {
+    stream: UnixStream,
+    served: JoinHandle<Result<usize, Error>>,
+}
+
+impl World {
+    fn new() -> World {
+        let file = new_file(&[0x3c; SECTORS * 512]);
+        let options = Options {
+            queues: QUEUES as u16,
+            ..Options::default()
+        };
+        let block = Block::with(file, (SECTORS * 512) as u64, &options);
+        let event = || EventFd::new(EFD_NONBLOCK).expect("a descriptor");
+        World {
+            backend: Arc::new(VhostUser::new(Box::new(block))),
+            ram: Ram::new(),
+            drivers: [0, 1].map(|index| Driver::new(Layout::default().rings(index))),
+            events: [event(), event(), event(), event()],
+            file: new_file(&[0; 0x2000]),
+            socket: UnixStream::pair().expect("descriptors").0,
+            connection: None,
+            quiet: [true; QUEUES],
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Begin(layout, upto) => self.begin(layout, (upto % 10).into()),
+            Step::Plain(which) => self.plain(*which),
+            Step::Features(declined, more) => {
+                let features = self.features() & !(declined & !VERSION_1);
+                let alien = more.map_or(0, |bit| 1 << (bit % 64));
+                let fine = alien & !self.features() == 0;
+                self.send(code::SET_FEATURES, &bytes(&[features | alien]), &[]);
+                assert!(fine || self.connection.is_none(), "{alien:#x} was taken");
+            }
+            Step::Protocol(declined, more) => {
+                let alien = more.map_or(0, |bit| 1 << (bit % 64));
+                let body = bytes(&[PROTOCOL & !declined | alien]);
+                self.send(code::SET_PROTOCOL_FEATURES, &body, &[]);
+                let fine = alien & !PROTOCOL == 0;
+                assert!(fine || self.connection.is_none(), "{alien:#x} was taken");
+            }
+            Step::Table(regions) => {
+                let mut body = pair(regions.len() as u32, 0);
+                body.extend(regions.iter().flat_map(|region| bytes(&region.words())));
+                let files: Vec<_> = regions.iter().map(file_of).collect();
+                self.send(code::SET_MEM_TABLE, &body, &files);
+            }
+            Step::Add(region) => self.region(code::ADD_MEM_REG, region, &[file_of(region)]),
+            Step::Remove(region) => self.region(code::REM_MEM_REG, region, &[]),
+            Step::Size(ring, size) => {
+                self.send(code::SET_VRING_NUM, &pair(ring.index(), size.value()), &[]);
+            }
+            Step::Areas(ring, layout, other) => {
+                let mut rings = layout.rings(u64::from(ring.0));
+                if let Some(other) = other {
+                    rings.driver = *other;
+                }
+                self.drivers[usize::from(ring.0)] = Driver::new(rings);
+                self.areas(ring.index(), rings);
+            }
+            Step::Start(ring, base) => {
+                self.send(code::SET_VRING_BASE, &pair(ring.index(), base.value()), &[]);
+            }
+            Step::Stop(ring) => self.stop(ring.index()),
+            Step::Event(which, ring, descriptor) => {
+                let which = code::SET_VRING_KICK + u32::from(which % 3);
+                self.event(which, ring.index(), *descriptor);
+            }
+            Step::Enable(ring, enable) => {
+                let body = pair(ring.index(), enable.value());
+                self.send(code::SET_VRING_ENABLE, &body, &[]);
+            }
+            Step::ReadConfig(offset, len, odd) => {
+                let (offset, len) = (u32::from(*offset), u32::from(*len));
+                self.config(code::GET_CONFIG, [offset, len], vec![0; len as usize], odd);
+            }
+            Step::WriteConfig(offset, data, odd) => {
+                let place = [u32::from(*offset), 4];
+                self.config(code::SET_CONFIG, place, data.to_vec(), odd);
+            }
+            Step::Any {
+                code,
+                flags,
+                words,
+                descriptors,
+            } => {
+                let code = u32::from(code % 48);
+                let words: Vec<u64> = words.iter().map(|word| word.value()).collect();
+                // That one tells where an answer ends; and a ring may have begun to run.
+                if code != code::GET_FEATURES {
+                    self.loud();
+                    let flags = flags.unwrap_or(VERSION | NEED_REPLY);
+                    self.message(code, flags, &bytes(&words), descriptors);
+                }
+            }
+            Step::Broken(code, body, len) => self.broken((*code).into(), body, *len),
+            Step::HangUp => self.hang_up(),
+            Step::Offer {
+                ring,
+                writable,
+                header,
+                shape,
+            } => {
+                let mut request = [0; 16];
+                request[0] = header[0] % 16;
+                request[8..].copy_from_slice(&header[2..]);
+                let writable: Vec<u32> = writable.iter().map(|len| u32::from(len % 2048)).collect();
+                let driver = &mut self.drivers[usize::from(*ring)];
+                driver.offer(&mut self.ram, &[&request], &writable, shape);
+            }
+            Step::Notify(ring) => {
+                let _ = self.events[usize::from(*ring)].write(1);
+            }
+        }
+    }
+
+    /// The connection, a new one if there is none.
+    fn connected(&mut self) -> &mut Connection {
+        let backend = &self.backend;
+        self.connection.get_or_insert_with(|| {
+            let (stream, theirs) = UnixStream::pair().expect("descriptors");
+            let backend = Arc::clone(backend);
+            Connection {
+                stream,
+                served: thread::spawn(move || backend.serve(theirs)),
+            }
+        })
+    }
+
+    fn send(&mut self, code: u32, body: &[u8], descriptors: &[Descriptor]) {
+        self.message(code, VERSION | NEED_REPLY, body, descriptors);
+    }
+
+    /// A message; it has had its effect, or ended the connection, when this returns.
+    fn message(&mut self, code: u32, flags: u32, body: &[u8], descriptors: &[Descriptor]) {
+        let body = &body[..body.len().min(BODY_MAX)];
+        self.say(code, flags, body.len() as u32, body, descriptors);
+        self.say(code::GET_FEATURES, VERSION, 0, &[], &[]);
+        while let Some((code, _)) = self.answer() {
+            if code == code::GET_FEATURES {
+                break;
+            }
+        }
+        self.look();
+    }
+
+    fn say(&mut self, code: u32, flags: u32, len: u32, body: &[u8], descriptors: &[Descriptor]) {
+        let mut message = code.to_le_bytes().to_vec();
+        message.extend(flags.to_le_bytes());
+        message.extend(len.to_le_bytes());
+        let descriptors: Vec<RawFd> = descriptors
+            .iter()
+            .filter_map(|it| self.descriptor(*it))
+            .collect();
+        let stream = &mut self.connected().stream;
+        // That the other end has hung up is told by the next answer. Descriptors come with the header.
+        let _ = stream.send_with_fds(&[&message[..]], &descriptors);
+        let _ = stream.write_all(body);
+    }
+
+    fn descriptor(&self, which: Descriptor) -> Option<RawFd> {
+        Some(match which {
+            Descriptor::Event(which) => self.events[usize::from(which % 4)].as_raw_fd(),
+            Descriptor::None => return None,
+            Descriptor::Ram => ram::file().as_raw_fd(),
+            Descriptor::File => self.file.as_raw_fd(),
+            Descriptor::Socket => self.socket.as_raw_fd(),
+        })
+    }
+
+    /// The next answer's code and content; `None` once the connection has ended. One of the two must come: the fuzzer's own limit
+    /// is how long it may take.
+    fn answer(&mut self) -> Option<(u32, Vec<u8>)> {
+        let stream = &mut self.connection.as_mut()?.stream;
+        let mut header = [0; 12];
+        let mut body = Vec::new();
+        let read = stream.read_exact(&mut header).and_then(|()| {
+            assert_eq!(word(&header, 4) & (3 | REPLY), VERSION | REPLY);
+            let len = word(&header, 8) as usize;
+            assert!(len <= BODY_MAX, "an answer of {len} bytes");
+            body = vec![0; len];
+            stream.read_exact(&mut body)
+        });
+        match read {
+            Ok(()) => Some((word(&header, 0), body)),
+            Err(_) => {
+                self.ended();
+                None
+            }
+        }
+    }
+
+    /// The connection has ended: nothing of it may be left.
+    fn ended(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let ended = connection.served.join().expect("no panic");
+            assert!(!matches!(ended, Err(Error::Lost)), "{ended:?}");
+        }
+        self.settle([true; QUEUES]);
+    }
+
+    fn hang_up(&mut self) {
+        if let Some(connection) = &self.connection {
+            let _ = connection.stream.shutdown(Shutdown::Write);
+            while self.answer().is_some() {}
+        }
+    }
+
+    /// A message that ends in its middle, or that is longer or shorter than it says: what follows is not to be known.
+    fn broken(&mut self, code: u32, body: &[u8], len: u32) {
+        self.loud();
+        let body = &body[..body.len().min(BODY_MAX)];
+        self.say(code, VERSION, len % 0x2000, body, &[]);
+        self.hang_up();
+    }
+
+    /// Some ring may run from here on.
+    fn loud(&mut self) {
+        self.quiet = [false; QUEUES];
+    }
+
+    /// These rings have stopped: what the device wrote until now is its business, from here on it may not.
+    fn settle(&mut self, stopped: [bool; QUEUES]) {
+        let all = |quiet: [bool; QUEUES]| quiet.iter().all(|quiet| *quiet);
+        let before = all(self.quiet);
+        for (quiet, stopped) in self.quiet.iter_mut().zip(stopped) {
+            *quiet |= stopped;
+        }
+        if !before && all(self.quiet) {
+            self.ram.accept(BASE, LEN as usize);
+            self.ram.accept(ISLAND, ISLAND_LEN as usize);
+        }
+        self.look();
+    }
+
+    fn look(&mut self) {
+        if self.quiet.iter().all(|quiet| *quiet) {
+            self.ram.check();
+        }
+    }
+
+    fn features(&mut self) -> u64 {
+        self.say(code::GET_FEATURES, VERSION, 0, &[], &[]);
+        match self.answer() {
+            Some((code::GET_FEATURES, body)) => u64::from_le_bytes(body.try_into().expect("8")),
+            // It had hung up already.
+            _ => 0,
+        }
+    }
+
+    fn plain(&mut self, which: u8) {
+        const PLAIN: [u32; 6] = [
+            code::SET_OWNER,
+            code::RESET_OWNER,
+            code::GET_PROTOCOL_FEATURES,
+            code::GET_QUEUE_NUM,
+            code::RESET_DEVICE,
+            code::GET_MAX_MEM_SLOTS,
+        ];
+        let code = PLAIN[usize::from(which) % PLAIN.len()];
+        self.send(code, &[], &[]);
+        if matches!(code, code::RESET_OWNER | code::RESET_DEVICE) {
+            self.settle([true; QUEUES]);
+        }
+    }
+
+    fn region(&mut self, code: u32, region: &Region, files: &[Descriptor]) {
+        let mut body = vec![0; 8];
+        body.extend(bytes(&region.words()));
+        self.send(code, &body, files);
+    }
+
+    fn areas(&mut self, ring: u32, rings: Rings) {
+        let mut body = pair(ring, 0);
+        let areas = [rings.table, rings.device, rings.driver].map(user);
+        body.extend(bytes(&areas));
+        body.extend([0; 8]);
+        self.send(code::SET_VRING_ADDR, &body, &[]);
+    }
+
+    fn event(&mut self, code: u32, ring: u32, descriptor: Descriptor) {
+        if code == code::SET_VRING_KICK
+            && let Some(quiet) = self.quiet.get_mut(ring as usize & 0xff)
+        {
+            *quiet = false;
+        }
+        let none = if matches!(descriptor, Descriptor::None) {
+            0x100
+        } else {
+            0
+        };
+        let body = bytes(&[u64::from(ring & 0xff) | none]);
+        self.send(code, &body, &[descriptor]);
+    }
+
+    /// GET_VRING_BASE: nothing touches the ring when it is answered.
+    fn stop(&mut self, ring: u32) {
+        self.send(code::GET_VRING_BASE, &pair(ring, 0), &[]);
+        let mut stopped = [false; QUEUES];
+        if let Some(stopped) = stopped.get_mut(ring as usize) {
+            *stopped = true;
+        }
+        self.settle(stopped);
+    }
+
+    fn config(&mut self, code: u32, place: [u32; 2], data: Vec<u8>, odd: &Option<[u32; 2]>) {
+        let [offset, len] = odd.unwrap_or(place);
+        let mut body = pair(offset, len);
+        body.extend([0; 4]);
+        body.extend(data);
+        self.send(code, &body, &[]);
+    }
+
+    /// The steps of a front end that has rings run, as far as `upto` of ten; another begins anew.
+    fn begin(&mut self, layout: &Layout, upto: usize) {
+        self.hang_up();
+        for event in &self.events {
+            let _ = event.read();
+        }
+        self.ram.write(BASE, &[0; 0x8000]);
+        let features = self.features();
+        self.send(code::SET_PROTOCOL_FEATURES, &bytes(&[PROTOCOL]), &[]);
+        if upto > 0 {
+            self.send(code::SET_FEATURES, &bytes(&[features]), &[]);
+        }
+        if upto > 1 {
+            let regions = [false, true].map(|island| Region {
+                island,
+                odd: None,
+                file: None,
+            });
+            self.step(&Step::Table(regions.into()));
+        }
+        for index in 0..QUEUES as u32 {
+            let rings = layout.rings(index.into());
+            self.drivers[index as usize] = Driver::new(rings);
+            if upto > 2 {
+                self.send(code::SET_VRING_NUM, &pair(index, rings.size.into()), &[]);
+            }
+            if upto > 3 {
+                self.send(code::SET_VRING_BASE, &pair(index, 0), &[]);
+            }
+            if upto > 4 {
+                self.areas(index, rings);
+            }
+            if upto > 5 {
+                self.event(code::SET_VRING_CALL, index, Descriptor::Event(2));
+            }
+            if upto > 6 {
+                self.event(code::SET_VRING_ERR, index, Descriptor::Event(3));
+            }
+            if upto > 7 {
+                let kick = Descriptor::Event(index as u8);
+                self.event(code::SET_VRING_KICK, index, kick);
+            }
+            if upto > 8 {
+                self.send(code::SET_VRING_ENABLE, &pair(index, 1), &[]);
+            }
+        }
+    }
+
+    /// A good front end, after whatever others did.
+    fn is_a_disk(&mut self) {
+        let layout = Layout::default();
+        self.begin(&layout, 9);
+        let mut out = [0; 16 + 512];
+        out[0] = 1;
+        out[8] = 3;
+        out[16..].fill(0x77);
+        let mut read = [0; 16];
+        read[8] = 3;
+        let shape = Shape::default();
+        let driver = &mut self.drivers[0];
+        driver.offer(&mut self.ram, &[&out], &[1], &shape);
+        let head = driver.offer(&mut self.ram, &[&read], &[512, 1], &shape);
+        self.events[0].write(1).expect("an event");
+        let rings = layout.rings(0);
+        wait_for("the requests to come back", || {
+            self.ram.found(rings.device + 2, 2) == [2, 0]
+        });
+        self.say(
+            code::GET_VRING_BASE,
+            VERSION | NEED_REPLY,
+            8,
+            &pair(0, 0),
+            &[],
+        );
+        assert_eq!(self.answer(), Some((code::GET_VRING_BASE, pair(0, 2))));
+        let buffer = self.ram.found(rings.table + 16 * u64::from(head + 1), 8);
+        let address = u64::from_le_bytes(buffer.try_into().expect("8"));
+        assert_eq!(self.ram.found(address, 512), [0x77; 512]);
+        assert!(self.events[2].read().is_ok(), "no call");
+        assert!(self.events[3].read().is_err(), "an error was told");
+        self.hang_up();
+        self.ram.check();
+    }
+}
+
+fn file_of(region: &Region) -> Descriptor {
+    region.file.unwrap_or(Descriptor::Ram)
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4"))
+}

@@ -18,6 +18,7 @@ pub use self::image::granularity;
 use self::request::Disk;
 use crate::queue::Broken;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
+use crate::watch::Watch;
 
 /// The unit of all addresses and lengths (§ 5.2.2): bytes.
 pub const SECTOR: u64 = 512;
@@ -108,6 +109,7 @@ impl Block {
                 serial,
                 name: options.name.to_owned(),
                 reported: false,
+                watch: None,
             },
             queues: vec![QUEUE_SIZE; queues.into()],
         }
@@ -166,6 +168,10 @@ impl VirtioDevice for Block {
     fn reset(&mut self) {
         self.disk.features = 0;
         self.disk.config.reset();
+    }
+
+    fn watch(&mut self, watch: &Arc<dyn Watch>) {
+        self.disk.watch = Some(Arc::clone(watch));
     }
 }
 

@@ -30,14 +30,14 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Collects the buffers of the chain that begins at `head`. Each descriptor is loaded once.
+    /// Collects the buffers of the chain that begins at `head`, and says how many descriptors it has. Each is loaded once.
     ///
     /// The loads are relaxed: the acquire of the available index, before them, orders them (§ 2.7.13).
-    pub(crate) fn collect(&self, head: u16, buffers: &mut Buffers) -> Result<(), Broken> {
+    pub(crate) fn collect(&self, head: u16, buffers: &mut Buffers) -> Result<u32, Broken> {
         let size = u32::from(self.size);
         let mut index = head;
         // A chain that visits more descriptors than there are loops.
-        for _ in 0..size {
+        for count in 1..=size {
             if u32::from(index) >= size {
                 return Err(Broken::DescriptorIndex { index, size });
             }
@@ -51,7 +51,7 @@ impl Table {
             }
             append(buffers, head, &descriptor)?;
             if descriptor.flags & NEXT == 0 {
-                return Ok(());
+                return Ok(count);
             }
             index = descriptor.next;
         }
@@ -64,7 +64,7 @@ impl Table {
         head: u16,
         table: &Descriptor,
         buffers: &mut Buffers,
-    ) -> Result<(), Broken> {
+    ) -> Result<u32, Broken> {
         let refuse = |why| {
             let &Descriptor { flags, len, .. } = table;
             Err(Broken::Indirect { flags, len, why })
@@ -82,7 +82,7 @@ impl Table {
         let size = table.len / 16;
         let max = CHAIN_MAX.max(self.size.into()).min(size);
         let mut index = 0_u16;
-        for _ in 0..max {
+        for count in 1..=max {
             if u32::from(index) >= size {
                 return Err(Broken::DescriptorIndex { index, size });
             }
@@ -102,7 +102,7 @@ impl Table {
             }
             append(buffers, head, &descriptor)?;
             if descriptor.flags & NEXT == 0 {
-                return Ok(());
+                return Ok(count);
             }
             index = descriptor.next;
         }

@@ -44,6 +44,7 @@ mod sync;
 pub mod uart;
 pub mod vhost_user;
 pub mod virtio;
+pub mod watch;
 pub mod worker;
 
 #[cfg(test)]

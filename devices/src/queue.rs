@@ -24,6 +24,7 @@ use crate::irq::Interrupt;
 use crate::memory::{Memory, Word, Words};
 use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
 use crate::virtio::features;
+use crate::watch::{Event, QueueWatch, Watch};
 
 /// The ring features that every queue of ours has.
 pub const FEATURES: u64 = features::RING_INDIRECT_DESC | features::RING_EVENT_IDX;
@@ -125,6 +126,7 @@ impl QueueConfig {
             unfinished: false,
             spare: Vec::new(),
             interrupt,
+            watch: None,
         })
     }
 }
@@ -153,6 +155,7 @@ pub struct Queue {
     )]
     spare: Vec<Box<Buffers>>,
     interrupt: Arc<Interrupt>,
+    watch: Option<QueueWatch>,
 }
 
 impl Queue {
@@ -192,9 +195,18 @@ impl Queue {
             .pop()
             .unwrap_or_else(|| Box::new(Buffers::new(&self.memory)));
         buffers.clear();
-        self.table.collect(head, &mut buffers)?;
+        let descriptors = self.table.collect(head, &mut buffers)?;
         self.next_available = next.wrapping_add(1);
-        Ok(Some(Chain { head, buffers }))
+        let mut chain = Chain { head, buffers };
+        self.tell(|queue| Event::Popped {
+            queue,
+            head,
+            descriptors,
+            readable: chain.readable().len(),
+            writable: chain.writable().len(),
+            waiting: available,
+        });
+        Ok(Some(chain))
     }
 
     /// Returns a chain to the driver, into whose writable buffers `written` bytes were written. The driver sees it after
@@ -206,6 +218,12 @@ impl Queue {
         self.used.store(element, [id, written], Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
         self.spare.push(chain.buffers);
+        let head = chain.head;
+        self.tell(|queue| Event::Used {
+            queue,
+            head,
+            written,
+        });
     }
 
     /// Publishes what was pushed, and interrupts the driver if it wants that. Once a batch.
@@ -229,6 +247,12 @@ impl Queue {
         } else {
             self.driver.load(FLAGS, Ordering::Relaxed) & NO_NOTIFICATION == 0
         };
+        self.tell(|queue| Event::Published {
+            queue,
+            index: new,
+            count: new.wrapping_sub(old),
+            interrupt: wanted,
+        });
         if wanted {
             self.interrupt.used_buffer();
         }
@@ -314,6 +338,22 @@ impl Queue {
                 return Ok(());
             }
             promised = true;
+        }
+    }
+
+    /// Lets `watch` know what happens here, as queue `index`, unless somebody does already.
+    pub(crate) fn watch(&mut self, watch: &Arc<dyn Watch>, index: u16) {
+        self.watch.get_or_insert_with(|| QueueWatch {
+            watch: Arc::clone(watch),
+            queue: index,
+        });
+    }
+
+    /// Nothing but a look at a field where nobody watches.
+    #[inline]
+    fn tell(&self, event: impl FnOnce(u16) -> Event) {
+        if let Some(QueueWatch { watch, queue }) = &self.watch {
+            watch.see(event(*queue));
         }
     }
 

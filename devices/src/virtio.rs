@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::queue::{Broken, Queue};
+use crate::watch::Watch;
 
 /// Device types (§ 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,11 @@ pub trait VirtioDevice: Send {
 
     /// Forgets what the driver began. No queue is in use any more.
     fn reset(&mut self) {}
+
+    /// `watch` wants to know what the device does beside what its queues tell. To be called before it is offered.
+    fn watch(&mut self, watch: &Arc<dyn Watch>) {
+        let _ = watch;
+    }
 }
 
 /// What to wait for on a file.
@@ -129,6 +135,15 @@ impl Queues {
     /// Queue `index`, if the driver enabled it.
     pub fn get(&mut self, index: usize) -> Option<&mut Queue> {
         self.0.get_mut(index)?.as_mut()
+    }
+
+    /// Lets `watch` know what happens on each of them.
+    pub(crate) fn watch(&mut self, watch: &Arc<dyn Watch>) {
+        for (queue, index) in self.0.iter_mut().zip(0..) {
+            if let Some(queue) = queue {
+                queue.watch(watch, index);
+            }
+        }
     }
 
     /// Puts another queue, or none, in the place of queue `index`. A chain that the old one held back is dropped.

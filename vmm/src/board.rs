@@ -16,6 +16,7 @@ use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::layout;
 use crate::machine::{Disk, Machine};
+use crate::observe::Observer;
 
 /// The machine's devices.
 pub struct Devices {
@@ -78,7 +79,7 @@ impl<'a> Sizes<'a> {
     }
 }
 
-/// Puts `devices` on the bus, slot by slot; `line` gives the wire of an interrupt source.
+/// Puts `devices` on the bus, slot by slot, where `observer` watches them; `line` gives the wire of an interrupt source.
 ///
 /// # Errors
 /// The host has no file descriptor left, or there are more devices than slots.
@@ -86,11 +87,13 @@ pub fn plug(
     bus: &mut Bus,
     memory: &Memory,
     devices: Vec<Box<dyn VirtioDevice>>,
+    observer: &Observer,
     line: impl Fn(u32) -> Box<dyn IrqLine>,
 ) -> Result<Vec<Arc<Mmio>>, Error> {
     let mut plugged = Vec::new();
     for (slot, device) in devices.into_iter().enumerate() {
         let line = line(layout::virtio_irq(slot));
+        let (device, line) = observer.device(slot, device, line);
         let device = Mmio::new(device, memory.clone(), line).map_err(descriptors)?;
         let device = Arc::new(device);
         let address = layout::virtio_address(slot);

@@ -53,6 +53,7 @@ Examples:
   hartvisor run --kernel Image --cmdline console=ttyS0 --console null --serial pty
   hartvisor run --kernel Image --console socket:/run/guest.sock --serial file:boot.log
   hartvisor run --kernel Image --port name=org.example.agent,target=socket:/run/agent.sock
+  hartvisor run --kernel guest --disk disk.img --stats -
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
@@ -180,6 +181,11 @@ pub struct Run {
     /// Write the process id to FILE once everything is checked, and remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
+
+    /// Count exits, register accesses, requests, bytes and times, and write them at the end and at SIGUSR1: as JSON to FILE,
+    /// which is replaced each time, or as a table to stderr (-)
+    #[arg(long, value_name = "FILE|-", allow_hyphen_values = true)]
+    pub stats: Option<PathBuf>,
 
     /// No virtio source of random numbers, which is there otherwise
     #[arg(long)]

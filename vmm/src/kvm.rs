@@ -13,6 +13,7 @@ mod ext;
 mod irq;
 mod ram;
 mod report;
+mod stats;
 mod threads;
 mod vcpu;
 mod vm;
@@ -37,6 +38,8 @@ use crate::error::Error;
 use crate::fdt::{self, Board};
 use crate::loader;
 use crate::machine::{Disk, End, Machine};
+use crate::observe::Observer;
+use crate::signals::{REPORT, RESIZED};
 use crate::{board, dtb, layout, platform, sbi};
 
 /// Whether a guest can run here.
@@ -57,7 +60,7 @@ pub fn report() -> Vec<(&'static str, String)> {
 ///
 /// # Errors
 /// This host's KVM cannot run it, or a system call failed.
-pub fn run(machine: &Machine) -> Result<End, Error> {
+pub fn run(machine: &Machine, observer: &Observer) -> Result<End, Error> {
     let kvm = open()?;
     let ending = Arc::new(Ending::new()?);
     if machine.dump_dtb.is_none() {
@@ -66,7 +69,7 @@ pub fn run(machine: &Machine) -> Result<End, Error> {
     let leave = Arc::clone(&ending);
     let consoles = Consoles::open(machine, move || leave.set(Ok(End::Left)))?;
     loop {
-        boot(&kvm, machine, &consoles, &ending)?;
+        boot(&kvm, machine, &consoles, &ending, observer)?;
         if machine.no_reboot || !ending.forget_reboot() {
             return ending.take();
         }
@@ -80,12 +83,20 @@ fn boot(
     machine: &Machine,
     consoles: &Consoles,
     ending: &Arc<Ending>,
+    observer: &Observer,
 ) -> Result<(), Error> {
     let hardware = vm::create(kvm, machine.cpus, machine.irqchip)?;
     cpu::configure(&hardware.vcpus, machine);
     let ram = Arc::new(ram::map(&hardware.vm, &machine.backing)?);
     // The VM ends in there and its memory here: while it is there, KVM follows each change of its memory page by page.
-    live(machine, hardware, Arc::clone(&ram), consoles, ending)
+    live(
+        machine,
+        hardware,
+        Arc::clone(&ram),
+        consoles,
+        ending,
+        observer,
+    )
 }
 
 /// From the VM with its memory to its end.
@@ -95,6 +106,7 @@ fn live(
     ram: Arc<GuestMemoryMmap>,
     consoles: &Consoles,
     ending: &Arc<Ending>,
+    observer: &Observer,
 ) -> Result<(), Error> {
     let Hardware { vm, mut vcpus, aia } = hardware;
     let mut bus = Bus::default();
@@ -104,7 +116,8 @@ fn live(
     };
     let Devices { models, disks } = Devices::new(machine, consoles)?;
     let memory = Memory::new(Arc::clone(&ram));
-    let devices = board::plug(&mut bus, &memory, models, |irq| irqchip.source(&vm, irq))?;
+    let line = |irq| irqchip.source(&vm, irq);
+    let devices = board::plug(&mut bus, &memory, models, observer, line)?;
     attach_kicks(&vm, &devices);
     devices
         .iter()
@@ -128,9 +141,19 @@ fn live(
     let console = sbi::Console::new(ram, input, output);
 
     let sizes = Sizes::new(machine, disks, &devices);
-    threads::run(&mut vcpus, &bus, &console, ending, || sizes.look())?;
+    observer.born();
+    let wanted = observer.wants_kvm();
+    let counters = wanted.then(|| stats::Counters::open(&vm, &vcpus));
+    let counted = || counters.as_ref().map(stats::Counters::read);
+    let heard = |signal| match signal {
+        RESIZED => sizes.look(),
+        REPORT => observer.tell(counted),
+        _ => {}
+    };
+    threads::run(&mut vcpus, &bus, &console, ending, observer, heard)?;
     devices.iter().for_each(|device| device.stop());
     serial.stop();
+    observer.died(|| counted().unwrap_or_default());
     Ok(())
 }
 

@@ -11,7 +11,8 @@
 //!    │        │             ├─ fdt            what the guest is told
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
-//!    │        └─ qemu                         the same machine as a QEMU command
+//!    │        ├─ qemu                         the same machine as a QEMU command
+//!    │        └─ observe ─ stats              who watches: what vCPUs and devices tell
 //!    ├── vhost_user                           one device on a socket
 //!    └── check                                what this host offers
 //! ```
@@ -39,6 +40,7 @@ pub mod layout;
 pub mod loader;
 pub mod logger;
 pub mod machine;
+pub mod observe;
 pub mod pidfile;
 pub mod platform;
 pub mod port;
@@ -47,6 +49,7 @@ pub mod run;
 pub mod sbi;
 pub mod signals;
 pub mod size;
+pub mod stats;
 pub mod terminal;
 pub mod vcpu;
 pub mod vhost_user;

@@ -4,6 +4,7 @@ use std::env::consts::ARCH;
 
 use crate::error::Error;
 use crate::machine::{End, Machine};
+use crate::observe::Observer;
 
 /// Why KVM cannot be used here.
 pub fn usable() -> Result<(), Error> {
@@ -11,7 +12,7 @@ pub fn usable() -> Result<(), Error> {
 }
 
 /// Cannot run a machine here.
-pub fn run(_machine: &Machine) -> Result<End, Error> {
+pub fn run(_machine: &Machine, _observer: &Observer) -> Result<End, Error> {
     usable().map(|()| End::PowerOff)
 }
 

@@ -27,7 +27,8 @@ use nix::unistd::{Pid, getppid};
 use crate::cli;
 use crate::error::Error;
 use crate::machine::{Disk, End, Machine};
-use crate::signals;
+use crate::observe::Observer;
+use crate::signals::{self, REPORT};
 use crate::terminal::Restore;
 
 mod backends;
@@ -48,19 +49,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Runs a machine under QEMU until the guest ends, the user leaves, or a signal comes.
 ///
 /// `why` it is not KVM that runs it, if the user did not say so, is told in a line on stderr once QEMU has started.
-pub fn run(machine: &Machine, why: Option<&str>) -> Result<End, Error> {
+pub fn run(machine: &Machine, observer: &Observer, why: Option<&str>) -> Result<End, Error> {
     command::check(machine)?;
     if let Some(path) = &machine.dump_dtb {
         return dump::device_tree(machine, path).map(|()| End::PowerOff);
     }
-    match start(machine, why, machine.devices) {
+    match start(machine, observer, why, machine.devices) {
         // A QEMU without them says so only when it is asked for one.
         Err(Error::QemuFailed { .. })
             if machine.devices == cli::Devices::Ours && lacks_vhost_user() =>
         {
             warn!("this QEMU has no vhost-user: its own disks and random numbers take our place");
             machine.disks.iter().for_each(Disk::unlock);
-            start(machine, None, cli::Devices::Qemu)
+            start(machine, observer, None, cli::Devices::Qemu)
         }
         ended => ended,
     }
@@ -77,9 +78,15 @@ fn lacks_vhost_user() -> bool {
     })
 }
 
-fn start(machine: &Machine, why: Option<&str>, devices: cli::Devices) -> Result<End, Error> {
+fn start(
+    machine: &Machine,
+    observer: &Observer,
+    why: Option<&str>,
+    devices: cli::Devices,
+) -> Result<End, Error> {
     // Blocked before QEMU exists, so that none is lost between.
-    let signals = signals::block()?;
+    let mut signals = signals::block()?;
+    signals.add(REPORT);
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags)
         .map_err(|errno| cannot("wait for signals", errno.into()))?;
@@ -89,7 +96,7 @@ fn start(machine: &Machine, why: Option<&str>, devices: cli::Devices) -> Result<
     let (ours, theirs) =
         UnixStream::pair().map_err(|source| cannot("create a socket pair", source))?;
     let mut backends = match devices {
-        cli::Devices::Ours => Backends::start(machine)?,
+        cli::Devices::Ours => Backends::start(machine, observer)?,
         cli::Devices::Qemu => Backends::default(),
     };
     let addresses = backends.addresses();
@@ -103,7 +110,7 @@ fn start(machine: &Machine, why: Option<&str>, devices: cli::Devices) -> Result<
         eprintln!("hartvisor: using QEMU: {why}");
     }
     let mut qmp = Qmp::new(ours, program())?;
-    let signal = qemu.watch(&mut qmp, &signals)?;
+    let signal = qemu.watch(&mut qmp, &signals, observer)?;
     let status = qemu.finish()?;
     backends.finish();
     how_it_ended(&qmp, signal, status)
@@ -171,7 +178,12 @@ impl Running {
     }
 
     /// Serves QMP until QEMU closes it; gives the signal that made us end QEMU, if one did.
-    fn watch(&mut self, qmp: &mut Qmp, signals: &SignalFd) -> Result<Option<i32>, Error> {
+    fn watch(
+        &mut self,
+        qmp: &mut Qmp,
+        signals: &SignalFd,
+        observer: &Observer,
+    ) -> Result<Option<i32>, Error> {
         let mut signal = None;
         let mut deadline: Option<Instant> = None;
         loop {
@@ -180,7 +192,7 @@ impl Running {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
             });
             let ready = wait(qmp, signals, timeout)?;
-            if let Some(number) = next_signal(signals)? {
+            if let Some(number) = next_signal(signals, observer)? {
                 // The second one is from somebody who has lost patience.
                 self.send(if signal.is_none() {
                     Signal::SIGTERM
@@ -196,7 +208,7 @@ impl Running {
             }
             if ready && !qmp.serve()? {
                 // A signal to the whole process group reaches QEMU as well, and perhaps first.
-                return Ok(signal.or(next_signal(signals)?));
+                return Ok(signal.or(next_signal(signals, observer)?));
             }
         }
     }
@@ -237,11 +249,17 @@ fn wait(qmp: &Qmp, signals: &SignalFd, timeout: PollTimeout) -> Result<bool, Err
     Ok(qmp.any().unwrap_or(true))
 }
 
-fn next_signal(signals: &SignalFd) -> Result<Option<i32>, Error> {
-    let info = signals
-        .read_signal()
-        .map_err(|errno| cannot("read a signal", errno.into()))?;
-    Ok(info.and_then(|info| i32::try_from(info.ssi_signo).ok()))
+/// A signal that is to end the run, if one has come. Who only asks how it stands is answered.
+fn next_signal(signals: &SignalFd, observer: &Observer) -> Result<Option<i32>, Error> {
+    loop {
+        let info = signals
+            .read_signal()
+            .map_err(|errno| cannot("read a signal", errno.into()))?;
+        match info.and_then(|info| i32::try_from(info.ssi_signo).ok()) {
+            Some(number) if number == REPORT as i32 => observer.tell(|| None),
+            other => return Ok(other),
+        }
+    }
 }
 
 /// Lets a child have a descriptor under the same number.

@@ -8,6 +8,7 @@ use crate::cli::{Accel, Devices, Run};
 use crate::error::Error;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
+use crate::observe::Observer;
 use crate::pidfile::PidFile;
 use crate::{qemu, signals};
 
@@ -33,14 +34,24 @@ pub fn run(options: &Run) -> Result<End, Error> {
             .map(PidFile::create)
             .transpose()?
     };
-    match options.accel {
-        Accel::Kvm => crate::kvm::run(&machine),
-        Accel::Qemu => qemu::run(&machine, None),
+    if machine.dump_dtb.is_some() {
+        return accelerate(&machine, options.accel, &Observer::none());
+    }
+    let observer = Observer::new(options, &machine)?;
+    let end = accelerate(&machine, options.accel, &observer);
+    observer.finish(&end);
+    end
+}
+
+/// Has the machine run by what was asked for.
+fn accelerate(machine: &Machine, accel: Accel, observer: &Observer) -> Result<End, Error> {
+    match accel {
+        Accel::Kvm => crate::kvm::run(machine, observer),
+        Accel::Qemu => qemu::run(machine, observer, None),
         Accel::Auto => match crate::kvm::usable() {
-            Ok(()) => crate::kvm::run(&machine),
-            Err(why) => {
-                qemu::run(&machine, Some(&why.chain())).map_err(|error| neither(&why, error))
-            }
+            Ok(()) => crate::kvm::run(machine, observer),
+            Err(why) => qemu::run(machine, observer, Some(&why.chain()))
+                .map_err(|error| neither(&why, error)),
         },
     }
 }

@@ -24,6 +24,16 @@ mod dbcn {
     pub(super) const WRITE_BYTE: u64 = 2;
 }
 
+/// What the calls that come to us are called, [`Call::name`] by [`Call::name`]; the last stands for all others.
+pub const NAMES: [&str; 6] = [
+    "legacy putchar",
+    "legacy getchar",
+    "DBCN write",
+    "DBCN read",
+    "DBCN write byte",
+    "other SBI call",
+];
+
 /// Error codes (SBI 2.0, § 3).
 const SUCCESS: i64 = 0;
 const ERR_FAILED: i64 = -1;
@@ -46,6 +56,20 @@ pub struct Call<'a> {
     pub args: [u64; 6],
     /// Error and value, to a0 and a1.
     pub ret: &'a mut [u64; 2],
+}
+
+impl Call<'_> {
+    /// The place of its name in [`NAMES`].
+    pub fn name(&self) -> usize {
+        match (self.extension, self.function) {
+            (extension::LEGACY_PUTCHAR, _) => 0,
+            (extension::LEGACY_GETCHAR, _) => 1,
+            (extension::DBCN, dbcn::WRITE) => 2,
+            (extension::DBCN, dbcn::READ) => 3,
+            (extension::DBCN, dbcn::WRITE_BYTE) => 4,
+            _ => 5,
+        }
+    }
 }
 
 /// The SBI consoles.

@@ -12,11 +12,17 @@ const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 /// A user says that disks have a new size. Under QEMU it has no effect.
 pub const RESIZED: Signal = Signal::SIGUSR2;
 
+/// A user wants to see the statistics of a run that goes on. Without `--stats` it has no effect.
+pub const REPORT: Signal = Signal::SIGUSR1;
+
+/// Those that end nothing: a user speaks to us by them.
+pub const HEARD: [Signal; 2] = [RESIZED, REPORT];
+
 /// A write beyond the limit of a file's size (ulimit -f) shall fail, as one to a full disk does, not end the process.
 const TOO_LARGE: Signal = Signal::SIGXFSZ;
 
 /// Keeps the signals that end a run from ending the process, in this thread and those it starts from here on, and gives
-/// them, to be waited for. [`RESIZED`] waits as well.
+/// them, to be waited for. Those of [`HEARD`] wait as well.
 ///
 /// Those that whoever started us has set to be ignored (nohup(1) does so with SIGHUP, a shell with SIGINT for what runs in
 /// the background) are left out, and stay without effect.
@@ -26,7 +32,7 @@ pub fn block() -> Result<SigSet, Error> {
         .filter(|signal| !ignored(*signal))
         .collect();
     let mut blocked = signals;
-    blocked.add(RESIZED);
+    HEARD.into_iter().for_each(|signal| blocked.add(signal));
     blocked.add(TOO_LARGE);
     blocked.thread_block().map_err(|errno| Error::Host {
         what: "block signals".into(),

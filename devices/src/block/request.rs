@@ -9,6 +9,7 @@ use super::config::{self, Config, Limit};
 use super::image::Image;
 use super::{SECTOR, SERIAL_MAX, feature};
 use crate::chain::Chain;
+use crate::watch::{Event, HostCall, Watch};
 
 /// Request types.
 pub(super) const IN: u32 = 0;
@@ -41,6 +42,8 @@ pub(super) struct Disk {
     pub(super) name: String,
     /// Whether a host error was reported: the first says it all, and a guest must not fill the log.
     pub(super) reported: bool,
+    /// Who is told of what the host does for it.
+    pub(super) watch: Option<Arc<dyn Watch>>,
 }
 
 impl Disk {
@@ -65,6 +68,11 @@ impl Disk {
                 (Status::IoErr, 0)
             }
         };
+        if let Some(watch) = self.watch.as_ref().filter(|_| status != Status::Ok) {
+            watch.see(Event::Failed {
+                status: status as u8,
+            });
+        }
         chain.writable().put_last(status as u8);
         // A chain has at most 2^32 bytes; the driver of that one learns a byte less.
         u32::try_from(written + 1).unwrap_or(u32::MAX)
@@ -82,25 +90,36 @@ impl Disk {
             IN => {
                 let len = chain.writable().len();
                 let offset = self.range(sector, len)?;
-                self.image.read(chain.writable(), offset)?;
+                self.host(HostCall::Read, offset, len, |image| {
+                    image.read(chain.writable(), offset)
+                })?;
                 return Ok(len);
             }
             OUT => {
                 self.check_writable()?;
-                let offset = self.range(sector, chain.readable().len())?;
-                self.image.write(chain.readable(), offset)?;
+                let len = chain.readable().len();
+                let offset = self.range(sector, len)?;
+                self.host(HostCall::Write, offset, len, |image| {
+                    image.write(chain.readable(), offset)
+                })?;
                 self.written()?;
             }
-            FLUSH => self.image.sync()?,
+            FLUSH => self.host(HostCall::Sync, 0, 0, |image| image.sync())?,
             GET_ID => return Ok(chain.writable().write(&self.serial) as u64),
             DISCARD if accepted(feature::DISCARD) => {
                 for range in self.ranges(chain, &config::DISCARD, 0)? {
-                    self.image.discard(range.offset, range.len)?;
+                    let Range { offset, len, .. } = range;
+                    self.host(HostCall::Forget, offset, len, |image| {
+                        image.discard(offset, len)
+                    })?;
                 }
             }
             WRITE_ZEROES if accepted(feature::WRITE_ZEROES) => {
                 for range in self.ranges(chain, &config::WRITE_ZEROES, UNMAP)? {
-                    self.image.zero(range.offset, range.len, range.unmap)?;
+                    let Range { offset, len, unmap } = range;
+                    self.host(HostCall::Forget, offset, len, |image| {
+                        image.zero(offset, len, unmap)
+                    })?;
                 }
                 self.written()?;
             }
@@ -116,10 +135,27 @@ impl Disk {
         }
     }
 
+    /// Has the host do something with the file.
+    fn host(
+        &mut self,
+        call: HostCall,
+        offset: u64,
+        len: u64,
+        run: impl FnOnce(&mut Image) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(watch) = &self.watch else {
+            return run(&mut self.image);
+        };
+        watch.see(Event::Host { call, offset, len });
+        let result = run(&mut self.image);
+        watch.see(Event::HostDone { ok: result.is_ok() });
+        result
+    }
+
     /// What was written is made durable, where the driver counts on that.
-    fn written(&self) -> io::Result<()> {
+    fn written(&mut self) -> io::Result<()> {
         match self.config.is_write_through() {
-            true => self.image.sync(),
+            true => self.host(HostCall::Sync, 0, 0, |image| image.sync()),
             false => Ok(()),
         }
     }

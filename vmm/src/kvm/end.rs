@@ -8,11 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::Error;
 use crate::machine::End;
-use crate::signals::{self, RESIZED};
+use crate::signals::{self, HEARD};
 
 /// The end of a run, once it is known.
 pub(super) struct Ending {
@@ -28,7 +29,7 @@ impl Ending {
     /// exists, so that all of them inherit that.
     pub(super) fn new() -> Result<Ending, Error> {
         let mut signals = signals::block()?;
-        signals.add(RESIZED);
+        HEARD.into_iter().for_each(|signal| signals.add(signal));
         let ending = || -> nix::Result<Ending> {
             Ok(Ending {
                 stop: AtomicBool::new(false),
@@ -55,9 +56,9 @@ impl Ending {
         let _ = self.event.write(1);
     }
 
-    /// Waits for the end; calls `resized` for each signal that says that disks have a new size.
-    pub(super) fn wait(&self, resized: impl Fn()) {
-        if let Err(source) = self.try_wait(resized) {
+    /// Waits for the end; calls `heard` for each signal by which a user speaks to us.
+    pub(super) fn wait(&self, heard: impl Fn(Signal)) {
+        if let Err(source) = self.try_wait(heard) {
             self.set(Err(Error::Host {
                 what: "wait for the guest".to_owned(),
                 source,
@@ -65,7 +66,7 @@ impl Ending {
         }
     }
 
-    fn try_wait(&self, resized: impl Fn()) -> io::Result<()> {
+    fn try_wait(&self, heard: impl Fn(Signal)) -> io::Result<()> {
         let wanted = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let fds: [BorrowedFd<'_>; 2] = [self.event.as_fd(), self.signals.as_fd()];
         loop {
@@ -79,9 +80,10 @@ impl Ending {
             if signal.any() == Some(true)
                 && let Some(signal) = self.signals.read_signal()?
             {
-                match i32::try_from(signal.ssi_signo).unwrap_or(0) {
-                    number if number == RESIZED as i32 => resized(),
-                    number => self.set(Ok(End::Signal(number))),
+                let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
+                match HEARD.into_iter().find(|known| *known as i32 == number) {
+                    Some(signal) => heard(signal),
+                    None => self.set(Ok(End::Signal(number))),
                 }
             }
             if event.any() == Some(true) {

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -13,10 +14,11 @@ use kvm_bindings::{
     kvm_riscv_timer, user_regs_struct,
 };
 use kvm_ioctls::DeviceFd;
-use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
+use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr};
 
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 
 /// KVM_INTERRUPT's two values on RISC-V (Documentation/virt/kvm/api.rst, 4.16): set and clear the hart's supervisor
 /// external interrupt.
@@ -77,6 +79,20 @@ pub(super) fn get_device(device: &DeviceFd, group: u32, attribute: u32) -> io::R
 pub(super) trait Attribute {}
 impl Attribute for u32 {}
 impl Attribute for u64 {}
+
+/// The file in which KVM counts for a VM or a vCPU.
+///
+/// # Errors
+/// This KVM has none, or no descriptor is left.
+pub(super) fn counters(of: &impl AsRawFd) -> io::Result<File> {
+    // SAFETY: KVM_GET_STATS_FD has no argument and touches no memory of ours.
+    let fd = unsafe { ioctl(&of.as_raw_fd(), KVM_GET_STATS_FD()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fresh from the kernel and nobody else's.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
 
 /// A second descriptor of what `file` is.
 ///

@@ -13,18 +13,20 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use super::end::Ending;
 use super::vcpu::KvmVcpu;
 use crate::error::Error;
+use crate::observe::{Observer, WatchedVcpu};
 use crate::{sbi, vcpu};
 
-/// The signal that brings a vCPU out of KVM_RUN.
-const KICK: Signal = Signal::SIGUSR1;
+/// The signal that brings a vCPU out of KVM_RUN: one that nobody sends to a process to mean something else.
+const KICK: Signal = Signal::SIGURG;
 
-/// Runs all vCPUs, each in its thread, until the run ends. `resized` is called when a user says that disks have a new size.
+/// Runs all vCPUs, each in its thread, until the run ends. `heard` is called for each signal by which a user speaks to us.
 pub(super) fn run(
     vcpus: &mut [KvmVcpu],
     bus: &Bus,
     console: &sbi::Console,
     ending: &Ending,
-    resized: impl Fn(),
+    observer: &Observer,
+    heard: impl Fn(Signal),
 ) -> Result<(), Error> {
     install_kick_handler()?;
     let kicks: Vec<Kick> = vcpus.iter_mut().map(Kick::new).collect();
@@ -33,7 +35,13 @@ pub(super) fn run(
         for ((vcpu, kick), id) in vcpus.iter_mut().zip(&kicks).zip(0..) {
             let run = move || {
                 kick.arrive();
-                let end = vcpu::run(vcpu, bus, console, &ending.stop);
+                let stop = &ending.stop;
+                let end = match observer.vcpu(id) {
+                    None => vcpu::run(vcpu, bus, console, stop),
+                    Some(probe) => {
+                        vcpu::run(&mut WatchedVcpu::new(vcpu, probe), bus, console, stop)
+                    }
+                };
                 if let Some(end) = end.transpose() {
                     ending.set(end);
                 }
@@ -49,7 +57,7 @@ pub(super) fn run(
                 })),
             }
         }
-        ending.wait(resized);
+        ending.wait(heard);
         for kick in &kicks {
             // SAFETY: the vCPUs outlive this scope, and their threads are joined when `threads` is dropped at its end.
             unsafe { kick.out() };

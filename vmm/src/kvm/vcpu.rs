@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -36,6 +37,11 @@ impl KvmVcpu {
     /// A descriptor by which any thread may drive the hart's external interrupt.
     pub(super) fn interrupt_fd(&self) -> io::Result<OwnedFd> {
         ext::duplicate(&self.fd)
+    }
+
+    /// The file in which KVM counts for it.
+    pub(super) fn counters(&self) -> io::Result<File> {
+        ext::counters(&self.fd)
     }
 
     /// A register's value; `None` if this KVM does not have it.

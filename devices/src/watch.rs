@@ -1,0 +1,242 @@
+//! What devices do, told to whoever wants to know it: statistics, a trace.
+//!
+//! A [`Watch`] is told by the thread that does it, as it happens, and must be quick. A device behind a [`Watched`] is
+//! watched; one that is not pays for it with a branch that is never taken.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use crate::irq::IrqLine;
+use crate::queue::Broken;
+use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
+
+/// What happens in a device. Times are the watch's own business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The device's thread begins with a queue that the driver notified, or that was left unfinished.
+    Kicked {
+        /// Which queue.
+        queue: u16,
+    },
+    /// The device's thread begins with a file of the host that has become ready.
+    Ready {
+        /// Which, in the order of [`VirtioDevice::files`].
+        file: u16,
+    },
+    /// What began last is done, and the thread waits again.
+    Idle,
+    /// The ring is broken: what began last ended by that.
+    Broken,
+    /// A chain was taken from the available ring.
+    Popped {
+        /// From which queue.
+        queue: u16,
+        /// The chain's first descriptor.
+        head: u16,
+        /// How many descriptors it has.
+        descriptors: u32,
+        /// Bytes for the device to read.
+        readable: u64,
+        /// Bytes for the device to write.
+        writable: u64,
+        /// Chains that were available, with this one.
+        waiting: u16,
+    },
+    /// One of the last chain's descriptors, where [`Watch::wants_descriptors`].
+    Descriptor {
+        /// Its place in its table.
+        index: u16,
+        /// Guest address of its buffer.
+        address: u64,
+        /// Bytes.
+        len: u32,
+        /// NEXT is 1, WRITE is 2, INDIRECT is 4.
+        flags: u16,
+    },
+    /// A chain was put into the used ring, where the driver does not see it yet.
+    Used {
+        /// Of which queue.
+        queue: u16,
+        /// The chain's first descriptor.
+        head: u16,
+        /// Bytes written to it.
+        written: u32,
+    },
+    /// The driver can see what was used.
+    Published {
+        /// Of which queue.
+        queue: u16,
+        /// The used index that it sees.
+        index: u16,
+        /// How many chains that adds.
+        count: u16,
+        /// Whether it wants to be interrupted for that.
+        interrupt: bool,
+    },
+    /// The device begins a system call on the file behind it.
+    Host {
+        /// What for.
+        call: HostCall,
+        /// Bytes from the file's start.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// That call has returned.
+    HostDone {
+        /// Without an error.
+        ok: bool,
+    },
+    /// A request was answered with this status, which is not success.
+    Failed {
+        /// In the device's own numbers.
+        status: u8,
+    },
+    /// The interrupt wire was driven high. Told by any thread.
+    Raised,
+}
+
+/// What a device does with the file behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostCall {
+    /// Reads it.
+    Read,
+    /// Writes it.
+    Write,
+    /// Makes what was written durable.
+    Sync,
+    /// Gives space back, or fills it with zeroes.
+    Forget,
+}
+
+/// Who wants to know.
+///
+/// Everything but [`Event::Raised`] comes from the thread that has the device at that time, so from one at a time.
+pub trait Watch: Send + Sync {
+    /// `event` happens now.
+    fn see(&self, event: Event);
+
+    /// Whether each descriptor of a chain is of interest. It costs to load them twice.
+    fn wants_descriptors(&self) -> bool {
+        false
+    }
+}
+
+/// One queue's side of it.
+pub(crate) struct QueueWatch {
+    pub(crate) watch: Arc<dyn Watch>,
+    /// The queue's index.
+    pub(crate) queue: u16,
+}
+
+/// A device that is watched: a device as any other.
+pub struct Watched {
+    device: Box<dyn VirtioDevice>,
+    watch: Arc<dyn Watch>,
+}
+
+impl Watched {
+    /// `device`, with `watch` told what it does.
+    pub fn new(mut device: Box<dyn VirtioDevice>, watch: Arc<dyn Watch>) -> Watched {
+        device.watch(&watch);
+        Watched { device, watch }
+    }
+
+    /// Calls the device, and tells how that began and ended.
+    fn call(
+        &mut self,
+        begin: Event,
+        queues: &mut Queues,
+        call: impl FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
+        // Queues come and go with resets; here is the first we see of them.
+        queues.watch(&self.watch);
+        self.watch.see(begin);
+        let result = call(&mut *self.device, queues);
+        self.watch.see(match result {
+            Ok(()) => Event::Idle,
+            Err(_) => Event::Broken,
+        });
+        result
+    }
+}
+
+/// An index of a queue or a file: there are no more than a hundred of either.
+fn narrow(index: usize) -> u16 {
+    u16::try_from(index).unwrap_or(u16::MAX)
+}
+
+impl VirtioDevice for Watched {
+    fn id(&self) -> DeviceId {
+        self.device.id()
+    }
+
+    fn queues(&self) -> &[u16] {
+        self.device.queues()
+    }
+
+    fn features(&self) -> u64 {
+        self.device.features()
+    }
+
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        self.device.config()
+    }
+
+    fn activate(&mut self, features: u64) {
+        self.device.activate(features);
+    }
+
+    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        let begin = Event::Kicked {
+            queue: narrow(index),
+        };
+        self.call(begin, queues, |device, queues| device.kicked(index, queues))
+    }
+
+    fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
+        self.device.files()
+    }
+
+    fn ready(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        let begin = Event::Ready {
+            file: narrow(index),
+        };
+        self.call(begin, queues, |device, queues| device.ready(index, queues))
+    }
+
+    fn queue_reset(&mut self, index: usize) {
+        self.device.queue_reset(index);
+    }
+
+    fn reset(&mut self) {
+        self.device.reset();
+    }
+}
+
+/// A wire that is watched.
+pub struct WatchedLine {
+    line: Box<dyn IrqLine>,
+    watch: Arc<dyn Watch>,
+}
+
+impl WatchedLine {
+    /// `line`, with `watch` told when it is driven high.
+    pub fn new(line: Box<dyn IrqLine>, watch: Arc<dyn Watch>) -> WatchedLine {
+        WatchedLine { line, watch }
+    }
+}
+
+impl IrqLine for WatchedLine {
+    fn set(&self, high: bool) {
+        if high {
+            self.watch.see(Event::Raised);
+        }
+        self.line.set(high);
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+#[path = "watch_test.rs"]
+mod tests;

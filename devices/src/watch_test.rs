@@ -1,0 +1,110 @@
+use std::sync::Mutex;
+
+use super::*;
+use crate::block::Block;
+use crate::queue::FEATURES;
+use crate::rig::{DATA, Rig, WRITE};
+
+/// Remembers what it was told.
+#[derive(Default)]
+struct Witness(Mutex<Vec<Event>>);
+
+impl Watch for Witness {
+    fn see(&self, event: Event) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+impl Witness {
+    fn told(&self) -> Vec<Event> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+/// A watched disk of eight sectors with one queue, and a request of `kind` in its ring: header, a sector, status.
+fn requested(kind: u32) -> (Rig, Watched, Queues, Arc<Witness>) {
+    let rig = Rig::new(8);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(4096).unwrap();
+    let witness = Arc::new(Witness::default());
+    let block = Box::new(Block::new(file, 4096, false, ""));
+    let device = Watched::new(block, witness.clone());
+    let queues = Queues::new(vec![Some(rig.queue(FEATURES))]);
+    rig.write(DATA, &kind.to_le_bytes());
+    rig.write(DATA + 8, &3_u64.to_le_bytes());
+    let status = DATA + 0x100;
+    rig.chain(
+        2,
+        &[
+            (DATA, 16, 0),
+            (DATA + 0x1000, 512, WRITE),
+            (status, 1, WRITE),
+        ],
+    );
+    rig.offer(2);
+    (rig, device, queues, witness)
+}
+
+#[test]
+fn a_request_is_told_from_its_kick_to_the_publishing_of_what_was_used() {
+    let (_rig, mut device, mut queues, witness) = requested(0);
+    device.kicked(0, &mut queues).unwrap();
+    let (queue, head) = (0, 2);
+    let told = [
+        Event::Kicked { queue },
+        Event::Popped {
+            queue,
+            head,
+            descriptors: 3,
+            readable: 16,
+            writable: 513,
+            waiting: 1,
+        },
+        Event::Host {
+            call: HostCall::Read,
+            offset: 3 * 512,
+            len: 512,
+        },
+        Event::HostDone { ok: true },
+        Event::Used {
+            queue,
+            head,
+            written: 513,
+        },
+        Event::Published {
+            queue,
+            index: 1,
+            count: 1,
+            interrupt: true,
+        },
+        Event::Idle,
+    ];
+    assert_eq!(witness.told(), told);
+}
+
+#[test]
+fn a_request_that_is_refused_is_told_with_its_status() {
+    let (_rig, mut device, mut queues, witness) = requested(77);
+    device.kicked(0, &mut queues).unwrap();
+    let told = witness.told();
+    assert!(told.contains(&Event::Failed { status: 2 }), "{told:?}");
+}
+
+#[test]
+fn a_ring_that_is_broken_is_told() {
+    let (rig, mut device, mut queues, witness) = requested(0);
+    rig.set_available(100);
+    device.kicked(0, &mut queues).unwrap_err();
+    assert_eq!(witness.told().last(), Some(&Event::Broken));
+}
+
+#[test]
+fn a_wire_is_told_when_it_rises_and_not_when_it_falls() {
+    let rig = Rig::new(8);
+    let witness = Arc::new(Witness::default());
+    let line = WatchedLine::new(Box::new(rig.wire.clone()), witness.clone());
+    line.set(true);
+    line.set(false);
+    assert_eq!(witness.told(), [Event::Raised]);
+    assert!(!rig.wire.is_high());
+}

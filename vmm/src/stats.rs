@@ -1,0 +1,254 @@
+//! `hartvisor run --stats`: what is counted while a guest runs, and the report of it.
+//!
+//! ```text
+//!   vCPU threads ──▶ counters::VcpuCounters ──┐
+//!   device threads ▶ counters::DeviceCounters ┼─▶ report::Report ──▶ JSON in a file, or table::text on stderr
+//!   KVM, /proc ───────────────────────────────┘      at SIGUSR1 and at the end
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use log::warn;
+
+use crate::error::Error;
+use crate::machine::End;
+use crate::sbi;
+
+pub(crate) mod counters;
+mod histogram;
+mod memory;
+pub(crate) mod registers;
+pub mod report;
+mod table;
+
+use counters::{DeviceCounters, VcpuCounters};
+use registers::Place;
+use report::{Kvm, Report};
+
+/// The counters of a run, and where their report goes.
+pub(crate) struct Stats {
+    target: Target,
+    started: Instant,
+    /// Bytes of the guest's RAM.
+    ram: u64,
+    state: Mutex<State>,
+}
+
+enum Target {
+    /// As a table, for people.
+    Stderr,
+    /// As JSON.
+    File(PathBuf),
+}
+
+/// What there is to report of.
+#[derive(Default)]
+struct State {
+    /// Whether it is KVM that runs the guest.
+    kvm: bool,
+    vcpus: Vec<Arc<VcpuCounters>>,
+    devices: Vec<Counted>,
+    lives: u64,
+    /// KVM's counts of the lives that are over: each had a VM of its own.
+    past: Kvm,
+}
+
+struct Counted {
+    name: String,
+    wire: bool,
+    counters: Arc<DeviceCounters>,
+}
+
+impl Stats {
+    /// Statistics that go to `target`: a file, which is made now, or "-", which is stderr.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn new(target: &Path, ram: u64) -> Result<Stats, Error> {
+        let target = match target.as_os_str().as_encoded_bytes() {
+            b"-" => Target::Stderr,
+            _ => {
+                File::create(target).map_err(|source| Error::Write {
+                    what: "the statistics to",
+                    path: target.into(),
+                    source,
+                })?;
+                Target::File(target.into())
+            }
+        };
+        Ok(Stats {
+            target,
+            started: Instant::now(),
+            ram,
+            state: Mutex::default(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Not taken while the guest runs, but for a report.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The counters of vCPU `id`: the same ones in each life of the guest.
+    pub(crate) fn vcpu(&self, id: usize) -> Arc<VcpuCounters> {
+        let mut state = self.state();
+        while state.vcpus.len() <= id {
+            state.vcpus.push(Arc::new(VcpuCounters::new()));
+        }
+        let counters = state.vcpus.get(id);
+        counters.map_or_else(|| Arc::new(VcpuCounters::new()), Arc::clone)
+    }
+
+    /// The counters of the device of this name: the same ones in each life of the guest. `wire`: its interrupts are seen.
+    pub(crate) fn device(
+        &self,
+        name: &str,
+        kind: String,
+        queues: usize,
+        wire: bool,
+    ) -> Arc<DeviceCounters> {
+        let mut state = self.state();
+        if let Some(known) = state.devices.iter().find(|known| known.name == name) {
+            return Arc::clone(&known.counters);
+        }
+        let has_file = kind == "block";
+        let counters = Arc::new(DeviceCounters::new(kind, queues, has_file));
+        state.devices.push(Counted {
+            name: name.to_owned(),
+            wire,
+            counters: Arc::clone(&counters),
+        });
+        counters
+    }
+
+    /// A guest begins to live in a VM of KVM's.
+    pub(crate) fn born(&self) {
+        let mut state = self.state();
+        state.kvm = true;
+        state.lives += 1;
+    }
+
+    /// It has ended, and KVM has counted this.
+    pub(crate) fn died(&self, kvm: &Kvm) {
+        self.state().past.add(kvm);
+    }
+
+    /// Writes a report. `present`: KVM's counts of the life that goes on; `end`: how the run ended.
+    pub(crate) fn write(&self, present: Option<&Kvm>, end: Option<&Result<End, Error>>) {
+        let report = self.report(present, end);
+        let written = match &self.target {
+            Target::Stderr => io::stderr().write_all(table::text(&report).as_bytes()),
+            Target::File(path) => store(path, &report),
+        };
+        if let Err(error) = written {
+            warn!("cannot write the statistics: {error}");
+        }
+    }
+
+    fn report(&self, present: Option<&Kvm>, end: Option<&Result<End, Error>>) -> Report {
+        let state = self.state();
+        let mut kvm = state.past.clone();
+        if let Some(present) = present {
+            kvm.add(present);
+        }
+        let exits = state.vcpus.iter().map(|vcpu| vcpu.exits()).collect();
+        Report {
+            version: report::VERSION,
+            accel: if state.kvm { "kvm" } else { "qemu" }.to_owned(),
+            nanoseconds: u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            end: end.map(describe),
+            reboots: state.lives.saturating_sub(1),
+            vcpus: state.kvm.then_some(exits),
+            registers: state.kvm.then(|| state.registers()),
+            sbi: state.kvm.then(|| state.sbi()),
+            devices: state
+                .devices
+                .iter()
+                .map(|device| device.counters.report(&device.name, device.wire))
+                .collect(),
+            kvm: state.kvm.then_some(kvm),
+            memory: memory::of_this_process(self.ram),
+        }
+    }
+}
+
+impl State {
+    fn registers(&self) -> Vec<report::Register> {
+        let mut sums = vec![[0; 2]; registers::COUNT];
+        for vcpu in &self.vcpus {
+            for (sum, [reads, writes]) in sums.iter_mut().zip(vcpu.registers()) {
+                *sum = [sum[0] + reads, sum[1] + writes];
+            }
+        }
+        let named = sums.into_iter().enumerate();
+        let named = named.filter(|(_, both)| *both != [0, 0]);
+        named
+            .map(|(number, [reads, writes])| {
+                let (place, register) = registers::name(number);
+                report::Register {
+                    device: self.device(place),
+                    register: register.to_owned(),
+                    reads,
+                    writes,
+                }
+            })
+            .collect()
+    }
+
+    fn device(&self, place: Place) -> String {
+        match place {
+            Place::Board(name) => name.to_owned(),
+            Place::Slot(slot) => match self.devices.get(slot) {
+                Some(device) => device.name.clone(),
+                None => format!("empty slot {slot}"),
+            },
+        }
+    }
+
+    fn sbi(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut sums = std::collections::BTreeMap::new();
+        for vcpu in &self.vcpus {
+            let counts = sbi::NAMES.into_iter().zip(vcpu.sbi());
+            for (name, count) in counts.filter(|(_, count)| *count > 0) {
+                *sums.entry(name.to_owned()).or_default() += count;
+            }
+        }
+        sums
+    }
+}
+
+fn describe(end: &Result<End, Error>) -> String {
+    match end {
+        Ok(End::PowerOff) => "power-off".to_owned(),
+        Ok(End::Reboot) => "reboot".to_owned(),
+        Ok(End::Failure) => "failure".to_owned(),
+        Ok(End::Left) => "left".to_owned(),
+        Ok(End::Signal(number)) => format!("signal {number}"),
+        Err(_) => "error".to_owned(),
+    }
+}
+
+/// Replaces a file as a whole, so that whoever looks at it while the guest runs finds a report and not half of one. What is
+/// no file (a pipe, a terminal) gets one report after the other.
+fn store(path: &Path, report: &Report) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(report)?;
+    text.push(b'\n');
+    if !fs::metadata(path).map_or(true, |metadata| metadata.is_file()) {
+        return fs::OpenOptions::new()
+            .append(true)
+            .open(path)?
+            .write_all(&text);
+    }
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    fs::write(&new, &text)?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+#[path = "stats_test.rs"]
+mod tests;

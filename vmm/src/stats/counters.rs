@@ -1,0 +1,298 @@
+//! What is counted while the guest runs. Each counter has one writer at a time (a vCPU, a device's thread), so adding is a
+//! load and a store, without a lock; whoever reports looks at them as they stand.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use devices::watch::{Event, HostCall};
+
+use super::histogram::{Histogram, add};
+use super::{registers, report};
+use crate::sbi;
+use crate::vcpu::Exit;
+
+/// One vCPU's.
+pub(crate) struct VcpuCounters {
+    exits: [AtomicU64; 6],
+    registers: Vec<[AtomicU64; 2]>,
+    sbi: [AtomicU64; sbi::NAMES.len()],
+}
+
+/// Places in `exits`.
+const MMIO_READ: usize = 0;
+const MMIO_WRITE: usize = 1;
+const SBI: usize = 2;
+const CSR: usize = 3;
+const ENDED: usize = 4;
+const INTERRUPTED: usize = 5;
+
+impl VcpuCounters {
+    pub(super) fn new() -> VcpuCounters {
+        let registers = (0..registers::COUNT).map(|_| Default::default());
+        VcpuCounters {
+            exits: Default::default(),
+            registers: registers.collect(),
+            sbi: Default::default(),
+        }
+    }
+
+    /// To be called by the vCPU's thread alone.
+    pub(crate) fn count(&self, exit: &Exit<'_>) {
+        let kind = match exit {
+            Exit::MmioRead(address, _) => {
+                self.access(*address, 0);
+                MMIO_READ
+            }
+            Exit::MmioWrite(address, _) => {
+                self.access(*address, 1);
+                MMIO_WRITE
+            }
+            Exit::Sbi(call) => {
+                if let Some(counter) = self.sbi.get(call.name()) {
+                    add(counter, 1);
+                }
+                SBI
+            }
+            Exit::ReadCsr(..) => CSR,
+            Exit::Ended(_) => ENDED,
+            Exit::Interrupted => INTERRUPTED,
+        };
+        if let Some(counter) = self.exits.get(kind) {
+            add(counter, 1);
+        }
+    }
+
+    fn access(&self, address: u64, direction: usize) {
+        let register = self.registers.get(registers::number(address));
+        if let Some(counter) = register.and_then(|both| both.get(direction)) {
+            add(counter, 1);
+        }
+    }
+
+    pub(super) fn exits(&self) -> report::Vcpu {
+        let [mmio_read, mmio_write, sbi, csr, ended, interrupted] =
+            self.exits.each_ref().map(|counter| counter.load(Relaxed));
+        report::Vcpu {
+            mmio_read,
+            mmio_write,
+            sbi,
+            csr,
+            ended,
+            interrupted,
+        }
+    }
+
+    /// Loads and stores, by the registers' numbers.
+    pub(super) fn registers(&self) -> impl Iterator<Item = [u64; 2]> {
+        let both = |both: &[AtomicU64; 2]| both.each_ref().map(|counter| counter.load(Relaxed));
+        self.registers.iter().map(both)
+    }
+
+    /// By [`sbi::NAMES`].
+    pub(super) fn sbi(&self) -> [u64; sbi::NAMES.len()] {
+        self.sbi.each_ref().map(|counter| counter.load(Relaxed))
+    }
+}
+
+/// One device's.
+pub(crate) struct DeviceCounters {
+    clock: Instant,
+    kind: String,
+    queues: Vec<QueueCounters>,
+    ready: AtomicU64,
+    failed: AtomicU64,
+    broken: AtomicU64,
+    raised: AtomicU64,
+    host: HostCounters,
+}
+
+struct QueueCounters {
+    kicks: AtomicU64,
+    requests: AtomicU64,
+    from_guest: AtomicU64,
+    to_guest: AtomicU64,
+    batches: AtomicU64,
+    wanted: AtomicU64,
+    depth: Histogram,
+    latency: Histogram,
+    /// When the chain of a head was taken. A ring may be longer than this; but no device holds more than one chain of a
+    /// queue at a time.
+    taken: Vec<AtomicU64>,
+}
+
+const HEADS: u16 = 256;
+
+#[derive(Default)]
+struct HostCounters {
+    calls: [AtomicU64; 4],
+    bytes: [AtomicU64; 2],
+    errors: AtomicU64,
+    latency: Option<Histogram>,
+    /// When the last one began.
+    begun: AtomicU64,
+}
+
+impl DeviceCounters {
+    pub(super) fn new(kind: String, queues: usize, has_file: bool) -> DeviceCounters {
+        DeviceCounters {
+            clock: Instant::now(),
+            kind,
+            queues: (0..queues).map(|_| QueueCounters::new()).collect(),
+            ready: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
+            raised: AtomicU64::new(0),
+            host: HostCounters {
+                latency: has_file.then(Histogram::new),
+                ..HostCounters::default()
+            },
+        }
+    }
+
+    fn now(&self) -> u64 {
+        // 584 years.
+        u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn queue(&self, index: u16, count: impl FnOnce(&QueueCounters)) {
+        if let Some(queue) = self.queues.get(usize::from(index)) {
+            count(queue);
+        }
+    }
+
+    /// As [`devices::watch::Watch::see`].
+    pub(crate) fn count(&self, event: Event) {
+        match event {
+            Event::Kicked { queue } => self.queue(queue, |queue| add(&queue.kicks, 1)),
+            Event::Ready { .. } => add(&self.ready, 1),
+            Event::Broken => add(&self.broken, 1),
+            Event::Failed { .. } => add(&self.failed, 1),
+            Event::Popped {
+                queue,
+                head,
+                readable,
+                waiting,
+                ..
+            } => self.queue(queue, |queue| {
+                add(&queue.from_guest, readable);
+                queue.depth.record(waiting.into());
+                queue.taken(head).store(self.now(), Relaxed);
+            }),
+            Event::Used {
+                queue,
+                head,
+                written,
+            } => self.queue(queue, |queue| {
+                add(&queue.requests, 1);
+                add(&queue.to_guest, written.into());
+                let taken = queue.taken(head).load(Relaxed);
+                queue.latency.record(self.now().saturating_sub(taken));
+            }),
+            Event::Published {
+                queue, interrupt, ..
+            } => self.queue(queue, |queue| {
+                add(&queue.batches, 1);
+                add(&queue.wanted, interrupt.into());
+            }),
+            Event::Host { call, len, .. } => self.host.begin(call, len, self.now()),
+            Event::HostDone { ok } => self.host.done(ok, self.now()),
+            // From any thread.
+            Event::Raised => {
+                self.raised.fetch_add(1, Relaxed);
+            }
+            Event::Idle | Event::Descriptor { .. } => {}
+        }
+    }
+
+    /// `wire`: whether its interrupts were watched.
+    pub(super) fn report(&self, name: &str, wire: bool) -> report::Device {
+        report::Device {
+            name: name.to_owned(),
+            kind: self.kind.clone(),
+            queues: self.queues.iter().map(QueueCounters::report).collect(),
+            ready: self.ready.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            broken: self.broken.load(Relaxed),
+            interrupts: wire.then(|| self.raised.load(Relaxed)),
+            host: self.host.report(),
+        }
+    }
+}
+
+impl QueueCounters {
+    fn new() -> QueueCounters {
+        QueueCounters {
+            kicks: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            from_guest: AtomicU64::new(0),
+            to_guest: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
+            depth: Histogram::new(),
+            latency: Histogram::new(),
+            taken: (0..HEADS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "there are HEADS of them")]
+    fn taken(&self, head: u16) -> &AtomicU64 {
+        &self.taken[usize::from(head % HEADS)]
+    }
+
+    fn report(&self) -> report::Queue {
+        let (batches, wanted) = (self.batches.load(Relaxed), self.wanted.load(Relaxed));
+        report::Queue {
+            kicks: self.kicks.load(Relaxed),
+            requests: self.requests.load(Relaxed),
+            bytes_from_guest: self.from_guest.load(Relaxed),
+            bytes_to_guest: self.to_guest.load(Relaxed),
+            batches,
+            interrupts_wanted: wanted,
+            interrupts_suppressed: batches.saturating_sub(wanted),
+            depth: self.depth.report(),
+            latency: self.latency.report(),
+        }
+    }
+}
+
+impl HostCounters {
+    fn begin(&self, call: HostCall, len: u64, now: u64) {
+        let [reads, writes, syncs, forgets] = &self.calls;
+        let [read, written] = &self.bytes;
+        match call {
+            HostCall::Read => {
+                add(reads, 1);
+                add(read, len);
+            }
+            HostCall::Write => {
+                add(writes, 1);
+                add(written, len);
+            }
+            HostCall::Sync => add(syncs, 1),
+            HostCall::Forget => add(forgets, 1),
+        }
+        self.begun.store(now, Relaxed);
+    }
+
+    fn done(&self, ok: bool, now: u64) {
+        add(&self.errors, (!ok).into());
+        if let Some(latency) = &self.latency {
+            latency.record(now.saturating_sub(self.begun.load(Relaxed)));
+        }
+    }
+
+    fn report(&self) -> Option<report::Host> {
+        let [reads, writes, syncs, forgets] = self.calls.each_ref().map(|it| it.load(Relaxed));
+        let [bytes_read, bytes_written] = self.bytes.each_ref().map(|it| it.load(Relaxed));
+        self.latency.as_ref().map(|latency| report::Host {
+            reads,
+            writes,
+            syncs,
+            forgets,
+            bytes_read,
+            bytes_written,
+            errors: self.errors.load(Relaxed),
+            latency: latency.report(),
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! How values are spread: counts in buckets that are each a quarter as wide as the power of two they begin at.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::report;
+
+/// Values below this have a bucket each; above it there are so many buckets a power of two.
+const PARTS: u64 = 4;
+const BUCKETS: usize = 252;
+
+/// Counts that one thread at a time adds to, while any may look.
+pub(super) struct Histogram {
+    buckets: [AtomicU64; BUCKETS],
+    sum: AtomicU64,
+    max: AtomicU64,
+}
+
+/// Adds to a counter that has one writer: no other store comes in between, so none is lost.
+pub(super) fn add(counter: &AtomicU64, value: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(value), Relaxed);
+}
+
+impl Histogram {
+    pub(super) fn new() -> Histogram {
+        Histogram {
+            buckets: [const { AtomicU64::new(0) }; BUCKETS],
+            sum: AtomicU64::new(0),
+            max: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn record(&self, value: u64) {
+        if let Some(bucket) = self.buckets.get(bucket(value)) {
+            add(bucket, 1);
+        }
+        add(&self.sum, value);
+        if value > self.max.load(Relaxed) {
+            self.max.store(value, Relaxed);
+        }
+    }
+
+    pub(super) fn report(&self) -> report::Histogram {
+        let counts = self.buckets.iter().map(|bucket| bucket.load(Relaxed));
+        let buckets: Vec<_> = (0..)
+            .map(last_of)
+            .zip(counts)
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        report::Histogram {
+            count: buckets.iter().map(|(_, count)| count).sum(),
+            sum: self.sum.load(Relaxed),
+            max: self.max.load(Relaxed),
+            buckets,
+        }
+    }
+}
+
+/// Which bucket a value belongs to.
+fn bucket(value: u64) -> usize {
+    let bucket = match value {
+        ..PARTS => value,
+        _ => {
+            let log = u64::from(value.ilog2());
+            (log - 1) * PARTS + (value >> (log - 2)) % PARTS
+        }
+    };
+    // Below BUCKETS.
+    usize::try_from(bucket).unwrap_or(0)
+}
+
+/// The largest value of a bucket.
+fn last_of(bucket: u64) -> u64 {
+    match bucket {
+        ..PARTS => bucket,
+        _ => {
+            let width = 1_u64 << (bucket / PARTS - 1);
+            (PARTS + bucket % PARTS)
+                .wrapping_mul(width)
+                .wrapping_add(width - 1)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_is_in_the_bucket_that_ends_at_or_after_it() {
+        let values = (0..5000).chain((12..64).flat_map(|log| {
+            let power = 1_u64 << log;
+            [
+                power - 1,
+                power,
+                power + 1,
+                power + power / 2,
+                power + (power - 1),
+            ]
+        }));
+        for value in values {
+            let bucket = bucket(value);
+            assert!(bucket < BUCKETS, "{value}");
+            let (before, last) = (bucket.checked_sub(1), last_of(bucket as u64));
+            assert!(value <= last, "{value} in the bucket up to {last}");
+            if let Some(before) = before {
+                assert!(value > last_of(before as u64), "{value}");
+            }
+            assert!(last - value <= value / 4, "{value}: {last} is too far");
+        }
+        assert_eq!(last_of(BUCKETS as u64 - 1), u64::MAX);
+    }
+
+    #[test]
+    fn quantiles_are_within_a_quarter_and_never_above_the_largest() {
+        let histogram = Histogram::new();
+        (1..=1000).for_each(|value| histogram.record(value));
+        let report = histogram.report();
+        assert_eq!(
+            (report.count, report.sum, report.max),
+            (1000, 500_500, 1000)
+        );
+        let median = report.quantile(0.5).unwrap();
+        assert!((500..625).contains(&median), "{median}");
+        assert_eq!(report.quantile(1.0), Some(1000));
+        assert_eq!(Histogram::new().report().quantile(0.5), None);
+    }
+}

@@ -1,0 +1,155 @@
+use std::collections::BTreeMap;
+
+use devices::watch::{Event, HostCall};
+
+use super::*;
+use crate::layout::virtio_address;
+use crate::vcpu::Exit;
+
+/// Statistics of a run on KVM with a console and a disk, in which something has happened.
+fn busy(target: &Path) -> Stats {
+    let stats = Stats::new(target, 256 << 20).unwrap();
+    stats.born();
+    stats.device("console", "console".into(), 2, true);
+    let disk = stats.device("disk0", "block".into(), 1, true);
+    for event in [
+        Event::Kicked { queue: 0 },
+        Event::Popped {
+            queue: 0,
+            head: 5,
+            descriptors: 3,
+            readable: 16,
+            writable: 4097,
+            waiting: 2,
+        },
+        Event::Host {
+            call: HostCall::Read,
+            offset: 0,
+            len: 4096,
+        },
+        Event::HostDone { ok: true },
+        Event::Used {
+            queue: 0,
+            head: 5,
+            written: 4097,
+        },
+        Event::Published {
+            queue: 0,
+            index: 1,
+            count: 1,
+            interrupt: true,
+        },
+        Event::Raised,
+        Event::Idle,
+    ] {
+        disk.count(event);
+    }
+    let vcpu = stats.vcpu(1);
+    vcpu.count(&Exit::MmioWrite(virtio_address(1) + 0x64, &[1, 0, 0, 0]));
+    vcpu.count(&Exit::MmioRead(virtio_address(1) + 0x60, &mut [0; 4]));
+    vcpu.count(&Exit::Interrupted);
+    let exits = |count| BTreeMap::from([("exits".to_owned(), count)]);
+    stats.died(&Kvm {
+        vm: BTreeMap::new(),
+        vcpus: vec![exits(30), exits(3)],
+    });
+    stats
+}
+
+#[test]
+fn what_vcpus_and_devices_do_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = busy(&folder.path().join("stats")).report(None, Some(&Ok(End::PowerOff)));
+    assert_eq!(
+        (&*report.accel, report.end.as_deref()),
+        ("kvm", Some("power-off"))
+    );
+    let vcpus = report.vcpus.unwrap();
+    assert_eq!(
+        vcpus.iter().map(report::Vcpu::total).collect::<Vec<_>>(),
+        [0, 3]
+    );
+    let registers: Vec<_> = report.registers.unwrap();
+    let named: Vec<_> = registers
+        .iter()
+        .map(|it| (&*it.device, &*it.register, it.reads, it.writes))
+        .collect();
+    let expected = [
+        ("disk0", "InterruptStatus", 1, 0),
+        ("disk0", "InterruptACK", 0, 1),
+    ];
+    assert_eq!(named, expected);
+    let disk = &report.devices[1];
+    let queue = &disk.queues[0];
+    assert_eq!((queue.kicks, queue.requests, queue.batches), (1, 1, 1));
+    assert_eq!((queue.bytes_from_guest, queue.bytes_to_guest), (16, 4097));
+    assert_eq!(
+        (queue.interrupts_wanted, queue.interrupts_suppressed),
+        (1, 0)
+    );
+    assert_eq!((queue.depth.max, queue.latency.count), (2, 1));
+    let host = disk.host.as_ref().unwrap();
+    assert_eq!((host.reads, host.bytes_read, host.errors), (1, 4096, 0));
+    assert_eq!(disk.interrupts, Some(1));
+    assert!(report.devices[0].host.is_none());
+}
+
+#[test]
+fn counts_go_on_across_a_reboot_and_kvms_are_added_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let stats = busy(&folder.path().join("stats"));
+    stats.born();
+    let disk = stats.device("disk0", "block".into(), 1, true);
+    disk.count(Event::Kicked { queue: 0 });
+    let present = Kvm {
+        vm: BTreeMap::new(),
+        vcpus: vec![BTreeMap::from([("exits".to_owned(), 4)])],
+    };
+    let report = stats.report(Some(&present), None);
+    assert_eq!((report.reboots, report.end), (1, None));
+    assert_eq!(report.devices[1].queues[0].kicks, 2);
+    let kvm = report.kvm.unwrap();
+    assert_eq!((kvm.vcpus[0]["exits"], kvm.vcpus[1]["exits"]), (34, 3));
+}
+
+#[test]
+fn the_file_is_replaced_by_each_report_and_reads_back_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stats.json");
+    let stats = busy(&path);
+    assert_eq!(fs::read(&path).unwrap(), b"", "made at once");
+    stats.write(None, None);
+    let first: Report = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(first.end, None);
+    stats.write(None, Some(&Ok(End::Signal(15))));
+    let last: Report = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(last.end.as_deref(), Some("signal 15"));
+    assert_eq!(last.devices, first.devices);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn under_qemu_what_cannot_be_known_is_null() {
+    let folder = tempfile::tempdir().unwrap();
+    let stats = Stats::new(&folder.path().join("stats"), 256 << 20).unwrap();
+    stats.device("disk0", "block".into(), 1, false);
+    let report = serde_json::to_value(stats.report(None, None)).unwrap();
+    assert_eq!(report["accel"], "qemu");
+    for name in ["vcpus", "registers", "sbi", "kvm"] {
+        assert!(report[name].is_null(), "{name}");
+    }
+    assert!(report["devices"][0]["interrupts"].is_null());
+}
+
+#[test]
+fn the_table_names_what_happened_and_aligns_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = table::text(&busy(&folder.path().join("stats")).report(None, None));
+    assert!(text.contains("disk0 InterruptACK"), "{text}");
+    assert!(
+        text.contains("stage-2 faults and the host's interrupts"),
+        "{text}"
+    );
+    let line = |start| text.lines().find(|line| line.starts_with(start)).unwrap();
+    assert_eq!(line("exits to us").len(), line("vcpu1").len(), "{text}");
+}

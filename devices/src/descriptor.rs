@@ -43,8 +43,8 @@ impl Table {
             }
             let entry = 2 * usize::from(index);
             let descriptor = Descriptor::new(
-                self.words.at(entry).load(Ordering::Relaxed),
-                self.words.at(entry + 1).load(Ordering::Relaxed),
+                self.words.load(entry, Ordering::Relaxed),
+                self.words.load(entry + 1, Ordering::Relaxed),
             );
             if descriptor.flags & INDIRECT != 0 {
                 return self.collect_indirect(head, &descriptor, buffers);

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -17,10 +18,15 @@ use vm_memory::{
     GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, VolatileSlice,
 };
 
+mod record;
+mod word;
 #[cfg_attr(all(test, loom), path = "memory/words_loom.rs")]
 mod words;
 
-pub(crate) use words::{Word, Words};
+use record::Record;
+pub use record::Written;
+pub(crate) use word::Word;
+pub(crate) use words::Words;
 
 #[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
 compile_error!("virtio 1.x fields are little-endian, and guest addresses must fit a usize");
@@ -36,6 +42,8 @@ pub struct Memory(Arc<Mapped>);
 struct Mapped {
     /// What [`Memory::translate`] needs of `_ram`, side by side: each descriptor is looked up here.
     regions: Vec<Region>,
+    /// The pages that were written, if somebody wants to know.
+    record: Option<Record>,
     _ram: Arc<GuestMemoryMmap>,
 }
 
@@ -55,6 +63,15 @@ unsafe impl Sync for Region {}
 impl Memory {
     /// The memory that `ram` maps.
     pub fn new(ram: Arc<GuestMemoryMmap>) -> Self {
+        Memory::map(ram, None)
+    }
+
+    /// The same, with a record of what devices write to it, by pages of `page` bytes: [`take_written`](Self::take_written).
+    pub fn recorded(ram: Arc<GuestMemoryMmap>, page: NonZeroUsize) -> Self {
+        Memory::map(ram, Some(page))
+    }
+
+    fn map(ram: Arc<GuestMemoryMmap>, page: Option<NonZeroUsize>) -> Self {
         let region = |region: &GuestRegionMmap| {
             Some(Region {
                 start: region.start_addr().0,
@@ -62,8 +79,33 @@ impl Memory {
                 host: NonNull::new(region.as_ptr())?,
             })
         };
-        let regions = ram.iter().filter_map(region).collect();
-        Memory(Arc::new(Mapped { regions, _ram: ram }))
+        let regions: Vec<_> = ram.iter().filter_map(region).collect();
+        Memory(Arc::new(Mapped {
+            record: page.map(|page| Record::new(&regions, page)),
+            regions,
+            _ram: ram,
+        }))
+    }
+
+    /// The pages that devices have written since the last call, region by region: nothing if that is not recorded. A page
+    /// counts once it was written, so one that is written while it is copied is there again next time; when the devices have
+    /// stopped, all are.
+    pub fn take_written(&self) -> Vec<Written> {
+        let record = self.0.record.as_ref();
+        record.map_or_else(Vec::new, |record| record.take(&self.0.regions))
+    }
+
+    #[inline]
+    fn is_recorded(&self) -> bool {
+        self.0.record.is_some()
+    }
+
+    /// `len` bytes at host address `host`, which `translate` gave, have been written.
+    #[inline]
+    fn wrote(&self, host: *const u8, len: usize) {
+        if let Some(record) = &self.0.record {
+            record.mark(&self.0.regions, host, len);
+        }
     }
 
     /// `len` bytes at guest address `address` as host memory, or `None` unless one region of RAM holds all of them.
@@ -114,6 +156,10 @@ impl Piece {
 
     fn len(&self) -> usize {
         self.0.iov_len
+    }
+
+    fn host(&self) -> *const u8 {
+        self.0.iov_base.cast()
     }
 
     fn split(&self, at: usize) -> (Piece, Piece) {
@@ -242,6 +288,7 @@ impl Pieces {
         let last = self.last.take();
         if let Some(byte) = &last {
             byte.volatile().copy_from(&[value]);
+            self.ram.wrote(byte.host(), 1);
         }
         last.is_some()
     }
@@ -268,25 +315,53 @@ impl Pieces {
             };
             let count = rest.len().min(piece.len());
             piece.volatile().copy_from(rest);
+            self.ram.wrote(piece.host(), count);
             copied += count;
         }
         self.skip(copied as u64);
         copied
     }
 
-    /// One vectored system call on what is left, then consumes what it moved.
-    fn vectored(&mut self, call: impl Fn(*const libc::iovec, i32) -> isize) -> io::Result<u64> {
+    /// The first `count` bytes left have been written.
+    fn wrote(&self, mut count: u64) {
+        if !self.ram.is_recorded() {
+            return;
+        }
+        for piece in self.pieces.iter().skip(self.done) {
+            let here = usize::try_from(count).map_or(piece.len(), |count| count.min(piece.len()));
+            self.ram.wrote(piece.host(), here);
+            count -= here as u64;
+        }
+    }
+
+    /// One vectored system call on what is left, then consumes what it moved. `fills`: it writes guest memory.
+    fn vectored(
+        &mut self,
+        fills: bool,
+        call: impl Fn(*const libc::iovec, i32) -> isize,
+    ) -> io::Result<u64> {
         let left = self.pieces.get(self.done..).unwrap_or_default();
         let count = i32::try_from(left.len().min(IOV_MAX)).unwrap_or(0);
         loop {
             // `Piece` is `repr(transparent)` over iovec.
             if let Ok(moved) = u64::try_from(call(left.as_ptr().cast(), count)) {
+                if fills {
+                    self.wrote(moved);
+                }
                 self.skip(moved);
                 return Ok(moved);
             }
             let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => return Err(error),
+                _ => {
+                    // Direct I/O may have filled a part before it failed.
+                    if fills {
+                        self.wrote(self.len);
+                    }
+                    return Err(error);
+                }
             }
         }
     }
@@ -300,8 +375,9 @@ impl Pieces {
         while self.len > 0 {
             let at = file_offset(offset)?;
             // SAFETY: the iovecs describe mapped guest RAM (`ram` is held); the kernel may write it, as the guest asked.
-            let moved =
-                self.vectored(|iov, n| unsafe { libc::preadv(file.as_raw_fd(), iov, n, at) })?;
+            let moved = self.vectored(true, |iov, n| unsafe {
+                libc::preadv(file.as_raw_fd(), iov, n, at)
+            })?;
             if moved == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -315,8 +391,9 @@ impl Pieces {
         while self.len > 0 {
             let at = file_offset(offset)?;
             // SAFETY: the iovecs describe mapped guest RAM (`ram` is held), which the kernel only reads.
-            let moved =
-                self.vectored(|iov, n| unsafe { libc::pwritev(file.as_raw_fd(), iov, n, at) })?;
+            let moved = self.vectored(false, |iov, n| unsafe {
+                libc::pwritev(file.as_raw_fd(), iov, n, at)
+            })?;
             if moved == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -328,16 +405,25 @@ impl Pieces {
     /// One `readv` from a stream; returns the bytes it gave, 0 at its end.
     pub(crate) fn read_stream(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
         // SAFETY: the iovecs describe mapped guest RAM (`ram` is held); the kernel may write it, as the guest asked.
-        self.vectored(|iov, n| unsafe { libc::readv(stream.as_raw_fd(), iov, n) })
+        self.vectored(true, |iov, n| unsafe {
+            libc::readv(stream.as_raw_fd(), iov, n)
+        })
     }
 
     /// One `writev` to a stream; returns the bytes it took.
     pub(crate) fn write_stream(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
         // SAFETY: the iovecs describe mapped guest RAM (`ram` is held), which the kernel only reads.
-        self.vectored(|iov, n| unsafe { libc::writev(stream.as_raw_fd(), iov, n) })
+        self.vectored(false, |iov, n| unsafe {
+            libc::writev(stream.as_raw_fd(), iov, n)
+        })
     }
 }
 
 fn file_offset(offset: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+#[path = "memory_test.rs"]
+mod tests;

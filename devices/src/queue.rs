@@ -102,7 +102,7 @@ impl QueueConfig {
         // No overflow: the whole device area, checked above, is RAM.
         let used = area(memory, "device area", self.device + RING_OFFSET, 4, 2 * n)?;
         let next_used = match self.resume {
-            Some(_) => device.at(IDX).load(Ordering::Relaxed),
+            Some(_) => device.load(IDX, Ordering::Relaxed),
             None => 0,
         };
         Ok(Queue {
@@ -175,7 +175,7 @@ impl Queue {
     pub fn pop(&mut self) -> Result<Option<Chain>, Broken> {
         // Acquire, with the driver's barrier before its store of the index (§ 2.7.13.3): the head and the descriptors that
         // it stands for, and what is in their buffers, are loaded after it. Their loads so may be relaxed.
-        let idx = self.driver.at(IDX).load(Ordering::Acquire);
+        let idx = self.driver.load(IDX, Ordering::Acquire);
         let next = self.next_available;
         let available = idx.wrapping_sub(next);
         if available == 0 {
@@ -186,7 +186,7 @@ impl Queue {
             return Err(Broken::AvailableIndex { idx, next, size });
         }
         let slot = RING + usize::from(next & (self.size - 1));
-        let head = self.driver.at(slot).load(Ordering::Relaxed);
+        let head = self.driver.load(slot, Ordering::Relaxed);
         let mut buffers = self
             .spare
             .pop()
@@ -200,11 +200,10 @@ impl Queue {
     /// Returns a chain to the driver, into whose writable buffers `written` bytes were written. The driver sees it after
     /// the next [`notify`](Self::notify).
     pub fn push(&mut self, chain: Chain, written: u32) {
-        // Relaxed: nobody looks at an element before `notify` stores the index behind it.
+        // Relaxed: nobody looks at an element before `notify` stores the index behind it, and says that it was written.
         let element = 2 * usize::from(self.next_used & (self.size - 1));
         let id = u32::from(chain.head);
-        self.used.at(element).store(id, Ordering::Relaxed);
-        self.used.at(element + 1).store(written, Ordering::Relaxed);
+        self.used.put(element, [id, written], Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
         self.spare.push(chain.buffers);
     }
@@ -217,7 +216,10 @@ impl Queue {
         }
         // Release, with the driver's barrier after its load of the index (§ 2.7.14): the elements, and the data in the
         // buffers, are visible before it (§ 2.7.8.2). A system call that wrote data has done so when it returns.
-        self.device.at(IDX).store(new, Ordering::Release);
+        self.device.store(IDX, [new], Ordering::Release);
+        let first = 2 * usize::from(old & (self.size - 1));
+        self.used
+            .wrote(first, 2 * usize::from(new.wrapping_sub(old)));
         self.published = new;
         // The driver stores its wish (avail.flags or used_event), and then looks at used.idx for the last time before it
         // sleeps (§ 2.7.14); we store used.idx, and then look at the wish. A store before a load of another word is what
@@ -225,10 +227,10 @@ impl Queue {
         // not interrupt, and the driver would sleep (§ 2.7.7.2).
         fence(Ordering::SeqCst);
         let wanted = if self.event_idx {
-            let event = self.driver.at(RING + usize::from(self.size));
-            passed(event.load(Ordering::Relaxed), old, new)
+            let event = RING + usize::from(self.size);
+            passed(self.driver.load(event, Ordering::Relaxed), old, new)
         } else {
-            self.driver.at(FLAGS).load(Ordering::Relaxed) & NO_NOTIFICATION == 0
+            self.driver.load(FLAGS, Ordering::Relaxed) & NO_NOTIFICATION == 0
         };
         if wanted {
             self.interrupt.used_buffer();
@@ -240,24 +242,25 @@ impl Queue {
         // Relaxed: a kick too many is borne. With EVENT_IDX the flags stay 0 (§ 2.7.10): the index we asked for last lies
         // behind, which does the same.
         if !self.event_idx {
-            let flags = self.device.at(FLAGS);
-            flags.store(NO_NOTIFICATION, Ordering::Relaxed);
+            self.device
+                .store(FLAGS, [NO_NOTIFICATION], Ordering::Relaxed);
         }
     }
 
     /// Asks the driver to notify us of the next chain. True if one came before it could have known: look again.
     pub fn allow_kicks(&mut self) -> bool {
         if self.event_idx {
-            let avail_event = self.device.at(RING + 4 * usize::from(self.size));
-            avail_event.store(self.next_available, Ordering::Relaxed);
+            let avail_event = RING + 4 * usize::from(self.size);
+            self.device
+                .store(avail_event, [self.next_available], Ordering::Relaxed);
         } else {
-            self.device.at(FLAGS).store(0, Ordering::Relaxed);
+            self.device.store(FLAGS, [0], Ordering::Relaxed);
         }
         // As in `notify`, with the roles exchanged: the driver stores avail.idx and then looks at our wish (§ 2.7.13.4);
         // we store the wish, with the fence behind it, and then look at avail.idx for the last time before we sleep. The
         // load may be relaxed, as nothing is read by it: `pop` loads the index again.
         fence(Ordering::SeqCst);
-        self.driver.at(IDX).load(Ordering::Relaxed) != self.next_available
+        self.driver.load(IDX, Ordering::Relaxed) != self.next_available
     }
 
     /// Serves the chains that are available, one after another, and publishes them in one batch.

@@ -3,11 +3,8 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::Memory;
-
-/// Any word.
-pub(crate) trait Word {}
-impl<T> Word for T {}
+use super::{Memory, Word};
+use crate::sync::Ordering;
 
 /// A run of words that a driver in the same test shares.
 pub(crate) struct Words<T>(pub(crate) Arc<Vec<T>>);
@@ -22,6 +19,39 @@ impl<T> Words<T> {
     pub(super) fn new(_: NonNull<u8>, _: usize, _: Memory) -> Option<Words<T>> {
         None
     }
+
+    pub(crate) fn load(&self, index: usize, ordering: Ordering) -> T::Value
+    where
+        T: Word,
+    {
+        self.at(index).get(ordering)
+    }
+
+    pub(crate) fn store<const N: usize>(
+        &self,
+        index: usize,
+        values: [T::Value; N],
+        ordering: Ordering,
+    ) where
+        T: Word,
+    {
+        self.put(index, values, ordering);
+    }
+
+    pub(crate) fn put<const N: usize>(
+        &self,
+        index: usize,
+        values: [T::Value; N],
+        ordering: Ordering,
+    ) where
+        T: Word,
+    {
+        for (further, value) in values.iter().enumerate() {
+            self.at(index + further).set(*value, ordering);
+        }
+    }
+
+    pub(crate) fn wrote(&self, _: usize, _: usize) {}
 
     pub(crate) fn at(&self, index: usize) -> &T {
         &self.0[index % self.0.len()]

@@ -1,0 +1,53 @@
+//! Which pages of guest RAM were written by devices, for who copies a guest that runs (a snapshot, a migration). What its vCPUs
+//! write is KVM's to tell (KVM_GET_DIRTY_LOG).
+
+use std::num::NonZeroUsize;
+
+use vm_memory::bitmap::AtomicBitmap;
+
+use super::Region;
+
+/// A bit for each page of each region, in the order of the regions.
+#[derive(Debug)]
+pub(super) struct Record(Vec<AtomicBitmap>);
+
+/// The pages of one region that were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The guest address of the region's first byte.
+    pub start: u64,
+    /// A bit a page, as KVM_GET_DIRTY_LOG has it: the lowest bit of the first word is the region's first page.
+    pub pages: Vec<u64>,
+}
+
+impl Record {
+    pub(super) fn new(regions: &[Region], page: NonZeroUsize) -> Record {
+        // A region is mapped, so its length fits.
+        let len = |region: &Region| usize::try_from(region.len).unwrap_or(usize::MAX);
+        let bitmaps = regions
+            .iter()
+            .map(|region| AtomicBitmap::new(len(region), page));
+        Record(bitmaps.collect())
+    }
+
+    /// `len` bytes at host address `host` were written; they lie within one of `regions`.
+    #[cold]
+    pub(super) fn mark(&self, regions: &[Region], host: *const u8, len: usize) {
+        for (region, bitmap) in regions.iter().zip(&self.0) {
+            let offset = host.addr().wrapping_sub(region.host.as_ptr().addr());
+            if (offset as u64) < region.len {
+                bitmap.set_addr_range(offset, len);
+                return;
+            }
+        }
+    }
+
+    pub(super) fn take(&self, regions: &[Region]) -> Vec<Written> {
+        let both = regions.iter().zip(&self.0);
+        let written = both.map(|(region, bitmap)| Written {
+            start: region.start,
+            pages: bitmap.get_and_reset(),
+        });
+        written.collect()
+    }
+}

@@ -212,10 +212,10 @@ impl Queue {
     /// Returns a chain to the driver, into whose writable buffers `written` bytes were written. The driver sees it after
     /// the next [`notify`](Self::notify).
     pub fn push(&mut self, chain: Chain, written: u32) {
-        // Relaxed: nobody looks at an element before `notify` stores the index behind it.
+        // Relaxed: nobody looks at an element before `notify` stores the index behind it, and says that it was written.
         let element = 2 * usize::from(self.next_used & (self.size - 1));
         let id = u32::from(chain.head);
-        self.used.store(element, [id, written], Ordering::Relaxed);
+        self.used.put(element, [id, written], Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
         self.spare.push(chain.buffers);
         let head = chain.head;
@@ -235,6 +235,9 @@ impl Queue {
         // Release, with the driver's barrier after its load of the index (§ 2.7.14): the elements, and the data in the
         // buffers, are visible before it (§ 2.7.8.2). A system call that wrote data has done so when it returns.
         self.device.store(IDX, [new], Ordering::Release);
+        let first = 2 * usize::from(old & (self.size - 1));
+        self.used
+            .wrote(first, 2 * usize::from(new.wrapping_sub(old)));
         self.published = new;
         // The driver stores its wish (avail.flags or used_event), and then looks at used.idx for the last time before it
         // sleeps (§ 2.7.14); we store used.idx, and then look at the wish. A store before a load of another word is what

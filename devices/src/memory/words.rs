@@ -38,14 +38,36 @@ impl<T: Word> Words<T> {
         values: [T::Value; N],
         ordering: Ordering,
     ) {
-        for (value, index) in values.into_iter().zip(index..) {
-            self.at(index).set(value, ordering);
+        self.put(index, values, ordering);
+        self.wrote(index, N);
+    }
+
+    /// The same for who says by [`wrote`](Self::wrote) afterwards, once for many.
+    #[inline]
+    pub(crate) fn put<const N: usize>(
+        &self,
+        index: usize,
+        values: [T::Value; N],
+        ordering: Ordering,
+    ) {
+        for (further, value) in values.iter().enumerate() {
+            self.at(index + further).set(*value, ordering);
         }
+    }
+
+    /// `count` words from `index` on have been stored.
+    #[inline]
+    pub(crate) fn wrote(&self, index: usize, count: usize) {
         if self.ram.is_recorded() {
-            for index in index..index + N {
-                self.ram
-                    .wrote(std::ptr::from_ref(self.at(index)).cast(), size_of::<T>());
-            }
+            self.record(index, count);
+        }
+    }
+
+    #[cold]
+    fn record(&self, index: usize, count: usize) {
+        for index in index..index + count {
+            let word = std::ptr::from_ref(self.at(index));
+            self.ram.wrote(word.cast(), size_of::<T>());
         }
     }
 

@@ -35,10 +35,23 @@ impl<T> Words<T> {
     ) where
         T: Word,
     {
-        for (value, index) in values.into_iter().zip(index..) {
-            self.at(index).set(value, ordering);
+        self.put(index, values, ordering);
+    }
+
+    pub(crate) fn put<const N: usize>(
+        &self,
+        index: usize,
+        values: [T::Value; N],
+        ordering: Ordering,
+    ) where
+        T: Word,
+    {
+        for (further, value) in values.iter().enumerate() {
+            self.at(index + further).set(*value, ordering);
         }
     }
+
+    pub(crate) fn wrote(&self, _: usize, _: usize) {}
 
     pub(crate) fn at(&self, index: usize) -> &T {
         &self.0[index % self.0.len()]

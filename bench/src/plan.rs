@@ -21,6 +21,9 @@ pub struct Plan {
     pub ram: u64,
     /// Huge pages of 2 MiB that the host keeps free.
     pub hugepages: u64,
+    /// A start that nobody looks at: KVM, and what it needs of the kernel, is set up by the first VM of a host, and taken down
+    /// more slowly.
+    pub warm_up: Start,
     /// The starts, in this order.
     pub starts: Vec<Start>,
 }

@@ -27,6 +27,11 @@ const NOT_HERE: [&str; 3] = ["config", "help", "version"];
 pub(super) fn merge(
     mut arguments: Vec<OsString>,
 ) -> Result<(Vec<OsString>, Option<PathBuf>), Error> {
+    // Reading arguments costs more than anything else that a start does in user mode: it is done twice only for a file's sake.
+    let names_file = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--config");
+    if !arguments.iter().any(names_file) {
+        return Ok((arguments, None));
+    }
     let command = Cli::command();
     // The file may name the kernel.
     let lenient = command.clone().mut_subcommand("run", |run| {

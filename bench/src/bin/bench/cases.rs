@@ -57,6 +57,14 @@ pub(crate) fn all(quick: bool) -> Vec<Case> {
         .collect()
 }
 
+/// What the guest does in each start of a run that looks at start, memory and end alone.
+pub(crate) fn nothing() -> Vec<Test> {
+    vec![Test {
+        kind: Kind::Null,
+        operations: 1,
+    }]
+}
+
 /// What the guest does in each start.
 pub(crate) fn tests(quick: bool) -> Vec<Test> {
     let count = |kind| match kind {

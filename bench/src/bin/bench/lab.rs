@@ -13,13 +13,10 @@ use bench::record::{Measure, Record};
 use bench::results::{Metrics, name};
 use bench::template;
 
-use crate::cases::Case;
+use crate::cases::{self, Case};
 
 /// Of the guest, in MiB.
 const MEMORY: u64 = 256;
-
-/// Seconds for one case, the start of the host included. The clock inside is another.
-const DEADLINE: &str = "900";
 
 /// The project's folder and what was built in it.
 pub(crate) struct Lab {
@@ -96,7 +93,7 @@ impl Lab {
         let [(program, _)] = files.as_slice() else {
             return Ok(Metrics::new());
         };
-        let stripped = self.work.join("stripped");
+        let stripped = self.work.join(format!("{vmm}.stripped"));
         let strip = if cfg!(target_arch = "riscv64") {
             "strip"
         } else {
@@ -107,12 +104,21 @@ impl Lab {
         Ok(Metrics::from([(name::BINARY.to_owned(), size)]))
     }
 
-    /// Starts the VMM of `case` in an emulated host: `seeds` times for times, once for counts.
-    pub(crate) fn run(&self, case: &Case, seeds: u64, tests: &[Test]) -> Result<Vec<Record>> {
-        let plan = self.work.join("plan.json");
+    /// Starts the VMM of `case` in an emulated host: `seeds` times for times, once for counts. All that has `deadline` seconds of
+    /// this machine's time.
+    pub(crate) fn run(
+        &self,
+        case: &Case,
+        seeds: u64,
+        tests: &[Test],
+        deadline: u64,
+    ) -> Result<Vec<Record>> {
+        let work = self.work.join(case.name().replace(' ', "-"));
+        fs::create_dir_all(&work)?;
+        let plan = work.join("plan.json");
         fs::write(
             &plan,
-            serde_json::to_vec_pretty(&self.plan(case, seeds, tests)?)?,
+            serde_json::to_vec_pretty(&self.plan(case, seeds, tests, &work)?)?,
         )?;
         let mut command = Command::new(self.project.join("lab/run"));
         command.args([
@@ -120,7 +126,7 @@ impl Lab {
             "--isa",
             "sscofpmf=on",
             "--timeout",
-            DEADLINE,
+            &deadline.to_string(),
             "--memory",
             "2G",
         ]);
@@ -134,6 +140,8 @@ impl Lab {
             .arg(self.builds.join("meter"))
             .arg(&plan);
         let records = output(command.current_dir(&self.project))?;
+        // For who wants to know how far the starts lie apart.
+        fs::write(work.join("records"), &records)?;
         let records = records
             .lines()
             .map(serde_json::from_str)
@@ -141,8 +149,8 @@ impl Lab {
         records.context("a record of meter")
     }
 
-    fn plan(&self, case: &Case, seeds: u64, tests: &[Test]) -> Result<Plan> {
-        let initramfs = self.work.join("initramfs");
+    fn plan(&self, case: &Case, seeds: u64, tests: &[Test], work: &Path) -> Result<Plan> {
+        let initramfs = work.join("initramfs");
         fs::write(&initramfs, self.initramfs()?)?;
         let path = |name: &str| format!("{FOLDER}/{name}");
         let mut files = self.files(case.vmm)?;
@@ -151,8 +159,8 @@ impl Lab {
         let template = self.project.join("bench/vmm").join(case.vmm);
         let template =
             fs::read_to_string(&template).with_context(|| template.display().to_string())?;
-        let tests: Vec<String> = tests.iter().map(Test::to_string).collect();
-        let start = |(seed, measure)| {
+        let start = |seed: u64, measure, tests: &[Test]| {
+            let tests: Vec<String> = tests.iter().map(Test::to_string).collect();
             let values = BTreeMap::from([
                 ("root", path(case.vmm)),
                 ("kernel", path("kernel")),
@@ -171,7 +179,7 @@ impl Lab {
             anyhow::Ok(Start {
                 measure,
                 command: template::command(&template, &values, case.hugepages)?,
-                tests: tests.clone(),
+                tests,
             })
         };
         let starts = (1..=seeds)
@@ -182,7 +190,10 @@ impl Lab {
             disk: path("disk").into(),
             ram: MEMORY << 10,
             hugepages: if case.hugepages { MEMORY / 2 } else { 0 },
-            starts: starts.map(start).collect::<Result<_>>()?,
+            warm_up: start(0, Measure::Time, &cases::nothing())?,
+            starts: starts
+                .map(|(seed, measure)| start(seed, measure, tests))
+                .collect::<Result<_>>()?,
         })
     }
 

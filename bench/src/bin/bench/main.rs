@@ -1,9 +1,13 @@
 //! What to measure, and what came of it. `make bench`, `make bench-quick` and `bench/compare` call it.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use bench::results::{Results, summarize};
 use bench::{compare, table};
 use cases::Case;
@@ -49,9 +53,21 @@ struct Run {
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 
+    /// Start, memory and end alone
+    #[arg(long)]
+    boot: bool,
+
     /// Starts that measure time; their median counts [default: 3, with --quick 1]
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
+
+    /// Emulated hosts at a time, each of which keeps one CPU busy [default: as many as there are CPUs]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+
+    /// Seconds that a case may take, by this machine's clock
+    #[arg(long, value_name = "SECS", default_value_t = 1800)]
+    timeout: u64,
 
     /// Another place for the JSON
     #[arg(long, value_name = "FILE")]
@@ -78,7 +94,7 @@ fn main() -> Result<()> {
 fn measure(options: &Run) -> Result<()> {
     let lab = Lab::open()?;
     let seeds = options.seeds.unwrap_or(if options.quick { 1 } else { 3 });
-    let mut results = Results {
+    let results = Results {
         commit: lab.commit()?,
         emulator: lab.emulator()?,
         kernel: lab.kernel()?,
@@ -86,29 +102,60 @@ fn measure(options: &Run) -> Result<()> {
         ..Results::default()
     };
     let wanted = |case: &Case| options.only.is_empty() || options.only.contains(&case.name());
+    let tests = if options.boot {
+        cases::nothing()
+    } else {
+        cases::tests(options.quick)
+    };
     let suffix = if options.quick { "-quick" } else { "" };
     let out = options.out.clone();
     let out = out.unwrap_or_else(|| {
         lab.results()
             .join(format!("{}{suffix}.json", results.commit))
     });
-    for case in cases::all(options.quick).into_iter().filter(wanted) {
-        if !lab.has(case.vmm) {
-            eprintln!("bench: no {0} in lab/cache/peers/{0}, left out", case.vmm);
-            continue;
+    let cases = cases::all(options.quick).into_iter().filter(wanted);
+    let cases: Vec<Case> = cases.filter(|case| here(&lab, case)).collect();
+    let jobs = options
+        .jobs
+        .map_or_else(thread::available_parallelism, Ok)?;
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(results);
+    let work = || {
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            eprintln!("bench: {}", case.name());
+            let records = lab.run(case, seeds, &tests, options.timeout)?;
+            let mut metrics = summarize(&records);
+            metrics.extend(lab.binary(case.vmm)?);
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            results.cases.insert(case.name(), metrics);
+            // After each case: what was measured stays when a later one fails.
+            fs::write(&out, serde_json::to_string_pretty(&*results)? + "\n")
+                .with_context(|| format!("write {}", out.display()))?;
         }
-        eprintln!("bench: {}", case.name());
-        let records = lab.run(&case, seeds, &cases::tests(options.quick))?;
-        let mut metrics = summarize(&records);
-        metrics.extend(lab.binary(case.vmm)?);
-        results.cases.insert(case.name(), metrics);
-        // After each case: what was measured stays when a later one fails.
-        fs::write(&out, serde_json::to_string_pretty(&results)? + "\n")
-            .with_context(|| format!("write {}", out.display()))?;
-    }
+        anyhow::Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.get()).map(|_| scope.spawn(work)).collect();
+        let join = |worker: ScopedJoinHandle<'_, _>| worker.join().map_err(|_| anyhow!("panicked"));
+        workers.into_iter().try_for_each(|worker| join(worker)?)
+    })?;
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     print!("{}", table::show(&results));
     eprintln!("bench: kept as {}", out.display());
     Ok(())
+}
+
+/// Whether the case's VMM is there; says so if not.
+fn here(lab: &Lab, case: &Case) -> bool {
+    let here = lab.has(case.vmm);
+    if !here {
+        eprintln!(
+            "bench: no {0} in lab/cache/peers/{0}: {1} is left out",
+            case.vmm,
+            case.name()
+        );
+    }
+    here
 }
 
 fn read(path: &Path) -> Result<Results> {

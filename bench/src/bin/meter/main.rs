@@ -23,6 +23,8 @@ fn main() -> Result<()> {
         copy(from, to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
     }
     keep_hugepages(plan.hugepages)?;
+    make_disk(&plan.disk)?;
+    start::run(&plan.warm_up, plan.ram)?;
     for start in &plan.starts {
         make_disk(&plan.disk)?;
         let record = start::run(start, plan.ram)?;

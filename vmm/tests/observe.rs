@@ -55,7 +55,7 @@ fn a_run_on_kvm_is_counted_and_traced() {
     let folder = tempfile::tempdir().unwrap();
     disk(folder.path());
     let script = r#"cd "$1"
-        "$2" run --accel kvm --kernel "$3" --disk disk --cmdline 'bench traps method=disk' \
+        "$2" run --accel kvm --kernel "$3" --disk disk --cmdline 'bench traps method=disk rounds=1' \
             --stats end.json --trace trace.json || exit
         "$2" trace show trace.json || exit
         mkfifo in out
@@ -178,7 +178,7 @@ fn under_qemu_our_devices_are_counted_and_traced_and_the_rest_is_null() {
         "--accel",
         "qemu",
         "--cmdline",
-        "bench traps method=disk",
+        "bench traps method=disk rounds=1",
     ]);
     command
         .arg("--kernel")

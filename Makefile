@@ -46,10 +46,11 @@ test: all units ## unit tests, then the end-to-end tests in the emulated host an
 
 test-full: all units ## as test, and the long ones: Debian with systemd, its next kernel (fetched first)
 	lab/fetch
+	lab/cargo build --release --target $(LINUX) --package vmm --features qcow2 --target-dir $(TARGET)/qcow2
 	cargo test --package vmm --features full --test '*'
 
 units: setup interleavings ## unit tests, on this machine and as a RISC-V build in the emulated host
-	cargo test --workspace --exclude micro
+	cargo test --workspace --exclude micro --features vmm/qcow2
 	$(IN_LAB) lab/cargo test --target $(LINUX) --package devices --package vmm --lib --features vmm/e2e
 
 interleavings: ## queue and interrupt in every order of loads and stores that may be (some 10 s)
@@ -86,7 +87,7 @@ bench-build: setup
 
 check: setup ## formatting, lints on every target, documentation, scripts
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features vmm/qcow2 -- -D warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	CARGO_TARGET_DIR=$(TARGET)/fuzz cargo clippy --manifest-path fuzz/Cargo.toml -- -D warnings
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --package bench --all-targets -- -D warnings

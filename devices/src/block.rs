@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   block.rs    what is offered, the queues          request.rs  one request: checked, carried out, answered
-//!   config.rs   what the driver reads and may set    image.rs    the host's file: ways to read, write and forget
+//!   config.rs   what the driver reads and may set    image.rs    what it is kept in: raw.rs, qcow2.rs
 //! ```
 
 mod config;
@@ -13,8 +13,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 pub use self::config::Config;
-use self::image::Image;
-pub use self::image::granularity;
+pub use self::image::{Image, granularity};
 use self::request::Disk;
 use crate::queue::Broken;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
@@ -93,11 +92,15 @@ impl Block {
     ///
     /// A file opened with O_DIRECT is read and written directly, by way of a buffer where the driver's do not suit.
     pub fn with(file: File, size: u64, options: &Options<'_>) -> Block {
+        Block::of(Image::raw(file), size, options)
+    }
+
+    /// The same, kept in `image`.
+    pub fn of(image: Image, size: u64, options: &Options<'_>) -> Block {
         let mut serial = [0; SERIAL_MAX];
         for (to, from) in serial.iter_mut().zip(options.serial.bytes()) {
             *to = from;
         }
-        let image = Image::new(file);
         let queues = options.queues.clamp(1, QUEUES_MAX);
         let config = Config::new(size, image.geometry(), queues, !options.write_through);
         Block {

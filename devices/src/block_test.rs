@@ -37,16 +37,21 @@ pub(super) fn bench(readonly: bool) -> Bench {
 
 impl Bench {
     pub(super) fn new(file: File, options: &Options<'_>) -> Bench {
+        let size = file.metadata().unwrap().len();
+        let block = Block::with(file.try_clone().unwrap(), size, options);
+        Bench::of(block, &file)
+    }
+
+    /// Of a disk that is kept in `file`.
+    pub(super) fn of(mut block: Block, file: &File) -> Bench {
         let rig = Rig::new(64);
         let queue: Queue = rig.queue(crate::queue::FEATURES);
-        let size = file.metadata().unwrap().len();
-        let mut block = Block::with(file.try_clone().unwrap(), size, options);
         block.activate(block.features());
         Bench {
             block,
             queues: Queues::new(vec![Some(queue)]),
             rig,
-            file,
+            file: file.try_clone().unwrap(),
         }
     }
 
@@ -278,7 +283,7 @@ fn a_failing_host_file_is_an_error_and_the_device_goes_on() {
     let path = dir.path().join("disk");
     fs::write(&path, [1; 512]).unwrap();
     // Open for reading only, though the device does not know.
-    bench.block.disk.image = Image::new(File::open(&path).unwrap());
+    bench.block.disk.image = Image::raw(File::open(&path).unwrap());
     assert_eq!(
         bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]),
         (IOERR, 1)
@@ -333,7 +338,7 @@ fn no_field_but_the_cache_mode_can_be_written() {
 /// Writes a sector to a disk whose file takes writes and cannot be synced: an error shows that it was to be durable.
 fn durable(bench: &mut Bench) -> bool {
     let unsyncable = File::options().write(true).open("/dev/null").unwrap();
-    bench.block.disk.image = Image::new(unsyncable);
+    bench.block.disk.image = Image::raw(unsyncable);
     let data = (PAYLOAD, 512, 0);
     bench.request(request::OUT, 0, &[data]).0 == IOERR
 }

@@ -129,7 +129,8 @@ fn nothing_that_reads_is_recorded() {
 #[test]
 fn every_store_to_a_ring_is_recorded() {
     const EVENT_IDX: u64 = 1 << 29;
-    let steps: [(u64, fn(&mut Queue)); 3] = [
+    type Step = fn(&mut Queue);
+    let steps: [(u64, Step); 3] = [
         (0, Queue::suppress_kicks),
         (0, |queue| {
             queue.allow_kicks();

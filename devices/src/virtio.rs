@@ -182,3 +182,7 @@ impl ConfigSpace for Vec<u8> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "virtio_test.rs"]
+mod tests;

@@ -23,7 +23,7 @@ mod port;
 mod trace;
 mod vhost_user;
 
-pub use disk::DiskOption;
+pub use disk::{DiskFormat, DiskOption};
 pub use kernel::{KernelFormat, KernelOption};
 pub use port::PortOption;
 pub use trace::Trace;
@@ -164,12 +164,13 @@ pub struct Run {
     )]
     pub sbi: Vec<Switch>,
 
-    /// A raw disk image or block device; may be given up to 6 times (7 with --no-rng). A comma in FILE is written twice.
+    /// A disk image or block device; may be given up to 6 times (7 with --no-rng). A comma in FILE is written twice.
     /// Further keys: cache=writeback (the default) keeps writes in the host's cache until the guest flushes it,
     /// cache=writethrough makes each durable (the guest may change that). direct=on goes past the host's cache. queues=N
     /// is the number of queues, one a vCPU up to 16 otherwise. lock=off opens an image that another machine has open.
-    /// format=raw shows the bytes of what would else be taken for an image of another format. After SIGUSR2 the sizes of
-    /// all disks are looked at again, and the guest is told of new ones (KVM only)
+    /// format=raw shows the bytes of what would else be taken for an image of another format; format=qcow2 insists on that
+    /// one (in builds that have it). After SIGUSR2 the sizes of all raw disks are looked at again, and the guest is told of new
+    /// ones (KVM only)
     #[arg(
         long = "disk",
         value_name = "FILE[,readonly][,serial=TEXT][,KEY=VALUE]",

@@ -112,7 +112,7 @@ fn what_a_disk_does_is_said_by_keys() {
             direct: true,
             queues: Some(3),
             lock: false,
-            raw: true,
+            format: Some(DiskFormat::Raw),
             ..DiskOption::new("d".into())
         })
     );
@@ -128,7 +128,7 @@ fn what_a_disk_does_is_said_by_keys() {
 
 #[test]
 fn unknown_disk_keys_are_refused_naming_the_known_ones() {
-    for text in ["d,ro", "d,readonly=on", "d,", "d,format=qcow2"] {
+    for text in ["d,ro", "d,readonly=on", "d,", "d,format=vmdk"] {
         let error = disk(text).unwrap_err();
         assert!(error.contains("readonly, serial=TEXT"), "{error}");
     }

@@ -9,11 +9,11 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use devices::block::{self, Block, QUEUES_MAX};
+use devices::block::{self, Block, Image, QUEUES_MAX};
 use log::warn;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::cli::{DISKS_MAX, DiskOption, double_commas};
+use crate::cli::{DISKS_MAX, DiskFormat, DiskOption, double_commas};
 use crate::error::Error;
 use crate::files;
 use crate::layout::VIRTIO_SLOTS;
@@ -25,7 +25,7 @@ pub struct Disk {
     pub path: PathBuf,
     /// The open file: for reading and writing, or for reading when `readonly`.
     pub file: File,
-    /// Its length in bytes when it was opened, a multiple of 512, not 0.
+    /// The disk's length in bytes when it was opened, a multiple of 512, not 0.
     pub size: u64,
     /// The guest may not write.
     pub readonly: bool,
@@ -39,8 +39,10 @@ pub struct Disk {
     pub queues: u16,
     /// Another machine that has it open is respected.
     pub lock: bool,
-    /// The bytes are a disk's, whatever they look like.
-    pub raw: bool,
+    /// How `file` holds it.
+    pub format: DiskFormat,
+    /// That was said, and is not only what it looks like.
+    pub insisted: bool,
 }
 
 /// Opens the disks of a machine with `cpus` vCPUs, in their order.
@@ -87,14 +89,10 @@ impl Disk {
     pub(crate) fn open(option: &DiskOption, cpus: u32) -> Result<Disk, Error> {
         let path = &option.path;
         let file = files::open_disk(path, option.readonly)?;
-        if !option.raw
-            && let Some(format) = format::of(&file)
-        {
-            return Err(Error::DiskFormat {
-                path: path.clone(),
-                format,
-            });
-        }
+        let format = match option.format {
+            Some(format) => format,
+            None => format::of(path, &file)?,
+        };
         if option.direct {
             make_direct(&file).map_err(|source| Error::DiskDirect {
                 path: path.clone(),
@@ -104,7 +102,10 @@ impl Disk {
         let one_a_vcpu = u16::try_from(cpus).map_or(QUEUES_MAX, |cpus| cpus.min(QUEUES_MAX));
         let disk = Disk {
             path: path.clone(),
-            size: length(&file).map_err(|source| unreadable(path, source))?,
+            size: match format {
+                DiskFormat::Raw => length(&file).map_err(|source| unreadable(path, source))?,
+                DiskFormat::Qcow2 => format::qcow2_size(path, &file)?,
+            },
             file,
             readonly: option.readonly,
             serial: option.serial.clone(),
@@ -112,7 +113,8 @@ impl Disk {
             direct: option.direct,
             queues: option.queues.unwrap_or(one_a_vcpu),
             lock: option.lock,
-            raw: option.raw,
+            format,
+            insisted: option.format.is_some(),
         };
         disk.check_size()?;
         Ok(disk)
@@ -120,7 +122,10 @@ impl Disk {
 
     fn check_size(&self) -> Result<(), Error> {
         let (path, size) = (self.path.clone(), self.size);
-        let multiple = block::granularity(&self.file);
+        let multiple = match self.format {
+            DiskFormat::Raw => block::granularity(&self.file),
+            DiskFormat::Qcow2 => block::SECTOR,
+        };
         match size {
             0 => Err(Error::EmptyFile { what: "disk", path }),
             _ if !size.is_multiple_of(multiple) => Err(Error::DiskSize {
@@ -145,7 +150,11 @@ impl Disk {
             (self.write_through, ",cache=writethrough"),
             (self.direct, ",direct=on"),
             (!self.lock, ",lock=off"),
-            (self.raw, ",format=raw"),
+            (
+                self.insisted && self.format == DiskFormat::Raw,
+                ",format=raw",
+            ),
+            (self.format == DiskFormat::Qcow2, ",format=qcow2"),
         ] {
             if said {
                 text.push(key);
@@ -211,19 +220,24 @@ impl Disk {
             queues: self.queues,
             name: &format!("disk {:?}", self.path),
         };
-        Ok(Block::with(
-            self.file.try_clone()?,
-            self.length()?,
-            &options,
-        ))
+        let file = self.file.try_clone()?;
+        let image = match self.format {
+            DiskFormat::Raw => Image::raw(file),
+            DiskFormat::Qcow2 => format::qcow2(file, self.readonly)?,
+        };
+        let size = image.size()?;
+        Ok(Block::of(image, size, &options))
     }
 
-    /// Its length in bytes, now.
+    /// Its length in bytes, now. That of a qcow2 image does not change while it is in use.
     ///
     /// # Errors
     /// The host cannot say.
     pub fn length(&self) -> io::Result<u64> {
-        length(&self.file)
+        match self.format {
+            DiskFormat::Raw => length(&self.file),
+            DiskFormat::Qcow2 => Ok(self.size),
+        }
     }
 }
 

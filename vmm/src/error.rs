@@ -306,13 +306,24 @@ pub enum Error {
 
     /// An image that is not raw.
     #[error(
-        "disk {path:?} is a {format} image, expected a raw one (qemu-img convert -O raw makes one; format=raw shows its bytes as they are)"
+        "disk {path:?} is a {format} image, expected a raw one ({hint}qemu-img convert -O raw makes a raw one, format=raw shows its bytes as they are)"
     )]
     DiskFormat {
         /// The path as the user gave it.
         path: PathBuf,
         /// The format's name.
         format: &'static str,
+        /// What else would take it, or nothing.
+        hint: &'static str,
+    },
+
+    /// A qcow2 image is damaged, or has what is not taken from one.
+    #[error("disk {path:?} cannot be used as a qcow2 image")]
+    DiskImage {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
     },
 
     /// The file system or block device has no direct I/O.
@@ -587,6 +598,7 @@ impl Error {
             | Error::TooManyDisks { .. }
             | Error::DiskSize { .. }
             | Error::DiskFormat { .. }
+            | Error::DiskImage { .. }
             | Error::DiskDirect { .. }
             | Error::DiskLocked { .. }
             | Error::DiskTwice { .. }

@@ -259,6 +259,9 @@ fn an_image_of_another_format_is_shown_raw_only_when_told_so() {
         ("vmdk", b"KDMV"),
         ("vhdx", b"vhdxfile"),
     ] {
+        if cfg!(feature = "qcow2") && format == "qcow2" {
+            continue;
+        }
         let mut content = magic.to_vec();
         content.resize(4096, 0);
         folder.file("image", &content);
@@ -269,6 +272,22 @@ fn an_image_of_another_format_is_shown_raw_only_when_told_so() {
         let raw = ["--kernel", "kernel", "--disk", "image,format=raw"];
         let output = folder.run(&[&raw[..], &["--print-command"]].concat());
         assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// An image that is more than its first bytes is made by `tests/qcow2.rs`.
+#[test]
+fn a_qcow2_image_is_opened_where_this_build_can_and_else_it_says_which_can() {
+    let folder = Folder::new();
+    folder.file("image", &[&b"QFI\xfb"[..], &[0; 4092]].concat());
+    folder.file("raw", &[0; 4096]);
+    for disk in ["image", "image,format=qcow2", "raw,format=qcow2"] {
+        let words: &[&str] = match (cfg!(feature = "qcow2"), disk.split(',').next()) {
+            (true, Some("raw")) => &["\"raw\"", "as a qcow2 image: it is no qcow2 image"],
+            (true, _) => &["\"image\" cannot be used as a qcow2 image: it is no"],
+            (false, _) => &["is a qcow2 image", "a build with the feature qcow2"],
+        };
+        folder.refused(&["--disk", disk], words);
     }
 }
 

@@ -99,12 +99,12 @@ fn zeroes_are_written_where_the_host_has_no_way_to_make_them() {
         .write(true)
         .open("/dev/null")
         .unwrap();
-    bench.block.disk.image = super::Image::new(device);
+    bench.block.disk.image = super::Image::raw(device);
     assert_eq!(bench.segments(WRITE_ZEROES, &[(3, 7, UNMAP)]), (OK, 1));
     // And a discard is a hint.
     assert_eq!(bench.segments(DISCARD, &[(3, 7, 0)]), (OK, 1));
     let full = std::fs::File::options().write(true).open("/dev/full");
-    bench.block.disk.image = super::Image::new(full.unwrap());
+    bench.block.disk.image = super::Image::raw(full.unwrap());
     assert_eq!(bench.segments(WRITE_ZEROES, &[(3, 7, UNMAP)]), (IOERR, 1));
 }
 
@@ -216,7 +216,7 @@ fn a_read_only_disk_offers_neither_and_refuses_both() {
 fn zeroes_through_a_write_through_cache_are_durable() {
     let mut bench = bench(false);
     let unsyncable = std::fs::File::options().write(true).open("/dev/null");
-    bench.block.disk.image = super::Image::new(unsyncable.unwrap());
+    bench.block.disk.image = super::Image::raw(unsyncable.unwrap());
     assert_eq!(bench.segments(WRITE_ZEROES, &[(0, 1, 0)]), (OK, 1));
     bench.block.config().write(32, &[0]);
     assert_eq!(bench.segments(WRITE_ZEROES, &[(0, 1, 0)]), (IOERR, 1));

@@ -251,3 +251,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         not_offered("LOG_SHMFD")
     }
 }
+
+#[cfg(test)]
+#[path = "messages_test.rs"]
+mod tests;

@@ -25,12 +25,21 @@ pub struct DiskOption {
     pub queues: Option<u16>,
     /// Another machine that has the image open is respected.
     pub lock: bool,
-    /// The bytes are a disk's, whatever they look like.
-    pub raw: bool,
+    /// What the image is, whatever it looks like.
+    pub format: Option<DiskFormat>,
+}
+
+/// How an image holds a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// Byte for byte.
+    Raw,
+    /// As QEMU's own format, which builds with the feature `qcow2` have.
+    Qcow2,
 }
 
 /// The keys, for who got one wrong.
-const KEYS: &str = "readonly, serial=TEXT, cache=writeback|writethrough, direct=on|off, queues=N, lock=on|off and format=raw";
+const KEYS: &str = "readonly, serial=TEXT, cache=writeback|writethrough, direct=on|off, queues=N, lock=on|off and format=raw|qcow2";
 
 impl DiskOption {
     /// The file with nothing else said.
@@ -43,7 +52,7 @@ impl DiskOption {
             direct: false,
             queues: None,
             lock: true,
-            raw: false,
+            format: None,
         }
     }
 
@@ -75,7 +84,8 @@ impl DiskOption {
             Some(("queues", number)) => self.queues = Some(check_queues(number)?),
             Some(("lock", "on")) => self.lock = true,
             Some(("lock", "off")) => self.lock = false,
-            Some(("format", "raw")) => self.raw = true,
+            Some(("format", "raw")) => self.format = Some(DiskFormat::Raw),
+            Some(("format", "qcow2")) => self.format = Some(DiskFormat::Qcow2),
             Some((key @ ("cache" | "direct" | "lock" | "format"), value)) => {
                 return Err(format!("{key} cannot be {value:?}, known are {KEYS}"));
             }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use devices::block;
 
-use crate::cli::{Irqchip, double_commas};
+use crate::cli::{DiskFormat, Irqchip, double_commas};
 use crate::error::Error;
 use crate::isa::Switch;
 use crate::layout::KERNEL_BASE;
@@ -240,11 +240,15 @@ impl Line {
             .is_ok_and(|metadata| metadata.file_type().is_block_device());
         let driver = if block_device { "host_device" } else { "file" };
         let readonly = if disk.readonly { "on" } else { "off" };
+        let format = match disk.format {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Qcow2 => "qcow2",
+        };
         // Not -drive file=: there a name such as nbd:a would be a protocol.
         let direct = if disk.direct { ",cache.direct=on" } else { "" };
         let locking = if disk.lock { "" } else { ",file.locking=off" };
         let mut blockdev = OsString::from(format!(
-            "driver=raw,node-name=disk{index},read-only={readonly},discard=unmap{direct}{locking},file.driver={driver},file.filename="
+            "driver={format},node-name=disk{index},read-only={readonly},discard=unmap{direct}{locking},file.driver={driver},file.filename="
         ));
         blockdev.push(double_commas(disk.path.as_os_str()));
         let mut device = OsString::from(format!(

@@ -3,10 +3,10 @@
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::super::Options;
-use super::super::request::{IN, OUT, WRITE_ZEROES};
-use super::super::tests::{Bench, IOERR, OK, PAYLOAD};
 use super::*;
+use crate::block::Options;
+use crate::block::request::{IN, OUT, WRITE_ZEROES};
+use crate::block::tests::{Bench, IOERR, OK, PAYLOAD};
 use crate::rig::WRITE;
 
 /// A disk of 64 KiB and more whose sector `n` is full of bytes `n`, opened with O_DIRECT; `None` where the file system
@@ -26,7 +26,7 @@ fn direct(folder: &Path, align: Option<Direct>) -> Option<Bench> {
         }
     };
     if let Some(align) = align {
-        let image = &mut bench.block.disk.image;
+        let image = bench.block.disk.image.as_raw();
         image.direct = Some(align);
         image.bounce = Bounce::new(align);
     }
@@ -112,7 +112,7 @@ fn direct_zeroes_keep_what_is_around_them() {
         assert!((3..203).all(|sector| bench.sector(sector) == [0; 512]));
 
         // The same written out.
-        let image = &mut bench.block.disk.image;
+        let image = bench.block.disk.image.as_raw();
         let file = image.file.try_clone().unwrap();
         let ones = |buffer: &mut [u8]| buffer.fill(1);
         image.bounce.write(&file, 3 * 512, 200 * 512, ones).unwrap();
@@ -144,13 +144,48 @@ fn a_direct_file_that_was_cut_short_is_an_error_for_what_is_gone() {
 #[test]
 fn the_block_size_of_a_direct_disk_is_its_alignment_and_whole_blocks_count() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(bench) = direct(folder.path(), None) else {
+    let Some(mut bench) = direct(folder.path(), None) else {
         return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
     };
     let block = u32::from_le_bytes(bench.config(20, 4).try_into().unwrap());
-    assert_eq!(u64::from(block), granularity(&bench.block.disk.image.file));
+    let file = &bench.block.disk.image.as_raw().file;
+    assert_eq!(u64::from(block), granularity(file));
     let size = u64::from(block) * 5 + 512;
     bench.block.shared_config().resize(size);
     let sectors = (size - size % u64::from(block)) / 512;
     assert_eq!(bench.config(0, 8), sectors.to_le_bytes());
+}
+
+/// Those of this machine, whatever they are: what the kernel says of them is there for all to read.
+#[test]
+fn the_geometry_of_a_block_device_is_what_the_kernel_says() {
+    let devices: Vec<_> = fs::read_dir("/sys/dev/block").unwrap().collect();
+    if devices.is_empty() {
+        eprintln!("skipped in part: this machine has no block device");
+    }
+    for device in devices {
+        let name = device.unwrap().file_name().into_string().unwrap();
+        let (major, minor) = name.split_once(':').unwrap();
+        let rdev = rustix::fs::makedev(major.parse().unwrap(), minor.parse().unwrap());
+        let geometry = Geometry::of_device(rdev);
+        let said = queue_limit(rdev, "logical_block_size").unwrap();
+        assert_eq!(geometry.logical, said, "{name}");
+        assert!(geometry.physical >= said, "{name}");
+    }
+    // What nobody knows has sectors.
+    let unknown = Geometry::of_device(rustix::fs::makedev(4095, 1));
+    assert_eq!((unknown.logical, unknown.discards), (512, false));
+}
+
+/// A block device is what takes it; of a file the error shows that it was asked, and when it was not.
+#[test]
+fn only_whole_blocks_of_a_block_device_are_forgotten() {
+    let file = tempfile::tempfile().unwrap();
+    for (offset, len) in [(512, 3584), (512, 4096), (0, 4095), (4095, 2)] {
+        discard_blocks(&file, offset, len, 4096).unwrap();
+    }
+    for (offset, len) in [(0, 4096), (1, 8191), (4095, 4097)] {
+        let asked = discard_blocks(&file, offset, len, 4096).unwrap_err();
+        assert_eq!(asked.raw_os_error(), Some(libc::ENOTTY));
+    }
 }

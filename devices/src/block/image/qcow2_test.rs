@@ -1,0 +1,246 @@
+use std::os::unix::fs::FileExt;
+
+use imago::FormatCreateBuilder;
+
+use super::super::Image;
+use super::*;
+use crate::block::request::{DISCARD, FLUSH, IN, OUT, UNMAP, WRITE_ZEROES};
+use crate::block::tests::{Bench, IOERR, OK, PAYLOAD};
+use crate::block::{Block, Options};
+use crate::rig::WRITE;
+
+/// Of a new image: a table of the first level leads to two of the second.
+const SIZE: u64 = 4 << 20;
+const CLUSTER: usize = 4096;
+
+/// A new image, which nothing was written to.
+fn image() -> File {
+    let file = tempfile::tempfile().unwrap();
+    let options = StorageOpenOptions::new().write(true);
+    let storage = Storage::from_open_file(file.try_clone().unwrap(), options).unwrap();
+    let create = Opened::<Storage>::create_builder(storage);
+    create.size(SIZE).cluster_size(CLUSTER).create().unwrap();
+    file
+}
+
+fn bench(file: &File, readonly: bool) -> Bench {
+    let image = Image::qcow2(file.try_clone().unwrap(), readonly).unwrap();
+    let options = Options {
+        readonly,
+        ..Options::default()
+    };
+    let size = image.size().unwrap();
+    Bench::of(Block::of(image, size, &options), file)
+}
+
+/// Writes the sectors from `first` on, each full of `value`.
+fn write(bench: &mut Bench, first: u64, sectors: u32, value: u8) -> u8 {
+    let len = sectors * 512;
+    bench.rig.write(PAYLOAD, &vec![value; len as usize]);
+    bench.request(OUT, first, &[(PAYLOAD, len, 0)]).0
+}
+
+/// What the sectors from `first` on have, if it is one value; and the status.
+fn read(bench: &mut Bench, first: u64, sectors: u32) -> (u8, Option<u8>) {
+    let len = sectors * 512;
+    bench.rig.write(PAYLOAD, &vec![0xee; len as usize]);
+    let (status, _) = bench.request(IN, first, &[(PAYLOAD, len, WRITE)]);
+    let data = bench.rig.read(PAYLOAD, len as usize);
+    let value = data[0];
+    (status, data.iter().all(|it| *it == value).then_some(value))
+}
+
+fn segment(bench: &mut Bench, kind: u32, first: u64, sectors: u32, flags: u32) -> u8 {
+    let segment = u128::from(first) | u128::from(sectors) << 64 | u128::from(flags) << 96;
+    bench.rig.write(PAYLOAD, &segment.to_le_bytes());
+    bench.request(kind, 0, &[(PAYLOAD, 16, 0)]).0
+}
+
+#[test]
+fn what_was_written_and_flushed_is_there_when_the_image_is_opened_again() {
+    let file = image();
+    let mut first = bench(&file, false);
+    assert_eq!(read(&mut first, 0, 64), (OK, Some(0)));
+    assert_eq!(write(&mut first, 3, 200, 7), OK);
+    assert_eq!(write(&mut first, SIZE / 512 - 1, 1, 9), OK);
+    assert_eq!(first.request(FLUSH, 0, &[]).0, OK);
+    // Killed: nothing of it is put in order.
+    std::mem::forget(first);
+    for readonly in [true, false] {
+        let mut again = bench(&file, readonly);
+        assert_eq!(read(&mut again, 2, 1), (OK, Some(0)));
+        assert_eq!(read(&mut again, 3, 200), (OK, Some(7)));
+        assert_eq!(read(&mut again, SIZE / 512 - 1, 1), (OK, Some(9)));
+        assert_eq!(read(&mut again, SIZE / 512, 1).0, IOERR);
+    }
+}
+
+#[test]
+fn zeroes_are_zeroes_and_what_is_around_them_stays() {
+    for unmap in [0, UNMAP] {
+        let mut bench = bench(&image(), false);
+        assert_eq!(write(&mut bench, 0, 200, 7), OK);
+        assert_eq!(segment(&mut bench, WRITE_ZEROES, 3, 100, unmap), OK);
+        assert_eq!(read(&mut bench, 0, 3), (OK, Some(7)));
+        assert_eq!(read(&mut bench, 3, 100), (OK, Some(0)));
+        assert_eq!(read(&mut bench, 103, 97), (OK, Some(7)));
+    }
+}
+
+#[test]
+fn discarded_clusters_are_used_again() {
+    let file = image();
+    let mut bench = bench(&file, false);
+    let mut len = 0;
+    for round in 0..20 {
+        assert_eq!(write(&mut bench, 0, 256, round), OK);
+        assert_eq!(segment(&mut bench, DISCARD, 0, 256, 0), OK);
+        assert_eq!(bench.request(FLUSH, 0, &[]).0, OK);
+        if round == 1 {
+            len = file.metadata().unwrap().len();
+        }
+    }
+    assert!(file.metadata().unwrap().len() <= len);
+}
+
+#[test]
+fn the_driver_learns_of_the_virtual_size_and_of_clusters() {
+    let bench = bench(&image(), false);
+    assert_eq!(bench.config(0, 8), (SIZE / 512).to_le_bytes());
+    // opt_io_size: a cluster in logical blocks.
+    assert_eq!(bench.config(28, 4), 8_u32.to_le_bytes());
+}
+
+#[test]
+fn a_read_only_image_is_not_touched() {
+    let file = image();
+    let before = content(&file);
+    let mut bench = bench(&file, true);
+    assert_eq!(read(&mut bench, 0, 8), (OK, Some(0)));
+    assert_eq!(write(&mut bench, 0, 1, 1), IOERR);
+    drop(bench);
+    assert_eq!(content(&file), before);
+}
+
+fn content(file: &File) -> Vec<u8> {
+    let mut content = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    file.read_exact_at(&mut content, 0).unwrap();
+    content
+}
+
+#[test]
+fn images_that_name_other_files_or_cannot_be_read_are_refused() {
+    type Change = fn(&File);
+    let cases: [(&str, Change); 9] = [
+        ("backing file, \"/etc/passwd\"", |file| {
+            file.write_all_at(b"/etc/passwd", 1024).unwrap();
+            file.write_all_at(&1024_u64.to_be_bytes(), 8).unwrap();
+            file.write_all_at(&11_u32.to_be_bytes(), 16).unwrap();
+        }),
+        ("its data in another file", |file| {
+            file.write_all_at(&4_u64.to_be_bytes(), 72).unwrap();
+        }),
+        ("encrypted", |file| {
+            file.write_all_at(&2_u32.to_be_bytes(), 32).unwrap();
+        }),
+        // Its refcounts are not up to date: qemu-img check puts them right.
+        ("incompatible", |file| {
+            file.write_all_at(&1_u64.to_be_bytes(), 72).unwrap();
+        }),
+        ("refcounts are damaged", |file| {
+            // The first entry of the refcount table, and then the refcount of the first cluster.
+            let table = u64::from_be_bytes(at(file, 48).unwrap());
+            file.write_all_at(&[0; 8], table).unwrap();
+        }),
+        ("refcounts are damaged", |file| {
+            let table = u64::from_be_bytes(at(file, 48).unwrap());
+            let block = u64::from_be_bytes(at(file, table).unwrap());
+            file.write_all_at(&[0; 2], block).unwrap();
+        }),
+        ("refcounts are damaged", |file| {
+            file.write_all_at(&[0; 4], 56).unwrap();
+        }),
+        ("cut short", |file| file.set_len(100).unwrap()),
+        ("no qcow2 image", |file| {
+            file.write_all_at(b"raw!", 0).unwrap();
+        }),
+    ];
+    for (why, change) in cases {
+        let file = image();
+        change(&file);
+        let refused = Image::qcow2(file, true).err().expect(why);
+        assert!(refused.to_string().contains(why), "{refused} for {why}");
+    }
+}
+
+/// xorshift64: the same in every run.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % limit
+    }
+}
+
+/// Damage anywhere, and most of all where the metadata are: what comes of it is data or an error, and nothing else ends.
+#[test]
+fn no_damage_to_an_image_is_more_than_an_error() {
+    let whole = {
+        let file = image();
+        let mut bench = bench(&file, false);
+        for sector in [0, 100, 5000, 8000] {
+            assert_eq!(write(&mut bench, sector, 16, 5), OK);
+        }
+        drop(bench);
+        content(&file)
+    };
+    let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
+    let (mut opened, mut failed) = (0, 0);
+    for round in 0..600 {
+        let mut content = whole.clone();
+        if round % 4 == 0 {
+            content.truncate(chance.below(whole.len()));
+        }
+        for _ in 0..1 + chance.below(8) {
+            // The header, or what is not zero: tables are sparse.
+            let at = match chance.below(3) {
+                0 => chance.below(112),
+                _ => chance.below(content.len().max(1)),
+            };
+            let what = [
+                0,
+                1,
+                0x7f,
+                0x80,
+                0xff,
+                u8::try_from(chance.below(256)).unwrap(),
+            ];
+            if let Some(byte) = content.get_mut(at / 8 * 8 + chance.below(8)) {
+                *byte = what[chance.below(what.len())];
+            }
+        }
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        let Ok(image) = Image::qcow2(file.try_clone().unwrap(), false) else {
+            continue;
+        };
+        opened += 1;
+        let size = image.size().unwrap();
+        let mut bench = Bench::of(Block::of(image, size, &Options::default()), &file);
+        for sector in [0, 100, 5000, 8000] {
+            let statuses = [
+                read(&mut bench, sector, 16).0,
+                write(&mut bench, sector, 8, 6),
+                segment(&mut bench, WRITE_ZEROES, sector, 40, UNMAP),
+                segment(&mut bench, DISCARD, sector, 40, 0),
+                bench.request(FLUSH, 0, &[]).0,
+            ];
+            failed += statuses.iter().filter(|it| **it == IOERR).count();
+        }
+    }
+    // It is damage of both kinds that this is about.
+    assert!(opened > 100 && failed > 100, "{opened} {failed}");
+}

@@ -1,0 +1,127 @@
+//! A qcow2 image under Linux on RISC-V KVM, made and looked at by qemu-img: what the guest writes is in the image, and the image
+//! is in order.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/linux.rs"]
+mod linux;
+
+use lab::{cached, run, text};
+use linux::{initramfs, succeed};
+
+/// The guest's /init: an image that has data, one that is new, one that is read only.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+modprobe virtio_mmio; modprobe virtio_blk
+while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdc ]; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+stty -echo
+for disk in vda vdb vdc; do echo "size=$(cat /sys/block/$disk/size)"; done
+echo "sum=$(dd if=/dev/vda bs=1M 2>/dev/null | sha256sum)"
+# Copied whole, then 4 MiB of it given back.
+dd if=/dev/vda of=/dev/vdb bs=1M conv=fsync 2>/dev/null
+echo 3 >/proc/sys/vm/drop_caches
+echo "sum=$(dd if=/dev/vdb bs=1M 2>/dev/null | sha256sum)"
+blkdiscard -o 4194304 -l 4194304 /dev/vdb && echo "discarded=vdb"
+dd if=/dev/vda of=/dev/vda bs=1M count=1 seek=31 conv=notrunc,fsync 2>/dev/null
+echo 3 >/proc/sys/vm/drop_caches
+dd if=/dev/vda of=/dev/vdc bs=512 count=1 conv=fsync 2>/dev/null || echo "refused=vdc"
+echo "sum=$(dd if=/dev/vdc bs=1M 2>/dev/null | sha256sum)"
+poweroff -f
+"#;
+
+/// The monitor with that feature, which `make test-full` builds.
+fn hartvisor() -> PathBuf {
+    let target = lab::target().join("qcow2/riscv64gc-unknown-linux-gnu/release/hartvisor");
+    assert!(target.exists(), "{target:?} is not there: make test-full");
+    target
+}
+
+fn qemu_img(arguments: &[&str], images: &[&Path]) -> String {
+    succeed(Command::new("qemu-img").args(arguments).args(images))
+}
+
+#[test]
+fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // Half of it is data, some of it compressible.
+    let mut content = vec![0_u8; 32 << 20];
+    let mut state = 1_u64;
+    for (index, byte) in content.iter_mut().enumerate().take(16 << 20) {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        *byte = if index & 0x2_0000 == 0 {
+            state.to_le_bytes()[7]
+        } else {
+            7
+        };
+    }
+    fs::write(at("raw"), &content).unwrap();
+    let (raw, full, new, packed) = (at("raw"), at("full"), at("new"), at("packed"));
+    qemu_img(&["convert", "-O", "qcow2"], &[&raw, &full]);
+    qemu_img(&["convert", "-c", "-O", "qcow2"], &[&raw, &packed]);
+    qemu_img(
+        &["create", "-q", "-f", "qcow2", new.to_str().unwrap(), "32M"],
+        &[],
+    );
+
+    let initramfs = initramfs(folder.path(), "host", INIT);
+    let mut host = lab::lab(&["--cpus", "2"], &[folder.path()]);
+    host.arg(hartvisor())
+        .args([
+            "run",
+            "--accel",
+            "kvm",
+            "--no-reboot",
+            "--cmdline",
+            "console=hvc0",
+        ])
+        .arg("--kernel")
+        .arg(cached("host", "vmlinux"))
+        .arg("--initrd")
+        .arg(initramfs);
+    for (image, keys) in [(&full, ""), (&new, ",format=qcow2"), (&packed, ",readonly")] {
+        host.arg("--disk").arg(format!("{}{keys}", image.display()));
+    }
+    let text = text(&run(&mut host, b""));
+    let values = |name: &str| -> Vec<&str> {
+        let after = |part| str::strip_prefix(part, name);
+        text.split_whitespace().filter_map(after).collect()
+    };
+    assert_eq!(values("size="), ["65536"; 3], "{text}");
+    let sums = values("sum=");
+    assert_eq!(sums, [sums[0]; 3], "{text}");
+    assert_eq!(values("discarded="), ["vdb"], "{text}");
+    assert_eq!(values("refused="), ["vdc"], "{text}");
+
+    for image in [&full, &new, &packed] {
+        qemu_img(&["check", "-q"], &[image]);
+    }
+    // To the byte, by another reader.
+    let compare = |image: &Path, expected: &[u8]| {
+        fs::write(at("expected"), expected).unwrap();
+        qemu_img(&["compare", "-q"], &[image, &at("expected")]);
+    };
+    compare(&packed, &content);
+    let mut written = content.clone();
+    written.copy_within(0..1 << 20, 31 << 20);
+    compare(&full, &written);
+    content[4 << 20..8 << 20].fill(0);
+    compare(&new, &content);
+}

@@ -147,7 +147,7 @@ impl Table {
     fn look(&self, table: Option<&Descriptor>, index: u16) -> Option<Descriptor> {
         let Some(table) = table else {
             let entry = 2 * usize::from(Some(index).filter(|&index| index < self.size)?);
-            let word = |at| self.words.at(at).load(Ordering::Relaxed);
+            let word = |at| self.words.load(at, Ordering::Relaxed);
             return Some(Descriptor::new(word(entry), word(entry + 1)));
         };
         let mut words = [[0; 8]; 2];

@@ -1,4 +1,4 @@
-//! The command line: `hartvisor run …`, `hartvisor vhost-user …` and `hartvisor check`. The doc comments of the fields are the help texts.
+//! The command line: `hartvisor run …`, `hartvisor vhost-user …`, `hartvisor compare …`, `hartvisor check`. The doc comments of the fields are the help texts.
 //!
 //! Only the form of the values is looked at here; whether they make a machine is [`crate::machine`]'s question.
 
@@ -80,8 +80,23 @@ pub enum Command {
     /// Look at what run --trace wrote
     #[command(subcommand)]
     Trace(Trace),
+    /// Run a guest in every way there is here, and say what differs
+    #[command(disable_help_flag = true)]
+    Compare(Compare),
     /// Say what this host offers, what is missing and why
     Check,
+}
+
+/// What `hartvisor compare` was asked for: `hartvisor-compare` reads it.
+#[derive(Clone, Debug, Args)]
+pub struct Compare {
+    /// The options of hartvisor run, and those of the comparison: hartvisor compare --help has them
+    #[arg(
+        value_name = "OPTIONS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub arguments: Vec<OsString>,
 }
 
 /// What `hartvisor run` was asked for.
@@ -387,7 +402,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error)),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
                 Err(Error::Usage(
-                    "nothing to do, expected a command: run, vhost-user, trace or check (see hartvisor --help)".into(),
+                    "nothing to do, expected a command: run, vhost-user, trace, compare or check (see hartvisor --help)".into(),
                 ))
             }
             _ => Err(usage(one_line(&error.to_string(), help))),

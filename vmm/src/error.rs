@@ -490,6 +490,17 @@ pub enum Error {
         program: String,
     },
 
+    /// A command that is a program of its own, which was not built or installed.
+    #[error(
+        "hartvisor {name} is the program {file}, which is neither beside hartvisor nor on the PATH (cargo build --release --package {name} makes it)"
+    )]
+    NoExternal {
+        /// The command.
+        name: &'static str,
+        /// The program.
+        file: String,
+    },
+
     /// With `--accel auto`: neither KVM nor QEMU.
     #[error("nothing here can run the guest: {kvm}")]
     Neither {
@@ -616,6 +627,7 @@ impl Error {
             | Error::KvmAia { .. }
             | Error::HugePages { .. }
             | Error::NoQemu { .. }
+            | Error::NoExternal { .. }
             | Error::Neither { .. }
             | Error::QemuOld { .. } => 3,
             Error::Read { .. }

@@ -14,6 +14,7 @@
 //!    │        ├─ qemu                         the same machine as a QEMU command
 //!    │        └─ observe ─ stats, trace       who watches: what vCPUs and devices tell
 //!    ├── vhost_user                           one device on a socket
+//!    ├── external                             hartvisor-compare, a program of its own
 //!    └── check                                what this host offers
 //! ```
 //!
@@ -28,6 +29,7 @@ pub mod csr;
 pub mod disk;
 pub mod dtb;
 pub mod error;
+pub mod external;
 pub mod fdt;
 mod files;
 pub mod isa;

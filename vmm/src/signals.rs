@@ -21,16 +21,19 @@ pub const HEARD: [Signal; 2] = [RESIZED, REPORT];
 /// A write beyond the limit of a file's size (ulimit -f) shall fail, as one to a full disk does, not end the process.
 const TOO_LARGE: Signal = Signal::SIGXFSZ;
 
+/// The signals that end a run, but those that whoever started us has set to be ignored.
+pub fn ending() -> SigSet {
+    let ending = ENDING.into_iter();
+    ending.filter(|signal| !ignored(*signal)).collect()
+}
+
 /// Keeps the signals that end a run from ending the process, in this thread and those it starts from here on, and gives
 /// them, to be waited for. Those of [`HEARD`] wait as well.
 ///
 /// Those that whoever started us has set to be ignored (nohup(1) does so with SIGHUP, a shell with SIGINT for what runs in
 /// the background) are left out, and stay without effect.
 pub fn block() -> Result<SigSet, Error> {
-    let signals: SigSet = ENDING
-        .into_iter()
-        .filter(|signal| !ignored(*signal))
-        .collect();
+    let signals = ending();
     let mut blocked = signals;
     HEARD.into_iter().for_each(|signal| blocked.add(signal));
     blocked.add(TOO_LARGE);

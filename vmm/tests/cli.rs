@@ -608,7 +608,7 @@ fn usage_errors_are_one_line() {
     expect(
         &folder.command().output().unwrap(),
         2,
-        &["run, vhost-user or check"],
+        &["run, vhost-user, trace, compare or check"],
     );
     expect(
         &folder.command().arg("start").output().unwrap(),

@@ -1,0 +1,246 @@
+//! The command line: the options of `hartvisor run`, and those of the comparison.
+//!
+//! What a run is asked for is read by hartvisor's own definition, so that a wrong option is refused here at once, and then
+//! handed on as it was given.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser};
+
+use crate::error::Error;
+use crate::ways::Clock;
+
+const AFTER_HELP: &str = "\
+Every way in which this machine can run the guest is tried: hartvisor on KVM (here, or in an emulated host), hartvisor's
+devices under QEMU's CPU emulation, QEMU's own devices, and each --peer. What they print is held against the first that ran.
+Times are compared among ways of one clock only.
+
+Exit status:
+  0      all that ran said the same and ended in the same way
+  1      they differ
+  2      usage, or bad input
+  3      nothing here can run the guest
+  4      a failure of its own
+  128+n  ended by signal n
+
+Examples:
+  hartvisor compare --kernel guest --disk disk.img
+  hartvisor compare --kernel Image --initrd initrd.cpio --cmdline 'console=hvc0 quiet' --runs 9 --html page.html
+  hartvisor compare --kernel guest --lab 'lab/run --aia-guests 2' \\
+      --peer 'plain=qemu-system-riscv64 -M virt -m {memory}M -nographic -no-reboot -kernel {kernel}' \\
+      --peer 'lab:kvmtool=lab/cache/peers/kvmtool/lkvm run -k {kernel} -m {memory} -c {cpus}'";
+
+/// Options of `hartvisor run` that a comparison gives itself, or that make no sense for it.
+const NOT_HERE: [&str; 8] = [
+    "accel",
+    "devices",
+    "print_command",
+    "dump_dtb",
+    "pidfile",
+    "config",
+    "stats",
+    "trace",
+];
+
+/// What `hartvisor compare` was asked for.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hartvisor compare",
+    bin_name = "hartvisor compare",
+    version,
+    about = "Run a guest in every way there is here, and say what differs",
+    after_help = AFTER_HELP,
+    max_term_width = 100
+)]
+pub struct Compare {
+    /// The guest.
+    #[command(flatten)]
+    pub guest: vmm::cli::Run,
+
+    /// The comparison.
+    #[command(flatten)]
+    pub options: Options,
+
+    /// The guest's options as they were given, for `hartvisor run`; its disks are not among them.
+    #[arg(skip)]
+    pub handed_on: Vec<String>,
+
+    /// Its disks, likewise.
+    #[arg(skip)]
+    pub disks: Vec<String>,
+}
+
+/// How to compare.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Comparison")]
+pub struct Options {
+    /// Runs of each way that are timed. One more counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+
+    /// Seconds that a run may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+
+    /// The time until the guest prints a line with this is told, instead of that until its last line
+    #[arg(long, value_name = "TEXT")]
+    pub marker: Option<String>,
+
+    /// What is typed into each run; nothing otherwise
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+
+    /// Lines of the guest with this are not compared; as often as needed
+    #[arg(long, value_name = "TEXT")]
+    pub ignore: Vec<String>,
+
+    /// One more way, a command of any program. {kernel}, {initrd}, {cmdline}, {memory} (MiB), {cpus} and {disk} (the first)
+    /// are filled in; {{ is a brace. GROUP says whose time it is compared with: kvm, lab (then it runs in the emulated
+    /// host) or tcg, the default
+    #[arg(long = "peer", value_name = "[GROUP:]NAME=COMMAND", value_parser = Peer::parse)]
+    pub peers: Vec<Peer>,
+
+    /// The command that runs another in an emulated RISC-V KVM host: lab/run of hartvisor's sources, with its options.
+    /// hartvisor's and hartvisor-compare's riscv64 builds must be on the PATH there [env: HARTVISOR_LAB]
+    #[arg(long, value_name = "COMMAND")]
+    pub lab: Option<String>,
+
+    /// Write all that was seen to FILE, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Write a page with the table and pictures to FILE, which needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// One `--peer` as given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Whose time its time is compared with, and where it runs.
+    pub clock: Clock,
+    /// As the table has it.
+    pub name: String,
+    /// A [`crate::template`].
+    pub command: String,
+}
+
+impl Peer {
+    fn parse(text: &str) -> Result<Peer, String> {
+        const FORM: &str = "expected [GROUP:]NAME=COMMAND";
+        let (name, command) = text.split_once('=').ok_or(FORM)?;
+        let (group, name) = name.split_once(':').unwrap_or(("tcg", name));
+        let clock = match group {
+            "kvm" => Clock::Kvm,
+            "lab" => Clock::Lab,
+            "tcg" => Clock::Tcg,
+            _ => return Err(format!("no group {group:?}, there are kvm, lab and tcg")),
+        };
+        if name.is_empty() || command.trim().is_empty() {
+            return Err(FORM.into());
+        }
+        Ok(Peer {
+            clock,
+            name: name.into(),
+            command: command.into(),
+        })
+    }
+}
+
+/// The definition of the command line.
+pub fn command() -> Command {
+    let given = Compare::command();
+    let there: Vec<_> = NOT_HERE
+        .into_iter()
+        .filter(|id| given.get_arguments().any(|it| it.get_id() == id))
+        .collect();
+    there
+        .into_iter()
+        .fold(given, |command, id| command.mut_arg(id, |it| it.hide(true)))
+}
+
+/// Reads the arguments, the program's own name first. Help and version are printed from here, and end the program.
+///
+/// # Errors
+/// In one line, what is wrong.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Compare, Error> {
+    let command = command();
+    let matches = command
+        .clone()
+        .try_get_matches_from(arguments)
+        .map_err(refuse)?;
+    let mut compare = Compare::from_arg_matches(&matches).map_err(refuse)?;
+    if compare.options.lab.is_none() {
+        let lab = std::env::var_os("HARTVISOR_LAB").filter(|it| !it.is_empty());
+        compare.options.lab = lab.as_deref().map(text).transpose()?;
+    }
+    for (option, value) in given(&matches)? {
+        let id = option.get_id().as_str();
+        if NOT_HERE.contains(&id) {
+            let name = option.get_long().unwrap_or(id);
+            let problem = format!("--{name} is not for compare (see hartvisor compare --help)");
+            return Err(Error::Usage(problem));
+        }
+        match (id, option.get_long(), value) {
+            ("disks", _, Some(value)) => compare.disks.push(value),
+            (_, Some(name), Some(value)) => compare.handed_on.push(format!("--{name}={value}")),
+            (_, Some(name), None) => compare.handed_on.push(format!("--{name}")),
+            _ => {}
+        }
+    }
+    Ok(compare)
+}
+
+/// The options of a run that were given, in the order of their definition.
+fn given(matches: &ArgMatches) -> Result<Vec<(clap::Arg, Option<String>)>, Error> {
+    let run = vmm::cli::Run::augment_args(Command::new("run"));
+    let mut given = Vec::new();
+    for option in run.get_arguments() {
+        let id = option.get_id().as_str();
+        if matches.value_source(id) != Some(ValueSource::CommandLine) {
+            continue;
+        }
+        if matches!(option.get_action(), ArgAction::SetTrue) {
+            given.push((option.clone(), None));
+            continue;
+        }
+        for value in matches.get_raw(id).into_iter().flatten() {
+            given.push((option.clone(), Some(text(value)?)));
+        }
+    }
+    Ok(given)
+}
+
+/// An argument as text.
+///
+/// # Errors
+/// It is none.
+pub fn text(value: &OsStr) -> Result<String, Error> {
+    let text = value.to_str().map(str::to_owned);
+    text.ok_or_else(|| Error::NotText(value.into()))
+}
+
+/// An error of clap's in one line. Help and version are no errors: they are printed.
+fn refuse(error: clap::Error) -> Error {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let kept = text
+        .split("\n\n")
+        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more"));
+    let kept: Vec<_> = kept
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    Error::Usage(format!(
+        "{} (see hartvisor compare --help)",
+        kept.join("; ").trim()
+    ))
+}
+
+#[cfg(test)]
+#[path = "cli_test.rs"]
+mod tests;

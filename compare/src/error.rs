@@ -1,0 +1,114 @@
+//! The errors of the comparison, and the exit status each one means.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Everything that can end `hartvisor compare` without a comparison.
+///
+/// The texts read as one line; a source is not repeated in them: [`Error::chain`] joins the two.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The command line cannot be understood.
+    #[error("{0}")]
+    Usage(String),
+
+    /// A path goes into a plan, which is JSON.
+    #[error("{0:?} is not UTF-8, which compare needs of every argument")]
+    NotText(std::ffi::OsString),
+
+    /// The command of a peer has a place that nothing is for, or does not end.
+    #[error("--peer {name}: {problem}")]
+    Peer {
+        /// As the user gave it.
+        name: String,
+        /// What is wrong, with what would be right.
+        problem: String,
+    },
+
+    /// A file that was to be read or written.
+    #[error("cannot {what} {path:?}")]
+    File {
+        /// "read", "write", "copy".
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// A program that was to be started is not there.
+    #[error("cannot start {program:?}")]
+    Start {
+        /// The first word of the command.
+        program: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// What came out of the emulated host is not what was to come.
+    #[error("the emulated host gave no observations: {0}")]
+    Lab(String),
+
+    /// A plan, or kept results, cannot be read.
+    #[error("cannot read {path:?} as {what}")]
+    Json {
+        /// "a plan".
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+
+    /// A call of this host failed.
+    #[error("cannot {what}")]
+    Host {
+        /// What was to be done.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// The plotting library failed.
+    #[error("cannot draw a picture: {0}")]
+    Draw(String),
+
+    /// A signal came; what was running has ended.
+    #[error("ended by signal {0}")]
+    Signal(i32),
+
+    /// Not one way could run.
+    #[error("nothing here can run the guest; the reasons are above")]
+    NoWay,
+}
+
+impl Error {
+    /// 2 for usage and bad input, 3 where this host cannot, 128 + n after signal n, else 4.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) | Error::NotText(_) | Error::Peer { .. } | Error::Json { .. } => 2,
+            Error::File { .. } => 2,
+            Error::NoWay => 3,
+            Error::Signal(number) => {
+                u8::try_from(*number).map_or(u8::MAX, |number| number.saturating_add(128))
+            }
+            Error::Start { .. } | Error::Lab(_) | Error::Host { .. } | Error::Draw(_) => 4,
+        }
+    }
+
+    /// The text, and those of its sources, in one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text += &format!(": {error}");
+            source = error.source();
+        }
+        text
+    }
+}

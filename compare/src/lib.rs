@@ -1,0 +1,31 @@
+//! `hartvisor compare`: one guest under every way to run it that there is here, side by side.
+//!
+//! ```text
+//!   main ── cli ─────────────────── the options of `hartvisor run`, and those of the comparison
+//!    │
+//!    ├── ways ── template           what can run the guest here, each as a command, or why not
+//!    ├── lab ────────┐              a plan goes into the emulated host, observations come back
+//!    ├── observe ────┴─ memory      starts a command again and again: what it wrote, when, how it ended
+//!    │     plan ▲
+//!    ├── report ─ transcript, spread   the observations side by side; what JSON holds
+//!    └── table, page ─ figure       the report as text, as a page with pictures
+//! ```
+//!
+//! Imports run downward only. Nothing here runs a guest: that is `hartvisor`'s and QEMU's, which are started as a user would.
+//! So the monitor itself holds none of this, and a peer is treated as it is.
+
+pub mod cli;
+pub mod counts;
+pub mod error;
+pub mod figure;
+pub mod lab;
+pub mod memory;
+pub mod observe;
+pub mod page;
+pub mod plan;
+pub mod report;
+pub mod spread;
+pub mod table;
+pub mod template;
+pub mod transcript;
+pub mod ways;

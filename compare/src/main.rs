@@ -1,0 +1,146 @@
+//! `hartvisor-compare`: what `hartvisor compare` starts. Runs the guest in each way, and shows what came of it.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use compare::cli::{self, Compare};
+use compare::error::Error;
+use compare::observe::{Signals, observe};
+use compare::report::{Report, Seen, Setting};
+use compare::ways::{Clock, Place, Way};
+use compare::{lab, page, table, ways};
+
+fn main() -> ExitCode {
+    match hartvisor_compare() {
+        Ok(true) => 0.into(),
+        Ok(false) => 1.into(),
+        Err(error) => {
+            eprintln!("hartvisor compare: {}", error.chain());
+            error.exit_code().into()
+        }
+    }
+}
+
+/// Whether all that ran agree.
+fn hartvisor_compare() -> Result<bool, Error> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let [_, first, plan] = arguments.as_slice()
+        && first == lab::OBSERVE
+    {
+        return lab::observe(Path::new(plan)).map(|()| true);
+    }
+    let compare = cli::parse(arguments)?;
+    let folder = tempfile::tempdir().map_err(|source| Error::Host {
+        what: "make a temporary folder",
+        source,
+    })?;
+    let hartvisor = hartvisor();
+    let place = Place {
+        folder: folder.path(),
+        hartvisor: &hartvisor,
+    };
+    let ways = ways::all(&compare, &place)?;
+    let signals = Signals::catch()?;
+    let mut seen = Vec::new();
+    for way in ways {
+        say(&format!("{} ({})", way.name, way.clock.title()));
+        seen.push(run(way, &compare, folder.path(), &signals)?);
+    }
+    say("");
+    let report = Report::new(setting(&compare), seen);
+    // Nothing is left to say when stdout is closed.
+    let _ = io::stdout().write_all(table::show(&report).as_bytes());
+    keep(&compare, &report)?;
+    match report.ran().next() {
+        Some(_) => Ok(report.agree),
+        None => Err(Error::NoWay),
+    }
+}
+
+/// Runs the guest in one way. What a way cannot is no error of the comparison.
+fn run(way: Way, compare: &Compare, folder: &Path, signals: &Signals) -> Result<Seen, Error> {
+    let mut seen = Seen {
+        name: way.name,
+        clock: way.clock,
+        ours: way.ours,
+        command: Vec::new(),
+        runs: Err(String::new()),
+    };
+    let plan = match way.plan {
+        Ok(plan) => plan,
+        Err(why) => {
+            seen.runs = Err(why);
+            return Ok(seen);
+        }
+    };
+    seen.command.clone_from(&plan.command);
+    let runs = match (&compare.options.lab, way.clock) {
+        (Some(lab), Clock::Lab) => lab::run(lab, &plan, compare, folder, signals),
+        _ => {
+            let mut runs = Vec::new();
+            let take = |run| {
+                runs.push(run);
+                Ok(())
+            };
+            observe(&plan, signals, take).map(|()| runs)
+        }
+    };
+    seen.runs = match runs {
+        Ok(runs) => Ok(runs),
+        Err(error @ (Error::Start { .. } | Error::Lab(_))) => Err(error.chain()),
+        Err(error) => return Err(error),
+    };
+    Ok(seen)
+}
+
+/// Writes the files that were asked for.
+fn keep(compare: &Compare, report: &Report) -> Result<(), Error> {
+    let write = |path: &Path, text: String| {
+        fs::write(path, text).map_err(|source| Error::File {
+            what: "write",
+            path: path.into(),
+            source,
+        })
+    };
+    if let Some(path) = &compare.options.json {
+        let json = serde_json::to_string(report).map_err(|error| Error::Host {
+            what: "make JSON of the report",
+            source: error.into(),
+        })?;
+        write(path, json + "\n")?;
+    }
+    if let Some(path) = &compare.options.html {
+        write(path, page::page(report)?)?;
+    }
+    Ok(())
+}
+
+fn setting(compare: &Compare) -> Setting {
+    let (guest, options) = (&compare.guest, &compare.options);
+    Setting {
+        kernel: guest.kernel.path.display().to_string(),
+        cmdline: guest.cmdline.clone(),
+        cpus: guest.cpus,
+        memory: guest.memory.size,
+        runs: options.runs,
+        marker: options.marker.clone(),
+        ignore: options.ignore.clone(),
+    }
+}
+
+/// The `hartvisor` beside this program, else the one on the PATH.
+fn hartvisor() -> PathBuf {
+    let beside = std::env::current_exe().ok();
+    let beside = beside.map(|path| path.with_file_name("hartvisor"));
+    let beside = beside.filter(|path| path.exists());
+    beside.unwrap_or_else(|| "hartvisor".into())
+}
+
+/// Tells whoever waits at a terminal what goes on, in a line that the next one replaces.
+fn say(text: &str) {
+    if io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{text}");
+    }
+}

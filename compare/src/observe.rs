@@ -1,0 +1,395 @@
+//! Starts a command as often as a plan says, and notes what it writes, when, and how it ends.
+//!
+//! Times and counts come from different runs: what counts looks at the command's memory all the while.
+//! Nothing that was started is left behind: it is asked to end, and killed with all of its process group if it does not.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, read};
+
+use crate::error::Error;
+use crate::memory;
+use crate::plan::{Counts, Ending, Line, Memory, Plan, Run};
+
+/// Most bytes that a run may write to its standard output: a guest that prints for ever is ended before its time is up.
+pub const OUTPUT_MAX: usize = 4 << 20;
+/// How much of the end of standard error is kept, in bytes.
+const MESSAGES_MAX: usize = 16 << 10;
+/// How long a command may take to end when it is asked to, before it is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often the memory of a command is looked at in the run that counts.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The signals that end a comparison, and the ends of children, to be waited for.
+///
+/// They are caught, not blocked: a child would inherit that, and a shell that learns of no SIGCHLD waits for ever.
+pub struct Signals {
+    ending: Vec<(Signal, UnixStream)>,
+    children: UnixStream,
+}
+
+impl Signals {
+    /// Catches them from here on, in the whole process.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn catch() -> Result<Signals, Error> {
+        let caught = |signal: Signal| {
+            let (ours, theirs) = UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            signal_hook::low_level::pipe::register(signal as i32, theirs)?;
+            Ok(ours)
+        };
+        let failed = |source| Error::Host {
+            what: "catch signals",
+            source,
+        };
+        let ending = vmm::signals::ending();
+        let ending = ending.iter().map(|signal| Ok((signal, caught(signal)?)));
+        Ok(Signals {
+            ending: ending.collect::<Result<_, _>>().map_err(failed)?,
+            children: caught(Signal::SIGCHLD).map_err(failed)?,
+        })
+    }
+
+    /// What tells by being readable that one came.
+    fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let ending = self.ending.iter().map(|(_, caught)| caught.as_fd());
+        ending.chain([self.children.as_fd()])
+    }
+
+    /// Takes what came; the first that ends us is given.
+    fn take(&self) -> Option<Signal> {
+        let came = |mut caught: &UnixStream| matches!(caught.read(&mut [0; 64]), Ok(1..));
+        came(&self.children);
+        let mut ending = self.ending.iter().filter(|(_, caught)| came(caught));
+        ending.next().map(|(signal, _)| *signal)
+    }
+}
+
+/// Runs a plan: the runs that are timed, and at the end the one that counts. Each is given to `each` when it has ended.
+///
+/// # Errors
+/// A disk cannot be copied, the command cannot be started, or a signal came.
+pub fn observe(
+    plan: &Plan,
+    signals: &Signals,
+    mut each: impl FnMut(Run) -> Result<(), Error>,
+) -> Result<(), Error> {
+    for counts in (0..plan.runs).map(|_| false).chain([true]) {
+        for (from, to) in &plan.copies {
+            copy(from, to)?;
+        }
+        let run = once(plan, counts, OUTPUT_MAX, signals)?;
+        let stop = !matches!(run.ending, Ending::Status(0 | 1));
+        each(run)?;
+        // What did not come to its end once is not tried for as long again.
+        if stop {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
+    let failed = |source| Error::File {
+        what: "copy the disk",
+        path: from.into(),
+        source,
+    };
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    fs::copy(from, to).map(drop).map_err(failed)
+}
+
+/// One run. Its output may have `most` bytes.
+///
+/// # Errors
+/// The command cannot be started, or a signal came.
+pub fn once(plan: &Plan, counts: bool, most: usize, signals: &Signals) -> Result<Run, Error> {
+    let counting = plan.counting.as_ref().filter(|_| counts);
+    let mut running = Running::start(plan, counting.map(|it| it.arguments.as_slice()))?;
+    let mut largest: Option<Memory> = None;
+    while running.lives() {
+        if let Some(signal) = running.wait(signals, counts.then_some(LOOK))? {
+            running.stop(Stop::Signal(signal));
+        }
+        if running.out.size > most {
+            running.stop(Stop::Ending(Ending::TooMuch));
+        }
+        running.look_at_the_time();
+        if counts && let Some(memory) = memory::beside_ram(running.child.id(), plan.ram) {
+            let largest = largest.get_or_insert_default();
+            largest.pss = largest.pss.max(memory.pss);
+            largest.anonymous = largest.anonymous.max(memory.anonymous);
+        }
+    }
+    let stats = counting.and_then(|it| fs::read(&it.file).ok());
+    let stats = stats.and_then(|text| serde_json::from_slice(&text).ok());
+    let counts = counts.then_some(Counts {
+        memory: largest,
+        stats,
+    });
+    running.finish(counts)
+}
+
+/// Why a run is ended from here.
+enum Stop {
+    Ending(Ending),
+    Signal(Signal),
+}
+
+/// A command that runs.
+struct Running {
+    child: Child,
+    begin: Instant,
+    deadline: Instant,
+    out: Stream,
+    err: Stream,
+    stop: Option<Stop>,
+    /// When it is killed, if it was asked to end.
+    kill: Option<Instant>,
+    /// Whether it was killed once.
+    killed: bool,
+    /// How it ended, and when.
+    ended: Option<(ExitStatus, Instant)>,
+}
+
+impl Running {
+    fn start(plan: &Plan, more: Option<&[String]>) -> Result<Running, Error> {
+        let (program, arguments) = plan
+            .command
+            .split_first()
+            .ok_or_else(|| Error::Usage("there is no command to run".into()))?;
+        let input = match &plan.input {
+            None => Stdio::null(),
+            Some(path) => File::open(path)
+                .map_err(|source| Error::File {
+                    what: "read",
+                    path: path.clone(),
+                    source,
+                })?
+                .into(),
+        };
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .args(more.unwrap_or_default())
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A Ctrl-c is ours: we end it in order.
+            .process_group(0);
+        let begin = Instant::now();
+        let child = command.spawn().map_err(|source| Error::Start {
+            program: program.clone(),
+            source,
+        })?;
+        Ok(Running {
+            child,
+            begin,
+            deadline: begin + Duration::from_secs(plan.timeout),
+            out: Stream::default(),
+            err: Stream::default(),
+            stop: None,
+            kill: None,
+            killed: false,
+            ended: None,
+        })
+    }
+
+    /// Whether there may be more to see.
+    fn lives(&self) -> bool {
+        self.ended.is_none() || !self.out.closed || !self.err.closed
+    }
+
+    /// Waits for something to happen, for at most `at_most`, and takes it. A signal that ends us is given.
+    fn wait(
+        &mut self,
+        signals: &Signals,
+        at_most: Option<Duration>,
+    ) -> Result<Option<Signal>, Error> {
+        let next = self.kill.unwrap_or(self.deadline);
+        let left = next.saturating_duration_since(Instant::now());
+        let left = at_most.map_or(left, |most| left.min(most));
+        // Rounded up, so that it is not woken just before its time again and again.
+        let left =
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let open = |stream: &Stream| !stream.closed;
+        let stdout = self.child.stdout.as_ref().filter(|_| open(&self.out));
+        let stderr = self.child.stderr.as_ref().filter(|_| open(&self.err));
+        let stdout = stdout.map(AsFd::as_fd);
+        let stderr = stderr.map(AsFd::as_fd);
+        let mut fds: Vec<PollFd<'_>> = [stdout, stderr]
+            .into_iter()
+            .flatten()
+            .chain(signals.files())
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut fds, left) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => {
+                return Err(Error::Host {
+                    what: "wait for a run",
+                    source: errno.into(),
+                });
+            }
+        }
+        let ready = |fd: BorrowedFd<'_>| {
+            let is = |it: &PollFd<'_>| it.as_fd().as_raw_fd() == fd.as_raw_fd();
+            fds.iter().any(|it| is(it) && it.any().unwrap_or(true))
+        };
+        let at = self.begin.elapsed();
+        if let Some(fd) = stdout.filter(|fd| ready(*fd)) {
+            self.out.take(fd, at);
+        }
+        if let Some(fd) = stderr.filter(|fd| ready(*fd)) {
+            self.err.take(fd, at);
+        }
+        let signal = signals.take();
+        if self.ended.is_none() {
+            let status = self.child.try_wait().map_err(|source| Error::Host {
+                what: "wait for a run",
+                source,
+            })?;
+            self.ended = status.map(|status| (status, Instant::now()));
+            if self.ended.is_some() {
+                // What it started may hold its output open, but not for long.
+                self.kill.get_or_insert(Instant::now() + PATIENCE);
+            }
+        }
+        Ok(signal)
+    }
+
+    /// Asks it to end; the first reason counts.
+    fn stop(&mut self, why: Stop) {
+        if self.stop.is_none() && self.ended.is_none() {
+            self.stop = Some(why);
+            self.kill = Some(Instant::now() + PATIENCE);
+            self.signal(1, Signal::SIGTERM);
+        }
+    }
+
+    fn look_at_the_time(&mut self) {
+        let now = Instant::now();
+        if now >= self.deadline {
+            self.stop(Stop::Ending(Ending::TimedOut));
+        }
+        if self.kill.is_some_and(|kill| now >= kill) {
+            // All that it started, too; then the streams close.
+            self.signal(-1, Signal::SIGKILL);
+            self.kill = Some(now + PATIENCE);
+            // Unless somebody holds them who has left the group: that is not waited for.
+            let again = std::mem::replace(&mut self.killed, true);
+            if again && self.ended.is_some() {
+                (self.out.closed, self.err.closed) = (true, true);
+            }
+        }
+    }
+
+    /// To the process (`sign` 1) or to its group (-1).
+    fn signal(&self, sign: i32, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            // It may be gone already.
+            let _ = kill(Pid::from_raw(sign * pid), signal);
+        }
+    }
+
+    fn finish(self, counts: Option<Counts>) -> Result<Run, Error> {
+        let (status, end) = self.ended.ok_or(Error::Host {
+            what: "learn how a run ended",
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        let ending = match (self.stop, status.code(), status.signal()) {
+            (Some(Stop::Signal(signal)), ..) => return Err(Error::Signal(signal as i32)),
+            (Some(Stop::Ending(ending)), ..) => ending,
+            (None, Some(code), _) => Ending::Status(code),
+            (None, None, signal) => Ending::Signal(signal.unwrap_or_default()),
+        };
+        Ok(Run {
+            ending,
+            exit: micros(end - self.begin),
+            messages: self.err.tail(MESSAGES_MAX),
+            lines: self.out.lines(),
+            counts,
+        })
+    }
+}
+
+/// What came of an output, and when.
+#[derive(Default)]
+struct Stream {
+    lines: Vec<(Duration, Vec<u8>)>,
+    /// Whether the last of them is still to be ended.
+    open: bool,
+    /// Bytes in all.
+    size: usize,
+    /// At its end.
+    closed: bool,
+}
+
+impl Stream {
+    /// Reads what is there now.
+    fn take(&mut self, fd: BorrowedFd<'_>, at: Duration) {
+        let mut buffer = [0; 64 << 10];
+        match read(fd, &mut buffer) {
+            Ok(0) => self.closed = true,
+            Ok(count) => self.add(buffer.get(..count).unwrap_or_default(), at),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => self.closed = true,
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8], at: Duration) {
+        self.size += bytes.len();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match self.lines.last_mut().filter(|_| self.open) {
+                Some((_, line)) => line.extend(piece),
+                None => self.lines.push((at, piece.to_vec())),
+            }
+            self.open = !piece.ends_with(b"\n");
+        }
+    }
+
+    fn lines(self) -> Vec<Line> {
+        let line = |(at, bytes): (Duration, Vec<u8>)| {
+            let text = String::from_utf8_lossy(&bytes);
+            Line {
+                at: micros(at),
+                text: text.trim_end_matches(['\r', '\n']).to_owned(),
+            }
+        };
+        self.lines.into_iter().map(line).collect()
+    }
+
+    /// The last `most` bytes, roughly: whole lines.
+    fn tail(self, most: usize) -> String {
+        let mut size = 0;
+        let lines = self.lines();
+        let fits = lines.iter().rev().take_while(|line| {
+            size += line.text.len() + 1;
+            size <= most
+        });
+        let first = lines.len() - fits.count();
+        let kept = lines.iter().skip(first).map(|line| line.text.as_str());
+        kept.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "observe_test.rs"]
+mod tests;

@@ -1,0 +1,305 @@
+//! The observations side by side: what agrees, what took how long. This is what `--json` holds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Counts, Ending, Line, Run};
+use crate::spread::Spread;
+use crate::transcript::{self, Difference, Points, Said};
+use crate::ways::Clock;
+
+/// What changes when a field changes its meaning or goes away; new fields do not change it.
+pub const VERSION: u32 = 1;
+
+/// A comparison.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What was run, and how.
+    pub setting: Setting,
+    /// Whether all ways that ran said the same and ended in the same way.
+    pub agree: bool,
+    /// The ways, group by group.
+    pub ways: Vec<Measured>,
+}
+
+/// What was compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The kernel, as it was given.
+    pub kernel: String,
+    /// Its command line.
+    pub cmdline: String,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// Timed runs of each way.
+    pub runs: u32,
+    /// The text whose line ends the second time; without one it is the last line.
+    pub marker: Option<String>,
+    /// Lines with these are not compared.
+    pub ignore: Vec<String>,
+}
+
+/// What was seen of one way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// As the table has it.
+    pub name: String,
+    /// Whose seconds its times are.
+    pub clock: Clock,
+    /// Whether hartvisor ran it, whose exit status tells how the guest ended.
+    pub ours: bool,
+    /// The command.
+    pub command: Vec<String>,
+    /// Why it did not run, if it did not.
+    pub missing: Option<String>,
+    /// How it ended, in its first run.
+    pub outcome: Option<Outcome>,
+    /// What it said, held against the first way that ran.
+    pub verdict: Option<Verdict>,
+    /// The points of a test guest.
+    pub points: Option<Points>,
+    /// Of the timed runs.
+    pub times: Option<Times>,
+    /// Of the run that counts.
+    pub counts: Option<Counts>,
+    /// All runs.
+    pub runs: Vec<Run>,
+}
+
+/// Times in microseconds from the start of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// To the guest's first line, behind any firmware.
+    pub first: Option<Spread>,
+    /// To the line with the marker, or the last one.
+    pub marker: Option<Spread>,
+    /// To the end of the command.
+    pub exit: Option<Spread>,
+}
+
+/// How the guest ended, as far as its VMM tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It powered off.
+    PoweredOff,
+    /// It reported a failure.
+    Failed,
+    /// The command ended with this status, which only its author understands.
+    Status(i32),
+    /// The command died of this signal.
+    Signal(i32),
+    /// Its time was up.
+    TimedOut,
+    /// It printed without end.
+    TooMuch,
+}
+
+impl Outcome {
+    fn of(ours: bool, ending: Ending) -> Outcome {
+        match ending {
+            Ending::Status(0) if ours => Outcome::PoweredOff,
+            Ending::Status(1) if ours => Outcome::Failed,
+            Ending::Status(status) => Outcome::Status(status),
+            Ending::Signal(signal) => Outcome::Signal(signal),
+            Ending::TimedOut => Outcome::TimedOut,
+            Ending::TooMuch => Outcome::TooMuch,
+        }
+    }
+
+    /// Whether two may be the same end: a peer's 0 does not say whether the guest was content.
+    fn agrees(self, other: Outcome) -> bool {
+        let ended = |it| matches!(it, Outcome::PoweredOff | Outcome::Failed);
+        let plain = |it| it == Outcome::Status(0);
+        self == other || ended(self) && plain(other) || plain(self) && ended(other)
+    }
+
+    /// In words.
+    pub fn text(self) -> String {
+        match self {
+            Outcome::PoweredOff => "powered off".into(),
+            Outcome::Failed => "reported failure".into(),
+            Outcome::Status(status) => format!("exit status {status}"),
+            Outcome::Signal(signal) => format!("died of signal {signal}"),
+            Outcome::TimedOut => "TIME WAS UP".into(),
+            Outcome::TooMuch => "PRINTED TOO MUCH".into(),
+        }
+    }
+}
+
+/// What a way's transcript is to that of the first way that ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It is that one.
+    Reference,
+    /// The same.
+    Equal {
+        /// Lines that are the same only because a test is known to fail in one of them.
+        known: usize,
+    },
+    /// Another.
+    Differs(Difference),
+    /// Its own runs differ from one another.
+    Unstable {
+        /// The run, from 1, that differs from the first.
+        run: usize,
+        /// Where.
+        difference: Difference,
+    },
+}
+
+impl Verdict {
+    /// Whether it is the same.
+    pub fn agrees(&self) -> bool {
+        matches!(self, Verdict::Reference | Verdict::Equal { .. })
+    }
+}
+
+/// One way and what came of it: its runs, or why there are none.
+pub struct Seen {
+    /// As the table has it.
+    pub name: String,
+    /// Its group.
+    pub clock: Clock,
+    /// Whether hartvisor ran it.
+    pub ours: bool,
+    /// The command.
+    pub command: Vec<String>,
+    /// The runs.
+    pub runs: Result<Vec<Run>, String>,
+}
+
+impl Report {
+    /// Holds the ways against each other.
+    pub fn new(setting: Setting, seen: Vec<Seen>) -> Report {
+        let mut ways: Vec<Measured> = seen
+            .into_iter()
+            .map(|seen| Measured::new(&setting, seen))
+            .collect();
+        let mut reference: Option<(Vec<Said>, Option<Outcome>)> = None;
+        let mut agree = true;
+        for way in ways.iter_mut().filter(|way| way.missing.is_none()) {
+            let said = |run: &Run| transcript::comparable(&run.lines, &setting.ignore);
+            let mut all = way.runs.iter().map(said);
+            let Some(first) = all.next() else { continue };
+            let unstable = (2..).zip(all).find_map(|(run, other)| {
+                let difference = transcript::difference(&other, &first).err()?;
+                Some(Verdict::Unstable { run, difference })
+            });
+            let verdict = match &reference {
+                None => Verdict::Reference,
+                Some((there, _)) => match transcript::difference(&first, there) {
+                    Ok(known) => Verdict::Equal { known },
+                    Err(difference) => Verdict::Differs(difference),
+                },
+            };
+            let verdict = match (verdict.agrees(), unstable) {
+                (true, Some(unstable)) => unstable,
+                (_, _) => verdict,
+            };
+            let (_, outcome) = reference.get_or_insert((first, way.outcome));
+            let same = way.outcome.zip(*outcome).is_some_and(|(a, b)| a.agrees(b));
+            let steady = way
+                .runs
+                .iter()
+                .all(|run| way.outcome == Some(Outcome::of(way.ours, run.ending)));
+            agree &= verdict.agrees() && same && steady;
+            way.verdict = Some(verdict);
+        }
+        Report {
+            version: VERSION,
+            setting,
+            agree,
+            ways,
+        }
+    }
+
+    /// Those that ran.
+    pub fn ran(&self) -> impl Iterator<Item = &Measured> {
+        self.ways.iter().filter(|way| way.missing.is_none())
+    }
+}
+
+impl Measured {
+    fn new(setting: &Setting, seen: Seen) -> Measured {
+        let mut way = Measured {
+            name: seen.name,
+            clock: seen.clock,
+            ours: seen.ours,
+            command: seen.command,
+            missing: None,
+            outcome: None,
+            verdict: None,
+            points: None,
+            times: None,
+            counts: None,
+            runs: Vec::new(),
+        };
+        let runs = match seen.runs {
+            Ok(runs) => runs,
+            Err(why) => {
+                way.missing = Some(why);
+                return way;
+            }
+        };
+        let Some(first) = runs.first() else {
+            way.missing = Some("it was not run".into());
+            return way;
+        };
+        // hartvisor's statuses for what it refuses and what this host lacks.
+        if way.ours && matches!(first.ending, Ending::Status(2 | 3)) {
+            let last = first.messages.lines().last().unwrap_or_default();
+            let last = last.strip_prefix("hartvisor: ").unwrap_or(last);
+            way.missing = Some(last.into());
+            return way;
+        }
+        way.outcome = Some(Outcome::of(way.ours, first.ending));
+        way.points = transcript::points(&first.lines);
+        way.times = Some(Times::of(setting, &runs));
+        way.counts = runs.iter().find_map(|run| run.counts.clone());
+        way.runs = runs;
+        way
+    }
+}
+
+impl Times {
+    fn of(setting: &Setting, runs: &[Run]) -> Times {
+        let timed = || runs.iter().filter(|run| run.counts.is_none());
+        Times {
+            first: Spread::of(timed().filter_map(first)),
+            marker: Spread::of(timed().filter_map(|run| marker(setting, run))),
+            exit: Spread::of(timed().map(|run| run.exit)),
+        }
+    }
+}
+
+/// The lines behind any firmware.
+fn guest_lines(run: &Run) -> std::slice::Iter<'_, Line> {
+    let begin = transcript::firmware_end(&run.lines);
+    run.lines.get(begin..).unwrap_or_default().iter()
+}
+
+/// When the guest's first line came.
+pub fn first(run: &Run) -> Option<u64> {
+    let mut guest = guest_lines(run);
+    let line = guest.find(|line| !line.text.trim().is_empty());
+    line.map(|line| line.at)
+}
+
+/// When the guest's line with the marker came, or its last.
+pub fn marker(setting: &Setting, run: &Run) -> Option<u64> {
+    let mut guest = guest_lines(run);
+    let line = match &setting.marker {
+        Some(marker) => guest.find(|line| line.text.contains(marker)),
+        None => guest.rfind(|line| !line.text.trim().is_empty()),
+    };
+    line.map(|line| line.at)
+}
+
+#[cfg(test)]
+#[path = "report_test.rs"]
+pub(crate) mod tests;

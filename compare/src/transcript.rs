@@ -1,0 +1,189 @@
+//! What a guest said, made comparable, and where two of them first differ.
+//!
+//! Left out, since it differs from run to run or from machine to machine without any fault:
+//!
+//! - terminal escapes, carriage returns, blanks at the end of a line, empty lines;
+//! - the firmware's banner (OpenSBI), which only QEMU's machine has;
+//! - the kernel's time stamps, `[    0.123456] `;
+//! - in a TAP transcript: diagnostics (`# …`, YAML blocks). Of a test point that is marked TODO, known to fail, only number
+//!   and name are compared, and it is counted;
+//! - lines with a text that the user names (`--ignore`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Line;
+
+/// A line of a transcript that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Its number among all lines, from 1.
+    pub number: usize,
+    /// What is compared.
+    pub text: String,
+}
+
+/// Where two transcripts first differ. A line is missing where a transcript ends before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The line's number in the transcript that was held against the other, from 1.
+    pub line: Option<usize>,
+    /// What it says.
+    pub here: Option<String>,
+    /// What the other one says instead.
+    pub there: Option<String>,
+}
+
+/// What a test guest counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Points {
+    /// Passed and really run.
+    pub passed: u32,
+    /// Skipped.
+    pub skipped: u32,
+    /// Failed as it was known to (TODO).
+    pub known: u32,
+    /// Failed.
+    pub failed: u32,
+}
+
+/// The first line that is not the firmware's: what lies before is OpenSBI's banner, if anything.
+pub fn firmware_end(lines: &[Line]) -> usize {
+    let is = |line: &Line, start: &str| line.text.trim_start().starts_with(start);
+    let begin = lines.iter().position(|line| is(line, "OpenSBI v"));
+    let Some(begin) = begin else { return 0 };
+    // The banner ends with what it says of the hart that boots.
+    let last = lines.iter().rposition(|line| is(line, "Boot HART "));
+    last.filter(|last| *last > begin).map_or(0, |last| last + 1)
+}
+
+/// Whether it follows the Test Anything Protocol.
+fn is_tap(lines: &[Line]) -> bool {
+    lines
+        .iter()
+        .any(|line| line.text.trim_end().starts_with("TAP version "))
+}
+
+/// The lines that count, of all that a guest wrote.
+pub fn comparable(lines: &[Line], ignore: &[String]) -> Vec<Said> {
+    let tap = is_tap(lines);
+    let mut yaml = false;
+    let mut said = Vec::new();
+    for (index, line) in lines.iter().enumerate().skip(firmware_end(lines)) {
+        let text = without_time(without_escapes(&line.text).trim_end()).to_owned();
+        if tap {
+            match text.trim_start() {
+                "---" => yaml = true,
+                "..." if std::mem::take(&mut yaml) => continue,
+                _ => {}
+            }
+            if yaml || text.starts_with('#') {
+                continue;
+            }
+        }
+        let ignored = ignore.iter().any(|part| text.contains(part));
+        if !text.is_empty() && !ignored {
+            said.push(Said {
+                number: index + 1,
+                text,
+            });
+        }
+    }
+    said
+}
+
+/// Where `here` first differs from `there`; else how many lines are equal only because a test is known to fail.
+pub fn difference(here: &[Said], there: &[Said]) -> Result<usize, Difference> {
+    let mut known = 0;
+    for index in 0..here.len().max(there.len()) {
+        let (a, b) = (here.get(index), there.get(index));
+        match (a, b) {
+            (Some(a), Some(b)) if a.text == b.text => {}
+            (Some(a), Some(b)) if same_point(&a.text, &b.text) => known += 1,
+            _ => {
+                return Err(Difference {
+                    line: a.map(|said| said.number),
+                    here: a.map(|said| said.text.clone()),
+                    there: b.map(|said| said.text.clone()),
+                });
+            }
+        }
+    }
+    Ok(known)
+}
+
+/// Two results of one test, at least one of which is marked as known to fail.
+fn same_point(a: &str, b: &str) -> bool {
+    let of = |line: &str| {
+        let (name, directive) = point(line)?
+            .1
+            .split_once(" # ")
+            .unwrap_or((point(line)?.1, ""));
+        Some((name.to_owned(), directive.starts_with("TODO")))
+    };
+    match (of(a), of(b)) {
+        (Some((a, a_known)), Some((b, b_known))) => a == b && (a_known || b_known),
+        _ => false,
+    }
+}
+
+/// Whether a line is a passed or failed test point, and what follows: its number, name and directive.
+fn point(line: &str) -> Option<(bool, &str)> {
+    match line.strip_prefix("not ok ") {
+        Some(rest) => Some((false, rest)),
+        None => line.strip_prefix("ok ").map(|rest| (true, rest)),
+    }
+}
+
+/// The test points of a transcript, if it has a plan.
+pub fn points(lines: &[Line]) -> Option<Points> {
+    if !is_tap(lines) {
+        return None;
+    }
+    let mut points = Points::default();
+    for (passed, rest) in lines.iter().filter_map(|line| point(line.text.trim_end())) {
+        match (passed, rest.split_once(" # ").map(|it| it.1)) {
+            (_, Some(it)) if it.starts_with("SKIP") => points.skipped += 1,
+            (false, Some(it)) if it.starts_with("TODO") => points.known += 1,
+            (true, _) => points.passed += 1,
+            (false, _) => points.failed += 1,
+        }
+    }
+    Some(points)
+}
+
+/// Without the time that Linux puts in front, `[    0.123456] `.
+fn without_time(line: &str) -> &str {
+    let stamp = line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "));
+    match stamp {
+        Some((time, text)) if time.trim().parse::<f64>().is_ok() => text,
+        _ => line,
+    }
+}
+
+/// Without control sequences (ECMA-48 CSI and OSC) and other control bytes but the tabulator.
+fn without_escapes(line: &str) -> String {
+    let mut kept = String::with_capacity(line.len());
+    let mut rest = line.chars();
+    while let Some(character) = rest.next() {
+        if character != '\u{1b}' {
+            if !character.is_control() || character == '\t' {
+                kept.push(character);
+            }
+            continue;
+        }
+        match rest.next() {
+            // The final byte of a control sequence is one of these.
+            Some('[') => drop(rest.by_ref().find(|it| ('@'..='~').contains(it))),
+            // A command to the terminal ends with BEL or ESC \.
+            Some(']') => drop(rest.by_ref().find(|it| matches!(it, '\u{7}' | '\\'))),
+            _ => {}
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+#[path = "transcript_test.rs"]
+mod tests;

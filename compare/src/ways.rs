@@ -1,0 +1,268 @@
+//! The ways to run a guest that there may be here, each as a plan, or why it is not there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use vmm::cli::DiskOption;
+
+use crate::cli::{Compare, Peer, text};
+use crate::error::Error;
+use crate::plan::{Counting, Plan};
+use crate::template;
+
+/// Whose seconds a time is counted in. Times of different clocks say nothing about each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Clock {
+    /// This machine's, the guest's instructions being run by its CPU.
+    Kvm,
+    /// The emulated host's own, the guest being run by that host's KVM.
+    Lab,
+    /// This machine's, the guest's instructions being emulated.
+    Tcg,
+}
+
+impl Clock {
+    /// All of them, in the order of the table.
+    pub const ALL: [Clock; 3] = [Clock::Kvm, Clock::Lab, Clock::Tcg];
+
+    /// The heading of its group.
+    pub fn title(self) -> &'static str {
+        match self {
+            Clock::Kvm => "KVM of this machine",
+            Clock::Lab => "KVM of the emulated host, by its clock",
+            Clock::Tcg => "CPU emulation (TCG) on this machine",
+        }
+    }
+}
+
+/// One way.
+pub struct Way {
+    /// As the table has it.
+    pub name: String,
+    /// Its group.
+    pub clock: Clock,
+    /// Whether an exit status 1 says that the guest failed, and 3 that this host cannot: it is hartvisor that runs it.
+    pub ours: bool,
+    /// How it is started, or why it cannot be.
+    pub plan: Result<Plan, String>,
+}
+
+/// The folder for what a comparison makes, and hartvisor's own program.
+pub struct Place<'a> {
+    /// Here.
+    pub folder: &'a Path,
+    /// The program.
+    pub hartvisor: &'a Path,
+}
+
+/// The folder in the emulated host: its RAM, since what is shared with it has other costs.
+const LAB_FOLDER: &str = "/tmp/hartvisor-compare";
+
+/// All ways.
+///
+/// # Errors
+/// A peer's command or a disk that cannot be.
+pub fn all(compare: &Compare, place: &Place<'_>) -> Result<Vec<Way>, Error> {
+    let lab = &compare.options.lab;
+    let lab_folder = Path::new(LAB_FOLDER);
+    let hartvisor = text(place.hartvisor.as_os_str())?;
+    let run = |program: &str, folder: &Path, accel: &[&str]| {
+        let guest = Guest::new(compare, folder)?;
+        let words = [program, "run"].into_iter().chain(accel.iter().copied());
+        let mut command: Vec<String> = words.map(String::from).collect();
+        command.extend(compare.handed_on.iter().cloned());
+        command.extend(guest.disks.iter().map(|disk| format!("--disk={disk}")));
+        let stats = folder.join("stats.json");
+        let counting = Some(Counting {
+            arguments: vec!["--stats".into(), text(stats.as_os_str())?],
+            file: stats,
+        });
+        guest.plan(compare, command, counting)
+    };
+    let usable = vmm::kvm::usable().map_err(|why| why.chain());
+    let mut ways = Vec::new();
+    let mut way = |name: &str, clock, plan| {
+        ways.push(Way {
+            name: name.into(),
+            clock,
+            ours: true,
+            plan,
+        });
+    };
+    let here = usable.is_ok();
+    let plan = usable.map(|()| run(&hartvisor, place.folder, &["--accel=kvm"]));
+    way("hartvisor", Clock::Kvm, turned(plan)?);
+    if lab.is_some() || !here {
+        let plan = match lab {
+            Some(_) => Ok(run("hartvisor", lab_folder, &["--accel=kvm"])),
+            None => Err("no emulated host: name its command by --lab or HARTVISOR_LAB".into()),
+        };
+        way("hartvisor", Clock::Lab, turned(plan)?);
+    }
+    let ours = ["--accel=qemu", "--devices=ours"];
+    let plan = run(&hartvisor, place.folder, &ours)?;
+    way("our devices", Clock::Tcg, Ok(plan));
+    let theirs = ["--accel=qemu", "--devices=qemu"];
+    let plan = run(&hartvisor, place.folder, &theirs)?;
+    way("QEMU's devices", Clock::Tcg, Ok(plan));
+    for peer in &compare.options.peers {
+        let folder = match peer.clock {
+            Clock::Lab => lab_folder,
+            _ => place.folder,
+        };
+        let plan = peer_plan(compare, peer, folder)?;
+        ways.push(Way {
+            name: peer.name.clone(),
+            clock: peer.clock,
+            ours: false,
+            plan: match (peer.clock, lab) {
+                (Clock::Lab, None) => Err("no emulated host: it needs --lab".into()),
+                _ => Ok(plan),
+            },
+        });
+    }
+    // Stable: within a group the order stays.
+    ways.sort_by_key(|way| way.clock);
+    Ok(ways)
+}
+
+/// An error of the user's ends the comparison; a way that is not there does not.
+fn turned(plan: Result<Result<Plan, Error>, String>) -> Result<Result<Plan, String>, Error> {
+    match plan {
+        Ok(plan) => plan.map(Ok),
+        Err(why) => Ok(Err(why)),
+    }
+}
+
+fn peer_plan(compare: &Compare, peer: &Peer, folder: &Path) -> Result<Plan, Error> {
+    let guest = Guest::new(compare, folder)?;
+    let run = &compare.guest;
+    let mut values = BTreeMap::from([
+        ("kernel", text(run.kernel.path.as_os_str())?),
+        ("cmdline", run.cmdline.clone()),
+        ("memory", (run.memory.size >> 20).to_string()),
+        ("cpus", run.cpus.to_string()),
+    ]);
+    if let Some(initrd) = &run.initrd {
+        values.insert("initrd", text(initrd.as_os_str())?);
+    }
+    if let Some(disk) = &guest.first {
+        values.insert("disk", text(disk.as_os_str())?);
+    }
+    let command = template::command(&peer.command, &values).map_err(|problem| Error::Peer {
+        name: peer.name.clone(),
+        problem,
+    })?;
+    guest.plan(compare, command, None)
+}
+
+/// The guest's disks for runs whose files are in one folder.
+struct Guest {
+    /// Values of `--disk`.
+    disks: Vec<String>,
+    /// The first of them.
+    first: Option<PathBuf>,
+    /// From where to where they are copied: what one run writes shall not be there for the next.
+    copies: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Guest {
+    fn new(compare: &Compare, folder: &Path) -> Result<Guest, Error> {
+        let mut guest = Guest {
+            disks: Vec::new(),
+            first: None,
+            copies: Vec::new(),
+        };
+        let options = compare.guest.disks.iter().zip(&compare.disks).enumerate();
+        for (index, (option, value)) in options {
+            let (path, value) = if option.readonly {
+                (option.path.clone(), value.clone())
+            } else {
+                let copy = folder.join(format!("disk{index}"));
+                check_copied(option)?;
+                guest.copies.push((absolute(&option.path)?, copy.clone()));
+                let value = moved(value, &text(copy.as_os_str())?);
+                (copy, value)
+            };
+            guest.first.get_or_insert(path);
+            guest.disks.push(value);
+        }
+        Ok(guest)
+    }
+
+    fn plan(
+        self,
+        compare: &Compare,
+        command: Vec<String>,
+        counting: Option<Counting>,
+    ) -> Result<Plan, Error> {
+        let options = &compare.options;
+        let input = options.input.as_deref().map(absolute).transpose()?;
+        Ok(Plan {
+            command,
+            counting,
+            runs: options.runs,
+            timeout: options.timeout,
+            input,
+            copies: self.copies,
+            ram: compare.guest.memory.size,
+        })
+    }
+}
+
+/// A disk option with another file; the keys behind it stay.
+fn moved(value: &str, path: &str) -> String {
+    let mut rest = value;
+    let keys = loop {
+        // A doubled comma belongs to the name.
+        match rest.find(',').map(|at| rest.split_at(at).1) {
+            None => break "",
+            Some(comma) => match comma.strip_prefix(",,") {
+                Some(after) => rest = after,
+                None => break comma,
+            },
+        }
+    };
+    format!("{}{keys}", path.replace(',', ",,"))
+}
+
+fn check_copied(disk: &DiskOption) -> Result<(), Error> {
+    match fs::metadata(&disk.path) {
+        Ok(about) if about.is_file() => Ok(()),
+        Ok(_) => Err(Error::Usage(format!(
+            "disk {0:?} is no regular file: each run has a copy of its own, expected a file, or {0:?},readonly",
+            disk.path
+        ))),
+        Err(source) => Err(Error::File {
+            what: "read",
+            path: disk.path.clone(),
+            source,
+        }),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    fs::canonicalize(path).map_err(|source| Error::File {
+        what: "read",
+        path: path.into(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copied_disk_keeps_its_keys() {
+        assert_eq!(moved("a.img", "/t/0"), "/t/0");
+        assert_eq!(
+            moved("a,,b.img,serial=x,queues=2", "/t,0"),
+            "/t,,0,serial=x,queues=2"
+        );
+        assert_eq!(moved("a,,", "b"), "b");
+    }
+}

@@ -4,6 +4,7 @@ use crate::broken::Broken;
 use crate::chain::{Buffers, Refused};
 use crate::memory::{Memory, Words};
 use crate::sync::{AtomicU64, Ordering};
+use crate::watch::{DESCRIPTORS_TOLD, Event, Watch};
 
 /// Bytes of a descriptor.
 pub(crate) const SIZE: u64 = 16;
@@ -107,6 +108,53 @@ impl Table {
             index = descriptor.next;
         }
         Err(Broken::ChainLength { head, max })
+    }
+}
+
+impl Table {
+    /// Tells `watch` of the descriptors of the chain that begins at `head`, which [`collect`](Self::collect) found in order.
+    pub(crate) fn tell(&self, head: u16, watch: &dyn Watch) {
+        let mut index = head;
+        let mut table = None;
+        for _ in 0..DESCRIPTORS_TOLD {
+            let Some(descriptor) = self.look(table.as_ref(), index) else {
+                return;
+            };
+            let Descriptor {
+                address,
+                len,
+                flags,
+                next,
+            } = descriptor;
+            watch.see(Event::Descriptor {
+                index,
+                address,
+                len,
+                flags,
+            });
+            index = match flags {
+                _ if flags & INDIRECT != 0 && table.is_none() => 0,
+                _ if flags & NEXT != 0 => next,
+                _ => return,
+            };
+            if flags & INDIRECT != 0 {
+                table = Some(descriptor);
+            }
+        }
+    }
+
+    /// Descriptor `index` of the ring's table, or of the one that `table` refers to.
+    fn look(&self, table: Option<&Descriptor>, index: u16) -> Option<Descriptor> {
+        let Some(table) = table else {
+            let entry = 2 * usize::from(Some(index).filter(|&index| index < self.size)?);
+            let word = |at| self.words.at(at).load(Ordering::Relaxed);
+            return Some(Descriptor::new(word(entry), word(entry + 1)));
+        };
+        let mut words = [[0; 8]; 2];
+        let address = table.address.checked_add(u64::from(index) * SIZE)?;
+        self.memory.read(address, words.as_flattened_mut())?;
+        let [address, rest] = words.map(u64::from_le_bytes);
+        Some(Descriptor::new(address, rest))
     }
 }
 

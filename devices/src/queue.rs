@@ -206,6 +206,7 @@ impl Queue {
             writable: chain.writable().len(),
             waiting: available,
         });
+        self.tell_descriptors(head);
         Ok(Some(chain))
     }
 
@@ -354,6 +355,16 @@ impl Queue {
     fn tell(&self, event: impl FnOnce(u16) -> Event) {
         if let Some(QueueWatch { watch, queue }) = &self.watch {
             watch.see(event(*queue));
+        }
+    }
+
+    /// Tells of a chain's descriptors, which are loaded once more for that. What a driver changed meanwhile, against the
+    /// rules, is told as it is now; what the device does with them does not depend on it.
+    #[inline]
+    fn tell_descriptors(&self, head: u16) {
+        let wants = |watch: &&QueueWatch| watch.watch.wants_descriptors();
+        if let Some(QueueWatch { watch, .. }) = self.watch.as_ref().filter(wants) {
+            self.table.tell(head, &**watch);
         }
     }
 

@@ -10,6 +10,9 @@ use crate::irq::IrqLine;
 use crate::queue::Broken;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
+/// Of a chain's descriptors, so many are told.
+pub const DESCRIPTORS_TOLD: usize = 32;
+
 /// What happens in a device. Times are the watch's own business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -42,7 +45,7 @@ pub enum Event {
         /// Chains that were available, with this one.
         waiting: u16,
     },
-    /// One of the last chain's descriptors, where [`Watch::wants_descriptors`].
+    /// One of the last chain's first [`DESCRIPTORS_TOLD`] descriptors, where [`Watch::wants_descriptors`].
     Descriptor {
         /// Its place in its table.
         index: u16,

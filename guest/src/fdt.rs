@@ -136,9 +136,19 @@ pub fn bootargs(fdt: Fdt<'_>) -> &str {
 
 /// The address of QEMU's test finisher, a register whose writes end the machine.
 pub fn finisher(fdt: Fdt<'_>) -> Option<u64> {
+    base(fdt, "sifive,test0")
+}
+
+/// The address of the serial port, a 16550 with registers at single bytes.
+pub fn uart(fdt: Fdt<'_>) -> Option<u64> {
+    base(fdt, "ns16550a")
+}
+
+/// The address of the last node that is compatible with this.
+fn base(fdt: Fdt<'_>, compatible: &str) -> Option<u64> {
     let mut found = None;
     walk(fdt.root(), None, 0, &mut |node, _| {
-        if node.is_compatible("sifive,test0") {
+        if node.is_compatible(compatible) {
             found = first_reg(node);
         }
     });

@@ -77,8 +77,7 @@ macro_rules! println {
 pub fn put(mut bytes: &[u8]) {
     if !has_dbcn() {
         for byte in bytes {
-            #[expect(deprecated, reason = "for firmware without DBCN")]
-            sbi_rt::legacy::console_putchar((*byte).into());
+            put_legacy(*byte);
         }
         return;
     }
@@ -92,6 +91,18 @@ pub fn put(mut bytes: &[u8]) {
         }
         bytes = bytes.get(written.value..).unwrap_or_default();
     }
+}
+
+/// Prints one byte the legacy way, whether or not there is another; `false` from firmware that does not know it.
+pub fn put_legacy(byte: u8) -> bool {
+    #[expect(deprecated, reason = "for firmware without DBCN")]
+    let error = sbi_rt::legacy::console_putchar(byte.into());
+    error == 0
+}
+
+/// Prints one byte by DBCN; `false` if that is not there, or does not take it.
+pub fn put_byte(byte: u8) -> bool {
+    sbi_rt::console_write_byte(byte).error == 0
 }
 
 /// A byte from the firmware's console, `None` when nothing was typed.

@@ -20,11 +20,13 @@ mod config;
 mod disk;
 mod kernel;
 mod port;
+mod trace;
 mod vhost_user;
 
 pub use disk::DiskOption;
 pub use kernel::{KernelFormat, KernelOption};
 pub use port::PortOption;
+pub use trace::Trace;
 pub use vhost_user::{DeviceOption, VhostUser};
 
 const AFTER_HELP: &str = "\
@@ -53,7 +55,7 @@ Examples:
   hartvisor run --kernel Image --cmdline console=ttyS0 --console null --serial pty
   hartvisor run --kernel Image --console socket:/run/guest.sock --serial file:boot.log
   hartvisor run --kernel Image --port name=org.example.agent,target=socket:/run/agent.sock
-  hartvisor run --kernel guest --disk disk.img --stats -
+  hartvisor run --kernel guest --disk disk.img --stats - --trace trace.json
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
@@ -78,6 +80,9 @@ pub enum Command {
     /// Run a guest in every way there is here, and say what differs
     #[command(disable_help_flag = true)]
     Compare(Compare),
+    /// Look at what run --trace wrote
+    #[command(subcommand)]
+    Trace(Trace),
     /// Say what this host offers, what is missing and why
     Check,
 }
@@ -201,6 +206,11 @@ pub struct Run {
     /// which is replaced each time, or as a table to stderr (-)
     #[arg(long, value_name = "FILE|-", allow_hyphen_values = true)]
     pub stats: Option<PathBuf>,
+
+    /// Write what vCPUs and devices do to FILE, with time and thread, in the format of Chrome's traces, which Perfetto
+    /// (ui.perfetto.dev) and hartvisor trace show read. What comes faster than it is written is lost, and counted there
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
 
     /// No virtio source of random numbers, which is there otherwise
     #[arg(long)]
@@ -382,6 +392,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
     };
     let help = match arguments.get(1) {
         Some(command) if command == "vhost-user" => "hartvisor vhost-user --help",
+        Some(command) if command == "trace" => "hartvisor trace --help",
         _ => "hartvisor run --help",
     };
     match Cli::try_parse_from(&arguments) {
@@ -390,7 +401,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error)),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
                 Err(Error::Usage(
-                    "nothing to do, expected a command: run, vhost-user, compare or check (see hartvisor --help)".into(),
+                    "nothing to do, expected a command: run, vhost-user, compare, trace or check (see hartvisor --help)".into(),
                 ))
             }
             _ => Err(usage(one_line(&error.to_string(), help))),

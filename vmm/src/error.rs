@@ -105,6 +105,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// A trace cannot be shown.
+    #[error("trace {path:?}: {problem}")]
+    Trace {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// The pidfile is not ours to write.
     #[error("pidfile {path:?}: {problem}")]
     PidFile {
@@ -575,6 +584,7 @@ impl Error {
             | Error::Dtb { .. }
             | Error::Config { .. }
             | Error::PidFile { .. }
+            | Error::Trace { .. }
             | Error::KernelFormat { .. }
             | Error::KernelTruncated { .. }
             | Error::KernelHeader { .. }

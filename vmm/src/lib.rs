@@ -12,7 +12,7 @@
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
 //!    │        ├─ qemu                         the same machine as a QEMU command
-//!    │        └─ observe ─ stats              who watches: what vCPUs and devices tell
+//!    │        └─ observe ─ stats, trace       who watches: what vCPUs and devices tell
 //!    ├── vhost_user                           one device on a socket
 //!    ├── external                             hartvisor-compare, a program of its own
 //!    └── check                                what this host offers
@@ -53,5 +53,6 @@ pub mod signals;
 pub mod size;
 pub mod stats;
 pub mod terminal;
+pub mod trace;
 pub mod vcpu;
 pub mod vhost_user;

@@ -1,8 +1,8 @@
-//! Whoever watches a run: statistics, and what is told to them by vCPUs and devices.
+//! Whoever watches a run: statistics and a trace, and what is told to them by vCPUs and devices.
 //!
 //! Without a watcher nothing stands between: the vCPU loop is the one without, and no device is wrapped.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::irq::IrqLine;
 use devices::virtio::VirtioDevice;
@@ -14,11 +14,14 @@ use crate::machine::{End, Machine};
 use crate::stats::Stats;
 use crate::stats::counters::{DeviceCounters, VcpuCounters};
 use crate::stats::report::Kvm;
+use crate::trace::{ExitNote, Trace, Tracer};
 use crate::vcpu::{Exit, Vcpu};
 
 /// The watchers of one run.
 pub struct Observer {
     stats: Option<Stats>,
+    trace: Option<Mutex<Trace>>,
+    tracer: Option<Arc<Tracer>>,
     disks: usize,
 }
 
@@ -30,8 +33,11 @@ impl Observer {
     pub fn new(options: &cli::Run, machine: &Machine) -> Result<Observer, Error> {
         let stats = options.stats.as_deref();
         let stats = stats.map(|target| Stats::new(target, machine.memory));
+        let trace = options.trace.as_deref().map(Trace::start).transpose()?;
         Ok(Observer {
             stats: stats.transpose()?,
+            tracer: trace.as_ref().map(|trace| Arc::clone(trace.tracer())),
+            trace: trace.map(Mutex::new),
             disks: machine.disks.len(),
         })
     }
@@ -40,6 +46,8 @@ impl Observer {
     pub fn none() -> Observer {
         Observer {
             stats: None,
+            trace: None,
+            tracer: None,
             disks: 0,
         }
     }
@@ -69,21 +77,33 @@ impl Observer {
     }
 
     fn watch(&self, slot: usize, device: &dyn VirtioDevice, wire: bool) -> Option<Arc<dyn Watch>> {
-        let stats = self.stats.as_ref()?;
+        if self.stats.is_none() && self.tracer.is_none() {
+            return None;
+        }
         let kind = format!("{:?}", device.id()).to_lowercase();
         let name = match slot {
             0 => "console".to_owned(),
             _ if slot <= self.disks => format!("disk{}", slot - 1),
             _ => "rng".to_owned(),
         };
-        let counters = stats.device(&name, kind, device.queues().len(), wire);
-        Some(Arc::new(Probe { counters }))
+        let queues = device.queues().len();
+        let stats = self.stats.as_ref();
+        let tracer = self.tracer.as_ref();
+        Some(Arc::new(Probe {
+            counters: stats.map(|stats| stats.device(&name, kind, queues, wire)),
+            trace: tracer.map(|tracer| (Arc::clone(tracer), tracer.device(&name))),
+        }))
     }
 
     /// What watches vCPU `id`, if anybody does.
     pub fn vcpu(&self, id: usize) -> Option<VcpuProbe> {
-        let counters = self.stats.as_ref()?.vcpu(id);
-        Some(VcpuProbe { counters })
+        let counters = self.stats.as_ref().map(|stats| stats.vcpu(id));
+        let tracer = self.tracer.clone();
+        (counters.is_some() || tracer.is_some()).then_some(VcpuProbe {
+            counters,
+            tracer,
+            exit: None,
+        })
     }
 
     /// The guest begins to live in a VM of KVM's.
@@ -103,6 +123,10 @@ impl Observer {
 
     /// The run has ended like this.
     pub fn finish(&self, end: &Result<End, Error>) {
+        if let Some(trace) = &self.trace {
+            let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+            trace.finish();
+        }
         self.with(|stats| stats.write(None, Some(end)));
     }
 
@@ -120,18 +144,57 @@ impl Observer {
 
 /// What watches one device.
 struct Probe {
-    counters: Arc<DeviceCounters>,
+    counters: Option<Arc<DeviceCounters>>,
+    /// The trace, and the device's number in it.
+    trace: Option<(Arc<Tracer>, u8)>,
 }
 
 impl Watch for Probe {
     fn see(&self, event: Event) {
-        self.counters.count(event);
+        if let Some(counters) = &self.counters {
+            counters.count(event);
+        }
+        if let Some((tracer, device)) = &self.trace {
+            tracer.event(*device, event);
+        }
+    }
+
+    fn wants_descriptors(&self) -> bool {
+        self.trace.is_some()
     }
 }
 
 /// What watches one vCPU.
 pub struct VcpuProbe {
-    counters: Arc<VcpuCounters>,
+    counters: Option<Arc<VcpuCounters>>,
+    tracer: Option<Arc<Tracer>>,
+    /// The exit that is being answered, and when it came.
+    exit: Option<(ExitNote, u64)>,
+}
+
+impl VcpuProbe {
+    /// The vCPU has come back.
+    fn left(&mut self, exit: &Exit<'_>) {
+        if let Some(counters) = &self.counters {
+            counters.count(exit);
+        }
+        if let Some(tracer) = &self.tracer {
+            self.exit = Some((ExitNote::of(exit), tracer.now()));
+        }
+    }
+
+    /// The vCPU goes on, or is done.
+    fn goes_on(&mut self) {
+        if let (Some(tracer), Some((note, began))) = (&self.tracer, self.exit.take()) {
+            tracer.exit(note, began);
+        }
+    }
+}
+
+impl Drop for VcpuProbe {
+    fn drop(&mut self) {
+        self.goes_on();
+    }
 }
 
 /// A vCPU that is watched: a vCPU as any other.
@@ -149,8 +212,9 @@ impl<'a, V: Vcpu> WatchedVcpu<'a, V> {
 
 impl<V: Vcpu> Vcpu for WatchedVcpu<'_, V> {
     fn run(&mut self) -> Result<Exit<'_>, Error> {
+        self.probe.goes_on();
         let exit = self.vcpu.run()?;
-        self.probe.counters.count(&exit);
+        self.probe.left(&exit);
         Ok(exit)
     }
 }

@@ -27,7 +27,7 @@ mod table;
 
 use counters::{DeviceCounters, VcpuCounters};
 use registers::Place;
-use report::{Kvm, Report};
+use report::{Kvm, Memory, Report};
 
 /// The counters of a run, and where their report goes.
 pub(crate) struct Stats {
@@ -55,6 +55,8 @@ struct State {
     lives: u64,
     /// KVM's counts of the lives that are over: each had a VM of its own.
     past: Kvm,
+    /// What the process took when the guest's last life ended, its RAM still there.
+    memory: Option<Memory>,
 }
 
 struct Counted {
@@ -134,7 +136,9 @@ impl Stats {
 
     /// It has ended, and KVM has counted this.
     pub(crate) fn died(&self, kvm: &Kvm) {
-        self.state().past.add(kvm);
+        let mut state = self.state();
+        state.past.add(kvm);
+        state.memory = memory::of_this_process(self.ram);
     }
 
     /// Writes a report. `present`: KVM's counts of the life that goes on; `end`: how the run ended.
@@ -171,7 +175,10 @@ impl Stats {
                 .map(|device| device.counters.report(&device.name, device.wire))
                 .collect(),
             kvm: state.kvm.then_some(kvm),
-            memory: memory::of_this_process(self.ram),
+            memory: match end {
+                Some(_) if state.kvm => state.memory,
+                _ => memory::of_this_process(self.ram),
+            },
         }
     }
 }

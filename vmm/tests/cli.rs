@@ -589,7 +589,7 @@ fn usage_errors_are_one_line() {
     expect(
         &folder.command().output().unwrap(),
         2,
-        &["run, vhost-user, compare or check"],
+        &["run, vhost-user, compare, trace or check"],
     );
     expect(
         &folder.command().arg("start").output().unwrap(),

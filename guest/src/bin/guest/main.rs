@@ -3,6 +3,7 @@
 //! - `test` (default): exercises machine and devices, prints TAP, and powers off with reason 0
 //!   when all went well, else 1.
 //! - `echo`: sends back what arrives on the console, until Ctrl-d.
+//! - `bench traps`: moves the same bytes in several ways and says how long each takes; `method=NAME` picks one.
 //! - `poweroff`: starts and stops.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -13,6 +14,8 @@ mod echo;
 mod modes;
 #[cfg(target_os = "none")]
 mod test;
+#[cfg(target_os = "none")]
+mod traps;
 
 #[cfg(target_os = "none")]
 guest::entry!(modes::main);

@@ -8,6 +8,7 @@ use guest::println;
 enum Mode {
     Test,
     Echo,
+    Traps,
     Poweroff,
 }
 
@@ -17,7 +18,7 @@ pub(crate) fn main(boot: Boot) -> Outcome {
         Ok(Mode::Poweroff) => return Outcome::Passed,
         Ok(mode) => mode,
         Err(word) => {
-            println!("guest: no mode `{word}`; there are test, echo and poweroff");
+            println!("guest: no mode `{word}`; there are test, echo, bench traps and poweroff");
             return Outcome::Failed;
         }
     };
@@ -30,15 +31,20 @@ pub(crate) fn main(boot: Boot) -> Outcome {
     };
     match mode {
         Mode::Echo => crate::echo::run(&board, boot.dma),
+        Mode::Traps => crate::traps::run(&board, boot),
         Mode::Test | Mode::Poweroff => crate::test::run(&board, boot),
     }
 }
 
 /// The mode among the boot arguments, `test` without one. Settings (`name=value`) are for others.
 fn mode(bootargs: &str) -> Result<Mode, &str> {
-    match bootargs.split_whitespace().find(|word| !word.contains('=')) {
+    let mut words = bootargs
+        .split_whitespace()
+        .filter(|word| !word.contains('='));
+    match words.next() {
         None | Some("test") => Ok(Mode::Test),
         Some("echo") => Ok(Mode::Echo),
+        Some("bench") if words.next() == Some("traps") => Ok(Mode::Traps),
         Some("poweroff") => Ok(Mode::Poweroff),
         Some(other) => Err(other),
     }

@@ -1,0 +1,274 @@
+//! Mode `bench traps`: the same bytes moved in several ways, from a trap a byte to a batch of requests.
+//!
+//! What each way costs in exits only the host can count: `hartvisor run --stats`, or `make traps`, which runs one way at a
+//! time (`method=NAME`) and subtracts a run without rounds (`rounds=0`).
+
+use guest::block::{Request, SECTOR, Status};
+use guest::boot::{Boot, Outcome, registers};
+use guest::fdt::{self, Board};
+use guest::sbi::{self, Output};
+use guest::tap::{Failure, Point, Tap, Verdict};
+use guest::timer::{self, Deadline};
+use guest::virtio::{device, feature};
+use guest::{
+    Block, Console, Dma, MmioRegisters, Region, Registers, Segment, Transport, console, ensure,
+    irq, mmio,
+};
+
+/// Bytes that go to a console.
+const TEXT: [u8; 4096] = text();
+/// Bytes of one line of it.
+const LINE: usize = 64;
+/// Bytes of a block that is read, and how many are.
+const BLOCK: usize = 4096;
+const BLOCKS: usize = 64;
+/// Requests of a batch.
+const BATCH: usize = 16;
+/// Longest time for one answer, in microseconds.
+const PATIENCE: u64 = 10_000_000;
+
+/// Lines of dots.
+#[expect(clippy::indexing_slicing, reason = "when this is compiled")]
+const fn text() -> [u8; 4096] {
+    let mut text = [b'.'; 4096];
+    let mut at = LINE - 1;
+    while at < text.len() {
+        text[at] = b'\n';
+        at += LINE;
+    }
+    text
+}
+
+/// How bytes are moved.
+#[derive(Clone, Copy)]
+enum Way {
+    /// To the transmit register of the serial port.
+    Uart,
+    /// By the legacy call of the firmware, a byte each.
+    Putchar,
+    /// By the debug console extension, a byte each.
+    DbcnByte,
+    /// By the same, all in one call.
+    Dbcn,
+    /// On the virtio console, so many for each kick.
+    Console(usize),
+    /// From a disk with these features of the ring, so many blocks for each kick.
+    Disk(u64, usize),
+}
+
+/// A way, under the name that `method=` gives it.
+type Method = (&'static str, Way);
+
+const METHODS: [Method; 15] = {
+    const INDIRECT: u64 = feature::INDIRECT_DESC;
+    const EVENT: u64 = feature::EVENT_IDX;
+    const ALL: usize = TEXT.len();
+    [
+        ("uart", Way::Uart),
+        ("putchar", Way::Putchar),
+        ("dbcn-byte", Way::DbcnByte),
+        ("dbcn", Way::Dbcn),
+        ("console-byte", Way::Console(1)),
+        ("console-line", Way::Console(LINE)),
+        ("console-batch", Way::Console(ALL)),
+        ("disk", Way::Disk(0, 1)),
+        ("disk-indirect", Way::Disk(INDIRECT, 1)),
+        ("disk-event", Way::Disk(EVENT, 1)),
+        ("disk-both", Way::Disk(INDIRECT | EVENT, 1)),
+        ("disk-batch", Way::Disk(0, BATCH)),
+        ("disk-indirect-batch", Way::Disk(INDIRECT, BATCH)),
+        ("disk-event-batch", Way::Disk(EVENT, BATCH)),
+        ("disk-both-batch", Way::Disk(INDIRECT | EVENT, BATCH)),
+    ]
+};
+
+/// How often each way moves its bytes, unless `rounds=` says otherwise, and at most.
+const ROUNDS: usize = 5;
+const ROUNDS_MAX: usize = 32;
+
+/// Runs the methods that the boot arguments ask for: all, or one.
+pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
+    timer::start(board.timebase);
+    board.controller.map(irq::start);
+    let setting = |name: &str| {
+        let settings = board.bootargs.split_whitespace();
+        settings
+            .filter_map(|word| word.split_once('='))
+            .find_map(|(key, value)| (key == name).then_some(value))
+    };
+    let wanted = setting("method");
+    let rounds = setting("rounds").and_then(|rounds| rounds.parse().ok());
+    let asked = |method: &&Method| wanted.is_none_or(|wanted| wanted == method.0);
+    let count = METHODS.iter().filter(asked).count();
+    let mut tap = Tap::new(Output, u32::try_from(count).unwrap_or(0));
+    let mut machine = Machine {
+        uart: fdt::uart(boot.fdt).map(|base| registers(base, UART_LEN)),
+        board,
+        dma: boot.dma,
+        rounds: rounds.unwrap_or(ROUNDS).min(ROUNDS_MAX),
+    };
+    for (name, way) in METHODS.iter().filter(asked) {
+        let mut spent = None;
+        let verdict = machine.measure(*way, &mut spent);
+        tap.point(name, verdict);
+        if let Some(ticks) = spent {
+            let (bytes, us) = (way.bytes(), timer::microseconds(ticks));
+            let each = us * 1000 / bytes as u64;
+            tap.comment(format_args!(
+                "traps: {name} {bytes} bytes, {us} us, {each} ns a byte"
+            ));
+        }
+    }
+    match tap.finish() {
+        true => Outcome::Passed,
+        false => Outcome::Failed,
+    }
+}
+
+impl Way {
+    /// Bytes of a round.
+    const fn bytes(self) -> usize {
+        match self {
+            Way::Disk(..) => BLOCKS * BLOCK,
+            _ => TEXT.len(),
+        }
+    }
+}
+
+/// Registers of a 16550 at single bytes.
+const UART_LEN: usize = 8;
+const THR: usize = 0;
+const LSR: usize = 5;
+/// LSR: the transmitter takes another FIFO of bytes.
+const THR_EMPTY: u8 = 1 << 5;
+const FIFO: usize = 16;
+
+struct Machine<'a> {
+    uart: Option<MmioRegisters>,
+    board: &'a Board<'a>,
+    dma: Dma,
+    rounds: usize,
+}
+
+impl Machine<'_> {
+    /// Moves the bytes so many rounds, and gives the ticks of the median round.
+    fn measure(&mut self, way: Way, spent: &mut Option<u64>) -> Verdict {
+        *spent = match way {
+            Way::Uart => {
+                let Some(uart) = self.uart else {
+                    return Ok(Point::Skip("no serial port"));
+                };
+                self.timed(|| transmit(&uart))?
+            }
+            Way::Putchar => {
+                if !sbi::put_legacy(b'\n') {
+                    return Ok(Point::Skip("the firmware has no legacy console"));
+                }
+                self.timed(|| call(sbi::put_legacy))?
+            }
+            Way::DbcnByte => self.timed(|| call(sbi::put_byte))?,
+            Way::Dbcn => self.timed(|| {
+                sbi::put(&TEXT);
+                Ok(())
+            })?,
+            Way::Console(each) => {
+                let Some(transport) = self.find(device::CONSOLE)? else {
+                    return Ok(Point::Skip("no console"));
+                };
+                let mut console = Console::new(transport, &mut self.dma, console::WANTED)?;
+                self.timed(|| {
+                    let mut chunks = TEXT.chunks(each);
+                    chunks.try_for_each(|it| console.send(it, &mut Deadline::after(PATIENCE)))?;
+                    Ok(())
+                })?
+            }
+            Way::Disk(ring, batch) => {
+                let Some(transport) = self.find(device::BLOCK)? else {
+                    return Ok(Point::Skip("no disk"));
+                };
+                let data = self.dma.alloc(BATCH * BLOCK)?;
+                let mut disk = Block::new(transport, &mut self.dma, ring, 64)?;
+                let capacity = disk.capacity();
+                ensure!(
+                    capacity >= (BLOCKS * BLOCK / SECTOR) as u64,
+                    "the disk has only {capacity} sectors"
+                );
+                self.timed(|| read(&mut disk, &data, batch))?
+            }
+        };
+        Ok(Point::Pass)
+    }
+
+    /// The ticks of the median round; `None` of no rounds.
+    fn timed(
+        &self,
+        mut round: impl FnMut() -> Result<(), Failure>,
+    ) -> Result<Option<u64>, Failure> {
+        let mut ticks = [0; ROUNDS_MAX];
+        for ticks in ticks.iter_mut().take(self.rounds) {
+            let begin = timer::now();
+            round()?;
+            *ticks = timer::now() - begin;
+        }
+        let ticks = ticks.get_mut(..self.rounds).unwrap_or_default();
+        ticks.sort_unstable();
+        Ok(ticks.get(self.rounds / 2).copied())
+    }
+
+    /// The first device of this kind, as after a reset.
+    fn find(&self, id: u32) -> Result<Option<Transport<MmioRegisters>>, Failure> {
+        for slot in self.board.slots() {
+            if let Some(mut transport) = Transport::probe(registers(slot.base, mmio::LEN))?
+                && transport.device_id() == id
+            {
+                transport.reset()?;
+                irq::watch(slot);
+                return Ok(Some(transport));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A call for each byte.
+fn call(put: fn(u8) -> bool) -> Result<(), Failure> {
+    let taken = TEXT.iter().filter(|byte| put(**byte)).count();
+    ensure!(taken == TEXT.len(), "{taken} of {} bytes taken", TEXT.len());
+    Ok(())
+}
+
+/// A store for each byte, and a look at the state for each FIFO of them.
+fn transmit(uart: &MmioRegisters) -> Result<(), Failure> {
+    let end = timer::now() + timer::ticks(PATIENCE);
+    for fifo in TEXT.chunks(FIFO) {
+        while uart.read_u8(LSR) & THR_EMPTY == 0 {
+            ensure!(timer::now() < end, "the transmitter takes no more");
+        }
+        for byte in fifo {
+            uart.write_u8(THR, *byte);
+        }
+    }
+    Ok(())
+}
+
+/// Reads all blocks, `batch` of them for each kick.
+fn read(disk: &mut Block<MmioRegisters>, data: &Region, batch: usize) -> Result<(), Failure> {
+    for first in (0..BLOCKS).step_by(batch) {
+        let mut tokens = [const { None }; BATCH];
+        for (n, token) in tokens.iter_mut().enumerate().take(batch) {
+            let sector = (first + n) * BLOCK / SECTOR;
+            let into = data.slice(n * BLOCK..(n + 1) * BLOCK);
+            let request = Request::read(sector as u64);
+            *token = Some(disk.submit(request, &[Segment::writable(&into)])?);
+        }
+        for token in tokens.into_iter().flatten() {
+            let done = disk.finish(token, &mut Deadline::after(PATIENCE))?;
+            ensure!(
+                done.status == Status::Ok,
+                "a read ended with {:?}",
+                done.status
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! `hartvisor run --trace`: what vCPUs and devices do, with time and thread, as a file for Perfetto, and `hartvisor trace
+//! show`, which tells one request's life from it.
+//!
+//! ```text
+//!   vCPU and device threads ──▶ a ring each, of fixed size ──▶ the trace's thread ──▶ chrome::Writer ──▶ FILE
+//!                               full: the event is lost, and counted
+//! ```
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use devices::watch::Event;
+use log::warn;
+
+use crate::cli;
+use crate::error::Error;
+use crate::stats::registers;
+use crate::vcpu::Exit;
+
+mod chrome;
+pub mod show;
+
+/// `hartvisor trace …`.
+///
+/// # Errors
+/// There is nothing to show.
+pub fn run(options: &cli::Trace) -> Result<u8, Error> {
+    let cli::Trace::Show { file, request } = options;
+    let text = show::text(file, *request)?;
+    // Nothing is left to say when stdout is closed.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(0)
+}
+
+/// Events that a thread may be ahead of the file: half a MiB.
+const RING: usize = 8192;
+
+/// How long the trace's thread sleeps. A ring that fills up in less loses events.
+const NAP: Duration = Duration::from_millis(5);
+
+/// Something that happened.
+#[derive(Clone, Copy)]
+struct Record {
+    /// Nanoseconds since the trace began.
+    at: u64,
+    what: What,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// In the device of this number.
+    Device(u8, Event),
+    /// A vCPU came back, and went on after so many nanoseconds.
+    Exit(ExitNote, u64),
+}
+
+/// An exit, without what belongs to the vCPU.
+#[derive(Clone, Copy)]
+pub(crate) enum ExitNote {
+    /// A load from the register of this number, or a store of a value to it.
+    Read(usize),
+    Write(usize, u64),
+    /// The number of its name in [`crate::sbi::NAMES`].
+    Sbi(usize),
+    Csr(u64),
+    Ended,
+    Interrupted,
+}
+
+impl ExitNote {
+    pub(crate) fn of(exit: &Exit<'_>) -> ExitNote {
+        match exit {
+            Exit::MmioRead(address, _) => ExitNote::Read(registers::number(*address)),
+            Exit::MmioWrite(address, data) => {
+                let mut value = [0; 8];
+                for (to, from) in value.iter_mut().zip(*data) {
+                    *to = *from;
+                }
+                ExitNote::Write(registers::number(*address), u64::from_le_bytes(value))
+            }
+            Exit::Sbi(call) => ExitNote::Sbi(call.name()),
+            Exit::ReadCsr(number, _) => ExitNote::Csr(*number),
+            Exit::Ended(_) => ExitNote::Ended,
+            Exit::Interrupted => ExitNote::Interrupted,
+        }
+    }
+}
+
+/// A trace while it is written.
+pub(crate) struct Trace {
+    tracer: Arc<Tracer>,
+    thread: Option<JoinHandle<io::Result<u64>>>,
+}
+
+/// What the threads tell.
+pub(crate) struct Tracer {
+    /// Which one: threads of a test may have known another before.
+    id: usize,
+    began: Instant,
+    /// The rings that the trace's thread has not seen yet.
+    new: Mutex<Vec<Ring>>,
+    /// The devices' names by number.
+    devices: Mutex<Vec<String>>,
+    end: AtomicBool,
+}
+
+/// One thread's ring, as the trace's thread has it.
+struct Ring {
+    thread: String,
+    records: Receiver<Record>,
+    lost: Arc<AtomicU64>,
+}
+
+/// The other end of it.
+struct Sender {
+    tracer: usize,
+    records: SyncSender<Record>,
+    lost: Arc<AtomicU64>,
+}
+
+thread_local! {
+    static SENDER: RefCell<Option<Sender>> = const { RefCell::new(None) };
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Trace {
+    /// Begins a trace to the file at `path`, which is made now.
+    ///
+    /// # Errors
+    /// It cannot be written, or the host has no thread left.
+    pub(crate) fn start(path: &Path) -> Result<Trace, Error> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let cannot = |source| Error::Write {
+            what: "the trace to",
+            path: path.into(),
+            source,
+        };
+        let file = File::create(path).map_err(cannot)?;
+        let tracer = Arc::new(Tracer {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            began: Instant::now(),
+            new: Mutex::default(),
+            devices: Mutex::default(),
+            end: AtomicBool::new(false),
+        });
+        let served = Arc::clone(&tracer);
+        let thread = Builder::new()
+            .name("trace".into())
+            .spawn(move || write(&served, file))
+            .map_err(cannot)?;
+        Ok(Trace {
+            tracer,
+            thread: Some(thread),
+        })
+    }
+
+    pub(crate) fn tracer(&self) -> &Arc<Tracer> {
+        &self.tracer
+    }
+
+    /// Writes what is left. All who tell it something have ended.
+    pub(crate) fn finish(&mut self) {
+        self.tracer.end.store(true, Ordering::Release);
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        thread.thread().unpark();
+        match thread.join() {
+            Ok(Ok(0)) => {}
+            Ok(Ok(lost)) => warn!("the trace has lost {lost} events: its thread fell behind"),
+            Ok(Err(error)) => warn!("cannot write the trace: {error}"),
+            Err(_) => warn!("the trace's thread panicked"),
+        }
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Tracer {
+    /// The number of the device of this name.
+    pub(crate) fn device(&self, name: &str) -> u8 {
+        let mut devices = locked(&self.devices);
+        let known = devices.iter().position(|known| known == name);
+        let number = known.unwrap_or_else(|| {
+            devices.push(name.to_owned());
+            devices.len() - 1
+        });
+        // There are no more than eight slots.
+        u8::try_from(number).unwrap_or(u8::MAX)
+    }
+
+    /// Something happens in a device, in this thread.
+    pub(crate) fn event(&self, device: u8, event: Event) {
+        self.tell(self.now(), What::Device(device, event));
+    }
+
+    /// A vCPU, which is this thread's, has come back at `began`, and goes on now.
+    pub(crate) fn exit(&self, note: ExitNote, began: u64) {
+        let took = self.now().saturating_sub(began);
+        self.tell(began, What::Exit(note, took));
+    }
+
+    /// Nanoseconds since it began.
+    pub(crate) fn now(&self) -> u64 {
+        // 584 years.
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn tell(&self, at: u64, what: What) {
+        SENDER.with_borrow_mut(|sender| {
+            let known = sender.take().filter(|sender| sender.tracer == self.id);
+            let known = sender.insert(known.unwrap_or_else(|| self.greet()));
+            if known.records.try_send(Record { at, what }).is_err() {
+                known.lost.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// This thread tells something for the first time.
+    fn greet(&self) -> Sender {
+        let (sender, receiver) = sync_channel(RING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let thread = thread::current();
+        locked(&self.new).push(Ring {
+            thread: thread.name().unwrap_or("main").to_owned(),
+            records: receiver,
+            lost: Arc::clone(&lost),
+        });
+        Sender {
+            tracer: self.id,
+            records: sender,
+            lost,
+        }
+    }
+}
+
+/// The trace's thread. Gives the number of events that were lost.
+fn write(tracer: &Tracer, file: File) -> io::Result<u64> {
+    let mut writer = chrome::Writer::new(BufWriter::new(file))?;
+    let mut rings: Vec<Ring> = Vec::new();
+    loop {
+        // Looked at before the rings: what was told before the end is then in them.
+        let end = tracer.end.load(Ordering::Acquire);
+        for ring in locked(&tracer.new).drain(..) {
+            writer.thread(&ring.thread)?;
+            rings.push(ring);
+        }
+        for (ring, thread) in rings.iter().zip(0..) {
+            while let Ok(record) = ring.records.try_recv() {
+                writer.record(thread, &record, &locked(&tracer.devices))?;
+            }
+        }
+        if end {
+            let lost = rings.iter().map(|ring| ring.lost.load(Ordering::Relaxed));
+            let lost = lost.sum();
+            writer.finish(lost)?;
+            return Ok(lost);
+        }
+        thread::park_timeout(NAP);
+    }
+}
+
+#[cfg(test)]
+#[path = "trace_test.rs"]
+mod tests;

@@ -1,0 +1,199 @@
+use std::fs;
+
+use devices::watch::HostCall;
+use serde_json::Value;
+
+use super::*;
+use crate::layout::virtio_address;
+
+/// What a thread of this name tells.
+fn by(name: &str, tracer: &Arc<Tracer>, tell: impl FnOnce(&Tracer) + Send + 'static) {
+    let tracer = Arc::clone(tracer);
+    let told = Builder::new()
+        .name(name.into())
+        .spawn(move || tell(&tracer));
+    told.unwrap().join().unwrap();
+}
+
+fn request(tracer: &Tracer, device: u8, head: u16) {
+    let queue = 0;
+    for event in [
+        Event::Kicked { queue },
+        Event::Popped {
+            queue,
+            head,
+            descriptors: 2,
+            readable: 16,
+            writable: 513,
+            waiting: 1,
+        },
+        Event::Descriptor {
+            index: head,
+            address: 0x8020_0000,
+            len: 16,
+            flags: 1,
+        },
+        Event::Descriptor {
+            index: head + 1,
+            address: 0x8030_0000,
+            len: 513,
+            flags: 2,
+        },
+        Event::Host {
+            call: HostCall::Read,
+            offset: 1024,
+            len: 512,
+        },
+        Event::HostDone { ok: true },
+        Event::Used {
+            queue,
+            head,
+            written: 513,
+        },
+        Event::Published {
+            queue,
+            index: 1,
+            count: 1,
+            interrupt: true,
+        },
+        Event::Raised,
+        Event::Idle,
+    ] {
+        tracer.event(device, event);
+    }
+}
+
+/// A finished trace of two requests of a disk, the second of which was notified by an exit.
+fn two_requests() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.json");
+    let mut trace = Trace::start(&path).unwrap();
+    let tracer = trace.tracer();
+    assert_eq!((tracer.device("console"), tracer.device("disk0")), (0, 1));
+    by("block", tracer, |tracer| request(tracer, 1, 3));
+    by("vcpu0", tracer, |tracer| {
+        for (register, value) in [(0x64, 1_u32), (0x50, 0)] {
+            let data = value.to_le_bytes();
+            let exit = Exit::MmioWrite(virtio_address(1) + register, &data);
+            tracer.exit(ExitNote::of(&exit), tracer.now());
+        }
+    });
+    by("block", tracer, |tracer| request(tracer, 1, 7));
+    trace.finish();
+    fs::read(&path).unwrap()
+}
+
+#[test]
+fn a_trace_is_json_in_which_every_event_is_complete() {
+    let trace: Value = serde_json::from_slice(&two_requests()).unwrap();
+    assert_eq!(trace["otherData"]["lost"], 0);
+    let events = trace["traceEvents"].as_array().unwrap();
+    for event in events {
+        assert!(event["pid"].is_u64() && event["tid"].is_u64(), "{event}");
+        match event["ph"].as_str().unwrap() {
+            "M" => assert!(event["args"]["name"].is_string(), "{event}"),
+            "X" => assert!(event["ts"].is_f64() && event["dur"].is_f64(), "{event}"),
+            "i" => assert!(event["ts"].is_f64(), "{event}"),
+            other => panic!("{other}: {event}"),
+        }
+    }
+    let named = |name: &str| events.iter().filter(|it| it["name"] == name).count();
+    assert_eq!(
+        (named("serve"), named("popped"), named("host read")),
+        (2, 2, 2)
+    );
+    assert_eq!(named("write disk0 InterruptACK"), 1);
+}
+
+#[test]
+fn spans_of_a_thread_lie_in_each_other_or_apart() {
+    let trace: Value = serde_json::from_slice(&two_requests()).unwrap();
+    let spans: Vec<(u64, f64, f64)> = trace["traceEvents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["ph"] == "X")
+        .map(|event| {
+            let ts = event["ts"].as_f64().unwrap();
+            let end = ts + event["dur"].as_f64().unwrap();
+            (event["tid"].as_u64().unwrap(), ts, end)
+        })
+        .collect();
+    for (n, one) in spans.iter().enumerate() {
+        for other in &spans[..n] {
+            let apart = one.2 <= other.1 || other.2 <= one.1;
+            let within =
+                (one.1 >= other.1 && one.2 <= other.2) || (other.1 >= one.1 && other.2 <= one.2);
+            assert!(one.0 != other.0 || apart || within, "{one:?} {other:?}");
+        }
+    }
+}
+
+#[test]
+fn the_life_of_a_request_is_told_in_order() {
+    let trace = two_requests();
+    let text = show::text_of(&trace, None).unwrap();
+    let steps: Vec<_> = text
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(2).unwrap())
+        .collect();
+    let expected = [
+        "kick",
+        "popped",
+        "descriptor",
+        "descriptor",
+        "host",
+        "used",
+        "published",
+        "interrupt",
+        "ACK",
+    ];
+    assert_eq!(steps, expected, "{text}");
+    assert!(text.contains("did not exit (ioeventfd)"), "{text}");
+    assert!(text.contains("read 512 bytes at byte 1024"), "{text}");
+    assert!(
+        text.contains("[4] 0x80300000, 513 bytes, the device writes"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_store_that_exited_is_the_beginning() {
+    let text = show::text_of(&two_requests(), Some(1)).unwrap();
+    let second = text.lines().nth(1).unwrap();
+    assert!(
+        second.contains("the guest stores 0x0 to QueueNotify, which exits to us"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("ioeventfd") && !text.contains("ACK"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_request_that_is_not_there_and_a_file_that_is_no_trace_are_refused() {
+    let problem = show::text_of(&two_requests(), Some(9)).unwrap_err();
+    assert!(problem.contains("no request 9 among its 2"), "{problem}");
+    assert!(show::text_of(b"{}", None).is_err());
+    let empty = br#"{"traceEvents":[]}"#;
+    assert_eq!(show::text_of(empty, None).unwrap_err(), "no request in it");
+}
+
+#[test]
+fn what_a_full_ring_cannot_take_is_counted_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.json");
+    let mut trace = Trace::start(&path).unwrap();
+    let told = 40 * RING as u64;
+    by("block", trace.tracer(), move |tracer| {
+        (0..told).for_each(|_| tracer.event(0, Event::Raised));
+    });
+    trace.finish();
+    let trace: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let lost = trace["otherData"]["lost"].as_u64().unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let kept = events.iter().filter(|event| event["ph"] == "i").count() as u64;
+    assert_eq!(kept + lost, told);
+}

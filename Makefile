@@ -20,7 +20,7 @@ SHELL  := /bin/bash
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test test-full compare man test-docs conform units interleavings fuzz bench bench-quick bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup run qemu test test-full compare man test-docs conform traps units interleavings fuzz bench bench-quick bench-micro bench-build crash coverage check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -75,6 +75,10 @@ test-docs: all ## runs the commands of README.md and docs, and holds what they p
 conform: all ## the conformance guest on our devices and on QEMU's, as a table (AIA=1: a host with AIA; WRITE=1: into docs/conformance.md)
 	$(if $(AIA),HARTVISOR_CONFORM_AIA=1) $(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
 		cargo test --quiet --package vmm --features e2e --test conform -- --ignored --nocapture every_column
+
+traps: all ## the same bytes moved from a trap a byte to a batch of requests, as a table (WRITE=1: into docs/virtio.md)
+	$(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
+		cargo test --quiet --package vmm --features e2e --test traps -- --ignored --nocapture
 
 fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one of them; INPUT=FILE: one input again)
 	FUZZ_SECONDS=$(T) FUZZ_INPUT=$(INPUT) fuzz/run $(FUZZ)

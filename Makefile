@@ -11,6 +11,8 @@ DISK   := $(TARGET)/qemu-disk.img
 T      ?= 30
 FUZZ   ?=
 INPUT  ?=
+# `make compare`: more options, such as a peer
+COMPARE ?=
 # `make crash`
 CYCLES ?= 100
 SHELL  := /bin/bash
@@ -18,7 +20,7 @@ SHELL  := /bin/bash
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test test-full conform units interleavings fuzz bench bench-quick bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup run qemu test test-full compare man test-docs conform traps units interleavings fuzz bench bench-quick bench-micro bench-build crash coverage check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -43,11 +45,13 @@ qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE
 
 test: all units ## unit tests, then the end-to-end tests in the emulated host and under QEMU
 	cargo test --package vmm --features e2e --tests
+	cargo test --package compare --features e2e --test program
 
 test-full: all units ## as test, and the long ones: Debian with systemd, its next kernel (fetched first)
 	lab/fetch
 	lab/cargo build --release --target $(LINUX) --package vmm --features qcow2 --target-dir $(TARGET)/qcow2
 	cargo test --package vmm --features full --test '*'
+	$(MAKE) test-docs
 
 units: setup interleavings ## unit tests, on this machine and as a RISC-V build in the emulated host
 	cargo test --workspace --exclude micro --features vmm/qcow2
@@ -56,9 +60,26 @@ units: setup interleavings ## unit tests, on this machine and as a RISC-V build 
 interleavings: ## queue and interrupt in every order of loads and stores that may be (some 10 s)
 	RUSTFLAGS="--cfg loom" cargo test --package devices --lib --target-dir $(TARGET)/loom interleavings
 
+compare: all ## our guest and Debian's kernel in every way there is here: tables, and pages in target/compare (COMPARE="--runs 9")
+	cargo build --release --package compare
+	lab/cargo build --release --target $(LINUX) --package compare
+	lab/compare $(COMPARE)
+
+man: setup ## man pages, and completions for bash, zsh and fish, in target/manual
+	cargo run --quiet --package manual -- $(TARGET)/manual
+
+test-docs: all ## runs the commands of README.md and docs, and holds what they print against what the pages say
+	cargo build --release --package compare
+	lab/cargo build --release --target $(LINUX) --package compare
+	cargo test --package manual --test book -- --include-ignored
+
 conform: all ## the conformance guest on our devices and on QEMU's, as a table (AIA=1: a host with AIA; WRITE=1: into docs/conformance.md)
 	$(if $(AIA),HARTVISOR_CONFORM_AIA=1) $(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
 		cargo test --quiet --package vmm --features e2e --test conform -- --ignored --nocapture every_column
+
+traps: all ## the same bytes moved from a trap a byte to a batch of requests, as a table (WRITE=1: into docs/virtio.md)
+	$(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
+		cargo test --quiet --package vmm --features e2e --test traps -- --ignored --nocapture
 
 fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one of them; INPUT=FILE: one input again)
 	FUZZ_SECONDS=$(T) FUZZ_INPUT=$(INPUT) fuzz/run $(FUZZ)
@@ -93,7 +114,7 @@ check: setup ## formatting, lints on every target, documentation, scripts
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --package bench --all-targets -- -D warnings
 	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	shellcheck --external-sources lab/{setup,cargo,run,demo,fetch,init,session,coverage} bench/{compare,instructions} fuzz/run .ci/run
+	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage} bench/{compare,instructions} fuzz/run .ci/run
 	perl -wc lab/stream
 
 lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH

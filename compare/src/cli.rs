@@ -33,7 +33,7 @@ Examples:
       --peer 'lab:kvmtool=lab/cache/peers/kvmtool/lkvm run -k {kernel} -m {memory} -c {cpus}'";
 
 /// Options of `hartvisor run` that a comparison gives itself, or that make no sense for it.
-const NOT_HERE: [&str; 8] = [
+const NOT_HERE: [&str; 9] = [
     "accel",
     "devices",
     "print_command",
@@ -42,6 +42,7 @@ const NOT_HERE: [&str; 8] = [
     "config",
     "stats",
     "trace",
+    "rings",
 ];
 
 /// What `hartvisor compare` was asked for.

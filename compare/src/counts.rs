@@ -1,6 +1,6 @@
 //! What hartvisor counts of a run (`--stats`), as lines of a table: those that tell one way from another.
 
-use vmm::stats::report::{Device, Histogram, Report};
+use vmm::stats::report::{Device, Histogram, Queue, Report, Vcpu};
 
 use crate::plan::Counts;
 
@@ -53,7 +53,7 @@ pub fn lines(counts: &Counts) -> Vec<Count> {
     }
     for device in &stats.devices {
         let name = &device.name;
-        let sum = |of: fn(&vmm::stats::report::Queue) -> u64| device.queues.iter().map(of).sum();
+        let sum = |of: fn(&Queue) -> u64| device.queues.iter().map(of).sum();
         let (requests, kicks) = (sum(|it| it.requests), sum(|it| it.kicks));
         // The guest has no driver for it, or no use.
         if requests == 0 {
@@ -84,14 +84,14 @@ pub fn exits(stats: &Report) -> Vec<(&'static str, u64)> {
     let Some(vcpus) = &stats.vcpus else {
         return Vec::new();
     };
-    let kinds: [(_, fn(&vmm::stats::report::Vcpu) -> u64); 5] = [
-        ("all", |it| it.total()),
-        ("MMIO loads", |it| it.mmio_read),
-        ("MMIO stores", |it| it.mmio_write),
-        ("SBI", |it| it.sbi),
-        ("CSR", |it| it.csr),
+    let sum = |of: fn(&Vcpu) -> u64| vcpus.iter().map(of).sum();
+    let sums = [
+        ("all", sum(Vcpu::total)),
+        ("MMIO loads", sum(|it| it.mmio_read)),
+        ("MMIO stores", sum(|it| it.mmio_write)),
+        ("SBI", sum(|it| it.sbi)),
+        ("CSR", sum(|it| it.csr)),
     ];
-    let sums = kinds.map(|(kind, of)| (kind, vcpus.iter().map(of).sum()));
     sums.into_iter().filter(|(_, sum)| *sum > 0).collect()
 }
 

@@ -55,7 +55,7 @@ pub struct Measured {
     pub command: Vec<String>,
     /// Why it did not run, if it did not.
     pub missing: Option<String>,
-    /// How it ended, in its first run.
+    /// How it ended; where one run ended otherwise than the first, that end.
     pub outcome: Option<Outcome>,
     /// What it said, held against the first way that ran.
     pub verdict: Option<Verdict>,
@@ -186,10 +186,17 @@ impl Report {
             let said = |run: &Run| transcript::comparable(&run.lines, &setting.ignore);
             let mut all = way.runs.iter().map(said);
             let Some(first) = all.next() else { continue };
-            let unstable = (2..).zip(all).find_map(|(run, other)| {
-                let difference = transcript::difference(&other, &first).err()?;
-                Some(Verdict::Unstable { run, difference })
-            });
+            // A run that was ended from here has said less, and that is told by its outcome.
+            let whole = |run: &Run| !matches!(run.ending, Ending::TimedOut | Ending::TooMuch);
+            let others = (2..).zip(way.runs.iter().skip(1).zip(all));
+            let others = others.filter(|(_, (run, _))| whole(run));
+            let unstable =
+                others
+                    .map(|(number, (_, said))| (number, said))
+                    .find_map(|(run, other)| {
+                        let difference = transcript::difference(&other, &first).err()?;
+                        Some(Verdict::Unstable { run, difference })
+                    });
             let verdict = match &reference {
                 None => Verdict::Reference,
                 Some((there, _)) => match transcript::difference(&first, there) {
@@ -203,11 +210,7 @@ impl Report {
             };
             let (_, outcome) = reference.get_or_insert((first, way.outcome));
             let same = way.outcome.zip(*outcome).is_some_and(|(a, b)| a.agrees(b));
-            let steady = way
-                .runs
-                .iter()
-                .all(|run| way.outcome == Some(Outcome::of(way.ours, run.ending)));
-            agree &= verdict.agrees() && same && steady;
+            agree &= verdict.agrees() && same;
             way.verdict = Some(verdict);
         }
         Report {
@@ -257,7 +260,11 @@ impl Measured {
             way.missing = Some(last.into());
             return way;
         }
-        way.outcome = Some(Outcome::of(way.ours, first.ending));
+        // One run that ended otherwise is what must be seen.
+        let outcome = Outcome::of(way.ours, first.ending);
+        let outcomes = runs.iter().map(|run| Outcome::of(way.ours, run.ending));
+        let other = outcomes.into_iter().find(|other| *other != outcome);
+        way.outcome = Some(other.unwrap_or(outcome));
         way.points = transcript::points(&first.lines);
         way.times = Some(Times::of(setting, &runs));
         way.counts = runs.iter().find_map(|run| run.counts.clone());

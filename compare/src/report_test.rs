@@ -69,6 +69,7 @@ fn another_transcript_or_end_disagrees() {
         (false, vec![run(Ending::Signal(11), "a")]),
         (false, vec![run(OFF, "a"), run(OFF, "b")]),
         (false, vec![run(OFF, "a"), run(Ending::TimedOut, "a")]),
+        (true, vec![run(Ending::TimedOut, "a")]),
     ] {
         assert!(!compare(vec![reference(), other]).agree);
     }
@@ -94,6 +95,14 @@ fn a_way_that_varies_names_the_run() {
         ),
         "{report:?}"
     );
+}
+
+#[test]
+fn a_run_whose_time_was_up_is_the_outcome_of_its_way() {
+    let runs = vec![run(OFF, "a\nb"), run(Ending::TimedOut, "a")];
+    let report = compare(vec![(true, runs)]);
+    assert_eq!(report.ways[0].outcome, Some(Outcome::TimedOut));
+    assert_eq!(report.ways[0].verdict, Some(Verdict::Reference));
 }
 
 #[test]

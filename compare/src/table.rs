@@ -122,7 +122,7 @@ pub fn notes(report: &Report) -> Vec<String> {
         let name = &way.name;
         match &way.verdict {
             Some(Verdict::Differs(difference)) => {
-                notes.push(format!("{name}: {}", told(difference)))
+                notes.push(format!("{name}: {}", told(difference)));
             }
             Some(Verdict::Unstable { run, difference }) => {
                 notes.push(format!(

@@ -14,9 +14,9 @@ pub(crate) const SIZE: u64 = 16;
 const CHAIN_MAX: u32 = 1024;
 
 /// Descriptor flags.
-const NEXT: u16 = 1;
+pub(crate) const NEXT: u16 = 1;
 const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
+pub(crate) const INDIRECT: u16 = 4;
 
 /// A queue's descriptors, translated, and what is allowed in them.
 pub(crate) struct Table {
@@ -159,11 +159,16 @@ impl Table {
 }
 
 /// One entry, as it was when it was read.
-struct Descriptor {
-    address: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Guest address of its buffer, or of a table.
+    pub address: u64,
+    /// Bytes.
+    pub len: u32,
+    /// NEXT is 1, WRITE is 2, INDIRECT is 4.
+    pub flags: u16,
+    /// The next one of its chain, with NEXT.
+    pub next: u16,
 }
 
 impl Descriptor {
@@ -171,7 +176,7 @@ impl Descriptor {
         clippy::cast_possible_truncation,
         reason = "the second word holds three fields"
     )]
-    fn new(address: u64, rest: u64) -> Self {
+    pub(crate) fn new(address: u64, rest: u64) -> Self {
         Descriptor {
             address,
             len: rest as u32,

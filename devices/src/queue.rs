@@ -22,6 +22,7 @@ use crate::chain::{Buffers, Chain};
 use crate::descriptor::{self, Table};
 use crate::irq::Interrupt;
 use crate::memory::{Memory, Word, Words};
+use crate::rings::View;
 use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
 use crate::virtio::features;
 use crate::watch::{Event, QueueWatch, Watch};
@@ -33,9 +34,9 @@ pub const FEATURES: u64 = features::RING_INDIRECT_DESC | features::RING_EVENT_ID
 pub const SIZE_MAX: u16 = 32768;
 
 /// Both areas begin with `flags` and `idx`, 16 bits each, and the ring follows (§ 2.7.6, § 2.7.8).
-const FLAGS: usize = 0;
-const IDX: usize = 1;
-const RING: usize = 2;
+pub(crate) const FLAGS: usize = 0;
+pub(crate) const IDX: usize = 1;
+pub(crate) const RING: usize = 2;
 const RING_OFFSET: u64 = 4;
 
 /// `avail.flags`: the driver does not want interrupts. `used.flags`: we do not want notifications.
@@ -342,6 +343,19 @@ impl Queue {
                 return Ok(());
             }
             promised = true;
+        }
+    }
+
+    /// Its three areas, to be looked at by any thread, at any time.
+    pub(crate) fn view(&self) -> View {
+        View {
+            table: self.table.words.clone(),
+            driver: self.driver.clone(),
+            device: self.device.clone(),
+            used: self.used.clone(),
+            memory: self.memory.clone(),
+            size: self.size,
+            event_idx: self.event_idx,
         }
     }
 

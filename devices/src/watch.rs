@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::irq::IrqLine;
 use crate::queue::Broken;
+use crate::rings::View;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
 /// Of a chain's descriptors, so many are told.
@@ -123,6 +124,16 @@ pub trait Watch: Send + Sync {
     fn wants_descriptors(&self) -> bool {
         false
     }
+
+    /// Whether the rings are of interest whenever a queue is kicked.
+    fn wants_rings(&self) -> bool {
+        false
+    }
+
+    /// The rings of a queue that was kicked and is about to be served, where [`wants_rings`](Self::wants_rings).
+    fn rings(&self, queue: u16, view: View) {
+        let _ = (queue, view);
+    }
 }
 
 /// One queue's side of it.
@@ -191,9 +202,13 @@ impl VirtioDevice for Watched {
     }
 
     fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
-        let begin = Event::Kicked {
-            queue: narrow(index),
-        };
+        let queue = narrow(index);
+        if self.watch.wants_rings()
+            && let Some(kicked) = queues.get(index)
+        {
+            self.watch.rings(queue, kicked.view());
+        }
+        let begin = Event::Kicked { queue };
         self.call(begin, queues, |device, queues| device.kicked(index, queues))
     }
 

@@ -20,12 +20,14 @@ mod config;
 mod disk;
 mod kernel;
 mod port;
+mod rings;
 mod trace;
 mod vhost_user;
 
 pub use disk::{DiskFormat, DiskOption};
 pub use kernel::{KernelFormat, KernelOption};
 pub use port::PortOption;
+pub use rings::Rings;
 pub use trace::Trace;
 pub use vhost_user::{DeviceOption, VhostUser};
 
@@ -55,7 +57,7 @@ Examples:
   hartvisor run --kernel Image --cmdline console=ttyS0 --console null --serial pty
   hartvisor run --kernel Image --console socket:/run/guest.sock --serial file:boot.log
   hartvisor run --kernel Image --port name=org.example.agent,target=socket:/run/agent.sock
-  hartvisor run --kernel guest --disk disk.img --stats - --trace trace.json
+  hartvisor run --kernel guest --disk disk.img --stats - --trace trace.json --rings rings.json
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
@@ -77,12 +79,14 @@ pub enum Command {
     Run(Box<Run>),
     /// Serve a virtio device on a socket, to a front end such as QEMU
     VhostUser(VhostUser),
-    /// Look at what run --trace wrote
-    #[command(subcommand)]
-    Trace(Trace),
     /// Run a guest in every way there is here, and say what differs
     #[command(disable_help_flag = true)]
     Compare(Compare),
+    /// Look at what run --trace wrote
+    #[command(subcommand)]
+    Trace(Trace),
+    /// Draw the rings that run --rings wrote
+    Rings(Rings),
     /// Say what this host offers, what is missing and why
     Check,
 }
@@ -212,6 +216,11 @@ pub struct Run {
     /// (ui.perfetto.dev) and hartvisor trace show read. What comes faster than it is written is lost, and counted there
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+
+    /// Write what the queues' rings hold to FILE, for hartvisor rings: at the end and at SIGUSR1, and as they were at the
+    /// kick that found most in flight
+    #[arg(long, value_name = "FILE")]
+    pub rings: Option<PathBuf>,
 
     /// No virtio source of random numbers, which is there otherwise
     #[arg(long)]
@@ -394,6 +403,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
     let help = match arguments.get(1) {
         Some(command) if command == "vhost-user" => "hartvisor vhost-user --help",
         Some(command) if command == "trace" => "hartvisor trace --help",
+        Some(command) if command == "rings" => "hartvisor rings --help",
         _ => "hartvisor run --help",
     };
     match Cli::try_parse_from(&arguments) {
@@ -402,7 +412,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Text(error)),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
                 Err(Error::Usage(
-                    "nothing to do, expected a command: run, vhost-user, trace, compare or check (see hartvisor --help)".into(),
+                    "nothing to do, expected a command: run, vhost-user, compare, trace, rings or check (see hartvisor --help)".into(),
                 ))
             }
             _ => Err(usage(one_line(&error.to_string(), help))),

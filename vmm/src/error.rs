@@ -114,6 +114,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// Rings cannot be drawn.
+    #[error("rings {path:?}: {problem}")]
+    Rings {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// The pidfile is not ours to write.
     #[error("pidfile {path:?}: {problem}")]
     PidFile {
@@ -596,6 +605,7 @@ impl Error {
             | Error::Config { .. }
             | Error::PidFile { .. }
             | Error::Trace { .. }
+            | Error::Rings { .. }
             | Error::KernelFormat { .. }
             | Error::KernelTruncated { .. }
             | Error::KernelHeader { .. }

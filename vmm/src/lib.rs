@@ -12,7 +12,7 @@
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
 //!    │        ├─ qemu                         the same machine as a QEMU command
-//!    │        └─ observe ─ stats, trace       who watches: what vCPUs and devices tell
+//!    │        └─ observe ─ stats, trace, rings   who watches: what vCPUs and devices tell
 //!    ├── vhost_user                           one device on a socket
 //!    ├── external                             hartvisor-compare, a program of its own
 //!    └── check                                what this host offers
@@ -47,6 +47,7 @@ pub mod pidfile;
 pub mod platform;
 pub mod port;
 pub mod qemu;
+pub mod rings;
 pub mod run;
 pub mod sbi;
 pub mod signals;

@@ -1,16 +1,18 @@
-//! Whoever watches a run: statistics and a trace, and what is told to them by vCPUs and devices.
+//! Whoever watches a run: statistics, a trace, rings, and what is told to them by vCPUs and devices.
 //!
 //! Without a watcher nothing stands between: the vCPU loop is the one without, and no device is wrapped.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::irq::IrqLine;
+use devices::rings::View;
 use devices::virtio::VirtioDevice;
 use devices::watch::{Event, Watch, Watched, WatchedLine};
 
 use crate::cli;
 use crate::error::Error;
 use crate::machine::{End, Machine};
+use crate::rings::Recorder;
 use crate::stats::Stats;
 use crate::stats::counters::{DeviceCounters, VcpuCounters};
 use crate::stats::report::Kvm;
@@ -22,6 +24,7 @@ pub struct Observer {
     stats: Option<Stats>,
     trace: Option<Mutex<Trace>>,
     tracer: Option<Arc<Tracer>>,
+    rings: Option<Arc<Recorder>>,
     disks: usize,
 }
 
@@ -33,11 +36,13 @@ impl Observer {
     pub fn new(options: &cli::Run, machine: &Machine) -> Result<Observer, Error> {
         let stats = options.stats.as_deref();
         let stats = stats.map(|target| Stats::new(target, machine.memory));
+        let rings = options.rings.as_deref().map(Recorder::new);
         let trace = options.trace.as_deref().map(Trace::start).transpose()?;
         Ok(Observer {
             stats: stats.transpose()?,
             tracer: trace.as_ref().map(|trace| Arc::clone(trace.tracer())),
             trace: trace.map(Mutex::new),
+            rings: rings.transpose()?.map(Arc::new),
             disks: machine.disks.len(),
         })
     }
@@ -48,6 +53,7 @@ impl Observer {
             stats: None,
             trace: None,
             tracer: None,
+            rings: None,
             disks: 0,
         }
     }
@@ -77,7 +83,7 @@ impl Observer {
     }
 
     fn watch(&self, slot: usize, device: &dyn VirtioDevice, wire: bool) -> Option<Arc<dyn Watch>> {
-        if self.stats.is_none() && self.tracer.is_none() {
+        if self.stats.is_none() && self.tracer.is_none() && self.rings.is_none() {
             return None;
         }
         let kind = format!("{:?}", device.id()).to_lowercase();
@@ -92,6 +98,8 @@ impl Observer {
         Some(Arc::new(Probe {
             counters: stats.map(|stats| stats.device(&name, kind, queues, wire)),
             trace: tracer.map(|tracer| (Arc::clone(tracer), tracer.device(&name))),
+            rings: self.rings.clone(),
+            name,
         }))
     }
 
@@ -113,11 +121,17 @@ impl Observer {
 
     /// Its VM has ended; `kvm` gives what KVM has counted.
     pub fn died(&self, kvm: impl FnOnce() -> Kvm) {
+        if let Some(rings) = &self.rings {
+            rings.died();
+        }
         self.with(|stats| stats.died(&kvm()));
     }
 
     /// A user wants to know how it stands (SIGUSR1).
     pub fn tell(&self, kvm: impl FnOnce() -> Option<Kvm>) {
+        if let Some(rings) = &self.rings {
+            rings.write();
+        }
         self.with(|stats| stats.write(kvm().as_ref(), None));
     }
 
@@ -126,6 +140,9 @@ impl Observer {
         if let Some(trace) = &self.trace {
             let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
             trace.finish();
+        }
+        if let Some(rings) = &self.rings {
+            rings.write();
         }
         self.with(|stats| stats.write(None, Some(end)));
     }
@@ -147,6 +164,9 @@ struct Probe {
     counters: Option<Arc<DeviceCounters>>,
     /// The trace, and the device's number in it.
     trace: Option<(Arc<Tracer>, u8)>,
+    rings: Option<Arc<Recorder>>,
+    /// The device's name.
+    name: String,
 }
 
 impl Watch for Probe {
@@ -161,6 +181,16 @@ impl Watch for Probe {
 
     fn wants_descriptors(&self) -> bool {
         self.trace.is_some()
+    }
+
+    fn wants_rings(&self) -> bool {
+        self.rings.is_some()
+    }
+
+    fn rings(&self, queue: u16, view: View) {
+        if let Some(rings) = &self.rings {
+            rings.kicked(&self.name, queue, view);
+        }
     }
 }
 
@@ -185,7 +215,9 @@ impl VcpuProbe {
 
     /// The vCPU goes on, or is done.
     fn goes_on(&mut self) {
-        if let (Some(tracer), Some((note, began))) = (&self.tracer, self.exit.take()) {
+        if let Some(tracer) = &self.tracer
+            && let Some((note, began)) = self.exit.take()
+        {
             tracer.exit(note, began);
         }
     }

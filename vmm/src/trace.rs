@@ -39,8 +39,8 @@ pub fn run(options: &cli::Trace) -> Result<u8, Error> {
     Ok(0)
 }
 
-/// Events that a thread may be ahead of the file: half a MiB.
-const RING: usize = 8192;
+/// Events that a thread may be ahead of the file: a MiB.
+const RING: usize = 16384;
 
 /// How long the trace's thread sleeps. A ring that fills up in less loses events.
 const NAP: Duration = Duration::from_millis(5);

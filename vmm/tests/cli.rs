@@ -608,7 +608,7 @@ fn usage_errors_are_one_line() {
     expect(
         &folder.command().output().unwrap(),
         2,
-        &["run, vhost-user, trace, compare or check"],
+        &["run, vhost-user, compare, trace, rings or check"],
     );
     expect(
         &folder.command().arg("start").output().unwrap(),
@@ -622,6 +622,42 @@ fn usage_errors_are_one_line() {
         .output()
         .unwrap();
     expect(&output, 2, &["HARTVISOR_LOG is \"loud\"", "debug"]);
+}
+
+#[test]
+fn what_is_no_trace_and_no_rings_is_refused() {
+    let folder = Folder::new();
+    folder.file("text", b"no JSON");
+    folder.file("empty", b"[]");
+    let say = |arguments: &[&str]| folder.command().args(arguments).output().unwrap();
+    expect(
+        &say(&["trace", "show", "missing"]),
+        2,
+        &["cannot open trace \"missing\""],
+    );
+    expect(
+        &say(&["trace", "show", "text"]),
+        2,
+        &["trace \"text\": expected what run --trace writes"],
+    );
+    expect(
+        &say(&["rings", "text"]),
+        2,
+        &["rings \"text\": expected what run --rings writes"],
+    );
+    expect(&say(&["rings", "empty"]), 2, &["no such queue"]);
+    expect(&say(&["trace"]), 2, &["hartvisor"]);
+}
+
+#[test]
+fn where_statistics_trace_and_rings_cannot_be_written_nothing_starts() {
+    let folder = Folder::new();
+    for option in ["--stats", "--trace", "--rings"] {
+        folder.refused(
+            &[option, "no/such/folder", "--accel", "qemu"],
+            &["cannot write", "\"no/such/folder\""],
+        );
+    }
 }
 
 #[test]

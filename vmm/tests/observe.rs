@@ -58,12 +58,17 @@ fn a_run_on_kvm_is_counted_and_traced() {
         "$2" run --accel kvm --kernel "$3" --disk disk --cmdline 'bench traps method=disk rounds=1' \
             --stats end.json --trace trace.json || exit
         "$2" trace show trace.json || exit
+        "$2" run --accel kvm --kernel "$3" --disk disk --cmdline 'bench traps method=disk-both-batch' \
+            --rings rings.json || exit
+        "$2" rings rings.json || exit
+        "$2" rings rings.json --svg rings.svg || exit
         mkfifo in out
-        "$2" run --accel kvm --kernel "$3" --cmdline echo --stats live.json <in >out &
+        "$2" run --accel kvm --kernel "$3" --cmdline echo --stats live.json --rings live-rings.json <in >out &
         exec 3>in; read -r line <out
         kill -USR1 $!
         while [ ! -s live.json ]; do sleep 0.1; done
         cp live.json asked.json
+        "$2" rings live-rings.json --device console --queue 0 || exit
         kill -TERM $!; wait $!; echo status=$?"#;
     let mut command = lab::lab(&["--aia"], &[folder.path()]);
     command.args(["sh", "-c", script, "sh"]).arg(folder.path());
@@ -112,6 +117,17 @@ fn a_run_on_kvm_is_counted_and_traced() {
             .1;
     }
     assert!(text.contains("(ioeventfd)"), "{text}");
+
+    for part in [
+        "disk0 queue 0, at the kick that found most in flight: 64 descriptors, 16 chains in flight",
+        "its table: [0] ",
+        // The console waits for what is typed with all the buffers that it was given.
+        "console queue 0, when the file was written: 16 descriptors, 16 chains in flight",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let drawing = fs::read_to_string(folder.path().join("rings.svg")).unwrap();
+    assert!(drawing.contains("class=\"device\""), "{drawing}");
 
     let asked = self::report(folder.path(), "asked.json");
     assert_eq!(asked.end, None);

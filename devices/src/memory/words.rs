@@ -17,6 +17,16 @@ unsafe impl<T: Word> Send for Words<T> {}
 // SAFETY: as above.
 unsafe impl<T: Word> Sync for Words<T> {}
 
+impl<T> Clone for Words<T> {
+    fn clone(&self) -> Self {
+        Words {
+            first: self.first,
+            count: self.count,
+            _ram: self._ram.clone(),
+        }
+    }
+}
+
 impl<T: Word> Words<T> {
     /// The `count` words from `first` on, which `ram` has mapped; `None` if there are none, or they are not aligned.
     pub(super) fn new(first: NonNull<u8>, count: usize, ram: Memory) -> Option<Words<T>> {

@@ -1,7 +1,7 @@
 //! What is counted while the guest runs. Each counter has one writer at a time (a vCPU, a device's thread), so adding is a
 //! load and a store, without a lock; whoever reports looks at them as they stand.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use devices::watch::{Event, HostCall};
@@ -96,7 +96,7 @@ impl VcpuCounters {
 
 /// One device's.
 pub(crate) struct DeviceCounters {
-    clock: Instant,
+    clock: Clock,
     kind: String,
     queues: Vec<QueueCounters>,
     ready: AtomicU64,
@@ -104,6 +104,63 @@ pub(crate) struct DeviceCounters {
     broken: AtomicU64,
     raised: AtomicU64,
     host: HostCounters,
+}
+
+/// The time, in nanoseconds since it was made, read no more often than needed: reading it costs as much as all the
+/// counting of a request. One thread at a time uses it.
+///
+/// A request is taken when the one before it was used, its call of the host begins when it is taken, and it is used when
+/// that call returns: what lies between is counting.
+struct Clock {
+    began: Instant,
+    /// When it was read last; 0 when that is too long ago to stand for now.
+    last: AtomicU64,
+    /// Whether the host was called since the last chain was taken.
+    called: AtomicBool,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock {
+            began: Instant::now(),
+            last: AtomicU64::new(0),
+            called: AtomicBool::new(false),
+        }
+    }
+
+    fn read(&self) -> u64 {
+        let passed = self.began.elapsed();
+        let now = passed.as_secs() * 1_000_000_000 + u64::from(passed.subsec_nanos());
+        self.last.store(now, Relaxed);
+        self.called.store(true, Relaxed);
+        now
+    }
+
+    /// When it was read last.
+    fn last(&self) -> u64 {
+        match self.last.load(Relaxed) {
+            0 => self.read(),
+            last => last,
+        }
+    }
+
+    /// The device's thread has slept.
+    fn forget(&self) {
+        self.last.store(0, Relaxed);
+    }
+
+    fn at_pop(&self) -> u64 {
+        let now = self.last();
+        self.called.store(false, Relaxed);
+        now
+    }
+
+    fn at_use(&self) -> u64 {
+        match self.called.load(Relaxed) {
+            true => self.last(),
+            false => self.read(),
+        }
+    }
 }
 
 struct QueueCounters {
@@ -135,7 +192,7 @@ struct HostCounters {
 impl DeviceCounters {
     pub(super) fn new(kind: String, queues: usize, has_file: bool) -> DeviceCounters {
         DeviceCounters {
-            clock: Instant::now(),
+            clock: Clock::new(),
             kind,
             queues: (0..queues).map(|_| QueueCounters::new()).collect(),
             ready: AtomicU64::new(0),
@@ -149,11 +206,6 @@ impl DeviceCounters {
         }
     }
 
-    fn now(&self) -> u64 {
-        // 584 years.
-        u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
     fn queue(&self, index: u16, count: impl FnOnce(&QueueCounters)) {
         if let Some(queue) = self.queues.get(usize::from(index)) {
             count(queue);
@@ -161,10 +213,17 @@ impl DeviceCounters {
     }
 
     /// As [`devices::watch::Watch::see`].
+    #[inline]
     pub(crate) fn count(&self, event: Event) {
         match event {
-            Event::Kicked { queue } => self.queue(queue, |queue| add(&queue.kicks, 1)),
-            Event::Ready { .. } => add(&self.ready, 1),
+            Event::Kicked { queue } => {
+                self.clock.forget();
+                self.queue(queue, |queue| add(&queue.kicks, 1));
+            }
+            Event::Ready { .. } => {
+                self.clock.forget();
+                add(&self.ready, 1);
+            }
             Event::Broken => add(&self.broken, 1),
             Event::Failed { .. } => add(&self.failed, 1),
             Event::Popped {
@@ -176,7 +235,7 @@ impl DeviceCounters {
             } => self.queue(queue, |queue| {
                 add(&queue.from_guest, readable);
                 queue.depth.record(waiting.into());
-                queue.taken(head).store(self.now(), Relaxed);
+                queue.taken(head).store(self.clock.at_pop(), Relaxed);
             }),
             Event::Used {
                 queue,
@@ -186,7 +245,8 @@ impl DeviceCounters {
                 add(&queue.requests, 1);
                 add(&queue.to_guest, written.into());
                 let taken = queue.taken(head).load(Relaxed);
-                queue.latency.record(self.now().saturating_sub(taken));
+                let now = self.clock.at_use();
+                queue.latency.record(now.saturating_sub(taken));
             }),
             Event::Published {
                 queue, interrupt, ..
@@ -194,8 +254,8 @@ impl DeviceCounters {
                 add(&queue.batches, 1);
                 add(&queue.wanted, interrupt.into());
             }),
-            Event::Host { call, len, .. } => self.host.begin(call, len, self.now()),
-            Event::HostDone { ok } => self.host.done(ok, self.now()),
+            Event::Host { call, len, .. } => self.host.begin(call, len, self.clock.last()),
+            Event::HostDone { ok } => self.host.done(ok, self.clock.read()),
             // From any thread.
             Event::Raised => {
                 self.raised.fetch_add(1, Relaxed);

@@ -55,10 +55,16 @@ impl Histogram {
     }
 }
 
+/// From here on not every value has a floating-point number of its own.
+const INEXACT: u64 = 1 << 53;
+
 /// Which bucket a value belongs to.
 fn bucket(value: u64) -> usize {
     let bucket = match value {
-        ..PARTS => value,
+        0..PARTS => value,
+        // A floating-point number begins with the two that are wanted: the power of two, and the quarter of it. Taking them
+        // from there costs three instructions; finding the highest bit costs dozens where the CPU has no Zbb.
+        PARTS..INEXACT => ((value as f64).to_bits() >> 50) - (1023 + 1) * PARTS,
         _ => {
             let log = u64::from(value.ilog2());
             (log - 1) * PARTS + (value >> (log - 2)) % PARTS

@@ -4,16 +4,16 @@
 //! other without its end.
 
 use std::collections::HashMap;
+use std::fmt::{Arguments, Write as _};
 use std::io::{self, Write};
 
 use devices::watch::{Event, HostCall};
-use serde_json::{Map, Value, json};
 
 use super::{ExitNote, Record, What};
 use crate::sbi;
 use crate::stats::registers::{self, Place};
 
-/// Writes events as they come.
+/// Writes events as they come. No text in them needs escaping: names are our own.
 pub(super) struct Writer<W: Write> {
     out: W,
     first: bool,
@@ -27,12 +27,15 @@ pub(super) struct Writer<W: Write> {
 #[derive(Default)]
 struct Thread {
     /// A call of its device: since when, and why.
-    call: Option<(u64, Value)>,
+    call: Option<(u64, String)>,
     /// A call of the host: since when, what, and with what.
-    host: Option<(u64, &'static str, Value)>,
+    host: Option<(u64, &'static str, String)>,
     /// A chain that was taken, whose descriptors are still to come.
-    popped: Option<(u64, Map<String, Value>)>,
+    popped: Option<(u64, String)>,
 }
+
+/// An event's category and name.
+type Name<'a> = (&'static str, &'a str);
 
 impl<W: Write> Writer<W> {
     pub(super) fn new(mut out: W) -> io::Result<Self> {
@@ -50,7 +53,9 @@ impl<W: Write> Writer<W> {
     pub(super) fn thread(&mut self, name: &str) -> io::Result<()> {
         let number = self.threads.len();
         self.threads.push(Thread::default());
-        self.put(&json!({"ph": "M", "name": "thread_name", "pid": 1, "tid": number, "args": {"name": name}}))
+        self.put(format_args!(
+            r#""ph":"M","name":"thread_name","pid":1,"tid":{number},"args":{{"name":"{name}"}}"#
+        ))
     }
 
     pub(super) fn record(
@@ -62,7 +67,7 @@ impl<W: Write> Writer<W> {
         match record.what {
             What::Exit(note, took) => {
                 let (name, args) = exit(note, devices);
-                self.span(thread, "exit", &name, record.at, took, args)
+                self.span(thread, ("exit", &name), record.at, took, &args)
             }
             What::Device(device, event) => {
                 let name = devices.get(usize::from(device));
@@ -82,34 +87,33 @@ impl<W: Write> Writer<W> {
         let Some(state) = self.threads.get_mut(thread) else {
             return Ok(());
         };
-        if let (
-            Some((_, args)),
-            Event::Descriptor {
-                index,
-                address,
-                len,
-                flags,
-            },
-        ) = (&mut state.popped, event)
+        if let Event::Descriptor {
+            index,
+            address,
+            len,
+            flags,
+        } = event
         {
-            let told = args.entry("buffers").or_insert_with(|| json!([]));
-            if let Some(told) = told.as_array_mut() {
-                told.push(json!({"index": index, "address": format!("{address:#x}"), "len": len, "flags": flags}));
+            // Without its chain, that was lost.
+            if let Some((_, args)) = &mut state.popped {
+                let comma = if args.ends_with('[') { "" } else { "," };
+                let _ = write!(
+                    args,
+                    r#"{comma}{{"index":{index},"address":"{address:#x}","len":{len},"flags":{flags}}}"#
+                );
             }
             return Ok(());
         }
-        if let Some((at, args)) = state.popped.take() {
-            self.instant(thread, "queue", "popped", at, args.into())?;
-        }
+        self.popped(thread)?;
         let Some(state) = self.threads.get_mut(thread) else {
             return Ok(());
         };
         match event {
             Event::Kicked { queue } => {
-                state.call = Some((at, json!({"device": device, "queue": queue})));
+                state.call = Some((at, format!(r#""device":"{device}","queue":{queue}"#)));
             }
             Event::Ready { file } => {
-                state.call = Some((at, json!({"device": device, "file": file})));
+                state.call = Some((at, format!(r#""device":"{device}","file":{file}"#)));
             }
             Event::Idle | Event::Broken => {
                 if let Some((began, args)) = state.call.take() {
@@ -118,7 +122,7 @@ impl<W: Write> Writer<W> {
                         _ => "serve",
                     };
                     let took = at.saturating_sub(began);
-                    return self.span(thread, "device", name, began, took, args);
+                    return self.span(thread, ("device", name), began, took, &args);
                 }
             }
             Event::Popped {
@@ -132,22 +136,26 @@ impl<W: Write> Writer<W> {
                 let request = self.next_request;
                 self.next_request += 1;
                 self.requests.insert((number, queue, head), request);
-                let args = json!({"device": device, "queue": queue, "request": request, "head": head,
-                    "descriptors": descriptors, "readable": readable, "writable": writable, "waiting": waiting});
-                if let (Some(state), Value::Object(args)) = (self.threads.get_mut(thread), args) {
-                    state.popped = Some((at, args));
-                }
+                state.popped = Some((
+                    at,
+                    format!(
+                        r#""device":"{device}","queue":{queue},"request":{request},"head":{head},"descriptors":{descriptors},"readable":{readable},"writable":{writable},"waiting":{waiting},"buffers":["#
+                    ),
+                ));
             }
-            // Its chain was lost.
             Event::Descriptor { .. } => {}
             Event::Used {
                 queue,
                 head,
                 written,
             } => {
+                // Null for one whose taking was lost.
                 let request = self.requests.remove(&(number, queue, head));
-                let args = json!({"device": device, "queue": queue, "request": request, "head": head, "written": written});
-                return self.instant(thread, "queue", "used", at, args);
+                let request = request.map_or("null".to_owned(), |it| it.to_string());
+                let args = format!(
+                    r#""device":"{device}","queue":{queue},"request":{request},"head":{head},"written":{written}"#
+                );
+                return self.instant(thread, ("queue", "used"), at, &args);
             }
             Event::Published {
                 queue,
@@ -155,8 +163,10 @@ impl<W: Write> Writer<W> {
                 count,
                 interrupt,
             } => {
-                let args = json!({"device": device, "queue": queue, "index": index, "count": count, "interrupt": interrupt});
-                return self.instant(thread, "queue", "published", at, args);
+                let args = format!(
+                    r#""device":"{device}","queue":{queue},"index":{index},"count":{count},"interrupt":{interrupt}"#
+                );
+                return self.instant(thread, ("queue", "published"), at, &args);
             }
             Event::Host { call, offset, len } => {
                 let name = match call {
@@ -165,90 +175,95 @@ impl<W: Write> Writer<W> {
                     HostCall::Sync => "host sync",
                     HostCall::Forget => "host forget",
                 };
-                let args = json!({"device": device, "offset": offset, "len": len});
+                let args = format!(r#""device":"{device}","offset":{offset},"len":{len}"#);
                 state.host = Some((at, name, args));
             }
             Event::HostDone { ok } => {
-                if let Some((began, name, mut args)) = state.host.take() {
-                    if let Some(args) = args.as_object_mut() {
-                        args.insert("ok".into(), ok.into());
-                    }
+                if let Some((began, name, args)) = state.host.take() {
+                    let args = format!(r#"{args},"ok":{ok}"#);
                     let took = at.saturating_sub(began);
-                    return self.span(thread, "host", name, began, took, args);
+                    return self.span(thread, ("host", name), began, took, &args);
                 }
             }
             Event::Failed { status } => {
-                let args = json!({"device": device, "status": status});
-                return self.instant(thread, "device", "failed", at, args);
+                let args = format!(r#""device":"{device}","status":{status}"#);
+                return self.instant(thread, ("device", "failed"), at, &args);
             }
             Event::Raised => {
-                let args = json!({"device": device});
-                return self.instant(thread, "interrupt", "interrupt", at, args);
+                let args = format!(r#""device":"{device}""#);
+                return self.instant(thread, ("interrupt", "interrupt"), at, &args);
             }
         }
         Ok(())
     }
 
+    /// Writes the taking of a chain, all of whose descriptors have come.
+    fn popped(&mut self, thread: usize) -> io::Result<()> {
+        let state = self.threads.get_mut(thread);
+        match state.and_then(|state| state.popped.take()) {
+            Some((at, args)) => self.instant(thread, ("queue", "popped"), at, &format!("{args}]")),
+            None => Ok(()),
+        }
+    }
+
     fn span(
         &mut self,
         thread: usize,
-        category: &str,
-        name: &str,
+        (category, name): Name<'_>,
         began: u64,
         took: u64,
-        args: Value,
+        args: &str,
     ) -> io::Result<()> {
-        self.put(
-            &json!({"ph": "X", "cat": category, "name": name, "pid": 1, "tid": thread,
-            "ts": microseconds(began), "dur": microseconds(took), "args": args}),
-        )
+        let (ts, dur) = (Microseconds(began), Microseconds(took));
+        self.put(format_args!(
+            r#""ph":"X","cat":"{category}","name":"{name}","pid":1,"tid":{thread},"ts":{ts},"dur":{dur},"args":{{{args}}}"#
+        ))
     }
 
     fn instant(
         &mut self,
         thread: usize,
-        category: &str,
-        name: &str,
+        (category, name): Name<'_>,
         at: u64,
-        args: Value,
+        args: &str,
     ) -> io::Result<()> {
-        self.put(
-            &json!({"ph": "i", "s": "t", "cat": category, "name": name, "pid": 1, "tid": thread,
-            "ts": microseconds(at), "args": args}),
-        )
+        let ts = Microseconds(at);
+        self.put(format_args!(
+            r#""ph":"i","s":"t","cat":"{category}","name":"{name}","pid":1,"tid":{thread},"ts":{ts},"args":{{{args}}}"#
+        ))
     }
 
-    fn put(&mut self, event: &Value) -> io::Result<()> {
-        let comma: &[u8] = if self.first { b"\n" } else { b",\n" };
+    fn put(&mut self, fields: Arguments<'_>) -> io::Result<()> {
+        let comma = if self.first { "" } else { "," };
         self.first = false;
-        self.out.write_all(comma)?;
-        serde_json::to_writer(&mut self.out, event).map_err(io::Error::from)
+        write!(self.out, "{comma}\n{{{fields}}}")
     }
 
     /// The end of the file, with the number of events that are missing in it.
     pub(super) fn finish(mut self, lost: u64) -> io::Result<()> {
         for thread in 0..self.threads.len() {
-            let popped = self.threads.get_mut(thread).and_then(|it| it.popped.take());
-            if let Some((at, args)) = popped {
-                self.instant(thread, "queue", "popped", at, args.into())?;
-            }
+            self.popped(thread)?;
         }
         let version = env!("CARGO_PKG_VERSION");
-        write!(
+        writeln!(
             self.out,
-            "\n],\"otherData\":{{\"hartvisor\":\"{version}\",\"lost\":{lost}}}}}\n"
+            "\n],\"otherData\":{{\"hartvisor\":\"{version}\",\"lost\":{lost}}}}}"
         )?;
         self.out.flush()
     }
 }
 
-/// The format's unit, with nanoseconds behind the point.
-fn microseconds(nanoseconds: u64) -> f64 {
-    nanoseconds as f64 / 1e3
+/// Nanoseconds in the format's unit, with three digits behind the point.
+struct Microseconds(u64);
+
+impl std::fmt::Display for Microseconds {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
 }
 
 /// The name of an exit, and what belongs to it.
-fn exit(note: ExitNote, devices: &[String]) -> (String, Value) {
+fn exit(note: ExitNote, devices: &[String]) -> (String, String) {
     let register = |number| {
         let (place, register) = registers::name(number);
         let device = match place {
@@ -264,23 +279,22 @@ fn exit(note: ExitNote, devices: &[String]) -> (String, Value) {
         ExitNote::Read(number) => {
             let (device, register) = register(number);
             let name = format!("read {device} {register}");
-            (name, json!({"device": device, "register": register}))
+            let args = format!(r#""device":"{device}","register":"{register}""#);
+            (name, args)
         }
         ExitNote::Write(number, value) => {
             let (device, register) = register(number);
             let name = format!("write {device} {register}");
-            let value = format!("{value:#x}");
-            (
-                name,
-                json!({"device": device, "register": register, "value": value}),
-            )
+            let args =
+                format!(r#""device":"{device}","register":"{register}","value":"{value:#x}""#);
+            (name, args)
         }
         ExitNote::Sbi(number) => {
             let name = sbi::NAMES.get(number).copied().unwrap_or("SBI call");
-            (name.to_owned(), json!({}))
+            (name.to_owned(), String::new())
         }
-        ExitNote::Csr(number) => ("CSR".to_owned(), json!({"number": format!("{number:#x}")})),
-        ExitNote::Ended => ("ended".to_owned(), json!({})),
-        ExitNote::Interrupted => ("interrupted".to_owned(), json!({})),
+        ExitNote::Csr(number) => ("CSR".to_owned(), format!(r#""number":"{number:#x}""#)),
+        ExitNote::Ended => ("ended".to_owned(), String::new()),
+        ExitNote::Interrupted => ("interrupted".to_owned(), String::new()),
     }
 }

@@ -56,7 +56,7 @@ impl Event {
 /// # Errors
 /// The file cannot be read, is no trace of ours, or has no such request.
 pub fn text(path: &Path, number: Option<u64>) -> Result<String, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read {
+    let bytes = std::fs::read(path).map_err(|source| Error::Open {
         what: "trace",
         path: path.into(),
         source,

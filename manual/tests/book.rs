@@ -1,0 +1,113 @@
+//! The book: that it hangs together, and that what its commands print is what it says (`make test-docs`).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use manual::session::{check, steps};
+
+fn project() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    path.canonicalize().unwrap()
+}
+
+/// The pages: README.md and those in docs.
+fn pages() -> Vec<PathBuf> {
+    let docs = fs::read_dir(project().join("docs")).unwrap();
+    let docs = docs.map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|it| it == "md"));
+    pages.chain([project().join("README.md")]).collect()
+}
+
+/// The targets of a page's links to files, and of its pictures.
+fn links(page: &str) -> Vec<String> {
+    let targets = page
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'));
+    let targets = targets.map(|(target, _)| target);
+    let sources = page
+        .split("src=\"")
+        .skip(1)
+        .filter_map(|rest| rest.split_once('"'));
+    let all = targets.chain(sources.map(|(source, _)| source));
+    all.filter(|target| !target.contains("://"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// As GitHub and mdBook make the anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept
+        .chars()
+        .filter(|it| it.is_alphanumeric() || matches!(it, ' ' | '-' | '_'));
+    kept.map(|it| if it == ' ' { '-' } else { it }).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in links(&text) {
+            let (path, fragment) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match path {
+                "" => page.clone(),
+                path => page.parent().unwrap().join(path),
+            };
+            assert!(target.exists(), "{}: {link}", page.display());
+            let heading = |line: &str| {
+                line.starts_with('#') && anchor(line.trim_start_matches('#')) == fragment
+            };
+            let has = || fs::read_to_string(&target).unwrap().lines().any(heading);
+            assert!(fragment.is_empty() || has(), "{}: {link}", page.display());
+        }
+    }
+}
+
+#[test]
+fn every_page_of_docs_is_in_the_table_of_contents() {
+    let contents = fs::read_to_string(project().join("docs/SUMMARY.md")).unwrap();
+    for page in pages() {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        let of_contents = matches!(name, "SUMMARY.md" | "README.md");
+        assert!(
+            of_contents || contents.contains(&format!("({name})")),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "it needs what make builds, QEMU and the lab: make test-docs"]
+fn what_commands_print_is_what_the_pages_say() {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
+    let programs = project().join(target).join("release");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let mut count = 0;
+    for page in pages() {
+        for step in steps(&fs::read_to_string(&page).unwrap()) {
+            let place = format!("{}:{}: $ {}", page.display(), step.line, step.command);
+            eprintln!("{place}");
+            let output = Command::new("timeout")
+                .args(["600", "bash", "-c", &format!("exec 2>&1\n{}", step.command)])
+                .current_dir(project())
+                .env("PATH", &path)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let printed = String::from_utf8_lossy(&output.stdout);
+            if let Err(why) = check(&step.output, &printed) {
+                panic!("{place}\n{why}; it printed\n{printed}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 0, "no page has a command that is run");
+}

@@ -1,0 +1,295 @@
+//! `hartvisor run --rings` keeps what queues held, and `hartvisor rings` draws it: descriptor table, available and used ring,
+//! which chains there are and who owns them.
+//!
+//! Of each queue there are two moments in the file: the kick at which most was in flight, as the device's thread found it
+//! before it took the first chain, and the moment of writing. That is the end of the run, or SIGUSR1, for a driver that
+//! hangs; the main thread then reads guest memory while everything goes on, so an index may be newer than an entry.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use devices::rings::{Snapshot, View};
+use log::warn;
+use serde::{Deserialize, Serialize};
+
+use crate::cli;
+use crate::error::Error;
+
+mod svg;
+mod text;
+
+/// What a queue held, as it is in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// `disk0`, `console`, …
+    device: String,
+    queue: u16,
+    /// When that was.
+    moment: Moment,
+    /// Address, length, flags, next.
+    descriptors: Vec<Descriptor>,
+    /// Of chains in flight: the descriptor that refers to it, and the table's entries.
+    tables: Vec<(u16, Vec<Descriptor>)>,
+    available: Available,
+    used: Used,
+    /// Heads of chains that the device has and has not used.
+    in_flight: Vec<u16>,
+}
+
+/// When a queue held what it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Moment {
+    /// Before the device served the kick at which most chains were in flight.
+    BusiestKick,
+    /// When the file was written.
+    Now,
+}
+
+impl Moment {
+    fn text(self) -> &'static str {
+        match self {
+            Moment::BusiestKick => "at the kick that found most in flight",
+            Moment::Now => "when the file was written",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Descriptor {
+    address: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    fn goes_on(&self) -> bool {
+        self.flags & 1 != 0
+    }
+
+    fn is_table(&self) -> bool {
+        self.flags & 4 != 0
+    }
+
+    /// Who does what with its buffer.
+    fn direction(&self) -> &'static str {
+        match (self.is_table(), self.flags & 2 != 0) {
+            (true, _) => "table",
+            (false, true) => "device writes",
+            (false, false) => "device reads",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Available {
+    flags: u16,
+    idx: u16,
+    ring: Vec<u16>,
+    used_event: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Used {
+    flags: u16,
+    idx: u16,
+    /// Head and bytes written.
+    ring: Vec<(u32, u32)>,
+    avail_event: Option<u16>,
+}
+
+impl Queue {
+    fn new(device: &str, queue: u16, moment: Moment, held: &Snapshot) -> Queue {
+        let plain = |all: &[devices::rings::Descriptor]| {
+            let plain = |it: &devices::rings::Descriptor| Descriptor {
+                address: it.address,
+                len: it.len,
+                flags: it.flags,
+                next: it.next,
+            };
+            all.iter().map(plain).collect::<Vec<_>>()
+        };
+        Queue {
+            device: device.to_owned(),
+            queue,
+            moment,
+            descriptors: plain(&held.descriptors),
+            tables: held
+                .tables
+                .iter()
+                .map(|(head, table)| (*head, plain(table)))
+                .collect(),
+            available: Available {
+                flags: held.available_flags,
+                idx: held.available_idx,
+                ring: held.available.clone(),
+                used_event: held.used_event,
+            },
+            used: Used {
+                flags: held.used_flags,
+                idx: held.used_idx,
+                ring: held.used.clone(),
+                avail_event: held.avail_event,
+            },
+            in_flight: held.heads_in_flight().collect(),
+        }
+    }
+
+    /// The descriptors of the chain that begins at `head`, with their indices: a loop is cut where it closes.
+    fn chain(&self, head: u16) -> Vec<(u16, Descriptor)> {
+        let mut chain = Vec::new();
+        let mut index = head;
+        while let Some(descriptor) = self.descriptors.get(usize::from(index)) {
+            chain.push((index, *descriptor));
+            if !descriptor.goes_on() || chain.len() >= self.descriptors.len() {
+                break;
+            }
+            index = descriptor.next;
+        }
+        chain
+    }
+
+    /// The table that descriptor `index` refers to, if it is in flight.
+    fn table(&self, index: u16) -> Option<&[Descriptor]> {
+        let found = self.tables.iter().find(|(head, _)| *head == index);
+        found.map(|(_, table)| table.as_slice())
+    }
+}
+
+/// Keeps what the queues of a run held.
+pub(crate) struct Recorder {
+    path: PathBuf,
+    queues: Mutex<Vec<Kept>>,
+}
+
+struct Kept {
+    device: String,
+    queue: u16,
+    /// Gone with the guest's memory.
+    view: Option<View>,
+    busiest: Snapshot,
+    last: Option<Snapshot>,
+}
+
+impl Recorder {
+    /// For the file at `path`, which is made now.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn new(path: &Path) -> Result<Recorder, Error> {
+        File::create(path).map_err(|source| Error::Write {
+            what: "the rings to",
+            path: path.into(),
+            source,
+        })?;
+        Ok(Recorder {
+            path: path.into(),
+            queues: Mutex::default(),
+        })
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A queue was kicked, and is about to be served by this thread.
+    pub(crate) fn kicked(&self, device: &str, queue: u16, view: View) {
+        let held = view.snapshot();
+        let mut queues = self.queues();
+        let known = queues
+            .iter_mut()
+            .find(|kept| kept.device == device && kept.queue == queue);
+        match known {
+            Some(kept) => {
+                kept.view = Some(view);
+                if held.in_flight() >= kept.busiest.in_flight() {
+                    kept.busiest = held;
+                }
+            }
+            None => queues.push(Kept {
+                device: device.to_owned(),
+                queue,
+                view: Some(view),
+                busiest: held,
+                last: None,
+            }),
+        }
+    }
+
+    /// The guest's life is over, and its memory about to go.
+    pub(crate) fn died(&self) {
+        for kept in self.queues().iter_mut() {
+            if let Some(view) = kept.view.take() {
+                kept.last = Some(view.snapshot());
+            }
+        }
+    }
+
+    /// Writes the file.
+    pub(crate) fn write(&self) {
+        let mut all = Vec::new();
+        for kept in self.queues().iter() {
+            let of = |moment, held| Queue::new(&kept.device, kept.queue, moment, held);
+            all.push(of(Moment::BusiestKick, &kept.busiest));
+            let now = kept.view.as_ref().map(View::snapshot);
+            if let Some(now) = now.as_ref().or(kept.last.as_ref()) {
+                all.push(of(Moment::Now, now));
+            }
+        }
+        let text = serde_json::to_vec(&all).map_err(io::Error::from);
+        if let Err(error) = text.and_then(|text| fs::write(&self.path, text)) {
+            warn!("cannot write the rings: {error}");
+        }
+    }
+}
+
+/// `hartvisor rings FILE`.
+///
+/// # Errors
+/// There is nothing to draw, or the drawing cannot be written.
+pub fn run(options: &cli::Rings) -> Result<u8, Error> {
+    let path = &options.file;
+    let bytes = fs::read(path).map_err(|source| Error::Open {
+        what: "rings",
+        path: path.clone(),
+        source,
+    })?;
+    let wrong = |problem| Error::Rings {
+        path: path.clone(),
+        problem,
+    };
+    let queues: Vec<Queue> = serde_json::from_slice(&bytes)
+        .map_err(|error| wrong(format!("expected what run --rings writes: {error}")))?;
+    let asked = |queue: &&Queue| {
+        options.device.as_ref().is_none_or(|it| *it == queue.device)
+            && options.queue.is_none_or(|it| it == queue.queue)
+    };
+    let asked: Vec<_> = queues.iter().filter(asked).collect();
+    if asked.is_empty() {
+        let known: Vec<_> = queues
+            .iter()
+            .map(|it| format!("{} {}", it.device, it.queue))
+            .collect();
+        let known = known.join(", ");
+        return Err(wrong(format!("no such queue in it, there are: {known}")));
+    }
+    if let Some(out) = &options.svg {
+        fs::write(out, svg::draw(&asked)).map_err(|source| Error::Write {
+            what: "the drawing to",
+            path: out.clone(),
+            source,
+        })?;
+        return Ok(0);
+    }
+    let texts: Vec<_> = asked.iter().map(|queue| text::draw(queue)).collect();
+    // Nothing is left to say when stdout is closed.
+    let _ = io::stdout().write_all(texts.join("\n").as_bytes());
+    Ok(0)
+}
+
+#[cfg(test)]
+#[path = "rings_test.rs"]
+mod tests;

@@ -73,6 +73,7 @@ fn rings(event_idx: bool) -> (Rings, Queue) {
         unfinished: false,
         spare: Vec::new(),
         interrupt: Arc::new(Interrupt::new(Box::new(Wire(Arc::clone(&rings.wire))))),
+        watch: None,
     };
     (rings, queue)
 }

@@ -284,7 +284,7 @@ fn a_qcow2_image_is_opened_where_this_build_can_and_else_it_says_which_can() {
     for disk in ["image", "image,format=qcow2", "raw,format=qcow2"] {
         let words: &[&str] = match (cfg!(feature = "qcow2"), disk.split(',').next()) {
             (true, Some("raw")) => &["\"raw\"", "as a qcow2 image: it is no qcow2 image"],
-            (true, _) => &["\"image\" cannot be used as a qcow2 image: it is no"],
+            (true, _) => &["\"image\" cannot be used as a qcow2 image: its refcounts"],
             (false, _) => &["is a qcow2 image", "a build with the feature qcow2"],
         };
         folder.refused(&["--disk", disk], words);

@@ -1,4 +1,4 @@
-//! A disk under Linux on RISC-V KVM: its space given back, its cache turned off, its size changed, its image locked.
+//! A disk under Linux on RISC-V KVM: its space given back, zeroes written, its cache turned off, its size changed, its image locked.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -39,6 +39,14 @@ done
 dd if=/dev/vda of=/dev/vdc bs=1M count=16 conv=fsync 2>/dev/null
 echo 3 >/proc/sys/vm/drop_caches
 echo "sum=$(dd if=/dev/vdc bs=1M count=16 2>/dev/null | sha256sum)"
+# What a loop device over a disk is told to forget it has the disk write as zeroes: blocks 4 to 7.
+discards() { set -- $(cat /sys/block/vda/stat); echo "${12}"; }
+modprobe loop; losetup /dev/loop0 /dev/vda
+before=$(discards)
+blkdiscard -o 4194304 -l 4194304 /dev/loop0 && echo "discards=$(($(discards) - before))"
+losetup -d /dev/loop0
+echo 3 >/proc/sys/vm/drop_caches
+echo "zeroes=$(dd if=/dev/vda bs=1M skip=4 count=4 2>/dev/null | tr -d '\0' | wc -c)"
 for size in 196608 65536; do
     echo "want=$size"
     while [ "$(cat size)" != $size ]; do sleep 0.1; done
@@ -73,6 +81,7 @@ while read -r line <&4; do
 done
 wait $vmm; echo status=$?
 blocks disk; blocks behind
+echo "zeroes=$(dd if=disk bs=1M skip=4 count=4 2>/dev/null | tr -d '\0' | wc -c)"
 "#;
 
 /// The values of all `name=value`.
@@ -101,9 +110,13 @@ fn linux_uses_all_that_a_disk_offers() {
     assert_eq!(values(&text, "mq"), ["2"], "{text}");
     assert_eq!(values(&text, "physical"), ["4096"], "{text}");
     assert_eq!(values(&text, "discard"), [(1 << 30).to_string()], "{text}");
-    // The first is the limit, the others what was not zero in what was discarded.
+    // The first is the limit, the others what was not zero in what was discarded, then in what was to be zero: as the guest sees
+    // it, and in the file.
     let limit = (32 << 20).to_string();
-    assert_eq!(values(&text, "zeroes"), [&*limit, "0", "0"], "{text}");
+    let zeroes = [&*limit, "0", "0", "0", "0"];
+    assert_eq!(values(&text, "zeroes"), zeroes, "{text}");
+    // It was WRITE_ZEROES.
+    assert_eq!(values(&text, "discards"), ["0"], "{text}");
     assert_eq!(text.matches("cache=write through").count(), 1, "{text}");
     assert_eq!(text.matches("cache=write back").count(), 2, "{text}");
     assert_eq!(values(&text, "discarded"), ["vda", "vdb"], "{text}");
@@ -113,6 +126,6 @@ fn linux_uses_all_that_a_disk_offers() {
     assert_eq!(values(&text, "said").len(), 2, "{text}");
     assert_eq!(values(&text, "second"), ["2", "2"], "{text}");
     assert!(text.contains("another machine has disk \"disk\""), "{text}");
-    // 64 MiB before; 16 of them given back, and at last all but 32 cut off, of which 16 are a hole.
-    assert_eq!(values(&text, "blocks"), ["64", "64", "16", "48"], "{text}");
+    // 64 MiB before; 16 of them given back, 4 of them zeroes, and at last all but 32 cut off.
+    assert_eq!(values(&text, "blocks"), ["64", "64", "12", "48"], "{text}");
 }

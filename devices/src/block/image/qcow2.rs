@@ -5,11 +5,10 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
 
 use imago::file::File as Storage;
 use imago::qcow2::Qcow2 as Opened;
-use imago::{DenyImplicitOpenGate, FormatAccess, StorageOpenOptions};
+use imago::{DenyImplicitOpenGate, FormatAccess, StorageExt, StorageOpenOptions};
 use rustix::fs::{OFlags, fcntl_getfl};
 
 use super::Geometry;
@@ -27,10 +26,10 @@ pub(super) struct Qcow2 {
 
 impl Qcow2 {
     pub(super) fn open(file: File, readonly: bool) -> io::Result<Qcow2> {
-        let cluster = check(&file)?;
         let direct = fcntl_getfl(&file)?.contains(OFlags::DIRECT);
         let options = StorageOpenOptions::new().write(!readonly).direct(direct);
         let storage = Storage::from_open_file(file, options)?;
+        let cluster = check(&storage)?;
         let mut opened: Opened<Storage> = Opened::open_image(storage, !readonly)?;
         if let Some(name) = opened.implicit_backing_file() {
             return Err(refused(format!("it has a backing file, {name:?}")));
@@ -119,7 +118,7 @@ fn part(buffer: &mut [u8], len: u64) -> &mut [u8] {
 }
 
 /// Looks at what imago does not look at, and gives the size of a cluster in bytes.
-fn check(file: &File) -> io::Result<u32> {
+fn check(file: &Storage) -> io::Result<u32> {
     // be32 magic, be32 version, be64 backing file, be32 its length, be32 cluster_bits, be64 size, be32 crypt_method, be32 l1_size,
     // be64 l1_table, be64 refcount_table, be32 its clusters; version 3 has be32 refcount_order at 96
     let magic: [u8; 4] = at(file, 0)?;
@@ -146,20 +145,40 @@ fn check(file: &File) -> io::Result<u32> {
         return Err(refused("its refcounts are damaged"));
     }
     let bits = u32::from_be_bytes(at(file, 20)?);
-    Ok(1_u32.checked_shl(bits).unwrap_or(0))
+    let cluster = 1_u32.checked_shl(bits).unwrap_or(0);
+    if u32::from_be_bytes(at(file, 4)?) == 3 {
+        check_extensions(file, cluster.into())?;
+    }
+    Ok(cluster)
 }
 
-/// The bytes at `offset`.
-fn at<const N: usize>(file: &File, offset: u64) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    let read = file.read_exact_at(&mut bytes, offset);
-    match read.map_err(|error| error.kind()) {
-        Ok(()) => Ok(bytes),
-        // Of a file that has no such place.
-        Err(ErrorKind::UnexpectedEof | ErrorKind::InvalidInput) => {
-            Err(refused("it is no qcow2 image, or it was cut short"))
+/// Looks at the extensions of a header of version 3, which lie in the first cluster: be32 type, be32 length, data in whole 8 bytes.
+fn check_extensions(file: &Storage, cluster: u64) -> io::Result<()> {
+    const FEATURE_NAMES: u32 = 0x6803_f857;
+    let mut offset = u64::from(u32::from_be_bytes(at(file, 100)?));
+    while offset + 8 <= cluster {
+        let kind = u32::from_be_bytes(at(file, offset)?);
+        let len = u32::from_be_bytes(at(file, offset + 4)?);
+        match kind {
+            0 => break,
+            // imago would panic at an entry, of 48 bytes, that ends with its first (0.2.6).
+            FEATURE_NAMES if !len.is_multiple_of(48) => {
+                return Err(refused("its names of features are damaged"));
+            }
+            _ => offset += 8 + u64::from(len).next_multiple_of(8),
         }
-        Err(kind) => Err(kind.into()),
+    }
+    Ok(())
+}
+
+/// The bytes at `offset`; behind the end of the file there are zeroes. imago reads them, which knows how past the host's cache.
+fn at<const N: usize>(file: &Storage, offset: u64) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    match file.read(&mut bytes[..], offset) {
+        Ok(()) => Ok(bytes),
+        // Of a place that no file has.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Err(refused("it is damaged")),
+        Err(error) => Err(error),
     }
 }
 

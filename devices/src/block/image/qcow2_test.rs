@@ -23,6 +23,13 @@ fn image() -> File {
     file
 }
 
+/// The bytes at `offset`.
+fn at<const N: usize>(file: &File, offset: u64) -> [u8; N] {
+    let mut bytes = [0; N];
+    file.read_exact_at(&mut bytes, offset).unwrap();
+    bytes
+}
+
 fn bench(file: &File, readonly: bool) -> Bench {
     let image = Image::qcow2(file.try_clone().unwrap(), readonly).unwrap();
     let options = Options {
@@ -73,6 +80,28 @@ fn what_was_written_and_flushed_is_there_when_the_image_is_opened_again() {
         assert_eq!(read(&mut again, SIZE / 512 - 1, 1), (OK, Some(9)));
         assert_eq!(read(&mut again, SIZE / 512, 1).0, IOERR);
     }
+}
+
+/// What direct I/O demands of buffers is imago's affair: sectors in the middle of its clusters and of the host's blocks.
+#[test]
+fn an_image_may_be_opened_past_the_hosts_cache() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    std::fs::write(&path, content(&image())).unwrap();
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_DIRECT);
+    let Ok(file) = options.open(&path) else {
+        return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
+    };
+    let mut first = bench(&file, false);
+    assert_eq!(write(&mut first, 3, 200, 7), OK);
+    assert_eq!(write(&mut first, 100, 1, 8), OK);
+    drop(first);
+    let mut again = bench(&File::open(&path).unwrap(), true);
+    assert_eq!(read(&mut again, 3, 97), (OK, Some(7)));
+    assert_eq!(read(&mut again, 100, 1), (OK, Some(8)));
+    assert_eq!(read(&mut again, 101, 102), (OK, Some(7)));
 }
 
 #[test]
@@ -131,7 +160,7 @@ fn content(file: &File) -> Vec<u8> {
 #[test]
 fn images_that_name_other_files_or_cannot_be_read_are_refused() {
     type Change = fn(&File);
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 10] = [
         ("backing file, \"/etc/passwd\"", |file| {
             file.write_all_at(b"/etc/passwd", 1024).unwrap();
             file.write_all_at(&1024_u64.to_be_bytes(), 8).unwrap();
@@ -149,18 +178,23 @@ fn images_that_name_other_files_or_cannot_be_read_are_refused() {
         }),
         ("refcounts are damaged", |file| {
             // The first entry of the refcount table, and then the refcount of the first cluster.
-            let table = u64::from_be_bytes(at(file, 48).unwrap());
+            let table = u64::from_be_bytes(at(file, 48));
             file.write_all_at(&[0; 8], table).unwrap();
         }),
         ("refcounts are damaged", |file| {
-            let table = u64::from_be_bytes(at(file, 48).unwrap());
-            let block = u64::from_be_bytes(at(file, table).unwrap());
+            let table = u64::from_be_bytes(at(file, 48));
+            let block = u64::from_be_bytes(at(file, table));
             file.write_all_at(&[0; 2], block).unwrap();
         }),
         ("refcounts are damaged", |file| {
             file.write_all_at(&[0; 4], 56).unwrap();
         }),
-        ("cut short", |file| file.set_len(100).unwrap()),
+        ("names of features are damaged", |file| {
+            let header = u64::from(u32::from_be_bytes(at(file, 100)));
+            let extension = [0x6803_f857_u32, 49].map(u32::to_be_bytes).concat();
+            file.write_all_at(&extension, header).unwrap();
+        }),
+        ("refcounts are damaged", |file| file.set_len(100).unwrap()),
         ("no qcow2 image", |file| {
             file.write_all_at(b"raw!", 0).unwrap();
         }),

@@ -107,7 +107,11 @@ fn measure(options: &Run) -> Result<()> {
     } else {
         cases::tests(options.quick)
     };
-    let suffix = if options.quick { "-quick" } else { "" };
+    let suffix = match (options.boot, options.quick) {
+        (true, _) => "-boot",
+        (false, true) => "-quick",
+        (false, false) => "",
+    };
     let out = options.out.clone();
     let out = out.unwrap_or_else(|| {
         lab.results()

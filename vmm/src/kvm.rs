@@ -12,6 +12,7 @@ mod end;
 mod ext;
 mod irq;
 mod ram;
+mod registers;
 mod report;
 mod threads;
 mod vcpu;
@@ -25,7 +26,7 @@ use devices::memory::Memory;
 use devices::mmio::{Mmio, QUEUE_NOTIFY};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use log::{debug, info};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use self::end::Ending;
 use self::irq::Irqchip;
@@ -106,6 +107,7 @@ fn live(
     let memory = Memory::new(Arc::clone(&ram));
     let devices = board::plug(&mut bus, &memory, models, |irq| irqchip.source(&vm, irq))?;
     attach_kicks(&vm, &devices);
+    registers::show(&vm, ram.num_regions(), &devices);
     devices
         .iter()
         .take(1)

@@ -1,7 +1,9 @@
 //! How a device gets its driver's attention.
 
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
-use crate::virtio::{INTERRUPT_CONFIG, INTERRUPT_USED};
+use std::sync::Arc;
+
+use crate::registers::{INTERRUPT_STATUS, Registers, STATUS};
+use crate::virtio::{INTERRUPT_CONFIG, INTERRUPT_USED, status};
 
 /// An interrupt wire: a PLIC input, an irqfd, a hart's external interrupt, or a flag in a test.
 ///
@@ -12,12 +14,15 @@ pub trait IrqLine: Send + Sync {
     fn set(&self, high: bool);
 }
 
-/// The interrupt side of one virtio device: the InterruptStatus register (§ 4.2.2) and its wire.
+/// DEVICE_NEEDS_RESET as a bit of a register.
+const NEEDS_RESET: u32 = status::DEVICE_NEEDS_RESET as u32;
+
+/// The interrupt side of one virtio device: the InterruptStatus register (§ 4.2.2), DEVICE_NEEDS_RESET, and the wire.
 ///
-/// The device's worker raises and the vCPUs read and acknowledge, so everything here is atomic and nothing locks.
+/// The device's worker raises and the vCPUs read and acknowledge, so everything here is atomic and nothing locks. A register
+/// says its new value before the wire rises.
 pub struct Interrupt {
-    status: AtomicU32,
-    needs_reset: AtomicBool,
+    registers: Arc<Registers>,
     line: Box<dyn IrqLine>,
     /// Whether a raised bit stays until it is acknowledged.
     latched: bool,
@@ -26,9 +31,13 @@ pub struct Interrupt {
 impl Interrupt {
     /// An interrupt that drives `line`, which is low.
     pub fn new(line: Box<dyn IrqLine>) -> Self {
+        Interrupt::shown_in(Arc::default(), line)
+    }
+
+    /// The same, whose registers are among `registers`.
+    pub(crate) fn shown_in(registers: Arc<Registers>, line: Box<dyn IrqLine>) -> Self {
         Interrupt {
-            status: AtomicU32::new(0),
-            needs_reset: AtomicBool::new(false),
+            registers,
             line,
             latched: true,
         }
@@ -55,18 +64,18 @@ impl Interrupt {
     /// The device cannot go on: DEVICE_NEEDS_RESET, and the configuration change notification that goes with it
     /// (§ 2.1.2).
     pub fn needs_reset(&self) {
-        self.needs_reset.store(true, Ordering::SeqCst);
+        self.registers.add(STATUS, NEEDS_RESET);
         self.config_changed();
     }
 
     /// Whether [`needs_reset`](Self::needs_reset) was called since the last reset.
     pub fn is_reset_needed(&self) -> bool {
-        self.needs_reset.load(Ordering::SeqCst)
+        self.registers.get(STATUS) & NEEDS_RESET != 0
     }
 
     /// The InterruptStatus register.
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
+        self.registers.get(INTERRUPT_STATUS)
     }
 
     /// A write to InterruptACK: clears `bits`.
@@ -74,13 +83,13 @@ impl Interrupt {
     /// The wire falls even if bits are left, and rises again: a driver that learns of edges alone would otherwise never
     /// learn of a bit that was set while it looked at another.
     pub fn acknowledge(&self, bits: u32) {
-        self.status.fetch_and(!bits, Ordering::SeqCst);
+        self.registers.remove(INTERRUPT_STATUS, bits);
         self.drive(false);
     }
 
     /// Forgets everything, as a device reset does. The caller has stopped whoever raises.
     pub fn reset(&self) {
-        self.needs_reset.store(false, Ordering::SeqCst);
+        self.registers.remove(STATUS, NEEDS_RESET);
         self.acknowledge(u32::MAX);
     }
 
@@ -90,7 +99,7 @@ impl Interrupt {
         }
         // A bit that is still set was raised and is unacknowledged: the wire is high already, and the driver has yet to
         // acknowledge, after which it looks at what we did before this line.
-        if self.status.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+        if self.registers.add(INTERRUPT_STATUS, bit) & bit == 0 {
             self.drive(true);
         }
     }

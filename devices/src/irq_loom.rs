@@ -5,6 +5,7 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::*;
+use crate::sync::{AtomicBool, Ordering};
 
 /// A wire as an interrupt controller is one: whoever drives it comes after who drove it before.
 #[derive(Clone)]

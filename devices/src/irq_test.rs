@@ -59,3 +59,24 @@ fn no_interleaving_of_raise_and_acknowledge_leaves_the_wire_wrong() {
         interrupt.acknowledge(u32::MAX);
     }
 }
+
+/// A guest that sees the registers in place reads InterruptStatus as soon as the wire is high.
+#[test]
+fn a_register_says_why_before_the_wire_rises() {
+    struct Looks(Arc<Registers>);
+    impl IrqLine for Looks {
+        fn set(&self, high: bool) {
+            assert_eq!(self.0.get(INTERRUPT_STATUS) != 0, high);
+            if self.0.get(INTERRUPT_STATUS) & INTERRUPT_CONFIG != 0 {
+                assert_eq!(self.0.get(STATUS), NEEDS_RESET);
+            }
+        }
+    }
+    let registers = Arc::new(Registers::default());
+    let line = Box::new(Looks(Arc::clone(&registers)));
+    let interrupt = Interrupt::shown_in(registers, line);
+    interrupt.used_buffer();
+    interrupt.acknowledge(INTERRUPT_USED);
+    interrupt.needs_reset();
+    interrupt.reset();
+}

@@ -38,6 +38,7 @@ pub mod memory;
 pub mod mmio;
 pub mod plic;
 pub mod queue;
+pub mod registers;
 pub mod rings;
 pub mod rng;
 pub mod rtc;

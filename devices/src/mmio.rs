@@ -1,7 +1,8 @@
 //! The virtio-mmio transport, version 2 (§ 4.2): a page of registers.
 //!
-//! The registers fall in three groups. QueueNotify and the interrupt registers are touched on every request: they are
-//! an eventfd and atomics. The configuration space is shared with the device. The rest sets the device up, behind a lock.
+//! What the driver reads is a page of memory ([`Registers`]), which every store here, the worker and the device's
+//! configuration keep up to date. Stores fall in two groups. QueueNotify and InterruptACK come with every request: they are an
+//! eventfd and atomics. The rest sets the device up, behind a lock.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use crate::bus::BusDevice;
 use crate::irq::{Interrupt, IrqLine};
 use crate::memory::Memory;
 use crate::queue::{self, Broken, Queue, QueueConfig};
+use crate::registers::{self, Registers};
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice, features, status};
 use crate::worker::Worker;
 
@@ -40,9 +42,10 @@ mod register {
     pub(super) const QUEUE_SIZE: u64 = 0x038;
     pub(super) const QUEUE_READY: u64 = 0x044;
     pub(super) const QUEUE_NOTIFY: u64 = super::QUEUE_NOTIFY;
-    pub(super) const INTERRUPT_STATUS: u64 = 0x060;
+    #[cfg(test)]
+    pub(super) const INTERRUPT_STATUS: u64 = super::registers::INTERRUPT_STATUS;
     pub(super) const INTERRUPT_ACK: u64 = 0x064;
-    pub(super) const STATUS: u64 = 0x070;
+    pub(super) const STATUS: u64 = super::registers::STATUS;
     pub(super) const QUEUE_DESC_LOW: u64 = 0x080;
     pub(super) const QUEUE_DESC_HIGH: u64 = 0x084;
     pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
@@ -50,11 +53,16 @@ mod register {
     pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
     pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
     pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
+    pub(super) const SHM_LEN_HIGH: u64 = 0x0b4;
+    pub(super) const SHM_BASE_LOW: u64 = 0x0b8;
     pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
     pub(super) const QUEUE_RESET: u64 = 0x0c0;
     pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
-    pub(super) const CONFIG: u64 = 0x100;
+    pub(super) const CONFIG: u64 = super::registers::CONFIG;
 }
+
+/// Bytes of a configuration space that may be other than zero: more than any device here has.
+const CONFIG_LEN: usize = 128;
 
 /// The features that the transport itself has.
 const FEATURES: u64 = features::VERSION_1 | features::RING_RESET;
@@ -68,14 +76,14 @@ pub struct Mmio {
     offered: u64,
     config: Arc<dyn ConfigSpace>,
     kicks: Arc<[EventFd]>,
+    registers: Arc<Registers>,
     interrupt: Arc<Interrupt>,
     memory: Memory,
     setup: Mutex<Setup>,
 }
 
-/// The registers that set the device up.
+/// What the driver wrote to set the device up. The status is not here but in the registers, where it is read.
 struct Setup {
-    status: u8,
     offered_sel: u32,
     accepted: u64,
     accepted_sel: u32,
@@ -103,15 +111,16 @@ impl Mmio {
     ) -> io::Result<Mmio> {
         let sizes = device.queues();
         let kicks: io::Result<Vec<_>> = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect();
-        Ok(Mmio {
+        let registers = Arc::new(Registers::default());
+        let mmio = Mmio {
             id: device.id(),
             offered: device.features() | queue::FEATURES | FEATURES,
             config: device.config(),
             kicks: kicks?.into(),
-            interrupt: Arc::new(Interrupt::new(line)),
+            interrupt: Arc::new(Interrupt::shown_in(Arc::clone(&registers), line)),
+            registers,
             memory,
             setup: Mutex::new(Setup {
-                status: 0,
                 offered_sel: 0,
                 accepted: 0,
                 accepted_sel: 0,
@@ -119,7 +128,16 @@ impl Mmio {
                 queues: sizes.iter().map(|&max| QueueConfig::new(max)).collect(),
                 device: State::Offered(device),
             }),
-        })
+        };
+        mmio.introduce();
+        mmio.show(&mmio.setup());
+        mmio.show_config();
+        Ok(mmio)
+    }
+
+    /// What the driver reads, for whoever can show it to the guest in place.
+    pub fn registers(&self) -> &Registers {
+        &self.registers
     }
 
     /// The notifications of each queue.
@@ -129,9 +147,20 @@ impl Mmio {
 
     /// The device's configuration space has changed: the driver is told, if the device is live.
     pub fn config_changed(&self) {
-        if self.setup().status & status::DRIVER_OK != 0 {
+        let _setup = self.setup();
+        // Before and after: whoever read half of each sees another generation at the end than at the beginning (§ 2.5.1).
+        self.new_generation();
+        self.show_config();
+        self.new_generation();
+        if self.status() & status::DRIVER_OK != 0 {
             self.interrupt.config_changed();
         }
+    }
+
+    fn new_generation(&self) {
+        let old = self.registers.get(register::CONFIG_GENERATION);
+        self.registers
+            .set(register::CONFIG_GENERATION, old.wrapping_add(1));
     }
 
     /// Stops the device for good: when this returns it has finished what it had begun.
@@ -144,37 +173,46 @@ impl Mmio {
         self.setup.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_register(&self, offset: u64) -> u32 {
-        match offset {
-            register::MAGIC_VALUE => MAGIC,
-            register::VERSION => VERSION,
-            register::DEVICE_ID => self.id as u32,
-            register::VENDOR_ID => VENDOR,
-            register::INTERRUPT_STATUS => self.interrupt.status(),
-            register::CONFIG_GENERATION => self.config.generation(),
+    /// The registers that never change.
+    fn introduce(&self) {
+        let constants = [
+            (register::MAGIC_VALUE, MAGIC),
+            (register::VERSION, VERSION),
+            (register::DEVICE_ID, self.id as u32),
+            (register::VENDOR_ID, VENDOR),
             // No region of shared memory, whichever SHMSel names: all ones, length and base (§ 4.2.2).
-            register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
-            _ => self.read_setup(offset, &self.setup()),
+            (register::SHM_LEN_LOW, u32::MAX),
+            (register::SHM_LEN_HIGH, u32::MAX),
+            (register::SHM_BASE_LOW, u32::MAX),
+            (register::SHM_BASE_HIGH, u32::MAX),
+        ];
+        for (offset, value) in constants {
+            self.registers.set(offset, value);
         }
     }
 
-    fn read_setup(&self, offset: u64, setup: &Setup) -> u32 {
+    /// The registers that follow from the set-up. Everything that can be read of an absent queue is 0.
+    fn show(&self, setup: &Setup) {
         let queue = setup.queues.get(setup.queue_sel as usize);
-        match offset {
-            register::DEVICE_FEATURES => half(self.offered, setup.offered_sel),
-            // Everything that can be read of an absent queue is 0. So is QueueReset of any: a reset is complete before the
-            // store that asks for it returns, and a load by another vCPU waits for that.
-            register::QUEUE_SIZE_MAX => queue.map_or(0, |queue| queue.max.into()),
-            register::QUEUE_READY => queue.map_or(0, |queue| queue.ready.into()),
-            register::STATUS => {
-                let lost = match self.interrupt.is_reset_needed() {
-                    true => status::DEVICE_NEEDS_RESET,
-                    false => 0,
-                };
-                u32::from(setup.status | lost)
-            }
-            _ => 0,
-        }
+        let max = queue.map_or(0, |queue| queue.max.into());
+        let ready = queue.map_or(0, |queue| queue.ready.into());
+        let offered = half(self.offered, setup.offered_sel);
+        self.registers.set(register::DEVICE_FEATURES, offered);
+        self.registers.set(register::QUEUE_SIZE_MAX, max);
+        self.registers.set(register::QUEUE_READY, ready);
+    }
+
+    /// The configuration space, as it is now. Called with the lock held, so that the last one shows what came last.
+    fn show_config(&self) {
+        let mut config = [0; CONFIG_LEN];
+        self.config.read(0, &mut config);
+        self.registers.set_config(&config);
+    }
+
+    /// The Status register, without DEVICE_NEEDS_RESET.
+    fn status(&self) -> u8 {
+        let [status, ..] = self.registers.get(register::STATUS).to_le_bytes();
+        status & !status::DEVICE_NEEDS_RESET
     }
 
     fn write_register(&self, offset: u64, value: u32) {
@@ -186,10 +224,37 @@ impl Mmio {
                 }
             }
             register::INTERRUPT_ACK => self.interrupt.acknowledge(value),
-            register::STATUS => self.write_status(value, &mut self.setup()),
-            register::QUEUE_READY => self.write_queue_ready(value & 1 != 0, &mut self.setup()),
-            register::QUEUE_RESET if value == 1 => self.reset_queue(&mut self.setup()),
-            _ => write_setup(offset, value, &mut self.setup()),
+            _ => {
+                let mut setup = self.setup();
+                self.write_setup(offset, value, &mut setup);
+                self.show(&setup);
+            }
+        }
+    }
+
+    fn write_setup(&self, offset: u64, value: u32, setup: &mut Setup) {
+        match offset {
+            register::STATUS => {
+                self.write_status(value, setup);
+                // What was negotiated, or reset, may change it.
+                self.show_config();
+            }
+            register::QUEUE_READY => self.write_queue_ready(value & 1 != 0, setup),
+            register::QUEUE_RESET if value == 1 => self.reset_queue(setup),
+            register::DEVICE_FEATURES_SEL => setup.offered_sel = value,
+            register::DRIVER_FEATURES_SEL => setup.accepted_sel = value,
+            register::QUEUE_SEL => setup.queue_sel = value,
+            // Negotiation is over once FEATURES_OK stands (§ 3.1.1).
+            register::DRIVER_FEATURES if self.status() & status::FEATURES_OK == 0 => {
+                set_half(&mut setup.accepted, setup.accepted_sel, value);
+            }
+            _ => {
+                // What stands in the registers of a queue that is ready is frozen: the device uses it, or is about to.
+                let queue = setup.queues.get_mut(setup.queue_sel as usize);
+                if let Some(queue) = queue.filter(|queue| !queue.ready) {
+                    write_queue(offset, value, queue);
+                }
+            }
         }
     }
 
@@ -199,9 +264,9 @@ impl Mmio {
             return self.reset(setup);
         }
         let wanted = u8::try_from(value & 0xff).unwrap_or(0);
-        setup.status |= wanted & FREE;
+        self.add_status(wanted & FREE);
         for (before, bit) in STEPS {
-            let allowed = setup.status & !FREE == before && wanted & bit != 0;
+            let allowed = self.status() & !FREE == before && wanted & bit != 0;
             if !allowed {
                 continue;
             }
@@ -209,7 +274,7 @@ impl Mmio {
                 debug!("{:?}: refused features {:#x}", self.id, setup.accepted);
                 return;
             }
-            setup.status |= bit;
+            self.add_status(bit);
             if let (status::FEATURES_OK, State::Offered(device)) = (bit, &mut setup.device) {
                 device.activate(setup.accepted);
             }
@@ -217,6 +282,10 @@ impl Mmio {
                 self.go_live(setup);
             }
         }
+    }
+
+    fn add_status(&self, bits: u8) {
+        self.registers.add(register::STATUS, bits.into());
     }
 
     fn accepts(&self, accepted: u64) -> bool {
@@ -291,7 +360,10 @@ impl Mmio {
         }
         if let Some(queue) = setup.queues.get_mut(index) {
             *queue = QueueConfig::new(queue.max);
+            // For who reads it meanwhile, on another vCPU.
+            self.registers.set(register::QUEUE_RESET, 1);
             self.replace_queue(index, setup);
+            self.registers.set(register::QUEUE_RESET, 0);
         }
     }
 
@@ -332,7 +404,6 @@ impl Mmio {
         }
         let queues = setup.queues.iter().map(|queue| QueueConfig::new(queue.max));
         *setup = Setup {
-            status: 0,
             offered_sel: 0,
             accepted: 0,
             accepted_sel: 0,
@@ -341,6 +412,9 @@ impl Mmio {
             device: state,
         };
         self.interrupt.reset();
+        self.show(setup);
+        // Last: a driver on another vCPU may be waiting for it.
+        self.registers.set(register::STATUS, 0);
     }
 }
 
@@ -356,25 +430,6 @@ const STEPS: [(u8, u8); 3] = {
 
 /// Bits that a driver may add at any time: nothing depends on them. U-Boot (2025.01) forgets ACKNOWLEDGE after a reset.
 const FREE: u8 = status::ACKNOWLEDGE | status::FAILED;
-
-fn write_setup(offset: u64, value: u32, setup: &mut Setup) {
-    match offset {
-        register::DEVICE_FEATURES_SEL => setup.offered_sel = value,
-        register::DRIVER_FEATURES_SEL => setup.accepted_sel = value,
-        register::QUEUE_SEL => setup.queue_sel = value,
-        // Negotiation is over once FEATURES_OK stands (§ 3.1.1).
-        register::DRIVER_FEATURES if setup.status & status::FEATURES_OK == 0 => {
-            set_half(&mut setup.accepted, setup.accepted_sel, value);
-        }
-        _ => {
-            // What stands in the registers of a queue that is ready is frozen: the device uses it, or is about to.
-            let queue = setup.queues.get_mut(setup.queue_sel as usize);
-            if let Some(queue) = queue.filter(|queue| !queue.ready) {
-                write_queue(offset, value, queue);
-            }
-        }
-    }
-}
 
 fn write_queue(offset: u64, value: u32, queue: &mut QueueConfig) {
     match offset {
@@ -410,20 +465,15 @@ fn set_half(value: &mut u64, sel: u32, half: u32) {
 
 impl BusDevice for Mmio {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        if let Some(offset) = offset.checked_sub(register::CONFIG) {
-            self.config
-                .read(usize::try_from(offset).unwrap_or(usize::MAX), data);
-        } else if let Ok(data) = <&mut [u8; 4]>::try_from(data)
-            && offset.is_multiple_of(4)
-        {
-            *data = self.read_register(offset).to_le_bytes();
-        }
+        self.registers.read(offset, data);
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let Some(offset) = offset.checked_sub(register::CONFIG) {
-            self.config
-                .write(usize::try_from(offset).unwrap_or(usize::MAX), data);
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+            let _setup = self.setup();
+            self.config.write(offset, data);
+            self.show_config();
         } else if let Ok(data) = <[u8; 4]>::try_from(data)
             && offset.is_multiple_of(4)
         {

@@ -72,14 +72,14 @@ impl View {
     pub fn snapshot(&self) -> Snapshot {
         let n = usize::from(self.size);
         let (driver, device) = (
-            |at| self.driver.at(at).load(Ordering::Relaxed),
-            |at| self.device.at(at).load(Ordering::Relaxed),
+            |at| self.driver.load(at, Ordering::Relaxed),
+            |at| self.device.load(at, Ordering::Relaxed),
         );
-        let table = |at| self.table.at(at).load(Ordering::Relaxed);
-        let used = |at| self.used.at(at).load(Ordering::Relaxed);
+        let table = |at| self.table.load(at, Ordering::Relaxed);
+        let used = |at| self.used.load(at, Ordering::Relaxed);
         // The used index first: chains that are used in between then still count as in flight, and not as too many.
-        let used_idx = self.device.at(IDX).load(Ordering::Acquire);
-        let available_idx = self.driver.at(IDX).load(Ordering::Acquire);
+        let used_idx = self.device.load(IDX, Ordering::Acquire);
+        let available_idx = self.driver.load(IDX, Ordering::Acquire);
         let mut snapshot = Snapshot {
             descriptors: (0..n)
                 .map(|index| Descriptor::new(table(2 * index), table(2 * index + 1)))

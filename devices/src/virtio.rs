@@ -155,6 +155,9 @@ impl Queues {
 }
 
 /// A device's configuration space (§ 2.5): little-endian fields, read and written by the driver at any time.
+///
+/// A transport that shows it reads it again after each write and each change of status; whoever changes it otherwise tells
+/// the transport.
 pub trait ConfigSpace: Send + Sync {
     /// Copies the bytes from `offset` on; those past the end read as zero.
     fn read(&self, offset: usize, data: &mut [u8]);
@@ -162,11 +165,6 @@ pub trait ConfigSpace: Send + Sync {
     /// The driver wrote. Fields are read-only unless a device says otherwise.
     fn write(&self, offset: usize, data: &[u8]) {
         let _ = (offset, data);
-    }
-
-    /// Changes whenever the driver might otherwise read half of an old value and half of a new one.
-    fn generation(&self) -> u32 {
-        0
     }
 }
 

@@ -12,6 +12,7 @@ mod end;
 mod ext;
 mod irq;
 mod ram;
+mod registers;
 mod report;
 mod stats;
 mod threads;
@@ -26,7 +27,7 @@ use devices::memory::Memory;
 use devices::mmio::{Mmio, QUEUE_NOTIFY};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use log::{debug, info};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use self::end::Ending;
 use self::irq::Irqchip;
@@ -119,6 +120,7 @@ fn live(
     let line = |irq| irqchip.source(&vm, irq);
     let devices = board::plug(&mut bus, &memory, models, observer, line)?;
     attach_kicks(&vm, &devices);
+    registers::show(&vm, ram.num_regions(), &devices);
     devices
         .iter()
         .take(1)

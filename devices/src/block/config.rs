@@ -1,6 +1,6 @@
 //! A disk's configuration space (§ 5.2.4).
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::image::Geometry;
 use super::{SECTOR, feature};
@@ -42,7 +42,6 @@ pub struct Config {
     queues: u16,
     /// Sectors of 512 bytes.
     capacity: AtomicU64,
-    generation: AtomicU32,
     /// Writes may be kept in the host's cache until the next FLUSH.
     writeback: AtomicBool,
     /// The driver may change that (it accepted CONFIG_WCE).
@@ -57,7 +56,6 @@ impl Config {
             geometry,
             queues,
             capacity: AtomicU64::new(0),
-            generation: AtomicU32::new(0),
             writeback: AtomicBool::new(writeback),
             writable: AtomicBool::new(false),
             initial: writeback,
@@ -79,14 +77,7 @@ impl Config {
     pub fn resize(&self, size: u64) -> bool {
         let block = u64::from(self.geometry.logical);
         let capacity = (size - size % block) / SECTOR;
-        if capacity == self.capacity() {
-            return false;
-        }
-        // Before and after: whoever read half of each sees another generation at the end than at the beginning.
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        self.capacity.store(capacity, Ordering::SeqCst);
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        true
+        self.capacity.swap(capacity, Ordering::SeqCst) != capacity
     }
 
     pub(super) fn reset(&self) {
@@ -142,9 +133,5 @@ impl ConfigSpace for Config {
         {
             self.writeback.store(*value != 0, Ordering::SeqCst);
         }
-    }
-
-    fn generation(&self) -> u32 {
-        self.generation.load(Ordering::SeqCst)
     }
 }

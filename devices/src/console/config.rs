@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -19,8 +19,8 @@ const EMERG_WR: usize = 8;
 /// Whoever changes it calls [`Mmio::config_changed`](crate::mmio::Mmio::config_changed) as well.
 #[derive(Debug)]
 pub struct Window {
-    /// Generation in bits 32 to 63, rows, cols: together, so that no half of a change can be seen.
-    packed: AtomicU64,
+    /// rows, cols: together, so that no half of a change can be seen.
+    packed: AtomicU32,
     /// Wakes the device: with several ports the driver is told by a message.
     changed: Signal,
 }
@@ -32,7 +32,7 @@ impl Window {
     /// The host has no file descriptor left.
     pub fn new(cols: u16, rows: u16) -> io::Result<Window> {
         Ok(Window {
-            packed: AtomicU64::new(packed(cols, rows)),
+            packed: AtomicU32::new(packed(cols, rows)),
             changed: Signal::new()?,
         })
     }
@@ -40,12 +40,7 @@ impl Window {
     /// Changes the size. Says whether it was another.
     pub fn set(&self, cols: u16, rows: u16) -> bool {
         let size = packed(cols, rows);
-        let changed = |old: u64| {
-            let next = ((old >> 32) + 1) << 32 | size;
-            (old & 0xffff_ffff != size).then_some(next)
-        };
-        let order = Ordering::SeqCst;
-        let changed = self.packed.fetch_update(order, order, changed).is_ok();
+        let changed = self.packed.swap(size, Ordering::SeqCst) != size;
         if changed {
             self.changed.raise();
         }
@@ -54,8 +49,7 @@ impl Window {
 
     /// cols, rows, as both the configuration and the RESIZE message have them.
     pub(super) fn bytes(&self) -> [u8; 4] {
-        let [a, b, c, d, ..] = self.packed.load(Ordering::SeqCst).to_le_bytes();
-        [a, b, c, d]
+        self.packed.load(Ordering::SeqCst).to_le_bytes()
     }
 
     pub(super) fn changes(&self) -> BorrowedFd<'_> {
@@ -63,8 +57,8 @@ impl Window {
     }
 }
 
-fn packed(cols: u16, rows: u16) -> u64 {
-    u64::from(rows) << 16 | u64::from(cols)
+fn packed(cols: u16, rows: u16) -> u32 {
+    u32::from(rows) << 16 | u32::from(cols)
 }
 
 /// What the driver reads and writes.
@@ -99,12 +93,5 @@ impl ConfigSpace for Config {
             // Nobody could be told of a failure.
             let _ = data.get(..1).map(|byte| (&*self.output).write(byte));
         }
-    }
-
-    fn generation(&self) -> u32 {
-        let packed = |window: &Arc<Window>| window.packed.load(Ordering::SeqCst) >> 32;
-        let generation = self.window.as_ref().map_or(0, packed);
-        // 32 bits of 64, shifted down.
-        u32::try_from(generation).unwrap_or(0)
     }
 }

@@ -22,7 +22,7 @@ impl<T> Clone for Words<T> {
         Words {
             first: self.first,
             count: self.count,
-            _ram: self._ram.clone(),
+            ram: self.ram.clone(),
         }
     }
 }

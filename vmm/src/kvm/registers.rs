@@ -1,0 +1,39 @@
+//! The virtio devices' registers where the guest can load them itself: a read-only page of memory for each device.
+//!
+//! A load from it does not leave the guest. A store does, as KVM has nowhere to put it, and comes to us or to an ioeventfd as
+//! any store to a device (KVM_MEM_READONLY, Documentation/virt/kvm/api.rst, 4.35).
+
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use devices::mmio::{self, Mmio};
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, VmFd};
+use log::debug;
+
+use crate::layout;
+
+/// Shows the guest the registers of `devices`, slot by slot, in KVM's memory slots from `first` on. Where KVM cannot, loads
+/// come to us like stores and give the same. The caller keeps the devices until no vCPU runs any more.
+pub(super) fn show(vm: &VmFd, first: usize, devices: &[Arc<Mmio>]) {
+    if !vm.check_extension(Cap::ReadonlyMem) {
+        return debug!("no read-only memory: every load of a register exits to user space");
+    }
+    for ((slot, device), number) in devices.iter().enumerate().zip(first..) {
+        let Ok(number) = u32::try_from(number) else {
+            return;
+        };
+        let region = kvm_userspace_memory_region {
+            slot: number,
+            flags: KVM_MEM_READONLY,
+            guest_phys_addr: layout::virtio_address(slot),
+            memory_size: mmio::SIZE,
+            userspace_addr: device.registers().as_ptr() as u64,
+        };
+        // SAFETY: a page with nothing else in it, which KVM only reads, and which the caller keeps.
+        if let Err(error) = unsafe { vm.set_user_memory_region(region) } {
+            debug!("slot {slot}: its registers cannot be shown in place: {error}");
+        }
+    }
+}

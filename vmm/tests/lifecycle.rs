@@ -36,7 +36,9 @@ fn signals_end_the_vm_in_order_and_the_pidfile_tells_whom_to_signal() {
              exec 3>&- 4<&-; rm /tmp/in /tmp/out
          done
          echo 4194304999 >/tmp/pid # as a killed process leaves it
-         timeout -s INT 5 $run </dev/null; echo status=$?
+         mkfifo /tmp/out
+         {{ read -r line; echo said=$line; kill -INT $(cat /tmp/pid); cat; }} </tmp/out &
+         $run </dev/null >/tmp/out; echo status=$?
          [ -e /tmp/pid ] || echo pidfile=gone\n",
         hartvisor().display(),
         guest().display()

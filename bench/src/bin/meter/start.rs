@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{PipeReader, Read, Write, pipe};
+use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,11 +12,16 @@ use bench::plan::Start;
 use bench::protocol::{GO, Line};
 use bench::record::{Counts, Measure, Measured, Record, Times};
 use bench::smaps::{Memory, beside_ram};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::perf::{Counters, Moments, now};
 
 /// What the kernel's first line has in it, whichever console shows it first.
 const FIRST_LINE: &[u8] = b"Linux version";
+
+/// How long nothing may come from the console, in milliseconds of the host's clock, which runs at once through what nobody waits for: a
+/// guest or a VMM that hangs is soon told.
+const SILENCE: u16 = 60_000;
 
 /// Starts the VMM and leads its guest through its tests.
 pub(crate) fn run(start: &Start, ram: u64) -> Result<Record> {
@@ -198,6 +204,12 @@ impl Running {
     }
 
     fn read(&mut self) -> Result<usize> {
+        let mut console = [PollFd::new(self.console.as_fd(), PollFlags::POLLIN)];
+        ensure!(
+            poll(&mut console, SILENCE)? > 0,
+            "nothing came from the console for {} s",
+            SILENCE / 1000
+        );
         let mut bytes = [0; 16384];
         let count = self.console.read(&mut bytes)?;
         self.seen.extend(bytes.get(..count).unwrap_or_default());

@@ -12,6 +12,7 @@ use bench::plan::Start;
 use bench::protocol::{GO, Line};
 use bench::record::{Counts, Measure, Measured, Record, Times};
 use bench::smaps::{Memory, beside_ram};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::perf::{Counters, Moments, now};
@@ -22,6 +23,10 @@ const FIRST_LINE: &[u8] = b"Linux version";
 /// How long nothing may come from the console, in milliseconds of the host's clock, which runs at once through what nobody waits for: a
 /// guest or a VMM that hangs is soon told.
 const SILENCE: u16 = 60_000;
+
+/// Bytes that the console's pipe holds, more than any test prints: what a VMM does with a full one (QEMU's console stops for ever now
+/// and then) is not measured here.
+const PIPE: i32 = 1 << 20;
 
 /// Starts the VMM and leads its guest through its tests.
 pub(crate) fn run(start: &Start, ram: u64) -> Result<Record> {
@@ -56,6 +61,7 @@ impl Running {
     fn start(start: &Start) -> Result<Running> {
         let (program, arguments) = start.command.split_first().context("no command")?;
         let (console, out) = pipe()?;
+        fcntl(&out, FcntlArg::F_SETPIPE_SZ(PIPE))?;
         let counters = match start.measure {
             Measure::Time => None,
             Measure::Count => Some(Counters::for_next_program()?),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{PipeReader, Read, Write, pipe};
+use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,11 +12,21 @@ use bench::plan::Start;
 use bench::protocol::{GO, Line};
 use bench::record::{Counts, Measure, Measured, Record, Times};
 use bench::smaps::{Memory, beside_ram};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::perf::{Counters, Moments, now};
 
 /// What the kernel's first line has in it, whichever console shows it first.
 const FIRST_LINE: &[u8] = b"Linux version";
+
+/// How long nothing may come from the console, in milliseconds of the host's clock, which runs at once through what nobody waits for: a
+/// guest or a VMM that hangs is soon told.
+const SILENCE: u16 = 60_000;
+
+/// Bytes that the console's pipe holds, more than any test prints: what a VMM does with a full one (QEMU's console stops for ever now
+/// and then) is not measured here.
+const PIPE: i32 = 1 << 20;
 
 /// Starts the VMM and leads its guest through its tests.
 pub(crate) fn run(start: &Start, ram: u64) -> Result<Record> {
@@ -50,6 +61,7 @@ impl Running {
     fn start(start: &Start) -> Result<Running> {
         let (program, arguments) = start.command.split_first().context("no command")?;
         let (console, out) = pipe()?;
+        fcntl(&out, FcntlArg::F_SETPIPE_SZ(PIPE))?;
         let counters = match start.measure {
             Measure::Time => None,
             Measure::Count => Some(Counters::for_next_program()?),
@@ -200,6 +212,12 @@ impl Running {
     }
 
     fn read(&mut self) -> Result<usize> {
+        let mut console = [PollFd::new(self.console.as_fd(), PollFlags::POLLIN)];
+        ensure!(
+            poll(&mut console, SILENCE)? > 0,
+            "nothing came from the console for {} s",
+            SILENCE / 1000
+        );
         let mut bytes = [0; 16384];
         let count = self.console.read(&mut bytes)?;
         self.seen.extend(bytes.get(..count).unwrap_or_default());

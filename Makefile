@@ -120,6 +120,7 @@ check: setup ## formatting, lints on every target, documentation, scripts
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage} bench/{compare,instructions} fuzz/run .ci/run
 	perl -wc lab/stream
+	perl -wc lab/record
 
 lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH
 	@lab/run

@@ -88,7 +88,7 @@ const ROUNDS_MAX: usize = 32;
 
 /// Runs the methods that the boot arguments ask for: all, or one.
 pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
-    timer::start(board.timebase);
+    timer::start(board);
     board.controller.map(irq::start);
     let setting = |name: &str| {
         let settings = board.bootargs.split_whitespace();

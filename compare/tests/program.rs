@@ -9,8 +9,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use compare::report::{Report, Verdict};
 use nix::sys::signal::{Signal, kill};
@@ -23,14 +24,19 @@ case "$*" in *--accel=kvm*) echo "hartvisor: no KVM here" >&2; exit 3 ;; esac
 echo "hello from $(cat kernel)"
 "#;
 
+/// Held while a program is written and while one is started: a child that another test has just forked has our open files until
+/// it becomes its own program, and what anybody may write cannot be run ("Text file busy").
+static FORKING: Mutex<()> = Mutex::new(());
+
 /// A folder with the program, and a `hartvisor` beside it.
 struct Place(TempDir);
 
 impl Place {
     fn new(hartvisor: &str) -> Place {
         let place = Place(tempfile::tempdir().unwrap());
-        let program = place.path("hartvisor-compare");
-        fs::copy(env!("CARGO_BIN_EXE_hartvisor-compare"), program).unwrap();
+        place.program("hartvisor-compare", |path| {
+            fs::copy(env!("CARGO_BIN_EXE_hartvisor-compare"), path).unwrap();
+        });
         place.script("hartvisor", hartvisor);
         fs::write(place.path("kernel"), "the kernel").unwrap();
         place
@@ -41,25 +47,35 @@ impl Place {
     }
 
     fn script(&self, name: &str, text: &str) {
-        let path = self.path(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        self.program(name, |path| {
+            fs::write(path, format!("#!/bin/sh\n{text}")).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        });
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    fn program(&self, name: &str, write: impl FnOnce(&Path)) {
+        let _alone = FORKING.lock().unwrap_or_else(PoisonError::into_inner);
+        write(&self.path(name));
+    }
+
+    fn start(&self, arguments: &[&str]) -> Child {
         let mut command = Command::new(self.path("hartvisor-compare"));
         command
             .current_dir(self.0.path())
             .env_remove("HARTVISOR_LAB")
             .args(["--kernel", "kernel", "--json", "json", "--html", "page"])
             .args(["--runs", "2"])
-            .args(arguments);
-        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let _alone = FORKING.lock().unwrap_or_else(PoisonError::into_inner);
+        command.spawn().unwrap()
     }
 
     /// Its status, what it printed, and what it kept.
     fn compare(&self, arguments: &[&str]) -> (Option<i32>, String, Option<Report>) {
-        let output = self.command(arguments).output().unwrap();
+        let output = self.start(arguments).wait_with_output().unwrap();
         let kept = fs::read(self.path("json")).ok();
         let report = kept.map(|json| serde_json::from_slice(&json).unwrap());
         (output.status.code(), text(&output), report)
@@ -198,7 +214,7 @@ fn a_plan_goes_into_the_emulated_host_and_observations_come_back() {
 #[test]
 fn a_signal_ends_what_runs_before_the_program() {
     let place = Place::new("echo $$ >pid; mkfifo ready; echo > ready; exec sleep 1000");
-    let mut child = place.command(&[]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = place.start(&[]);
     // The script's first run waits for somebody to open this.
     while !place.path("ready").exists() {
         assert!(child.try_wait().unwrap().is_none());

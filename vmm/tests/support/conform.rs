@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use crate::lab::{self, hartvisor, project};
 
 /// Seconds for one run of the guest in the emulated host, far above what it takes if it does not hang.
-const PATIENCE: &str = "200";
+const PATIENCE: &str = "600";
 /// The same under QEMU alone.
 const QEMU_PATIENCE: &str = "30";
 /// What `timeout` and `lab/run` end with when the time is up.

@@ -122,6 +122,8 @@ pub(crate) struct Device {
     pub(crate) touched: Range<u64>,
     /// What the last hostile case met.
     pub(crate) met: Met,
+    /// Microseconds of the slowest act of a case that has very many of them, and so may take long in all.
+    pub(crate) slowest: Option<u64>,
     /// The test that it did not come back from.
     pub(crate) lost: Option<u32>,
     /// Used entries that were looked at.
@@ -156,6 +158,7 @@ impl Device {
             memory: dma.alloc(MEMORY)?,
             touched: 0..0,
             met: Met::Nothing,
+            slowest: None,
             lost: None,
             seen: 0,
         })

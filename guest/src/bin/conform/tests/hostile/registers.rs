@@ -4,7 +4,7 @@ use guest::bare::Ring;
 use guest::mmio::{INTERRUPT_USED, offset};
 use guest::tap::{Failure, Verdict};
 use guest::virtio::status;
-use guest::{Registers, ensure};
+use guest::{Registers, ensure, timer};
 
 use super::ring::overlapping;
 use super::survived;
@@ -407,10 +407,16 @@ fn strange_ack(device: &mut Device) -> Verdict {
 }
 
 fn flood(device: &mut Device) -> Verdict {
+    let mut slowest = 0;
     for _ in 0..FLOOD {
+        let begin = timer::now();
         device.kick(device.queue());
+        slowest = slowest.max(timer::now() - begin);
     }
+    let begin = timer::now();
     device.plain()?;
+    slowest = slowest.max(timer::now() - begin);
+    device.slowest = Some(timer::microseconds(slowest));
     PASS
 }
 

@@ -210,6 +210,7 @@ impl Lab {
                 ("disk", path("disk")),
                 ("memory", MEMORY.to_string()),
                 ("cpus", case.cpus.to_string()),
+                ("queues", case.queues.unwrap_or(case.cpus).to_string()),
                 (
                     "cmdline",
                     format!(

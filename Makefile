@@ -94,7 +94,7 @@ bench: bench-build ## what hartvisor and QEMU cost, in the emulated host by its 
 	lab/fetch qemu
 	cargo run --quiet --package bench --bin bench -- run
 
-bench-quick: bench-build ## hartvisor alone, in a few minutes
+bench-quick: bench-build ## hartvisor alone, in two to three minutes
 	cargo run --quiet --package bench --bin bench -- run --quick
 
 bench-boot: bench-build ## start, memory and end alone, of hartvisor and QEMU

@@ -20,7 +20,7 @@ SHELL  := /bin/bash
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test test-full compare man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup run qemu test test-full compare man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -94,12 +94,16 @@ bench: bench-build ## what hartvisor and QEMU cost, in the emulated host by its 
 	lab/fetch qemu
 	cargo run --quiet --package bench --bin bench -- run
 
-bench-quick: bench-build ## hartvisor alone, in a few minutes
+bench-quick: bench-build ## hartvisor alone, in two to three minutes
 	cargo run --quiet --package bench --bin bench -- run --quick
 
 bench-boot: bench-build ## start, memory and end alone, of hartvisor and QEMU
 	lab/fetch qemu
 	cargo run --quiet --package bench --bin bench -- run --boot
+
+bench-scale: bench-build ## how hartvisor's costs grow with VMs, disks, memory and vCPUs (bench plot FILE draws it)
+	lab/cargo build --release --target $(METAL) --package guest
+	cargo run --quiet --package bench --bin bench -- scale
 
 bench-micro: ## the parts on this machine: times by criterion, instructions by valgrind
 	cargo bench --package micro --bench micro

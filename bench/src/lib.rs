@@ -20,6 +20,7 @@ pub mod plan;
 pub mod protocol;
 pub mod record;
 pub mod results;
+pub mod scale;
 pub mod smaps;
 pub mod table;
 pub mod template;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::Test;
 use crate::record::Measure;
+use crate::scale::Scene;
 
 /// Where `meter` puts everything that a VMM reads: a file system in memory, so that no measured step waits for this machine.
 pub const FOLDER: &str = "/tmp/bench";
@@ -26,6 +27,19 @@ pub struct Plan {
     pub warm_up: Start,
     /// The starts, in this order.
     pub starts: Vec<Start>,
+}
+
+/// The work of one run of `meter scale`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScalePlan {
+    /// As in [`Plan`].
+    pub files: Vec<(PathBuf, PathBuf)>,
+    /// Disks of 1 MiB that scenes name.
+    pub disks: Vec<PathBuf>,
+    /// As in [`Plan`].
+    pub warm_up: Scene,
+    /// In this order.
+    pub scenes: Vec<Scene>,
 }
 
 /// One start of a VMM.

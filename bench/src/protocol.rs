@@ -115,6 +115,8 @@ pub enum Kind {
     Write1m,
     /// A 4 KiB write and a flush.
     Sync4k,
+    /// A random 4 KiB read, one in flight from each vCPU at the same time.
+    Read4kEach,
     /// A 4 KiB write to the console.
     Console4k,
     /// A line of 64 bytes to the console.
@@ -123,7 +125,7 @@ pub enum Kind {
 
 impl Kind {
     /// All, in the order in which they run.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Null,
         Kind::Read4k,
         Kind::Write4k,
@@ -132,6 +134,7 @@ impl Kind {
         Kind::Read1m,
         Kind::Write1m,
         Kind::Sync4k,
+        Kind::Read4kEach,
         Kind::Console4k,
         Kind::Console64,
     ];
@@ -147,6 +150,7 @@ impl Kind {
             Kind::Read1m => "read1m",
             Kind::Write1m => "write1m",
             Kind::Sync4k => "sync4k",
+            Kind::Read4kEach => "read4k-each",
             Kind::Console4k => "console4k",
             Kind::Console64 => "console64",
         }

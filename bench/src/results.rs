@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::Kind;
 use crate::record::{Counts, Measure, Measured, Record};
+use crate::scale;
 
 /// A metric's value, by its name with its unit.
 pub type Metrics = BTreeMap<String, f64>;
@@ -66,6 +67,7 @@ pub fn order() -> Vec<String> {
         names.push(speed(kind));
         names.extend(counts(kind.name()));
     }
+    names.extend(scale::order());
     names
 }
 

@@ -11,6 +11,8 @@ pub(crate) struct Case {
     pub(crate) aia: bool,
     /// vCPUs. The host has one CPU, so more of them show what they cost, not what they bring.
     pub(crate) cpus: u32,
+    /// Queues of the disk, where it is not one for each vCPU. Only hartvisor is told.
+    pub(crate) queues: Option<u32>,
     /// Whether the guest's RAM is of 2 MiB pages.
     pub(crate) hugepages: bool,
 }
@@ -19,6 +21,7 @@ const AIA: Case = Case {
     vmm: "hartvisor",
     aia: true,
     cpus: 1,
+    queues: None,
     hugepages: false,
 };
 
@@ -29,6 +32,10 @@ impl Case {
         let mut name = format!("{} {host}", self.vmm);
         if self.cpus > 1 {
             name += &format!(" {} vcpus", self.cpus);
+        }
+        if let Some(queues) = self.queues {
+            let ending = if queues == 1 { "" } else { "s" };
+            name += &format!(" {queues} queue{ending}");
         }
         if self.hugepages {
             name += " hugepages";
@@ -52,9 +59,14 @@ pub(crate) fn all(quick: bool) -> Vec<Case> {
         Case { cpus: 4, ..AIA },
     ];
     let cases = hosts.into_iter().chain(more);
-    cases
-        .flat_map(|case| ["hartvisor", "qemu", "kvmtool"].map(|vmm| Case { vmm, ..case }))
-        .collect()
+    let cases =
+        cases.flat_map(|case| ["hartvisor", "qemu", "kvmtool"].map(|vmm| Case { vmm, ..case }));
+    let one_queue = Case {
+        cpus: 4,
+        queues: Some(1),
+        ..AIA
+    };
+    cases.chain([one_queue]).collect()
 }
 
 /// What the guest does in each start of a run that looks at start, memory and end alone.
@@ -69,7 +81,7 @@ pub(crate) fn nothing() -> Vec<Test> {
 pub(crate) fn tests(quick: bool) -> Vec<Test> {
     let count = |kind| match kind {
         Kind::Null => 1,
-        Kind::Read4k | Kind::Write4k => 256,
+        Kind::Read4k | Kind::Write4k | Kind::Read4kEach => 256,
         Kind::Read4kDeep | Kind::Write4kDeep => 1024,
         Kind::Read1m | Kind::Write1m => 16,
         Kind::Sync4k => 128,

@@ -7,13 +7,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use bench::cpio::Archive;
-use bench::plan::{FOLDER, Plan, Start};
+use bench::plan::{FOLDER, Plan, ScalePlan, Start};
 use bench::protocol::{SEED, TESTS, Test};
 use bench::record::{Measure, Record};
 use bench::results::{Metrics, name};
+use bench::scale::Sample;
 use bench::template;
 
 use crate::cases::{self, Case};
+use crate::scenes;
 
 /// Of the guest, in MiB.
 const MEMORY: u64 = 256;
@@ -120,26 +122,7 @@ impl Lab {
             &plan,
             serde_json::to_vec_pretty(&self.plan(case, seeds, tests, &work)?)?,
         )?;
-        let mut command = Command::new(self.project.join("lab/run"));
-        command.args([
-            "--icount",
-            "--isa",
-            "sscofpmf=on",
-            "--timeout",
-            &deadline.to_string(),
-            "--memory",
-            "2G",
-        ]);
-        if case.aia {
-            command.args(["--aia-guests", "2"]);
-        }
-        command
-            .arg("--file")
-            .arg(&plan)
-            .arg("--")
-            .arg(self.builds.join("meter"))
-            .arg(&plan);
-        let records = output(command.current_dir(&self.project))?;
+        let records = self.meter(&[], &plan, case.aia, deadline)?;
         // For who wants to know how far the starts lie apart.
         fs::write(work.join("records"), &records)?;
         let records = records
@@ -147,6 +130,65 @@ impl Lab {
             .map(serde_json::from_str)
             .collect::<Result<Vec<Record>, _>>();
         records.context("a record of meter")
+    }
+
+    /// Plays all scenes in one emulated host with AIA.
+    pub(crate) fn scale(&self, deadline: u64) -> Result<Vec<Sample>> {
+        let work = self.work.join("scale");
+        fs::create_dir_all(&work)?;
+        let initramfs = work.join("initramfs");
+        fs::write(&initramfs, self.initramfs()?)?;
+        let guest = self
+            .builds
+            .join("../../riscv64gc-unknown-none-elf/release/guest");
+        ensure!(
+            guest.exists(),
+            "{} is not built yet: make bench-scale does it",
+            guest.display()
+        );
+        let mut files = self.files("hartvisor")?;
+        files.extend([
+            (guest, Path::new(FOLDER).join("guest")),
+            (
+                self.host().join("vmlinux"),
+                Path::new(FOLDER).join("kernel"),
+            ),
+            (initramfs, Path::new(FOLDER).join("initrd")),
+        ]);
+        let plan = ScalePlan {
+            files,
+            disks: (1..=scenes::DISKS)
+                .map(|number| scenes::disk(number).into())
+                .collect(),
+            warm_up: scenes::warm_up(),
+            scenes: scenes::all(),
+        };
+        let path = work.join("plan.json");
+        fs::write(&path, serde_json::to_vec_pretty(&plan)?)?;
+        let samples = self.meter(&["scale"], &path, true, deadline)?;
+        let samples = samples.lines().map(serde_json::from_str);
+        samples
+            .collect::<Result<_, _>>()
+            .context("a sample of meter")
+    }
+
+    /// What `meter` prints in an emulated host of one CPU. It has `deadline` seconds of this machine's time.
+    fn meter(&self, words: &[&str], plan: &Path, aia: bool, deadline: u64) -> Result<String> {
+        let mut command = Command::new(self.project.join("lab/run"));
+        command
+            .args(["--icount", "--isa", "sscofpmf=on", "--memory", "2G"])
+            .args(["--timeout", &deadline.to_string()]);
+        if aia {
+            command.args(["--aia-guests", "2"]);
+        }
+        command
+            .arg("--file")
+            .arg(plan)
+            .arg("--")
+            .arg(self.builds.join("meter"))
+            .args(words)
+            .arg(plan);
+        output(command.current_dir(&self.project))
     }
 
     fn plan(&self, case: &Case, seeds: u64, tests: &[Test], work: &Path) -> Result<Plan> {
@@ -168,6 +210,7 @@ impl Lab {
                 ("disk", path("disk")),
                 ("memory", MEMORY.to_string()),
                 ("cpus", case.cpus.to_string()),
+                ("queues", case.queues.unwrap_or(case.cpus).to_string()),
                 (
                     "cmdline",
                     format!(

@@ -1,4 +1,4 @@
-//! What to measure, and what came of it. `make bench`, `make bench-quick` and `bench/compare` call it.
+//! What to measure, and what came of it. `make bench`, its like and `bench/compare` call it.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use bench::results::{Results, summarize};
 use bench::{compare, table};
 use cases::Case;
@@ -16,6 +16,8 @@ use lab::Lab;
 
 mod cases;
 mod lab;
+mod plot;
+mod scenes;
 
 /// Measures hartvisor and its peers in the emulated RISC-V KVM host.
 #[derive(Debug, Parser)]
@@ -29,6 +31,13 @@ struct Cli {
 enum Command {
     /// Measure, print the table, keep it as JSON under bench/results
     Run(Run),
+    /// Measure how costs grow with VMs, disks, memory and vCPUs; print and keep it as `run` does
+    Scale(Scale),
+    /// Draw kept results of `scale`, as SVG on standard output
+    Plot {
+        /// Kept results
+        file: PathBuf,
+    },
     /// Print the table of kept results
     Table {
         /// Kept results
@@ -74,9 +83,25 @@ struct Run {
     out: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct Scale {
+    /// Seconds that it may take, by this machine's clock
+    #[arg(long, value_name = "SECS", default_value_t = 1800)]
+    timeout: u64,
+
+    /// Another place for the JSON
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Run(run) => measure(&run),
+        Command::Scale(options) => scale(&options),
+        Command::Plot { file } => {
+            print!("{}", plot::draw(&read(&file)?)?);
+            Ok(())
+        }
         Command::Table { file } => {
             print!("{}", table::show(&read(&file)?));
             Ok(())
@@ -94,13 +119,7 @@ fn main() -> Result<()> {
 fn measure(options: &Run) -> Result<()> {
     let lab = Lab::open()?;
     let seeds = options.seeds.unwrap_or(if options.quick { 1 } else { 3 });
-    let results = Results {
-        commit: lab.commit()?,
-        emulator: lab.emulator()?,
-        kernel: lab.kernel()?,
-        seeds,
-        ..Results::default()
-    };
+    let results = nothing_yet(&lab, seeds)?;
     let wanted = |case: &Case| options.only.is_empty() || options.only.contains(&case.name());
     let tests = if options.boot {
         cases::nothing()
@@ -133,8 +152,7 @@ fn measure(options: &Run) -> Result<()> {
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
             results.cases.insert(case.name(), metrics);
             // After each case: what was measured stays when a later one fails.
-            fs::write(&out, serde_json::to_string_pretty(&*results)? + "\n")
-                .with_context(|| format!("write {}", out.display()))?;
+            keep(&out, &results)?;
         }
         anyhow::Ok(())
     };
@@ -147,6 +165,47 @@ fn measure(options: &Run) -> Result<()> {
     print!("{}", table::show(&results));
     eprintln!("bench: kept as {}", out.display());
     Ok(())
+}
+
+fn scale(options: &Scale) -> Result<()> {
+    let lab = Lab::open()?;
+    let mut results = nothing_yet(&lab, 1)?;
+    let scenes = scenes::all();
+    let samples = lab.scale(options.timeout)?;
+    ensure!(
+        samples.len() == scenes.len(),
+        "{} scenes were planned and {} played",
+        scenes.len(),
+        samples.len()
+    );
+    for (scene, sample) in scenes.iter().zip(&samples) {
+        let metrics = bench::scale::summarize(scene, sample);
+        results.cases.insert(scene.name.clone(), metrics);
+    }
+    let out = options
+        .out
+        .clone()
+        .unwrap_or_else(|| lab.results().join(format!("{}-scale.json", results.commit)));
+    keep(&out, &results)?;
+    print!("{}", table::show(&results));
+    eprintln!("bench: kept as {}", out.display());
+    Ok(())
+}
+
+/// Results of what is here, without a case.
+fn nothing_yet(lab: &Lab, seeds: u64) -> Result<Results> {
+    Ok(Results {
+        commit: lab.commit()?,
+        emulator: lab.emulator()?,
+        kernel: lab.kernel()?,
+        seeds,
+        ..Results::default()
+    })
+}
+
+fn keep(path: &Path, results: &Results) -> Result<()> {
+    fs::write(path, serde_json::to_string_pretty(results)? + "\n")
+        .with_context(|| format!("write {}", path.display()))
 }
 
 /// Whether the case's VMM is there; says so if not.

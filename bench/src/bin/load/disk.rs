@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bench::pattern::{self, BLOCK, BLOCKS};
 use bench::protocol::{Kind, Test};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::ring::Ring;
 
@@ -116,6 +119,31 @@ impl Disk {
     }
 }
 
+/// Reads the parts, an equal share of them by a thread on each CPU.
+fn each_cpu(file: &File, mut parts: Vec<(&mut [u8], u64)>) -> Result<()> {
+    let cpus = thread::available_parallelism()?.get();
+    let share = parts.len().div_ceil(cpus).max(1);
+    thread::scope(|scope| {
+        let readers: Vec<_> = parts
+            .chunks_mut(share)
+            .enumerate()
+            .map(|(cpu, parts)| scope.spawn(move || read_on(cpu, file, parts)))
+            .collect();
+        let join = |reader: ScopedJoinHandle<'_, _>| reader.join().map_err(|_| anyhow!("panicked"));
+        readers.into_iter().try_for_each(|reader| join(reader)?)
+    })
+}
+
+fn read_on(cpu: usize, file: &File, parts: &mut [(&mut [u8], u64)]) -> Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &only).with_context(|| format!("CPU {cpu}"))?;
+    for (part, offset) in parts {
+        file.read_exact_at(part, *offset)?;
+    }
+    Ok(())
+}
+
 fn writes(kind: Kind) -> bool {
     matches!(
         kind,
@@ -150,6 +178,10 @@ impl Job {
                 let write = writes(self.kind);
                 disk.ring
                     .run(&disk.file, write, parts.zip(places.iter().map(offset)))?;
+            }
+            Kind::Read4kEach => {
+                let parts: Vec<_> = parts.zip(places.iter().map(offset)).collect();
+                each_cpu(&disk.file, parts)?;
             }
             Kind::Null | Kind::Console4k | Kind::Console64 => {}
         }

@@ -1,27 +1,39 @@
-//! In the emulated host: starts a VMM as the plan says, again and again, and prints a record of each start.
+//! In the emulated host: starts a VMM as the plan says, again and again, and prints a record of each start; or, as `meter scale`, many
+//! VMs of many kinds, and prints a sample of each scene.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bench::pattern::{BLOCK, BLOCKS, fill};
-use bench::plan::Plan;
+use bench::plan::{Plan, ScalePlan};
+use serde::de::DeserializeOwned;
 
 mod perf;
+mod scale;
 mod start;
 
 fn main() -> Result<()> {
-    let path = std::env::args_os().nth(1).context("usage: meter PLAN")?;
-    let plan = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let plan: Plan = serde_json::from_slice(&plan)?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     ensure!(
         std::thread::available_parallelism()?.get() == 1,
         "one CPU: KVM's counters are read on the first alone"
     );
-    for (from, to) in &plan.files {
-        copy(from, to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+    match arguments.as_slice() {
+        [path] => starts(&read(path)?),
+        [word, path] if word == "scale" => scenes(&read(path)?),
+        _ => bail!("usage: meter [scale] PLAN"),
     }
+}
+
+fn read<T: DeserializeOwned>(path: &str) -> Result<T> {
+    let plan = fs::read(path).with_context(|| format!("read {path}"))?;
+    serde_json::from_slice(&plan).with_context(|| format!("{path} holds no plan"))
+}
+
+fn starts(plan: &Plan) -> Result<()> {
+    copy_all(&plan.files)?;
     keep_hugepages(plan.hugepages)?;
     make_disk(&plan.disk)?;
     start::run(&plan.warm_up, plan.ram)?;
@@ -29,6 +41,26 @@ fn main() -> Result<()> {
         make_disk(&plan.disk)?;
         let record = start::run(start, plan.ram)?;
         println!("{}", serde_json::to_string(&record)?);
+    }
+    Ok(())
+}
+
+fn scenes(plan: &ScalePlan) -> Result<()> {
+    copy_all(&plan.files)?;
+    for disk in &plan.disks {
+        File::create(disk)?.set_len(1 << 20)?;
+    }
+    scale::run(&plan.warm_up)?;
+    for scene in &plan.scenes {
+        let sample = scale::run(scene).with_context(|| scene.name.clone())?;
+        println!("{}", serde_json::to_string(&sample)?);
+    }
+    Ok(())
+}
+
+fn copy_all(files: &[(PathBuf, PathBuf)]) -> Result<()> {
+    for (from, to) in files {
+        copy(from, to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
     }
     Ok(())
 }

@@ -20,47 +20,86 @@ const WANTED: &str = "errno == 0";
 /// Bytes for what was sampled: some thousand moments.
 const BUFFER: usize = 1 << 17;
 
-/// Everything in [`Counts`], for one VMM.
+/// Everything in [`Counts`].
 pub(crate) struct Counters {
     exits: Counter,
     faults: Counter,
     userspace: Counter,
+    programs: Vec<OfProgram>,
+}
+
+/// What a program, or one thread of it, does itself.
+struct OfProgram {
     syscalls: Counter,
     switches: Counter,
+    /// Where the CPU has no filter by mode (Sscofpmf) the kernel refuses.
     instructions: Option<Counter>,
 }
 
 impl Counters {
-    /// Counters for the next program that this one starts, from its exec on.
+    /// Counters for the next program that this one starts, from its exec on. Not for more than one: an event is switched on by one
+    /// exec only.
     pub(crate) fn for_next_program() -> Result<Counters> {
-        let instructions = {
-            let mut builder = Builder::new(Hardware::INSTRUCTIONS);
-            builder
-                .exclude_kernel(true)
-                .exclude_guest(true)
-                .exclude_hv(true);
-            // Where the CPU has no filter by mode (Sscofpmf) the kernel refuses.
-            of_program(builder).build().ok()
+        Counters::with(vec![OfProgram::new(next_program)?])
+    }
+
+    /// Counters for threads that run already.
+    pub(crate) fn of_threads(threads: &[i32]) -> Result<Counters> {
+        let of = |&thread: &i32| {
+            OfProgram::new(|builder| {
+                builder.observe_pid(thread).any_cpu();
+            })
         };
+        Counters::with(threads.iter().map(of).collect::<Result<_>>()?)
+    }
+
+    fn with(programs: Vec<OfProgram>) -> Result<Counters> {
         Ok(Counters {
             exits: of_cpu("kvm/kvm_exit", None)?,
             faults: of_cpu("kvm/kvm_exit", Some(FAULTS))?,
             userspace: of_cpu("kvm/kvm_userspace_exit", None)?,
-            syscalls: of_program(included(tracepoint("raw_syscalls/sys_enter")?)).build()?,
-            switches: of_program(included(Software::CONTEXT_SWITCHES)).build()?,
-            instructions,
+            programs,
         })
     }
 
     /// What they stand at.
     pub(crate) fn read(&mut self) -> Result<Counts> {
-        Ok(Counts {
+        let mut counts = Counts {
             exits: self.exits.read()?,
             faults: self.faults.read()?,
             userspace: self.userspace.read()?,
-            syscalls: self.syscalls.read()?,
-            switches: self.switches.read()?,
-            instructions: self.instructions.as_mut().map_or(Ok(0), Counter::read)?,
+            ..Counts::default()
+        };
+        for program in &mut self.programs {
+            counts.syscalls += program.syscalls.read()?;
+            counts.switches += program.switches.read()?;
+            counts.instructions += match &mut program.instructions {
+                Some(counter) => counter.read()?,
+                None => 0,
+            };
+        }
+        Ok(counts)
+    }
+}
+
+impl OfProgram {
+    /// Counters that `attach` has told whom to watch.
+    fn new(attach: impl Fn(&mut Builder<'_>)) -> Result<OfProgram> {
+        let build = |mut builder: Builder<'_>| {
+            // On, unless `attach` wants it otherwise.
+            builder.enabled(true);
+            attach(&mut builder);
+            builder.build()
+        };
+        let mut instructions = Builder::new(Hardware::INSTRUCTIONS);
+        instructions
+            .exclude_kernel(true)
+            .exclude_guest(true)
+            .exclude_hv(true);
+        Ok(OfProgram {
+            syscalls: build(included(tracepoint("raw_syscalls/sys_enter")?))?,
+            switches: build(included(Software::CONTEXT_SWITCHES))?,
+            instructions: build(instructions).ok(),
         })
     }
 }
@@ -76,14 +115,13 @@ fn included<'a>(event: impl Event) -> Builder<'a> {
 }
 
 /// Counts in all that this program starts, from exec on, and not in itself.
-fn of_program(mut builder: Builder<'_>) -> Builder<'_> {
+fn next_program(builder: &mut Builder<'_>) {
     builder
         .observe_self()
         .any_cpu()
         .inherit(true)
         .enabled(false)
         .enable_on_exec(true);
-    builder
 }
 
 /// Counts on the host's only CPU. KVM runs in threads of the VMM, but there is only one VMM.

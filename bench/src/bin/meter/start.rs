@@ -22,7 +22,7 @@ const FIRST_LINE: &[u8] = b"Linux version";
 
 /// How long nothing may come from the console, in milliseconds of the host's clock, which runs at once through what nobody waits for: a
 /// guest or a VMM that hangs is soon told.
-const SILENCE: u16 = 60_000;
+pub(crate) const SILENCE: u16 = 60_000;
 
 /// Bytes that the console's pipe holds, more than any test prints: what a VMM does with a full one (QEMU's console stops for ever now
 /// and then) is not measured here.

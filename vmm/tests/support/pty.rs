@@ -14,7 +14,7 @@ use nix::unistd::{Pid, read};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// How long a program may take for one step.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 pub struct Pty {
     master: File,
@@ -73,7 +73,9 @@ impl Pty {
                 String::from_utf8_lossy(text)
             );
             let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap();
+            if poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap() == 0 {
+                continue;
+            }
             let mut buffer = [0; 4096];
             let count = read(&self.master, &mut buffer).unwrap();
             self.pending.extend(&buffer[..count]);

@@ -20,7 +20,7 @@ SHELL  := /bin/bash
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test test-full compare man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup run qemu test test-full compare compare-build man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -47,11 +47,12 @@ test: all units ## unit tests, then the end-to-end tests in the emulated host an
 	cargo test --package vmm --features e2e --tests
 	cargo test --package compare --features e2e --test program
 
-test-full: all units ## as test, and the long ones: Debian with systemd, its next kernel (fetched first)
+test-full: compare-build units ## as test, and the long ones: Debian with systemd, its next kernel, a page in Chromium (all fetched first)
 	lab/fetch
 	lab/cargo build --release --target $(LINUX) --package vmm --features qcow2 --target-dir $(TARGET)/qcow2
 	cargo test --package vmm --features full --test '*'
 	$(MAKE) test-docs
+	cargo test --package compare --features full --test browser
 
 units: setup interleavings ## unit tests, on this machine and as a RISC-V build in the emulated host
 	cargo test --workspace --exclude micro --features vmm/qcow2
@@ -60,17 +61,17 @@ units: setup interleavings ## unit tests, on this machine and as a RISC-V build 
 interleavings: ## queue and interrupt in every order of loads and stores that may be (some 10 s)
 	RUSTFLAGS="--cfg loom" cargo test --package devices --lib --target-dir $(TARGET)/loom interleavings
 
-compare: all ## our guest and Debian's kernel in every way there is here: tables, and pages in target/compare (COMPARE="--runs 9")
+compare: compare-build ## our guest and Debian's kernel in every way there is here: tables, and pages in target/compare (COMPARE="--runs 9")
+	lab/compare $(COMPARE)
+
+compare-build: all
 	cargo build --release --package compare
 	lab/cargo build --release --target $(LINUX) --package compare
-	lab/compare $(COMPARE)
 
 man: setup ## man pages, and completions for bash, zsh and fish, in target/manual
 	cargo run --quiet --package manual -- $(TARGET)/manual
 
-test-docs: all ## runs the commands of README.md and docs, and holds what they print against what the pages say
-	cargo build --release --package compare
-	lab/cargo build --release --target $(LINUX) --package compare
+test-docs: compare-build ## runs the commands of README.md and docs, and holds what they print against what the pages say
 	cargo test --package manual --test book -- --include-ignored
 
 conform: all ## the conformance guest on our devices and on QEMU's, as a table (AIA=1: a host with AIA; WRITE=1: into docs/conformance.md)

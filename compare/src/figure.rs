@@ -26,6 +26,18 @@ fn series(number: usize) -> RGBColor {
     RGBColor(16, 0, u8::try_from(number % 6).unwrap_or(0))
 }
 
+/// A label of size 14 as far as it fits beside `right` in the width of a picture. A character takes 9 units on the average where
+/// the font is wide, and mostly less.
+fn shortened(label: &str, right: &str) -> String {
+    let room = (WIDTH / 9) as usize;
+    let room = room.saturating_sub(right.chars().count() + 1);
+    if label.chars().count() <= room {
+        return label.to_owned();
+    }
+    let kept = label.chars().take(room.saturating_sub(1));
+    kept.chain(['…']).collect()
+}
+
 /// A bar, with the ends of its spread.
 pub struct Bar {
     /// What it is of.
@@ -62,7 +74,8 @@ pub fn bars(about: &str, bars: &[Bar]) -> Result<String, Error> {
     draw(about, rows_high(bars.len(), ROW), |area| {
         for (index, bar) in (0..).zip(bars) {
             let top = index * ROW;
-            text(area, &bar.label, (0, top + 12), HPos::Left, 14.0, INK)?;
+            let label = shortened(&bar.label, &bar.text);
+            text(area, &label, (0, top + 12), HPos::Left, 14.0, INK)?;
             text(
                 area,
                 &bar.text,
@@ -113,7 +126,8 @@ pub fn timeline(about: &str, ways: &[(String, usize, Vec<Course>)]) -> Result<St
         }
         let mut top = 0;
         for (name, number, courses) in ways {
-            text(area, name, (0, top + 12), HPos::Left, 14.0, INK)?;
+            let name = shortened(name, "");
+            text(area, &name, (0, top + 12), HPos::Left, 14.0, INK)?;
             top += HEAD;
             for course in courses {
                 let [first, marker, exit] =
@@ -155,7 +169,7 @@ pub fn latencies(about: &str, ways: &[(usize, &Histogram)]) -> Result<String, Er
         let label = |size| ("sans-serif", size * FONT).into_font();
         let mut chart = ChartBuilder::on(area)
             .margin_top(8)
-            .margin_right(14)
+            .margin_right(24)
             .x_label_area_size(26)
             .y_label_area_size(52)
             .build_cartesian_2d((least..most).log_scale(), 0.0..100.0)

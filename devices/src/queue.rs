@@ -199,15 +199,9 @@ impl Queue {
         let descriptors = self.table.collect(head, &mut buffers)?;
         self.next_available = next.wrapping_add(1);
         let mut chain = Chain { head, buffers };
-        self.tell(|queue| Event::Popped {
-            queue,
-            head,
-            descriptors,
-            readable: chain.readable().len(),
-            writable: chain.writable().len(),
-            waiting: available,
-        });
-        self.tell_descriptors(head);
+        if let Some(watch) = &self.watch {
+            tell_popped(watch, &self.table, &mut chain, descriptors, available);
+        }
         Ok(Some(chain))
     }
 
@@ -220,12 +214,9 @@ impl Queue {
         self.used.put(element, [id, written], Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
         self.spare.push(chain.buffers);
-        let head = chain.head;
-        self.tell(|queue| Event::Used {
-            queue,
-            head,
-            written,
-        });
+        if let Some(watch) = &self.watch {
+            tell_used(watch, chain.head, written);
+        }
     }
 
     /// Publishes what was pushed, and interrupts the driver if it wants that. Once a batch.
@@ -252,12 +243,9 @@ impl Queue {
         } else {
             self.driver.load(FLAGS, Ordering::Relaxed) & NO_NOTIFICATION == 0
         };
-        self.tell(|queue| Event::Published {
-            queue,
-            index: new,
-            count: new.wrapping_sub(old),
-            interrupt: wanted,
-        });
+        if let Some(watch) = &self.watch {
+            tell_published(watch, old, new, wanted);
+        }
         if wanted {
             self.interrupt.used_buffer();
         }
@@ -367,28 +355,60 @@ impl Queue {
         });
     }
 
-    /// Nothing but a look at a field where nobody watches.
-    #[inline]
-    fn tell(&self, event: impl FnOnce(u16) -> Event) {
-        if let Some(QueueWatch { watch, queue }) = &self.watch {
-            watch.see(event(*queue));
-        }
-    }
-
-    /// Tells of a chain's descriptors, which are loaded once more for that. What a driver changed meanwhile, against the
-    /// rules, is told as it is now; what the device does with them does not depend on it.
-    #[inline]
-    fn tell_descriptors(&self, head: u16) {
-        let wants = |watch: &&QueueWatch| watch.watch.wants_descriptors();
-        if let Some(QueueWatch { watch, .. }) = self.watch.as_ref().filter(wants) {
-            self.table.tell(head, &**watch);
-        }
-    }
-
     /// Whether [`drain`](Self::drain) left chains behind that it could have served: call it again.
     pub fn is_unfinished(&self) -> bool {
         self.unfinished
     }
+}
+
+// What is told, where somebody watches. Cold and apart, so that where nobody does the way past is a branch and nothing that the
+// events hold is kept for them.
+
+/// A chain was taken. Its descriptors are loaded once more for that, if they are wanted. What a driver changed meanwhile,
+/// against the rules, is told as it is now; what the device does with them does not depend on it.
+#[cold]
+#[inline(never)]
+fn tell_popped(
+    watch: &QueueWatch,
+    table: &Table,
+    chain: &mut Chain,
+    descriptors: u32,
+    waiting: u16,
+) {
+    watch.watch.see(Event::Popped {
+        queue: watch.queue,
+        head: chain.head,
+        descriptors,
+        readable: chain.readable().len(),
+        writable: chain.writable().len(),
+        waiting,
+    });
+    if watch.watch.wants_descriptors() {
+        table.tell(chain.head, &*watch.watch);
+    }
+}
+
+/// A chain was put into the used ring.
+#[cold]
+#[inline(never)]
+fn tell_used(watch: &QueueWatch, head: u16, written: u32) {
+    watch.watch.see(Event::Used {
+        queue: watch.queue,
+        head,
+        written,
+    });
+}
+
+/// The used index went from `old` to `new`.
+#[cold]
+#[inline(never)]
+fn tell_published(watch: &QueueWatch, old: u16, new: u16, interrupt: bool) {
+    watch.watch.see(Event::Published {
+        queue: watch.queue,
+        index: new,
+        count: new.wrapping_sub(old),
+        interrupt,
+    });
 }
 
 /// Part of a ring: `count` words at `address`, which must be a multiple of `align`.

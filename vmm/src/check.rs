@@ -1,16 +1,12 @@
 //! `hartvisor check`: what this host offers, what is missing and why, and what follows for `--accel auto`.
 
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use nix::sys::utsname::uname;
 
 use crate::error::Error;
 use crate::qemu;
-
-/// Where KVM is.
-const DEV_KVM: &str = "/dev/kvm";
 
 /// Prints the report; gives the exit status: 0 when guests can run here in one way at least, else 3.
 pub fn check() -> Result<u8, Error> {
@@ -107,25 +103,6 @@ fn version(text: &str) -> Option<((u64, u64), &str)> {
     Some(((major, minor), version))
 }
 
-/// The group that `/dev/kvm` belongs to, by name where it has one.
-pub fn kvm_group() -> String {
-    let Ok(metadata) = std::fs::metadata(DEV_KVM) else {
-        return "kvm".into();
-    };
-    // Not getgrgid(3): a static program cannot load the name services that this asks.
-    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    group_name(&groups, metadata.gid()).unwrap_or_else(|| metadata.gid().to_string())
-}
-
-/// The name of a group in the text of `/etc/group`: name, password, number, members, with colons between.
-fn group_name(groups: &str, gid: u32) -> Option<String> {
-    groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,12 +116,5 @@ mod tests {
             Some(true)
         );
         assert_eq!(version("GNU true 9"), None);
-    }
-
-    #[test]
-    fn groups_are_named() {
-        let groups = "root:x:0:\nbroken\nkvm:x:104:user,other\n";
-        assert_eq!(group_name(groups, 104).as_deref(), Some("kvm"));
-        assert_eq!(group_name(groups, 105), None);
     }
 }

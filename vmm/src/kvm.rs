@@ -10,6 +10,7 @@ mod aia;
 mod cpu;
 mod end;
 mod ext;
+mod group;
 mod irq;
 mod ram;
 mod registers;
@@ -133,7 +134,12 @@ fn live(
         move |how| end.set(Ok(how)),
     )?;
 
-    loader::load(machine, &machine.placement, &ram)?;
+    loader::load(
+        &machine.kernel,
+        machine.initrd.as_ref(),
+        &machine.placement,
+        &ram,
+    )?;
     let tree = device_tree(machine, &vcpus, irqchip.describe(), devices.len())?;
     if let Some(path) = &machine.dump_dtb {
         return dtb::dump(path, &tree).map(|()| ending.set(Ok(End::PowerOff)));
@@ -164,7 +170,7 @@ fn open() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|error| match error.errno() {
         libc::ENOENT | libc::ENODEV | libc::ENXIO => Error::NoKvm,
         libc::EACCES | libc::EPERM => Error::KvmPermission {
-            group: crate::check::kvm_group(),
+            group: group::kvm_group(),
         },
         _ => failed("open /dev/kvm")(error),
     })?;

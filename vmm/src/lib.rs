@@ -12,7 +12,7 @@
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
 //!    │        ├─ qemu                         the same machine as a QEMU command
-//!    │        └─ observe ─ stats, trace, rings   who watches: what vCPUs and devices tell
+//!    │        └─ observe ─ stats, trace, rings   who watches: what vCPUs and devices tell; smaps, for stats and hartvisor-compare
 //!    ├── vhost_user                           one device on a socket
 //!    ├── external                             hartvisor-compare, a program of its own
 //!    └── check                                what this host offers
@@ -52,6 +52,7 @@ pub mod run;
 pub mod sbi;
 pub mod signals;
 pub mod size;
+pub mod smaps;
 pub mod stats;
 pub mod terminal;
 pub mod trace;

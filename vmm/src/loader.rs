@@ -18,7 +18,6 @@ use crate::cli::{KernelFormat, KernelOption};
 use crate::error::Error;
 use crate::files;
 use crate::layout::{self, FDT_MAX_SIZE, KERNEL_BASE, LOW_END};
-use crate::machine::Machine;
 use crate::size;
 
 mod elf;
@@ -75,6 +74,32 @@ impl Segment {
     /// The guest physical addresses it takes.
     pub fn range(&self) -> Range<u64> {
         self.address..self.address.saturating_add(self.memory_size)
+    }
+}
+
+/// An initial RAM disk; what is in it is the guest's business.
+#[derive(Debug)]
+pub struct Initrd {
+    /// The path as the user gave it.
+    pub path: PathBuf,
+    /// The open file.
+    pub file: File,
+    /// Its length in bytes, not 0.
+    pub size: u64,
+}
+
+impl Initrd {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// It is not a file that can be read, or is empty.
+    pub fn open(path: &Path) -> Result<Initrd, Error> {
+        let (file, size) = files::open_input("initrd", path)?;
+        Ok(Initrd {
+            path: path.into(),
+            file,
+            size,
+        })
     }
 }
 
@@ -304,11 +329,11 @@ fn highest(gap: &Range<u64>, need: u64) -> Option<u64> {
 
 /// Copies the kernel and the initrd to their places. BSS needs nothing: fresh memory is zero.
 pub fn load(
-    machine: &Machine,
+    kernel: &Kernel,
+    initrd: Option<&Initrd>,
     placement: &Placement,
     memory: &GuestMemoryMmap,
 ) -> Result<(), Error> {
-    let kernel = &machine.kernel;
     for segment in &kernel.segments {
         copy(
             &kernel.file,
@@ -323,7 +348,7 @@ pub fn load(
             source,
         })?;
     }
-    if let (Some(initrd), Some(place)) = (&machine.initrd, &placement.initrd) {
+    if let (Some(initrd), Some(place)) = (initrd, &placement.initrd) {
         copy(
             &initrd.file,
             0,

@@ -1,7 +1,6 @@
 //! The machine that was asked for: everything checked and opened, before any guest starts.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use devices::console::PORTS_MAX;
 use nix::sys::sysinfo::sysinfo;
@@ -11,10 +10,9 @@ use crate::disk;
 pub use crate::disk::Disk;
 use crate::dtb::Dtb;
 use crate::error::Error;
-use crate::files;
 use crate::isa::Switch;
 use crate::layout::{MAX_CPUS, MAX_MEMORY, MEMORY_ALIGN, MIN_MEMORY};
-use crate::loader::{self, Format, Kernel, Placement};
+use crate::loader::{self, Format, Initrd, Kernel, Placement};
 use crate::port::Target;
 use crate::size;
 
@@ -59,17 +57,6 @@ pub struct Machine {
     pub no_reboot: bool,
     /// Where kernel, initrd and device tree lie when no firmware decides that.
     pub placement: Placement,
-}
-
-/// An initial RAM disk; what is in it is the guest's business.
-#[derive(Debug)]
-pub struct Initrd {
-    /// The path as the user gave it.
-    pub path: PathBuf,
-    /// The open file.
-    pub file: File,
-    /// Its length in bytes, not 0.
-    pub size: u64,
 }
 
 impl Machine {
@@ -117,17 +104,6 @@ impl Machine {
             devices: options.devices,
             no_reboot: options.no_reboot,
             placement,
-        })
-    }
-}
-
-impl Initrd {
-    fn open(path: &Path) -> Result<Initrd, Error> {
-        let (file, size) = files::open_input("initrd", path)?;
-        Ok(Initrd {
-            path: path.into(),
-            file,
-            size,
         })
     }
 }

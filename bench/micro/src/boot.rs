@@ -44,7 +44,9 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case(
             "loader, an Image of 8 MiB into guest memory",
-            Box::new(move || loader::load(&machine, &machine.placement, &ram).unwrap()),
+            Box::new(move || {
+                loader::load(&machine.kernel, None, &machine.placement, &ram).unwrap();
+            }),
         ),
         case("device tree, 1 hart", tree(1)),
         case("device tree, 8 harts", tree(8)),

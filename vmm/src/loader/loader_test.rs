@@ -1,8 +1,5 @@
 //! Recognising, placing and copying kernels made by hand.
 
-use std::ffi::OsString;
-
-use crate::cli::{self, Command, Parsed};
 use std::io::Write;
 
 use super::*;
@@ -280,15 +277,11 @@ fn the_bytes_arrive_at_their_addresses() {
     );
     std::fs::write(&kernel, two_segments().bytes()).unwrap();
     std::fs::write(&initrd, b"070701 and so on").unwrap();
-    let arguments = ["hartvisor", "run", "--memory", "16M", "--kernel"].map(OsString::from);
-    let files = [kernel.into(), "--initrd".into(), initrd.clone().into()];
-    let Ok(Parsed::Command(Command::Run(options))) = cli::parse(arguments.into_iter().chain(files))
-    else {
-        panic!("not understood");
-    };
-    let machine = Machine::new(&options).unwrap();
+    let kernel = Kernel::open(&auto(&kernel), 16 * MIB).unwrap();
+    let opened = Initrd::open(&initrd).unwrap();
+    let placement = place(&kernel, Some(opened.size), 16 * MIB).unwrap();
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM_BASE), 16 << 20)]).unwrap();
-    load(&machine, &machine.placement, &memory).unwrap();
+    load(&kernel, Some(&opened), &placement, &memory).unwrap();
     let at = |address: u64, length: usize| {
         let mut bytes = vec![0xaa; length];
         memory
@@ -299,12 +292,12 @@ fn the_bytes_arrive_at_their_addresses() {
     assert_eq!(at(KERNEL_BASE, 101), [&[1; 100][..], &[0]].concat());
     assert_eq!(at(KERNEL_BASE + 0x1000, 51), [&[2; 50][..], &[0]].concat());
     assert_eq!(
-        at(machine.placement.initrd.as_ref().unwrap().start, 16),
+        at(placement.initrd.as_ref().unwrap().start, 16),
         b"070701 and so on"
     );
 
     std::fs::write(&initrd, b"short").unwrap();
-    let error = load(&machine, &machine.placement, &memory)
+    let error = load(&kernel, Some(&opened), &placement, &memory)
         .unwrap_err()
         .chain();
     assert!(

@@ -3,38 +3,21 @@
 use std::fs;
 
 use super::report::Memory;
+use crate::smaps::usage;
 
 /// `None` where /proc does not tell. `ram`: bytes of the guest's RAM, which is told apart.
 pub(super) fn of_this_process(ram: u64) -> Option<Memory> {
     let smaps = fs::read_to_string("/proc/self/smaps").ok()?;
     let faults = fs::read_to_string("/proc/self/stat").ok();
     let (minor_faults, major_faults) = faults.as_deref().and_then(faults_in)?;
+    let usage = usage(&smaps, ram);
     Some(Memory {
+        pss_kib: usage.pss,
+        anonymous_kib: usage.anonymous,
+        guest_ram_kib: usage.guest_ram.unwrap_or(0),
         minor_faults,
         major_faults,
-        ..mappings(&smaps, ram / 1024)
     })
-}
-
-/// Adds up the mappings in a `smaps` file. One of at least `ram` KiB is the guest's RAM: nothing else of ours is as large.
-fn mappings(text: &str, ram: u64) -> Memory {
-    let mut memory = Memory::default();
-    let mut is_ram = false;
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let (Some(key), Some(Ok(value))) = (words.next(), words.next().map(str::parse::<u64>))
-        else {
-            continue;
-        };
-        match key {
-            "Size:" => is_ram = value >= ram,
-            "Pss:" if is_ram => memory.guest_ram_kib += value,
-            "Pss:" => memory.pss_kib += value,
-            "Anonymous:" if !is_ram => memory.anonymous_kib += value,
-            _ => {}
-        }
-    }
-    memory
 }
 
 /// minflt and majflt (proc_pid_stat(5), fields 10 and 12). The name before them may hold blanks and parentheses.
@@ -49,29 +32,6 @@ fn faults_in(stat: &str) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_guests_ram_is_told_apart() {
-        let smaps = "\
-00010000-000f0000 r-xp 00000000 00:1b 5          /bin/hartvisor
-Size:                896 kB
-Pss:                 600 kB
-Pss_Dirty:             0 kB
-Anonymous:             0 kB
-VmFlags: rd ex mr mw me
-3f70000000-3f80000000 rw-p 00000000 00:00 0
-Size:             262144 kB
-Pss:               90000 kB
-Anonymous:         90000 kB
-3fa0000000-3fa0021000 rw-p 00000000 00:00 0      [heap]
-Size:                132 kB
-Pss:                  20 kB
-Anonymous:            12 kB
-";
-        let memory = mappings(smaps, 256 << 10);
-        assert_eq!((memory.pss_kib, memory.anonymous_kib), (620, 12));
-        assert_eq!(memory.guest_ram_kib, 90_000);
-    }
 
     #[test]
     fn faults_are_found_behind_any_name() {

@@ -145,8 +145,9 @@ fn sees_the_window(options: &str) {
     let init = r#"
 while [ ! -c /dev/hvc0 ]; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
-while [ "$(stty size)" = "0 0" ]; do sleep 0.1; done
-echo "guest: size $(stty size)"
+# Before the size has come, stty says 0 0, or busybox's an error.
+while size=$(stty size 2>/dev/null); [ "${size:-0 0}" = "0 0" ]; do sleep 0.1; done
+echo "guest: size $size"
 echo ready >/dev/ttyS0
 while [ "$(stty size)" = "33 99" ]; do sleep 0.1; done
 echo "guest: size now $(stty size)"

@@ -113,12 +113,17 @@ impl Readable {
         self.0.copy_out(out)
     }
 
-    /// Consumes everything into `file` at byte `offset`.
+    /// Consumes everything into `file` at byte `offset`, if wanted by calls of at most `at_once` bytes.
     ///
     /// # Errors
     /// The file's; part of the data may have been written.
-    pub fn write_all_at(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
-        self.0.write_all_at(file, offset)
+    pub fn write_all_at(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        at_once: Option<usize>,
+    ) -> io::Result<()> {
+        self.0.write_all_at(file, offset, at_once)
     }
 
     /// Consumes what one write to `stream` takes; returns how much that was.

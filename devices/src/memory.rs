@@ -334,13 +334,25 @@ impl Pieces {
         }
     }
 
-    /// One vectored system call on what is left, then consumes what it moved. `fills`: it writes guest memory.
+    /// One vectored system call on what is left, or on about `at_once` bytes of it, then consumes what it moved. `fills`: it
+    /// writes guest memory.
     fn vectored(
         &mut self,
         fills: bool,
+        at_once: Option<usize>,
         call: impl Fn(*const libc::iovec, i32) -> isize,
     ) -> io::Result<u64> {
         let left = self.pieces.get(self.done..).unwrap_or_default();
+        let cut;
+        let left = match at_once.map(|limit| (limit, whole_within(left, limit))) {
+            None => left,
+            // Not even the first one.
+            Some((limit, 0)) => {
+                cut = left.first().map(|first| first.split(limit).0);
+                cut.as_slice()
+            }
+            Some((_, count)) => left.get(..count).unwrap_or_default(),
+        };
         let count = i32::try_from(left.len().min(IOV_MAX)).unwrap_or(0);
         loop {
             // `Piece` is `repr(transparent)` over iovec.
@@ -375,7 +387,7 @@ impl Pieces {
         while self.len > 0 {
             let at = file_offset(offset)?;
             // SAFETY: the iovecs describe mapped guest RAM (`ram` is held); the kernel may write it, as the guest asked.
-            let moved = self.vectored(true, |iov, n| unsafe {
+            let moved = self.vectored(true, None, |iov, n| unsafe {
                 libc::preadv(file.as_raw_fd(), iov, n, at)
             })?;
             if moved == 0 {
@@ -386,12 +398,17 @@ impl Pieces {
         Ok(())
     }
 
-    /// Writes all that is left to `file` at byte `offset`.
-    pub(crate) fn write_all_at(&mut self, file: BorrowedFd<'_>, mut offset: u64) -> io::Result<()> {
+    /// Writes all that is left to `file` at byte `offset`, by calls of at most `at_once` bytes.
+    pub(crate) fn write_all_at(
+        &mut self,
+        file: BorrowedFd<'_>,
+        mut offset: u64,
+        at_once: Option<usize>,
+    ) -> io::Result<()> {
         while self.len > 0 {
             let at = file_offset(offset)?;
             // SAFETY: the iovecs describe mapped guest RAM (`ram` is held), which the kernel only reads.
-            let moved = self.vectored(false, |iov, n| unsafe {
+            let moved = self.vectored(false, at_once, |iov, n| unsafe {
                 libc::pwritev(file.as_raw_fd(), iov, n, at)
             })?;
             if moved == 0 {
@@ -405,7 +422,7 @@ impl Pieces {
     /// One `readv` from a stream; returns the bytes it gave, 0 at its end.
     pub(crate) fn read_stream(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
         // SAFETY: the iovecs describe mapped guest RAM (`ram` is held); the kernel may write it, as the guest asked.
-        self.vectored(true, |iov, n| unsafe {
+        self.vectored(true, None, |iov, n| unsafe {
             libc::readv(stream.as_raw_fd(), iov, n)
         })
     }
@@ -413,10 +430,20 @@ impl Pieces {
     /// One `writev` to a stream; returns the bytes it took.
     pub(crate) fn write_stream(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
         // SAFETY: the iovecs describe mapped guest RAM (`ram` is held), which the kernel only reads.
-        self.vectored(false, |iov, n| unsafe {
+        self.vectored(false, None, |iov, n| unsafe {
             libc::writev(stream.as_raw_fd(), iov, n)
         })
     }
+}
+
+/// How many of the first pieces are no longer than `limit` bytes together.
+fn whole_within(pieces: &[Piece], mut limit: usize) -> usize {
+    let fits = |piece: &&Piece| {
+        let rest = limit.checked_sub(piece.len());
+        limit = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    pieces.iter().take_while(fits).count()
 }
 
 fn file_offset(offset: u64) -> io::Result<libc::off_t> {

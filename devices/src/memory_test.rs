@@ -117,13 +117,32 @@ fn nothing_that_reads_is_recorded() {
     pieces(&rig.memory).copy_out(&mut out);
     rig.memory.read(DATA, &mut out).unwrap();
     let (sink, (_reader, writer)) = (tempfile::tempfile().unwrap(), std::io::pipe().unwrap());
-    pieces(&rig.memory).write_all_at(sink.as_fd(), 0).unwrap();
+    pieces(&rig.memory)
+        .write_all_at(sink.as_fd(), 0, None)
+        .unwrap();
     pieces(&rig.memory).write_stream(writer.as_fd()).unwrap();
     let mut queue = rig.queue(FEATURES);
     rig.descriptor(0, (DATA, 16), 0, 0);
     rig.offer(0);
     assert!(queue.pop().unwrap().is_some());
     assert_eq!(written(&rig.memory), NOTHING);
+}
+
+#[test]
+fn a_write_is_the_same_in_slices_of_any_size() {
+    let memory = recorded().memory;
+    let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(4 * 4096).collect();
+    let filled = pieces(&memory).copy_in(&bytes);
+    let expected = bytes.get(..filled).unwrap();
+    for at_once in [None, Some(1), Some(100), Some(4096), Some(1 << 20)] {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut all = pieces(&memory);
+        all.write_all_at(file.as_fd(), 0, at_once).unwrap();
+        assert_eq!(all.len(), 0);
+        let mut written = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut written).unwrap();
+        assert_eq!(written, expected, "{at_once:?}");
+    }
 }
 
 #[test]

@@ -276,7 +276,7 @@ fn on_queue(how: Use, chain: &mut devices::chain::Chain, file: &std::fs::File) -
         }
         Use::ToFile(at) => {
             let len = chain.readable().len();
-            let written = chain.readable().write_all_at(file.as_fd(), at.into());
+            let written = chain.readable().write_all_at(file.as_fd(), at.into(), None);
             written.expect("memory");
             let mut bytes = vec![0; len as usize];
             file.read_exact_at(&mut bytes, at.into()).expect("memory");

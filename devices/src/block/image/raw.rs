@@ -15,6 +15,10 @@ use crate::chain::{Readable, Writable};
 /// Bytes copied at once where the driver's own buffers cannot be used.
 const BOUNCE: usize = 64 * 1024;
 
+/// Bytes written at once to the page cache. For each page that it copies, Linux 6.12 first makes sure that all the rest can be
+/// read, as far as a large folio goes: a pwritev of 256 single pages spends two thirds of its time on that.
+const SLICE: usize = 64 * 1024;
+
 impl Geometry {
     /// What the host says of `file`.
     fn of(file: &File) -> Geometry {
@@ -145,7 +149,8 @@ impl Raw {
                 };
                 self.bounce.write(&self.file, offset, len, fill)
             }
-            _ => data.write_all_at(self.file.as_fd(), offset),
+            Some(_) => data.write_all_at(self.file.as_fd(), offset, None),
+            None => data.write_all_at(self.file.as_fd(), offset, Some(SLICE)),
         }
     }
 

@@ -1,12 +1,10 @@
 //! How a run ends: by the guest, by the user, by a signal, or by an error. Whichever is first counts.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -67,29 +65,31 @@ impl Ending {
     }
 
     fn try_wait(&self, heard: impl Fn(Signal)) -> io::Result<()> {
-        let wanted = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let fds: [BorrowedFd<'_>; 2] = [self.event.as_fd(), self.signals.as_fd()];
+        let mut manager = EventManager::new_with_capacity(2).map_err(io::Error::other)?;
+        let id = manager.add_subscriber(Waiter {
+            ending: self,
+            heard,
+            outcome: None,
+        });
         loop {
-            let mut waiting = fds.map(wanted);
-            match poll(&mut waiting, PollTimeout::NONE) {
-                Ok(_) => {}
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(errno.into()),
+            let waiter = manager.subscriber_mut(id).map_err(io::Error::other)?;
+            if let Some(outcome) = waiter.outcome.take() {
+                return outcome;
             }
-            let [event, signal] = waiting;
-            if signal.any() == Some(true)
-                && let Some(signal) = self.signals.read_signal()?
-            {
-                let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
-                match HEARD.into_iter().find(|known| *known as i32 == number) {
-                    Some(signal) => heard(signal),
-                    None => self.set(Ok(End::Signal(number))),
-                }
-            }
-            if event.any() == Some(true) {
-                return Ok(());
+            manager.run().map_err(io::Error::other)?;
+        }
+    }
+
+    /// Takes one signal.
+    fn hear(&self, heard: impl Fn(Signal)) -> nix::Result<()> {
+        if let Some(signal) = self.signals.read_signal()? {
+            let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
+            match HEARD.into_iter().find(|known| *known as i32 == number) {
+                Some(signal) => heard(signal),
+                None => self.set(Ok(End::Signal(number))),
             }
         }
+        Ok(())
     }
 
     /// Goes on after a reboot; false if the run has really ended.
@@ -110,5 +110,37 @@ impl Ending {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         let nothing = || Err(Error::Internal("the run ended without a reason".to_owned()));
         first.take().unwrap_or_else(nothing)
+    }
+}
+
+/// The main thread while the guest runs.
+struct Waiter<'a, H> {
+    ending: &'a Ending,
+    heard: H,
+    /// Once the waiting is over.
+    outcome: Option<io::Result<()>>,
+}
+
+impl<H> Waiter<'_, H> {
+    const END: u32 = 0;
+    const SIGNAL: u32 = 1;
+}
+
+impl<H: Fn(Signal)> MutEventSubscriber for Waiter<'_, H> {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let Ending { event, signals, .. } = self.ending;
+        let end = Events::with_data(event, Self::END, EventSet::IN);
+        let signal = Events::with_data(signals, Self::SIGNAL, EventSet::IN);
+        if let Err(error) = ops.add(end).and_then(|()| ops.add(signal)) {
+            self.outcome = Some(Err(io::Error::other(error)));
+        }
+    }
+
+    fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
+        if events.data() == Self::END {
+            self.outcome = Some(Ok(()));
+        } else if let Err(errno) = self.ending.hear(&self.heard) {
+            self.outcome = Some(Err(errno.into()));
+        }
     }
 }

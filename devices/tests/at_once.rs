@@ -100,6 +100,7 @@ fn kicked(page: &Page, rounds: impl FnOnce(&dyn Fn())) {
                 while !over.load(Ordering::SeqCst) {
                     page.write(offset::QUEUE_NOTIFY, AT_ONCE.into());
                     kicks.fetch_add(1, Ordering::SeqCst);
+                    thread::yield_now();
                 }
             });
         }
@@ -166,9 +167,10 @@ fn resets_of_one_queue_lose_no_kick_of_another() {
             while !over.load(Ordering::SeqCst) {
                 page.write(offset::QUEUE_SEL, 0);
                 page.write(offset::QUEUE_RESET, 1);
+                thread::yield_now();
             }
         });
-        for _ in 0..1000 {
+        for _ in 0..500 {
             offer(&mut queue, &region);
             // Once: one that finds the set-up locked has to reach the thread.
             page.write(offset::QUEUE_NOTIFY, AT_ONCE.into());

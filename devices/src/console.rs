@@ -274,6 +274,14 @@ impl VirtioDevice for Console {
         }
     }
 
+    /// The console's output: Linux' driver waits for each buffer in a loop, with a lock held and interrupts off. So where host
+    /// CPUs are short its vCPU would use up, for nothing, the very time in which the device's thread could serve it. What the
+    /// output does not take now is held back as ever, and that thread goes on with it.
+    fn serves_at_once(&self, index: usize) -> bool {
+        let console = self.ports.first();
+        Role::of(index) == Role::Transmit(0) && console.is_some_and(Port::never_waits)
+    }
+
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
         self.sources()
             .map(|(_, file, ready)| (file, ready))

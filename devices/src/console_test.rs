@@ -59,6 +59,30 @@ fn output_goes_out_in_order() {
 }
 
 #[test]
+fn the_consoles_output_is_served_at_once_unless_it_may_block() {
+    let ends = |output: File| Console::new(File::open("/dev/null").unwrap(), output);
+    let served = |console: &Console| {
+        let queues = 0..console.queues().len();
+        queues
+            .filter(|&queue| console.serves_at_once(queue))
+            .collect::<Vec<_>>()
+    };
+    let (_screen, output) = pipe().unwrap();
+    let output = File::from(OwnedFd::from(output));
+    let pipe = || output.try_clone().unwrap();
+    assert!(served(&ends(pipe())).is_empty());
+    nonblocking(&output);
+    assert_eq!(served(&ends(pipe())), [TRANSMIT]);
+    assert_eq!(served(&ends(tempfile::tempfile().unwrap())), [TRANSMIT]);
+    let further = ends(pipe()).with_port("further", File::open("/dev/null").unwrap(), pipe(), None);
+    assert_eq!(
+        served(&further),
+        [TRANSMIT],
+        "Linux does not wait for others"
+    );
+}
+
+#[test]
 fn output_waits_for_a_slow_reader_and_none_is_lost() {
     let mut bench = bench(TRANSMIT);
     // More than a pipe holds.

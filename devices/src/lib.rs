@@ -7,7 +7,7 @@
 //!            └───────────┘  └activate─┘  └────────────┘
 //!                               ▼
 //!   kick ───────────────▶┌─────────────┐
-//!   (eventfd)            │ worker      │ one thread a device: owns it and its queues, no lock
+//!   (eventfd)            │ worker      │ one thread a device, and a lock that it has nearly alone
 //!                        └──────┬──────┘
 //!              ┌────────────────┼──────────────┐
 //!          ┌───▼───┐       ┌────▼────┐    ┌────▼───┐

@@ -2,7 +2,7 @@
 //!
 //! What the driver reads is a page of memory ([`Registers`]), which every store here, the worker and the device's
 //! configuration keep up to date. Stores fall in two groups. QueueNotify and InterruptACK come with every request: they are an
-//! eventfd and atomics. The rest sets the device up, behind a lock.
+//! eventfd, or the device itself where nobody else is at work, and atomics. The rest sets the device up, behind a lock.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,9 +14,11 @@ use crate::bus::BusDevice;
 use crate::irq::{Interrupt, IrqLine};
 use crate::memory::Memory;
 use crate::queue::{self, Broken, Queue, QueueConfig};
-use crate::registers::{self, Registers};
+use crate::registers::Registers;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice, features, status};
 use crate::worker::Worker;
+
+mod register;
 
 /// Bytes of one device's registers.
 pub const SIZE: u64 = 0x1000;
@@ -27,47 +29,13 @@ const VERSION: u32 = 2;
 /// "QEMU": some drivers (xv6's, for one) accept no other.
 const VENDOR: u32 = 0x554d_4551;
 
-/// Register offsets (§ 4.2.2).
-mod register {
-    pub(super) const MAGIC_VALUE: u64 = 0x000;
-    pub(super) const VERSION: u64 = 0x004;
-    pub(super) const DEVICE_ID: u64 = 0x008;
-    pub(super) const VENDOR_ID: u64 = 0x00c;
-    pub(super) const DEVICE_FEATURES: u64 = 0x010;
-    pub(super) const DEVICE_FEATURES_SEL: u64 = 0x014;
-    pub(super) const DRIVER_FEATURES: u64 = 0x020;
-    pub(super) const DRIVER_FEATURES_SEL: u64 = 0x024;
-    pub(super) const QUEUE_SEL: u64 = 0x030;
-    pub(super) const QUEUE_SIZE_MAX: u64 = 0x034;
-    pub(super) const QUEUE_SIZE: u64 = 0x038;
-    pub(super) const QUEUE_READY: u64 = 0x044;
-    pub(super) const QUEUE_NOTIFY: u64 = super::QUEUE_NOTIFY;
-    #[cfg(test)]
-    pub(super) const INTERRUPT_STATUS: u64 = super::registers::INTERRUPT_STATUS;
-    pub(super) const INTERRUPT_ACK: u64 = 0x064;
-    pub(super) const STATUS: u64 = super::registers::STATUS;
-    pub(super) const QUEUE_DESC_LOW: u64 = 0x080;
-    pub(super) const QUEUE_DESC_HIGH: u64 = 0x084;
-    pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
-    pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x094;
-    pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
-    pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
-    pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
-    pub(super) const SHM_LEN_HIGH: u64 = 0x0b4;
-    pub(super) const SHM_BASE_LOW: u64 = 0x0b8;
-    pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
-    pub(super) const QUEUE_RESET: u64 = 0x0c0;
-    pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
-    pub(super) const CONFIG: u64 = super::registers::CONFIG;
-}
-
 /// Bytes of a configuration space that may be other than zero: more than any device here has.
 const CONFIG_LEN: usize = 128;
 
 /// The features that the transport itself has.
 const FEATURES: u64 = features::VERSION_1 | features::RING_RESET;
 
-/// Where a driver notifies: the VMM lets KVM turn a store of `i` here straight into [`Mmio::kicks`]`[i]`.
+/// Where a driver notifies: the VMM lets KVM turn a store of a queue's index here straight into its event of [`Mmio::kicks`].
 pub const QUEUE_NOTIFY: u64 = 0x050;
 
 /// One virtio device behind virtio-mmio registers.
@@ -76,6 +44,8 @@ pub struct Mmio {
     offered: u64,
     config: Arc<dyn ConfigSpace>,
     kicks: Arc<[EventFd]>,
+    /// Of each queue, whether a store to QueueNotify serves it at once.
+    at_once: Vec<bool>,
     registers: Arc<Registers>,
     interrupt: Arc<Interrupt>,
     memory: Memory,
@@ -111,12 +81,14 @@ impl Mmio {
     ) -> io::Result<Mmio> {
         let sizes = device.queues();
         let kicks: io::Result<Vec<_>> = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect();
+        let at_once = (0..sizes.len()).map(|index| device.serves_at_once(index));
         let registers = Arc::new(Registers::default());
         let mmio = Mmio {
             id: device.id(),
             offered: device.features() | queue::FEATURES | FEATURES,
             config: device.config(),
             kicks: kicks?.into(),
+            at_once: at_once.collect(),
             interrupt: Arc::new(Interrupt::shown_in(Arc::clone(&registers), line)),
             registers,
             memory,
@@ -140,9 +112,11 @@ impl Mmio {
         &self.registers
     }
 
-    /// The notifications of each queue.
-    pub fn kicks(&self) -> &[EventFd] {
-        &self.kicks
+    /// Queues by index whose notification may reach the device's thread by this event instead of a store to QueueNotify. A
+    /// queue that is served at once is not among them.
+    pub fn kicks(&self) -> impl Iterator<Item = (u32, &EventFd)> {
+        let queues = (0..).zip(self.kicks.iter()).zip(&self.at_once);
+        queues.filter_map(|(kick, at_once)| (!at_once).then_some(kick))
     }
 
     /// The device's configuration space has changed: the driver is told, if the device is live.
@@ -217,12 +191,7 @@ impl Mmio {
 
     fn write_register(&self, offset: u64, value: u32) {
         match offset {
-            register::QUEUE_NOTIFY => {
-                if let Some(kick) = self.kicks.get(value as usize) {
-                    // Fails only when 2^64 kicks are outstanding: one of them will do.
-                    let _ = kick.write(1);
-                }
-            }
+            register::QUEUE_NOTIFY => self.notified(value as usize),
             register::INTERRUPT_ACK => self.interrupt.acknowledge(value),
             _ => {
                 let mut setup = self.setup();
@@ -230,6 +199,28 @@ impl Mmio {
                 self.show(&setup);
             }
         }
+    }
+
+    /// The driver has notified queue `index`.
+    fn notified(&self, index: usize) {
+        let at_once = self.at_once.get(index) == Some(&true);
+        if at_once && self.try_serve(index) {
+            return;
+        }
+        if let Some(kick) = self.kicks.get(index) {
+            // Fails only when 2^64 kicks are outstanding: one of them will do.
+            let _ = kick.write(1);
+        }
+    }
+
+    /// Serves queue `index` in this thread, if the device is live and nobody else has to do with it now. While that lasts the
+    /// set-up is locked, so that no reset comes in between.
+    fn try_serve(&self, index: usize) -> bool {
+        let setup = self.setup.try_lock();
+        setup.is_ok_and(|setup| match &setup.device {
+            State::Live(worker) => worker.try_serve(index),
+            State::Offered(_) | State::Lost => false,
+        })
     }
 
     fn write_setup(&self, offset: u64, value: u32, setup: &mut Setup) {

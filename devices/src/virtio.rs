@@ -54,7 +54,7 @@ pub const INTERRUPT_CONFIG: u32 = 2;
 /// A device model: what it does with the buffers of its queues.
 ///
 /// It knows no address, interrupt controller, hypervisor or thread. A transport asks what it offers, negotiates, and
-/// hands it to a [`Worker`](crate::worker::Worker), which calls `kicked` and `ready` on one thread until it is stopped:
+/// hands it to a [`Worker`](crate::worker::Worker), which calls `kicked` and `ready`, one at a time, until it is stopped:
 ///
 /// ```text
 ///   offered ──activate──▶ live ──(kicked | ready)*──▶ stopped ──reset──▶ offered
@@ -85,6 +85,13 @@ pub trait VirtioDevice: Send {
     /// # Errors
     /// The ring is broken.
     fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken>;
+
+    /// Whether queue `index` is better served where its notification comes, in the vCPU's thread, than after waking another:
+    /// its driver does nothing meanwhile but wait, and serving it never waits for anything.
+    fn serves_at_once(&self, index: usize) -> bool {
+        let _ = index;
+        false
+    }
 
     /// Host files whose readiness the device waits for: edge-triggered, so `ready` must use up what there is.
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {

@@ -17,7 +17,8 @@ pub const DESCRIPTORS_TOLD: usize = 32;
 /// What happens in a device. Times are the watch's own business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The device's thread begins with a queue that the driver notified, or that was left unfinished.
+    /// A thread begins with a queue that the driver notified, or that was left unfinished: the device's own, or the vCPU's
+    /// where a queue is [served at once](VirtioDevice::serves_at_once).
     Kicked {
         /// Which queue.
         queue: u16,
@@ -27,7 +28,7 @@ pub enum Event {
         /// Which, in the order of [`VirtioDevice::files`].
         file: u16,
     },
-    /// What began last is done, and the thread waits again.
+    /// What began last is done.
     Idle,
     /// The ring is broken: what began last ended by that.
     Broken,
@@ -210,6 +211,10 @@ impl VirtioDevice for Watched {
         }
         let begin = Event::Kicked { queue };
         self.call(begin, queues, |device, queues| device.kicked(index, queues))
+    }
+
+    fn serves_at_once(&self, index: usize) -> bool {
+        self.device.serves_at_once(index)
     }
 
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {

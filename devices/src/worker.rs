@@ -1,7 +1,10 @@
-//! A live device's thread: it owns the device and its queues, waits for kicks, and calls the device.
+//! A live device's thread: it waits for kicks and files, and calls the device.
+//!
+//! Whoever calls the device has the lock of device and queues, one event long. Nearly always that is the device's own thread. A
+//! thread that brings a kick may serve the queue itself, unless another is at work ([`Worker::try_serve`]).
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use event_manager::{
@@ -19,14 +22,11 @@ use crate::virtio::{Queues, Ready, VirtioDevice};
 const STOP: u32 = u32::MAX;
 const FILES: u32 = 1 << 16;
 
-/// The thread of a live device. It ends with this.
+/// A live device and its thread. Both end with this.
 pub struct Worker {
-    thread: Option<JoinHandle<Stopped>>,
-    stop: EventFd,
+    live: Arc<Mutex<Live>>,
+    thread: Thread,
 }
-
-/// What a thread owned when it ended.
-type Stopped = io::Result<(Box<dyn VirtioDevice>, Queues)>;
 
 impl Worker {
     /// Makes `device` live: from now on it serves `queues`, of which queue `i` is notified by `kicks[i]`.
@@ -46,11 +46,14 @@ impl Worker {
             queues,
             kicks,
             interrupt,
-            stopped: false,
         };
         let events = live.events(&stop);
+        let live = Arc::new(Mutex::new(live));
         let mut manager = EventManager::new().map_err(io::Error::other)?;
-        let id = manager.add_subscriber(live);
+        let id = manager.add_subscriber(Waiter {
+            live: Arc::clone(&live),
+            stopped: false,
+        });
         let mut ops = manager.event_ops(id).map_err(io::Error::other)?;
         for event in events {
             match ops.add(event) {
@@ -59,49 +62,99 @@ impl Worker {
                 other => other.map_err(io::Error::other)?,
             }
         }
-        let thread = Builder::new()
+        let handle = Builder::new()
             .name(name)
             .spawn(move || serve(&mut manager, id))?;
-        Ok(Worker {
-            thread: Some(thread),
+        let thread = Thread {
+            handle: Some(handle),
             stop,
-        })
+        };
+        Ok(Worker { live, thread })
     }
 
-    /// Ends the thread and returns what it owned. When this returns nothing touches the queues any more.
+    /// Serves queue `index` here and now, as the device's thread would after its kick. Says whether it did: not while that
+    /// thread, or another in here, is at work. What is left unfinished, or held back, is the thread's to go on with.
+    pub fn try_serve(&self, index: usize) -> bool {
+        match (u32::try_from(index), self.live.try_lock()) {
+            (Ok(data @ ..FILES), Ok(mut live)) => {
+                live.handle(data);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends the thread and returns device and queues. When this returns nothing touches the queues any more.
     ///
     /// # Errors
     /// The thread has died; the device is lost.
-    pub fn stop(mut self) -> io::Result<(Box<dyn VirtioDevice>, Queues)> {
-        self.end()
-            .unwrap_or_else(|| Err(io::Error::other("the device's thread has ended before")))
+    pub fn stop(self) -> io::Result<(Box<dyn VirtioDevice>, Queues)> {
+        let Worker { live, mut thread } = self;
+        thread.end()?;
+        // The other one was the thread's.
+        let live = Arc::into_inner(live)
+            .ok_or_else(|| io::Error::other("the device's thread has not ended"))?;
+        let live = live.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((live.device, live.queues))
     }
+}
 
-    /// Ends the thread, unless that was done.
-    fn end(&mut self) -> Option<Stopped> {
-        let thread = self.thread.take()?;
+/// The thread itself, ended when dropped.
+struct Thread {
+    handle: Option<JoinHandle<io::Result<()>>>,
+    stop: EventFd,
+}
+
+impl Thread {
+    /// Ends it, unless that was done.
+    fn end(&mut self) -> io::Result<()> {
+        let Some(handle) = self.handle.take() else {
+            return Ok(());
+        };
         // Cannot fail: the counter is far from its limit.
         let _ = self.stop.write(1);
         let died = |_| Err(io::Error::other("the device's thread panicked"));
-        Some(thread.join().unwrap_or_else(died))
+        handle.join().unwrap_or_else(died)
     }
 }
 
-impl Drop for Worker {
+impl Drop for Thread {
     fn drop(&mut self) {
-        self.end();
+        // Nobody asked for the device.
+        let _ = self.end();
     }
 }
 
-/// The thread: until stopped, wait and dispatch.
-fn serve(manager: &mut EventManager<Live>, id: SubscriberId) -> Stopped {
+/// What the thread does: until stopped, wait and dispatch.
+fn serve(manager: &mut EventManager<Waiter>, id: SubscriberId) -> io::Result<()> {
     loop {
         manager.run().map_err(io::Error::other)?;
-        if manager.subscriber_mut(id).is_ok_and(|live| live.stopped) {
-            let live = manager.remove_subscriber(id).map_err(io::Error::other)?;
-            return Ok((live.device, live.queues));
+        if manager.subscriber_mut(id).is_ok_and(|it| it.stopped) {
+            return Ok(());
         }
     }
+}
+
+/// Takes the events that the thread waits for to the device.
+struct Waiter {
+    live: Arc<Mutex<Live>>,
+    stopped: bool,
+}
+
+impl MutEventSubscriber for Waiter {
+    fn init(&mut self, _: &mut EventOps<'_>) {}
+
+    fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
+        match events.data() {
+            STOP => self.stopped = true,
+            data => locked(&self.live).handle(data),
+        }
+    }
+}
+
+fn locked(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
+    // Devices do not panic on what a guest does; one that did is as good as its queues are.
+    live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Live {
@@ -109,7 +162,6 @@ struct Live {
     queues: Queues,
     kicks: Arc<[EventFd]>,
     interrupt: Arc<Interrupt>,
-    stopped: bool,
 }
 
 impl Live {
@@ -126,6 +178,16 @@ impl Live {
         });
         let stop = Events::with_data(stop, STOP, EventSet::IN);
         kicks.chain(files).chain([stop]).collect()
+    }
+
+    /// An event has come. A device whose ring is broken hears of no more.
+    fn handle(&mut self, data: u32) {
+        if !self.interrupt.is_reset_needed()
+            && let Err(broken) = self.dispatch(data)
+        {
+            debug!("{:?}: {broken}", self.device.id());
+            self.interrupt.needs_reset();
+        }
     }
 
     fn dispatch(&mut self, data: u32) -> Result<(), Broken> {
@@ -150,17 +212,7 @@ impl Live {
     }
 }
 
-impl MutEventSubscriber for Live {
-    fn init(&mut self, _: &mut EventOps<'_>) {}
-
-    fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
-        if events.data() == STOP {
-            self.stopped = true;
-        } else if !self.interrupt.is_reset_needed()
-            && let Err(broken) = self.dispatch(events.data())
-        {
-            debug!("{:?}: {broken}", self.device.id());
-            self.interrupt.needs_reset();
-        }
-    }
-}
+#[cfg(test)]
+#[cfg(not(loom))]
+#[path = "worker_test.rs"]
+mod tests;

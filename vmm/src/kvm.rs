@@ -184,14 +184,14 @@ fn open() -> Result<Kvm, Error> {
 }
 
 /// Lets KVM turn a store to QueueNotify into the queue's event, in the kernel. Without that the store comes to us as any
-/// other, and has the same effect.
+/// other, and has the same effect. It does so too for a queue that is served at once, by the thread of the vCPU.
 fn attach_kicks(vm: &VmFd, devices: &[Arc<Mmio>]) {
     if !vm.check_extension(Cap::Ioeventfd) {
         return debug!("no ioeventfd: every notification exits to user space");
     }
     for (slot, device) in devices.iter().enumerate() {
         let address = layout::virtio_address(slot) + QUEUE_NOTIFY;
-        for (kick, queue) in device.kicks().iter().zip(0_u32..) {
+        for (queue, kick) in device.kicks() {
             let address = IoEventAddress::Mmio(address);
             if let Err(error) = vm.register_ioevent(kick, &address, queue) {
                 debug!("slot {slot} queue {queue}: no ioeventfd: {error}");

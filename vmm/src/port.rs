@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use devices::console::Link;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::error::Error;
 use crate::files;
@@ -207,6 +208,8 @@ impl Port {
             .create(true)
             .truncate(true)
             .open(path)?;
+        // Not when it was opened: a FIFO waits for its reader there. From now on it waits no more, nor does a device.
+        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Port {
             input: File::open("/dev/null")?,
             output,

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::os::unix::net::UnixListener;
 
 use super::*;
@@ -28,6 +29,24 @@ fn other_targets_are_refused_with_what_would_be_right() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn a_fifo_that_nobody_reads_fills_up_and_does_not_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // Somebody who has it open, but does not read.
+    let reader = OpenOptions::new().read(true).write(true).open(&path);
+    let port = Port::open("--console", "--console", &Target::File(path));
+    let mut output = port.unwrap().unwrap().output().unwrap();
+    let full = loop {
+        if let Err(error) = output.write(&[b'.'; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    drop(reader);
 }
 
 #[test]

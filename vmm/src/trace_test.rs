@@ -173,6 +173,29 @@ fn a_store_that_exited_is_the_beginning() {
 }
 
 #[test]
+fn a_request_that_a_vcpu_serves_lies_within_its_exit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.json");
+    let mut trace = Trace::start(&path).unwrap();
+    trace.tracer().device("console");
+    by("vcpu0", trace.tracer(), |tracer| {
+        let data = 1_u32.to_le_bytes();
+        let note = ExitNote::of(&Exit::MmioWrite(virtio_address(0) + 0x50, &data));
+        let began = tracer.now();
+        request(tracer, 0, 3);
+        tracer.exit(note, began);
+    });
+    trace.finish();
+    let text = show::text_of(&fs::read(&path).unwrap(), None).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[1].contains("stores 0x1 to QueueNotify"), "{text}");
+    assert!(
+        lines[2].contains("the vCPU's thread serves queue 0 at once"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_request_that_is_not_there_and_a_file_that_is_no_trace_are_refused() {
     let problem = show::text_of(&two_requests(), Some(9)).unwrap_err();
     assert!(problem.contains("no request 9 among its 2"), "{problem}");

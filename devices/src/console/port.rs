@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -90,6 +91,12 @@ impl Port {
         if let Some(patience) = &mut self.patience {
             patience.end();
         }
+    }
+
+    /// Whether the output takes at once what it takes: it does not block, or is a regular file, which takes everything.
+    pub(super) fn never_waits(&self) -> bool {
+        let nonblocking = fcntl_getfl(&self.output).is_ok_and(|it| it.contains(OFlags::NONBLOCK));
+        nonblocking || self.output.metadata().is_ok_and(|it| it.is_file())
     }
 
     /// Whether somebody is at the far end.

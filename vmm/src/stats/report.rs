@@ -99,7 +99,7 @@ pub struct Device {
 /// One queue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Queue {
-    /// Notifications that woke the device's thread. Several in a row may be one.
+    /// Notifications that woke the device's thread, or were served at once by a vCPU's. Several in a row may be one.
     pub kicks: u64,
     /// Chains that were used.
     pub requests: u64,

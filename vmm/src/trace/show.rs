@@ -117,7 +117,7 @@ fn life(events: &[Event], popped: &Event) -> Vec<Step> {
     let same_thread = |event: &&Event| event.tid == popped.tid;
     let mut steps = Vec::new();
 
-    // The span of the device's thread that took it.
+    // The span of the thread that took it.
     let call = events.iter().filter(same_thread).find(|event| {
         event.ph == "X"
             && event.number("queue").or(event.number("file")).is_some()
@@ -211,6 +211,9 @@ fn arrival(events: &[Event], call: &Event, device: &str, steps: &mut Vec<Step>) 
         steps.push((store.ts, "store", what));
     }
     let what = match (call.number("queue"), store) {
+        (Some(queue), Some(store)) if store.tid == call.tid => {
+            format!("the vCPU's thread serves queue {queue} at once")
+        }
         (Some(queue), Some(_)) => format!("the device's thread wakes for queue {queue}"),
         (Some(queue), None) => format!(
             "the device's thread wakes for queue {queue}; the guest's store to QueueNotify did not exit (ioeventfd)"

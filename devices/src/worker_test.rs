@@ -1,0 +1,176 @@
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, ThreadId};
+
+use super::*;
+use crate::rig::{DATA, Rig, WRITE};
+use crate::virtio::{ConfigSpace, DeviceId};
+
+/// Tells which thread each chain was served in. A chain of queue 1 waits until it is let go.
+struct Probe {
+    served: Sender<ThreadId>,
+    release: Receiver<()>,
+    /// Whether the driver offers another chain whenever one is served, this many times.
+    refills: u32,
+    rig: Arc<Rig>,
+}
+
+impl VirtioDevice for Probe {
+    fn id(&self) -> DeviceId {
+        DeviceId::Console
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[4, 4]
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        Arc::new(Vec::new())
+    }
+
+    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+        if index == 1 {
+            self.served.send(thread::current().id()).unwrap();
+            self.release.recv().unwrap();
+            return Ok(());
+        }
+        let Some(queue) = queues.get(index) else {
+            return Ok(());
+        };
+        queue.drain(|_| {
+            self.served.send(thread::current().id()).unwrap();
+            if self.refills > 0 {
+                self.refills -= 1;
+                self.rig.offer(0);
+            }
+            Some(0)
+        })
+    }
+}
+
+/// A live device with queue 0, and what the test has of it.
+struct Bench {
+    rig: Arc<Rig>,
+    worker: Worker,
+    kicks: Arc<[EventFd]>,
+    served: Receiver<ThreadId>,
+    release: Sender<()>,
+}
+
+fn bench(refills: u32) -> Bench {
+    let rig = Arc::new(Rig::new(4));
+    rig.descriptor(0, (DATA, 8), WRITE, 0);
+    let ((served, seen), (release, released)) = (channel(), channel());
+    let probe = Probe {
+        served,
+        release: released,
+        refills,
+        rig: Arc::clone(&rig),
+    };
+    let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+    let kicks: Arc<[EventFd]> = [event(), event()].into();
+    let worker = Worker::start(
+        Box::new(probe),
+        Queues::new(vec![Some(rig.queue(0)), None]),
+        Arc::clone(&kicks),
+        Arc::clone(&rig.interrupt),
+    );
+    Bench {
+        rig,
+        worker: worker.unwrap(),
+        kicks,
+        served: seen,
+        release,
+    }
+}
+
+#[test]
+fn a_kick_that_is_served_at_once_is_done_on_return_and_by_the_thread_that_brought_it() {
+    let bench = bench(0);
+    bench.rig.offer(0);
+    assert!(bench.worker.try_serve(0));
+    assert_eq!(bench.rig.used_idx(), 1);
+    assert_eq!(bench.served.try_recv(), Ok(thread::current().id()));
+    assert!(bench.rig.wire.is_high());
+}
+
+#[test]
+fn while_the_devices_thread_is_at_work_nobody_else_serves() {
+    let bench = bench(0);
+    bench.kicks[1].write(1).unwrap();
+    assert_ne!(bench.served.recv(), Ok(thread::current().id()));
+    bench.rig.offer(0);
+    assert!(!bench.worker.try_serve(0));
+    assert_eq!(bench.rig.used_idx(), 0);
+    // As a transport does then.
+    bench.kicks[0].write(1).unwrap();
+    bench.release.send(()).unwrap();
+    assert_ne!(bench.served.recv(), Ok(thread::current().id()));
+    bench.worker.stop().unwrap();
+    assert_eq!(bench.rig.used_idx(), 1);
+}
+
+#[test]
+fn what_a_thread_leaves_unfinished_the_devices_thread_goes_on_with() {
+    let bench = bench(6);
+    bench.rig.offer(0);
+    assert!(bench.worker.try_serve(0));
+    let served: Vec<_> = (0..7).map(|_| bench.served.recv().unwrap()).collect();
+    let here = thread::current().id();
+    let own = served.iter().take_while(|id| **id == here).count();
+    assert_eq!(own, 4, "as many as the ring is long");
+    assert!(!served[own..].contains(&here));
+}
+
+#[test]
+fn a_ring_that_breaks_at_once_needs_a_reset_and_is_left_alone() {
+    let bench = bench(0);
+    bench.rig.set_available(5);
+    assert!(bench.worker.try_serve(0));
+    assert!(bench.rig.interrupt.is_reset_needed());
+    bench.rig.set_available(0);
+    bench.rig.offer(0);
+    assert!(bench.worker.try_serve(0));
+    assert_eq!(bench.rig.used_idx(), 0);
+}
+
+#[test]
+fn a_queue_that_is_none_does_nothing() {
+    let bench = bench(0);
+    for index in [2, FILES as usize, STOP as usize, usize::MAX] {
+        bench.worker.try_serve(index);
+    }
+    bench.rig.offer(0);
+    assert!(bench.worker.try_serve(0));
+    bench.worker.stop().unwrap();
+}
+
+#[test]
+fn threads_that_serve_beside_each_other_serve_each_chain_once() {
+    const CHAINS: u16 = 500;
+    let bench = bench(0);
+    let (rig, worker, kick) = (&bench.rig, &bench.worker, &bench.kicks[0]);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(move || {
+                while rig.used_idx() != CHAINS {
+                    if !worker.try_serve(0) {
+                        kick.write(1).unwrap();
+                    }
+                    thread::yield_now();
+                }
+            });
+        }
+        for chain in 0..CHAINS {
+            while rig.used_idx() != chain {
+                thread::yield_now();
+            }
+            rig.offer(0);
+        }
+    });
+    bench.worker.stop().unwrap();
+    assert_eq!(bench.served.try_iter().count(), usize::from(CHAINS));
+}

@@ -120,7 +120,7 @@ pub trait Watch: Send + Sync {
     /// `event` happens now.
     fn see(&self, event: Event);
 
-    /// Whether each descriptor of a chain is of interest. It costs to load them twice.
+    /// Whether each descriptor of a chain is of interest. It costs to load them twice. Asked once a queue.
     fn wants_descriptors(&self) -> bool {
         false
     }
@@ -141,6 +141,8 @@ pub(crate) struct QueueWatch {
     pub(crate) watch: Arc<dyn Watch>,
     /// The queue's index.
     pub(crate) queue: u16,
+    /// Whether it wants descriptors.
+    pub(crate) descriptors: bool,
 }
 
 /// A device that is watched: a device as any other.

@@ -2,11 +2,38 @@
 //!
 //! One argument a line, the program first. `{kernel}`, `{initrd}`, `{cmdline}`, `{disk}`, `{memory}` (MiB), `{cpus}`, `{queues}` (of the
 //! disk) and `{root}` (the VMM's own folder) are replaced, within an argument too. Empty lines and lines that begin with `#` are skipped. A line that
-//! begins with `hugepages:` counts only where the guest's memory is to be of huge pages, one with `pages:` only elsewhere.
+//! begins with `hugepages:` counts only where the guest's memory is to be of huge pages, one with `pages:` only elsewhere, and one with
+//! `stats:` only where the VMM is to count what happens.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
+
+/// What a start wants of the lines that count only for some.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// The guest's memory of huge pages.
+    pub hugepages: bool,
+    /// Statistics.
+    pub stats: bool,
+}
+
+impl Wanted {
+    /// What `line` says, if it counts.
+    fn line(self, line: &str) -> Option<&str> {
+        let conditions = [
+            ("hugepages:", self.hugepages),
+            ("pages:", !self.hugepages),
+            ("stats:", self.stats),
+        ];
+        for (prefix, counts) in conditions {
+            if let Some(rest) = line.strip_prefix(prefix) {
+                return counts.then_some(rest);
+            }
+        }
+        Some(line)
+    }
+}
 
 /// The command of `template`.
 ///
@@ -15,15 +42,12 @@ use anyhow::{Result, bail};
 pub fn command(
     template: &str,
     values: &BTreeMap<&str, String>,
-    hugepages: bool,
+    wanted: Wanted,
 ) -> Result<Vec<String>> {
     let mut command = Vec::new();
     for line in template.lines().map(str::trim) {
-        let line = match (line.strip_prefix("hugepages:"), line.strip_prefix("pages:")) {
-            (Some(line), _) if hugepages => line,
-            (_, Some(line)) if !hugepages => line,
-            (None, None) => line,
-            _ => continue,
+        let Some(line) = wanted.line(line) else {
+            continue;
         };
         if !line.is_empty() && !line.starts_with('#') {
             command.push(fill(line.trim(), values)?);
@@ -64,6 +88,7 @@ pages:{memory}M
 hugepages: {memory}M,hugepages=on
 --cmdline
 {cmdline} quiet
+stats:--stats
 ";
 
     fn values() -> BTreeMap<&'static str, String> {
@@ -76,7 +101,7 @@ hugepages: {memory}M,hugepages=on
 
     #[test]
     fn places_are_filled_once() {
-        let command = command(TEMPLATE, &values(), false).unwrap();
+        let command = command(TEMPLATE, &values(), Wanted::default()).unwrap();
         assert_eq!(
             command,
             ["/r/vmm", "--memory", "256M", "--cmdline", "a {b} quiet"]
@@ -84,15 +109,20 @@ hugepages: {memory}M,hugepages=on
     }
 
     #[test]
-    fn huge_pages_choose_lines() {
-        let command = command(TEMPLATE, &values(), true).unwrap();
+    fn huge_pages_and_statistics_choose_lines() {
+        let wanted = Wanted {
+            hugepages: true,
+            stats: true,
+        };
+        let command = command(TEMPLATE, &values(), wanted).unwrap();
         assert_eq!(command[2], "256M,hugepages=on");
+        assert_eq!(command.last().unwrap(), "--stats");
     }
 
     #[test]
     fn an_unknown_place_and_an_empty_template_are_refused() {
-        assert!(command("{disc}", &values(), false).is_err());
-        assert!(command("{root", &values(), false).is_err());
-        assert!(command("# nothing", &values(), false).is_err());
+        assert!(command("{disc}", &values(), Wanted::default()).is_err());
+        assert!(command("{root", &values(), Wanted::default()).is_err());
+        assert!(command("# nothing", &values(), Wanted::default()).is_err());
     }
 }

@@ -4,10 +4,12 @@
 //! handed on as it was given.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser};
+
+use vmm::cli::config;
 
 use crate::error::Error;
 use crate::ways::Clock;
@@ -32,14 +34,14 @@ Examples:
       --peer 'plain=qemu-system-riscv64 -M virt -m {memory}M -nographic -no-reboot -kernel {kernel}' \\
       --peer 'lab:kvmtool=lab/cache/peers/kvmtool/lkvm run -k {kernel} -m {memory} -c {cpus}'";
 
-/// Options of `hartvisor run` that a comparison gives itself, or that make no sense for it.
-const NOT_HERE: [&str; 9] = [
+/// Options of `hartvisor run` that a comparison gives itself, or that make no sense for it. In a `--config` file, which may be
+/// one that is used for runs, they are passed over.
+const NOT_HERE: [&str; 8] = [
     "accel",
     "devices",
-    "print_command",
-    "dump_dtb",
+    "print-command",
+    "dump-dtb",
     "pidfile",
-    "config",
     "stats",
     "trace",
     "rings",
@@ -150,16 +152,19 @@ impl Peer {
     }
 }
 
+fn not_here(option: &clap::Arg) -> bool {
+    option
+        .get_long()
+        .is_some_and(|name| NOT_HERE.contains(&name))
+}
+
 /// The definition of the command line.
 pub fn command() -> Command {
     let given = Compare::command();
-    let there: Vec<_> = NOT_HERE
-        .into_iter()
-        .filter(|id| given.get_arguments().any(|it| it.get_id() == id))
-        .collect();
-    there
-        .into_iter()
-        .fold(given, |command, id| command.mut_arg(id, |it| it.hide(true)))
+    given.mut_args(|option| {
+        let hidden = not_here(&option);
+        option.hide(hidden)
+    })
 }
 
 /// Reads the arguments, the program's own name first. Help and version are printed from here, and end the program.
@@ -167,11 +172,10 @@ pub fn command() -> Command {
 /// # Errors
 /// In one line, what is wrong.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Compare, Error> {
-    let command = command();
-    let matches = command
-        .clone()
-        .try_get_matches_from(arguments)
-        .map_err(refuse)?;
+    let arguments = arguments.into_iter().collect();
+    let (arguments, config) = config::merge_for(command(), arguments, &NOT_HERE)?;
+    let refuse = |error| refuse(error, config.as_deref());
+    let matches = command().try_get_matches_from(arguments).map_err(refuse)?;
     let mut compare = Compare::from_arg_matches(&matches).map_err(refuse)?;
     if compare.options.lab.is_none() {
         let lab = std::env::var_os("HARTVISOR_LAB").filter(|it| !it.is_empty());
@@ -179,13 +183,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Compare, E
     }
     for (option, value) in given(&matches)? {
         let id = option.get_id().as_str();
-        if NOT_HERE.contains(&id) {
+        if not_here(&option) {
             let name = option.get_long().unwrap_or(id);
             let problem = format!("--{name} is not for compare (see hartvisor compare --help)");
             return Err(Error::Usage(problem));
         }
         match (id, option.get_long(), value) {
             ("disks", _, Some(value)) => compare.disks.push(value),
+            // What it says was handed on by now.
+            ("config", ..) => {}
             (_, Some(name), Some(value)) => compare.handed_on.push(format!("--{name}={value}")),
             (_, Some(name), None) => compare.handed_on.push(format!("--{name}")),
             _ => {}
@@ -223,8 +229,9 @@ pub fn text(value: &OsStr) -> Result<String, Error> {
     text.ok_or_else(|| Error::NotText(value.into()))
 }
 
-/// An error of clap's in one line. Help and version are no errors: they are printed.
-fn refuse(error: clap::Error) -> Error {
+/// An error of clap's in one line. Help and version are no errors: they are printed. `config`: a file that has a share in the
+/// arguments.
+fn refuse(error: clap::Error, config: Option<&Path>) -> Error {
     if !error.use_stderr() {
         error.exit();
     }
@@ -236,8 +243,9 @@ fn refuse(error: clap::Error) -> Error {
     let kept: Vec<_> = kept
         .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
         .collect();
+    let with = config.map_or(String::new(), |path| format!("with --config {path:?}: "));
     Error::Usage(format!(
-        "{} (see hartvisor compare --help)",
+        "{with}{} (see hartvisor compare --help)",
         kept.join("; ").trim()
     ))
 }

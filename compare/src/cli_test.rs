@@ -55,6 +55,37 @@ fn what_the_comparison_varies_itself_is_refused() {
 }
 
 #[test]
+fn a_file_of_a_run_is_read_but_for_what_the_comparison_varies() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vm.toml");
+    let config = format!("--config={}", path.display());
+    let said = "kernel = 'k'\ncmdline = 'a'\ncpus = 2\ndisk = ['d,readonly']\nno-rng = true\n";
+    let not_here = "accel = 'kvm'\npidfile = 'p'\nstats = '-'\nprint-command = true\n";
+    std::fs::write(&path, format!("{said}{not_here}")).unwrap();
+    let compare = parsed(&[&config, "--cmdline", "b"]).unwrap();
+    assert_eq!(
+        compare.handed_on,
+        ["--kernel=k", "--cmdline=b", "--cpus=2", "--no-rng"]
+    );
+    assert_eq!(compare.disks, ["d,readonly"]);
+    let refused = parsed(&[&config, "--accel=kvm"]).unwrap_err();
+    assert!(refused.contains("--accel is not for compare"), "{refused}");
+
+    for (wrong, named) in [
+        ("kernel = 'k'\nruns = 3", "runs"),
+        ("kernel = 'k'\ncpus = 'many'", "many"),
+        ("cpus = 2", "--kernel"),
+    ] {
+        std::fs::write(&path, wrong).unwrap();
+        let error = parsed(&[&config]).unwrap_err();
+        assert!(
+            error.contains(named) && error.contains("vm.toml"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_wrong_option_of_a_run_is_refused_in_one_line() {
     let error = parsed(&["--kernel", "k", "--memory", "many"]).unwrap_err();
     assert!(error.contains("many") && !error.contains('\n'), "{error}");

@@ -13,6 +13,10 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
 
+    /// A `--config` file is none.
+    #[error(transparent)]
+    Config(#[from] vmm::error::Error),
+
     /// A path goes into a plan, which is JSON.
     #[error("{0:?} is not UTF-8, which compare needs of every argument")]
     NotText(std::ffi::OsString),
@@ -93,6 +97,7 @@ impl Error {
         match self {
             Error::Usage(_) | Error::NotText(_) | Error::Peer { .. } | Error::Json { .. } => 2,
             Error::File { .. } => 2,
+            Error::Config(error) => error.exit_code(),
             Error::NoWay => 3,
             Error::Signal(number) => {
                 u8::try_from(*number).map_or(u8::MAX, |number| number.saturating_add(128))

@@ -9,6 +9,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use vmm::stats::report::Histogram;
 
 use crate::error::Error;
+use crate::latency::Latency;
 use crate::spread::Spread;
 
 /// What a picture is wide, in its own units; a phone shows it at about that.
@@ -152,18 +153,49 @@ pub fn timeline(about: &str, ways: &[(String, usize, Vec<Course>)]) -> Result<St
     })
 }
 
-/// How many of the requests took at most so long: a curve for each way, the time in powers of ten.
+/// How many of the requests took at most so long.
+pub struct Curve {
+    /// The number of its colour.
+    pub series: usize,
+    /// Microseconds and the share in percent, both rising.
+    pub points: Vec<(f64, f64)>,
+}
+
+impl Curve {
+    /// Of nanoseconds that were counted in buckets.
+    pub fn counted(series: usize, histogram: &Histogram) -> Curve {
+        let mut points: Vec<(f64, f64)> = Vec::new();
+        let mut seen = 0;
+        for (end, count) in &histogram.buckets {
+            // A step: none of these took less than the bucket before.
+            let before = points.last().map_or(0.0, |point| point.1);
+            let at = (*end).min(histogram.max) as f64 / 1000.0;
+            points.push((at, before));
+            seen += count;
+            points.push((at, 100.0 * seen as f64 / histogram.count as f64));
+        }
+        Curve { series, points }
+    }
+
+    /// Of percentiles, which alone are known: straight lines from one to the next.
+    pub fn reported(series: usize, latency: &Latency) -> Curve {
+        let percentiles = latency.percentiles.iter();
+        Curve {
+            series,
+            points: percentiles.map(|(share, us)| (*us, *share)).collect(),
+        }
+    }
+}
+
+/// Curves, the time in powers of ten.
 ///
 /// # Errors
 /// plotters fails.
-pub fn latencies(about: &str, ways: &[(usize, &Histogram)]) -> Result<String, Error> {
-    let micros = |nanos: u64| nanos as f64 / 1000.0;
-    let ends = ways.iter().flat_map(|(_, histogram)| &histogram.buckets);
-    let least = ends.clone().map(|it| micros(it.0)).fold(f64::MAX, f64::min);
-    let most = ends.map(|it| micros(it.0)).fold(1.0, f64::max);
-    let least = 10_f64
-        .powf(least.max(0.01).log10().floor())
-        .min(most / 10.0);
+pub fn latencies(about: &str, curves: &[Curve]) -> Result<String, Error> {
+    let times = || curves.iter().flat_map(|it| &it.points).map(|it| it.0);
+    let least = times().fold(f64::MAX, f64::min).max(0.01);
+    let most = times().fold(1.0, f64::max);
+    let least = 10_f64.powf(least.log10().floor()).min(most / 10.0);
     let most = 10_f64.powf(most.log10().ceil());
     draw(about, 250, |area| {
         let label = |size| ("sans-serif", size * FONT).into_font();
@@ -186,19 +218,12 @@ pub fn latencies(about: &str, ways: &[(usize, &Histogram)]) -> Result<String, Er
             .label_style(label(12.0).color(&MUTED))
             .draw()
             .map_err(failed)?;
-        for (number, histogram) in ways {
-            let mut points = vec![(least, 0.0)];
-            let mut seen = 0;
-            for (end, count) in &histogram.buckets {
-                // A step: none of these took less than the bucket before.
-                let before = points.last().map_or(0.0, |point| point.1);
-                let at = micros((*end).min(histogram.max)).max(least);
-                points.push((at, before));
-                seen += count;
-                points.push((at, 100.0 * seen as f64 / histogram.count as f64));
-            }
-            points.push((most, 100.0));
-            let style = series(*number).stroke_width(2);
+        for curve in curves {
+            let points = curve.points.iter();
+            let end = points.clone().last().filter(|point| point.1 == 100.0);
+            let points = points.map(|&(at, share)| (at.max(least), share));
+            let points = points.chain(end.map(|_| (most, 100.0)));
+            let style = series(curve.series).stroke_width(2);
             chart
                 .draw_series(LineSeries::new(points, style))
                 .map_err(failed)?;

@@ -7,7 +7,8 @@
 //!    ├── lab ────────┐              a plan goes into the emulated host, observations come back
 //!    ├── observe ────┴─ memory      starts a command again and again: what it wrote, when, how it ended
 //!    │     plan ▲
-//!    ├── report ─ transcript, spread   the observations side by side; what JSON holds
+//!    ├── report ─ transcript ─ latency   the observations side by side; what JSON holds
+//!    │            spread
 //!    └── table, page ─ figure       the report as text, as a page with pictures
 //! ```
 //!
@@ -19,6 +20,7 @@ pub mod counts;
 pub mod error;
 pub mod figure;
 pub mod lab;
+pub mod latency;
 pub mod memory;
 pub mod observe;
 pub mod page;

@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::counts;
 use crate::error::Error;
-use crate::figure::{self, Bar, Course};
+use crate::figure::{self, Bar, Course, Curve};
 use crate::plan::Run;
 use crate::report::{self, Measured, Report, Times};
 use crate::spread::Spread;
@@ -164,6 +164,16 @@ fn times(report: &Report, group: &[(usize, &Measured)]) -> Result<Markup, Error>
         (way.name.clone(), *series, courses)
     };
     let courses: Vec<_> = group.iter().map(courses).collect();
+    let mut reported: Vec<(&str, Vec<Curve>)> = Vec::new();
+    for (series, way) in group {
+        for latency in &way.latencies {
+            let curve = Curve::reported(*series, latency);
+            match reported.iter_mut().find(|(name, _)| *name == latency.name) {
+                Some((_, curves)) => curves.push(curve),
+                None => reported.push((&latency.name, vec![curve])),
+            }
+        }
+    }
     Ok(html! {
         (framed("To the guest's first line", &figure::bars("time to the guest's first line", &first)?, None))
         (framed("To the end", &figure::bars("time to the end", &exit)?, None))
@@ -173,6 +183,19 @@ fn times(report: &Report, group: &[(usize, &Measured)]) -> Result<Markup, Error>
             Some("Grey: the VMM, and under QEMU its firmware, before the guest speaks; and after its last line, or the one with the \
                   marker, until the command has ended. Each stroke is a line."),
         ))
+        @for (name, curves) in &reported {
+            figure {
+                h3 { "The guest's requests done within: " (name) }
+                (PreEscaped(figure::latencies("how the latencies that the guest reports are distributed", curves)?))
+                figcaption {
+                    @for curve in curves {
+                        @let way = group.iter().find(|(series, _)| *series == curve.series);
+                        span.(swatch(curve.series)) {} (way.map_or("", |(_, way)| &way.name))
+                    }
+                    p { "As the guest reports them: percentiles, the median of the timed runs. Between them the lines are straight." }
+                }
+            }
+        }
     })
 }
 
@@ -221,10 +244,10 @@ fn counted(ways: &[(usize, &Measured)]) -> Result<Option<Markup>, Error> {
         let most = latencies.max_by_key(|histogram| histogram.count);
         histograms.extend(most.map(|histogram| (*series, label(way), histogram)));
     }
-    let curves: Vec<_> = histograms
+    let curves = histograms
         .iter()
-        .map(|(series, _, it)| (*series, it))
-        .collect();
+        .map(|(series, _, it)| Curve::counted(*series, it));
+    let curves: Vec<_> = curves.collect();
     if memory.is_empty() && exits.is_empty() && curves.is_empty() {
         return Ok(None);
     }

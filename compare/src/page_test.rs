@@ -32,7 +32,7 @@ fn report() -> Report {
             }]
         })),
     });
-    let text = "OpenSBI v1.5\nBoot HART ID : 0\n\u{1b}[1ma <b> & \"c\"\nend";
+    let text = "OpenSBI v1.5\nBoot HART ID : 0\n\u{1b}[1ma <b> & \"c\"\n# latency <disk>: p50 5, max 9 us\nend";
     let ways = vec![
         seen(
             "hartvisor",
@@ -66,9 +66,9 @@ fn the_page_is_well_formed_whole_and_asks_for_nothing() {
     };
     let document = Document::parse_with_options(&page, options)
         .unwrap_or_else(|error| panic!("{error}: {page}"));
-    // Two groups of three pictures, and three of counts.
+    // Two groups of three pictures, one of latencies that the guest reports, and three of counts.
     let pictures = named(&document, "svg");
-    assert_eq!(pictures.len(), 9);
+    assert_eq!(pictures.len(), 10);
     for picture in pictures {
         assert!(picture.has_attribute("viewBox") && picture.has_attribute("aria-label"));
         assert!(picture.children().any(|it| it.is_element()));
@@ -87,6 +87,9 @@ fn the_page_is_well_formed_whole_and_asks_for_nothing() {
         "our &lt;devices&gt;",
         "1 234",
         "8.2 / 30.0",
+        "guest: &lt;disk&gt; p50 / max, µs",
+        "5.0 / 9.0",
+        "The guest's requests done within: &lt;disk&gt;",
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }

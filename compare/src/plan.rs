@@ -1,6 +1,5 @@
 //! What is to be run, and what was seen: what goes into the emulated host and comes out of it, as JSON.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -88,6 +87,3 @@ pub struct Memory {
     /// The anonymous ones: heap, stacks, written data.
     pub anonymous: u64,
 }
-
-/// What a guest reports of itself: `# latency NAME: p50 12, p99 31 us`, by name and percentile, in microseconds.
-pub type Latencies = BTreeMap<String, BTreeMap<String, f64>>;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::latency::{self, Latency};
 use crate::plan::{Counts, Ending, Line, Run};
 use crate::spread::Spread;
 use crate::transcript::{self, Difference, Points, Said};
@@ -63,6 +64,9 @@ pub struct Measured {
     pub points: Option<Points>,
     /// Of the timed runs.
     pub times: Option<Times>,
+    /// What the guest reports of its own requests, the median of the timed runs.
+    #[serde(default)]
+    pub latencies: Vec<Latency>,
     /// Of the run that counts.
     pub counts: Option<Counts>,
     /// All runs.
@@ -239,6 +243,7 @@ impl Measured {
             verdict: None,
             points: None,
             times: None,
+            latencies: Vec::new(),
             counts: None,
             runs: Vec::new(),
         };
@@ -267,6 +272,9 @@ impl Measured {
         way.outcome = Some(other.unwrap_or(outcome));
         way.points = transcript::points(&first.lines);
         way.times = Some(Times::of(setting, &runs));
+        let timed = runs.iter().filter(|run| run.counts.is_none());
+        let reported: Vec<_> = timed.map(|run| latency::reported(&run.lines)).collect();
+        way.latencies = latency::medians(&reported);
         way.counts = runs.iter().find_map(|run| run.counts.clone());
         way.runs = runs;
         way

@@ -1,6 +1,7 @@
 //! The comparison as text: a line for each measure, a column for each way, and a group of columns for each clock.
 
-use crate::counts;
+use crate::counts::{self, Count};
+use crate::latency::Latency;
 use crate::report::{Measured, Report, Verdict};
 use crate::spread::Spread;
 use crate::transcript::{Difference, Points};
@@ -37,7 +38,11 @@ pub fn rows(report: &Report) -> Vec<Row> {
     ];
     let counted: Vec<_> = ways
         .iter()
-        .map(|way| way.counts.as_ref().map(counts::lines).unwrap_or_default())
+        .map(|way| {
+            let reported = way.latencies.iter().map(reported);
+            let counted = way.counts.as_ref().map(counts::lines).unwrap_or_default();
+            reported.chain(counted).collect::<Vec<_>>()
+        })
         .collect();
     let mut labels: Vec<&str> = Vec::new();
     for count in counted.iter().flatten() {
@@ -59,6 +64,13 @@ pub fn rows(report: &Report) -> Vec<Row> {
     }));
     rows.retain(|row| row.cells.iter().any(Option::is_some));
     rows
+}
+
+fn reported(latency: &Latency) -> Count {
+    Count {
+        label: format!("guest: {} {}, µs", latency.name, latency.names()),
+        text: latency.values(),
+    }
 }
 
 /// The table, what differs, and what did not run.

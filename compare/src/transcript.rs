@@ -7,10 +7,12 @@
 //! - the kernel's time stamps, `[    0.123456] `;
 //! - in a TAP transcript: diagnostics (`# …`, YAML blocks). Of a test point that is marked TODO, known to fail, only number
 //!   and name are compared, and it is counted;
+//! - what a guest reports of its latencies;
 //! - lines with a text that the user names (`--ignore`).
 
 use serde::{Deserialize, Serialize};
 
+use crate::latency::Latency;
 use crate::plan::Line;
 
 /// A line of a transcript that counts.
@@ -81,7 +83,7 @@ pub fn comparable(lines: &[Line], ignore: &[String]) -> Vec<Said> {
             }
         }
         let ignored = ignore.iter().any(|part| text.contains(part));
-        if !text.is_empty() && !ignored {
+        if !text.is_empty() && !ignored && Latency::parse(&text).is_none() {
             said.push(Said {
                 number: index + 1,
                 text,

@@ -52,6 +52,14 @@ fn escapes_and_times_are_left_out_and_brackets_that_are_none_stay() {
 }
 
 #[test]
+fn latencies_that_a_guest_reports_differ_without_fault() {
+    assert_eq!(
+        said("latency disk: p50 7, p99 9 us\nlatency is low"),
+        ["latency is low"]
+    );
+}
+
+#[test]
 fn a_comment_counts_only_outside_of_tap() {
     assert_eq!(said("# 7 us\nok 1 - a"), ["# 7 us", "ok 1 - a"]);
     let tap =

@@ -299,6 +299,17 @@ fn setting(kernel: &str) -> Setting {
     }
 }
 
+/// From a nanosecond to days.
+fn percentiles(salt: u64) -> String {
+    let numbers = (0..12).map(|n| format!("p{}.{salt}", 50 + 4 * n));
+    let values = (0..12).map(|n| 10_f64.powi(n - 3));
+    let both = numbers.zip(values).map(|(name, us)| format!("{name} {us}"));
+    format!(
+        "{}, max 999999999999 us",
+        both.collect::<Vec<_>>().join(", ")
+    )
+}
+
 /// A report as wide as they come: eight ways in three groups, names and lines without a blank, hours and terabytes.
 fn long() -> Report {
     let run = |salt: u64, counts| Run {
@@ -307,7 +318,10 @@ fn long() -> Report {
         lines: (1..200)
             .map(|at| Line {
                 at: at * 17_000_000,
-                text: format!("{at}{}", "line".repeat(if salt == 5 { 60 } else { 50 })),
+                text: match at {
+                    100 => format!("# latency {}: {}", "kind".repeat(40), percentiles(salt)),
+                    _ => format!("{at}{}", "line".repeat(if salt == 5 { 60 } else { 50 })),
+                },
             })
             .collect(),
         messages: "message".repeat(50),

@@ -352,6 +352,7 @@ impl Queue {
         self.watch.get_or_insert_with(|| QueueWatch {
             watch: Arc::clone(watch),
             queue: index,
+            descriptors: watch.wants_descriptors(),
         });
     }
 
@@ -364,8 +365,7 @@ impl Queue {
 // What is told, where somebody watches. Cold and apart, so that where nobody does the way past is a branch and nothing that the
 // events hold is kept for them.
 
-/// A chain was taken. Its descriptors are loaded once more for that, if they are wanted. What a driver changed meanwhile,
-/// against the rules, is told as it is now; what the device does with them does not depend on it.
+/// A chain was taken.
 #[cold]
 #[inline(never)]
 fn tell_popped(
@@ -375,17 +375,26 @@ fn tell_popped(
     descriptors: u32,
     waiting: u16,
 ) {
-    watch.watch.see(Event::Popped {
+    let event = Event::Popped {
         queue: watch.queue,
         head: chain.head,
         descriptors,
         readable: chain.readable().len(),
         writable: chain.writable().len(),
         waiting,
-    });
-    if watch.watch.wants_descriptors() {
-        table.tell(chain.head, &*watch.watch);
+    };
+    if watch.descriptors {
+        return tell_descriptors(watch, table, chain.head, event);
     }
+    watch.watch.see(event);
+}
+
+/// The same, with its descriptors. They are loaded once more for that: what a driver changed meanwhile, against the rules, is told as it
+/// is now; what the device does with them does not depend on it.
+#[inline(never)]
+fn tell_descriptors(watch: &QueueWatch, table: &Table, head: u16, popped: Event) {
+    watch.watch.see(popped);
+    table.tell(head, &*watch.watch);
 }
 
 /// A chain was put into the used ring.

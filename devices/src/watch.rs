@@ -121,7 +121,7 @@ pub trait Watch: Send + Sync {
     /// `event` happens now.
     fn see(&self, event: Event);
 
-    /// Whether each descriptor of a chain is of interest. It costs to load them twice.
+    /// Whether each descriptor of a chain is of interest. It costs to load them twice. Asked once a queue.
     fn wants_descriptors(&self) -> bool {
         false
     }
@@ -142,6 +142,8 @@ pub(crate) struct QueueWatch {
     pub(crate) watch: Arc<dyn Watch>,
     /// The queue's index.
     pub(crate) queue: u16,
+    /// Whether it wants descriptors.
+    pub(crate) descriptors: bool,
 }
 
 /// A device that is watched: a device as any other.

@@ -51,6 +51,7 @@ mod error;
 pub mod fdt;
 pub mod imsic;
 pub mod intc;
+pub mod latency;
 pub mod mmio;
 #[cfg(test)]
 mod model;

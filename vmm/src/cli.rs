@@ -16,7 +16,7 @@ use crate::layout::VIRTIO_SLOTS;
 use crate::port::Target;
 use crate::size;
 
-mod config;
+pub mod config;
 mod disk;
 mod kernel;
 mod port;

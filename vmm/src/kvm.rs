@@ -149,7 +149,7 @@ fn live(
     let console = sbi::Console::new(ram, input, output);
 
     let sizes = Sizes::new(machine, disks, &devices);
-    observer.born();
+    observer.born(first(&vcpus)?.timebase()?);
     let wanted = observer.wants_kvm();
     let counters = wanted.then(|| stats::Counters::open(&vm, &vcpus));
     let counted = || counters.as_ref().map(stats::Counters::read);
@@ -210,14 +210,13 @@ fn device_tree(
     if let Some(dtb) = &machine.dtb {
         return Ok(dtb.tree.clone());
     }
-    let boot = vcpus.first().ok_or(Error::Internal("no vCPU".to_owned()))?;
     let describe = |vcpu| cpu::describe(vcpu, machine, irqchip);
     let harts: Vec<_> = vcpus.iter().map(describe).collect();
     fdt::build(&Board {
         cmdline: &machine.cmdline,
         memory: machine.memory,
         harts: &harts,
-        timebase: boot.timebase()?,
+        timebase: first(vcpus)?.timebase()?,
         initrd: machine.placement.initrd.clone(),
         virtio_slots: slots,
         rng_seed: seed()?,
@@ -232,11 +231,15 @@ fn prepare_boot(
     tree: &[u8],
     ram: &GuestMemoryMmap,
 ) -> Result<(), Error> {
-    let boot = vcpus.first().ok_or(Error::Internal("no vCPU".to_owned()))?;
     let placement = &machine.placement;
     ram.write_slice(tree, GuestAddress(placement.fdt))
         .map_err(|error| Error::Internal(format!("the device tree has no room: {error}")))?;
-    boot.boot_at(placement.entry, placement.fdt)
+    first(vcpus)?.boot_at(placement.entry, placement.fdt)
+}
+
+/// The vCPU that the guest begins on.
+fn first(vcpus: &[KvmVcpu]) -> Result<&KvmVcpu, Error> {
+    vcpus.first().ok_or(Error::Internal("no vCPU".to_owned()))
 }
 
 /// Entropy for the guest's first random numbers.

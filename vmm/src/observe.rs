@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::machine::{End, Machine};
 use crate::rings::Recorder;
 use crate::stats::Stats;
-use crate::stats::counters::{DeviceCounters, VcpuCounters};
+use crate::stats::counters::VcpuCounters;
 use crate::stats::report::Kvm;
 use crate::trace::{ExitNote, Trace, Tracer};
 use crate::vcpu::{Exit, Vcpu};
@@ -83,24 +83,33 @@ impl Observer {
     }
 
     fn watch(&self, slot: usize, device: &dyn VirtioDevice, wire: bool) -> Option<Arc<dyn Watch>> {
-        if self.stats.is_none() && self.tracer.is_none() && self.rings.is_none() {
-            return None;
-        }
         let kind = format!("{:?}", device.id()).to_lowercase();
         let name = match slot {
             0 => "console".to_owned(),
             _ if slot <= self.disks => format!("disk{}", slot - 1),
             _ => "rng".to_owned(),
         };
-        let queues = device.queues().len();
-        let stats = self.stats.as_ref();
-        let tracer = self.tracer.as_ref();
-        Some(Arc::new(Probe {
-            counters: stats.map(|stats| stats.device(&name, kind, queues, wire)),
-            trace: tracer.map(|tracer| (Arc::clone(tracer), tracer.device(&name))),
-            rings: self.rings.clone(),
-            name,
-        }))
+        let counters = self.stats.as_ref().map(|stats| -> Arc<dyn Watch> {
+            stats.device(&name, kind, device.queues().len(), wire)
+        });
+        let traced = self.tracer.as_ref().map(|tracer| -> Arc<dyn Watch> {
+            Arc::new(Traced {
+                device: tracer.device(&name),
+                tracer: Arc::clone(tracer),
+            })
+        });
+        let drawn = self.rings.as_ref().map(|rings| -> Arc<dyn Watch> {
+            Arc::new(Drawn {
+                rings: Arc::clone(rings),
+                name: name.clone(),
+            })
+        });
+        let mut watches: Vec<_> = [counters, traced, drawn].into_iter().flatten().collect();
+        match watches.len() {
+            // What counts is called at each step of a request: nothing in between.
+            0 | 1 => watches.pop(),
+            _ => Some(Arc::new(Several(watches))),
+        }
     }
 
     /// What watches vCPU `id`, if anybody does.
@@ -114,9 +123,9 @@ impl Observer {
         })
     }
 
-    /// The guest begins to live in a VM of KVM's.
-    pub fn born(&self) {
-        self.with(Stats::born);
+    /// The guest begins to live in a VM of KVM's, whose `time` CSR has so many ticks a second.
+    pub fn born(&self, timebase: u32) {
+        self.with(|stats| stats.born(timebase));
     }
 
     /// Its VM has ended; `kvm` gives what KVM has counted.
@@ -159,37 +168,62 @@ impl Observer {
     }
 }
 
-/// What watches one device.
-struct Probe {
-    counters: Option<Arc<DeviceCounters>>,
-    /// The trace, and the device's number in it.
-    trace: Option<(Arc<Tracer>, u8)>,
-    rings: Option<Arc<Recorder>>,
+/// A trace, of one device.
+struct Traced {
+    tracer: Arc<Tracer>,
+    /// The device's number in it.
+    device: u8,
+}
+
+impl Watch for Traced {
+    fn see(&self, event: Event) {
+        self.tracer.event(self.device, event);
+    }
+
+    fn wants_descriptors(&self) -> bool {
+        true
+    }
+}
+
+/// What remembers rings, of one device.
+struct Drawn {
+    rings: Arc<Recorder>,
     /// The device's name.
     name: String,
 }
 
-impl Watch for Probe {
-    fn see(&self, event: Event) {
-        if let Some(counters) = &self.counters {
-            counters.count(event);
-        }
-        if let Some((tracer, device)) = &self.trace {
-            tracer.event(*device, event);
-        }
-    }
-
-    fn wants_descriptors(&self) -> bool {
-        self.trace.is_some()
-    }
+impl Watch for Drawn {
+    fn see(&self, _event: Event) {}
 
     fn wants_rings(&self) -> bool {
-        self.rings.is_some()
+        true
     }
 
     fn rings(&self, queue: u16, view: View) {
-        if let Some(rings) = &self.rings {
-            rings.kicked(&self.name, queue, view);
+        self.rings.kicked(&self.name, queue, view);
+    }
+}
+
+/// More than one.
+struct Several(Vec<Arc<dyn Watch>>);
+
+impl Watch for Several {
+    fn see(&self, event: Event) {
+        self.0.iter().for_each(|watch| watch.see(event));
+    }
+
+    fn wants_descriptors(&self) -> bool {
+        self.0.iter().any(|watch| watch.wants_descriptors())
+    }
+
+    fn wants_rings(&self) -> bool {
+        self.0.iter().any(|watch| watch.wants_rings())
+    }
+
+    fn rings(&self, queue: u16, view: View) {
+        // There is one.
+        if let Some(watch) = self.0.iter().find(|watch| watch.wants_rings()) {
+            watch.rings(queue, view);
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::machine::End;
 use crate::sbi;
 
+mod clock;
 pub(crate) mod counters;
 mod histogram;
 mod memory;
@@ -25,6 +26,7 @@ pub(crate) mod registers;
 pub mod report;
 mod table;
 
+use clock::Ticks;
 use counters::{DeviceCounters, VcpuCounters};
 use registers::Place;
 use report::{Kvm, Memory, Report};
@@ -33,6 +35,8 @@ use report::{Kvm, Memory, Report};
 pub(crate) struct Stats {
     target: Target,
     started: Instant,
+    /// The ticks that had come then.
+    ticks: u64,
     /// Bytes of the guest's RAM.
     ram: u64,
     state: Mutex<State>,
@@ -50,6 +54,8 @@ enum Target {
 struct State {
     /// Whether it is KVM that runs the guest.
     kvm: bool,
+    /// Ticks a second of the `time` CSR, where KVM has told.
+    timebase: Option<u32>,
     vcpus: Vec<Arc<VcpuCounters>>,
     devices: Vec<Counted>,
     lives: u64,
@@ -82,9 +88,11 @@ impl Stats {
                 Target::File(target.into())
             }
         };
+        let started = Instant::now();
         Ok(Stats {
             target,
-            started: Instant::now(),
+            started,
+            ticks: clock::ticks(started),
             ram,
             state: Mutex::default(),
         })
@@ -127,10 +135,11 @@ impl Stats {
         counters
     }
 
-    /// A guest begins to live in a VM of KVM's.
-    pub(crate) fn born(&self) {
+    /// A guest begins to live in a VM of KVM's, whose `time` CSR has so many ticks a second. It is the host's but for where it begins.
+    pub(crate) fn born(&self, timebase: u32) {
         let mut state = self.state();
         state.kvm = true;
+        state.timebase = Some(timebase);
         state.lives += 1;
     }
 
@@ -153,6 +162,17 @@ impl Stats {
         }
     }
 
+    /// What the devices' clocks count.
+    fn ticks(&self, timebase: Option<u32>) -> Ticks {
+        match timebase {
+            _ if !cfg!(target_arch = "riscv64") => Ticks::NANOSECONDS,
+            Some(frequency) => Ticks {
+                frequency: frequency.into(),
+            },
+            None => Ticks::measured(self.started, self.ticks),
+        }
+    }
+
     fn report(&self, present: Option<&Kvm>, end: Option<&Result<End, Error>>) -> Report {
         let state = self.state();
         let mut kvm = state.past.clone();
@@ -160,6 +180,7 @@ impl Stats {
             kvm.add(present);
         }
         let exits = state.vcpus.iter().map(|vcpu| vcpu.exits()).collect();
+        let ticks = self.ticks(state.timebase);
         Report {
             version: report::VERSION,
             accel: if state.kvm { "kvm" } else { "qemu" }.to_owned(),
@@ -172,7 +193,7 @@ impl Stats {
             devices: state
                 .devices
                 .iter()
-                .map(|device| device.counters.report(&device.name, device.wire))
+                .map(|device| device.counters.report(&device.name, device.wire, ticks))
                 .collect(),
             kvm: state.kvm.then_some(kvm),
             memory: match end {

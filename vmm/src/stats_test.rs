@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use devices::watch::{Event, HostCall};
+use devices::watch::{Event, HostCall, Watch};
 
 use super::*;
 use crate::layout::virtio_address;
@@ -9,7 +9,7 @@ use crate::vcpu::Exit;
 /// Statistics of a run on KVM with a console and a disk, in which something has happened.
 fn busy(target: &Path) -> Stats {
     let stats = Stats::new(target, 256 << 20).unwrap();
-    stats.born();
+    stats.born(10_000_000);
     stats.device("console", "console".into(), 2, true);
     let disk = stats.device("disk0", "block".into(), 1, true);
     for event in [
@@ -42,7 +42,7 @@ fn busy(target: &Path) -> Stats {
         Event::Raised,
         Event::Idle,
     ] {
-        disk.count(event);
+        disk.see(event);
     }
     let vcpu = stats.vcpu(1);
     vcpu.count(&Exit::MmioWrite(virtio_address(1) + 0x64, &[1, 0, 0, 0]));
@@ -98,9 +98,9 @@ fn what_vcpus_and_devices_do_is_reported() {
 fn counts_go_on_across_a_reboot_and_kvms_are_added_up() {
     let folder = tempfile::tempdir().unwrap();
     let stats = busy(&folder.path().join("stats"));
-    stats.born();
+    stats.born(10_000_000);
     let disk = stats.device("disk0", "block".into(), 1, true);
-    disk.count(Event::Kicked { queue: 0 });
+    disk.see(Event::Kicked { queue: 0 });
     let present = Kvm {
         vm: BTreeMap::new(),
         vcpus: vec![BTreeMap::from([("exits".to_owned(), 4)])],

@@ -63,16 +63,26 @@ fn request(tracer: &Tracer, device: u8, head: u16) {
     }
 }
 
-/// A finished trace of two requests of a disk, the second of which was notified by an exit.
+/// A finished trace of two requests of a disk, the second of which was notified by an exit. No load exits.
 fn two_requests() -> Vec<u8> {
+    traced(&[], &[(0x64, 1), (0x50, 0)])
+}
+
+/// Two requests, and between them loads of these registers and stores to those.
+fn traced(loads: &'static [u64], stores: &'static [(u64, u32)]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
     let mut trace = Trace::start(&path).unwrap();
     let tracer = trace.tracer();
     assert_eq!((tracer.device("console"), tracer.device("disk0")), (0, 1));
     by("block", tracer, |tracer| request(tracer, 1, 3));
-    by("vcpu0", tracer, |tracer| {
-        for (register, value) in [(0x64, 1_u32), (0x50, 0)] {
+    by("vcpu0", tracer, move |tracer| {
+        for register in loads {
+            let mut data = [0; 4];
+            let exit = Exit::MmioRead(virtio_address(1) + register, &mut data);
+            tracer.exit(ExitNote::of(&exit), tracer.now());
+        }
+        for (register, value) in stores {
             let data = value.to_le_bytes();
             let exit = Exit::MmioWrite(virtio_address(1) + register, &data);
             tracer.exit(ExitNote::of(&exit), tracer.now());
@@ -156,6 +166,21 @@ fn the_life_of_a_request_is_told_in_order() {
         text.contains("[4] 0x80300000, 513 bytes, the device writes"),
         "{text}"
     );
+}
+
+#[test]
+fn a_load_of_the_status_is_told_where_it_exited_and_else_that_it_did_not() {
+    let in_place = show::text_of(&two_requests(), None).unwrap();
+    assert!(
+        in_place.contains("InterruptACK; its load of InterruptStatus did not exit (read in place)"),
+        "{in_place}"
+    );
+    let trapped = show::text_of(&traced(&[0x60], &[(0x64, 1), (0x50, 0)]), None).unwrap();
+    assert!(
+        trapped.contains("status      the guest reads InterruptStatus, which exits to us"),
+        "{trapped}"
+    );
+    assert!(!trapped.contains("in place"), "{trapped}");
 }
 
 #[test]

@@ -46,6 +46,13 @@ fn assert_disk(report: &Report) {
     );
     assert_eq!((queue.latency.count, host.latency.count), (BLOCKS, BLOCKS));
     assert!(queue.kicks > 0 && queue.interrupts_wanted > 0, "{queue:?}");
+    // Whatever ticks they were counted in: nanoseconds.
+    for latency in [&queue.latency, &host.latency] {
+        assert!(
+            latency.sum > 0 && latency.max < report.nanoseconds,
+            "{latency:?}"
+        );
+    }
     assert_eq!((disk.failed, disk.broken, host.errors), (0, 0, 0));
 }
 
@@ -118,6 +125,7 @@ fn a_run_on_kvm_is_counted_and_traced() {
             .1;
     }
     assert!(text.contains("(ioeventfd)"), "{text}");
+    assert!(text.contains("(read in place)"), "{text}");
 
     for part in [
         "disk0 queue 0, at the kick that found most in flight: 64 descriptors, 16 chains in flight",

@@ -2,7 +2,7 @@
 //!
 //! What the file says is put behind the arguments as if it had been typed, so that each value is read, checked and refused
 //! by the one that reads it there. The command line wins: an option given there is not taken from the file. The known names
-//! come from the command line's own definition, so a new option is one here too.
+//! come from the command line's own definition, so a new option is one here too. `hartvisor compare` reads such files too.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,11 +10,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, CommandFactory};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::Cli;
+use super::{Cli, Run};
 use crate::error::Error;
 use crate::files;
 use crate::layout::MIB;
@@ -23,36 +23,69 @@ use crate::size;
 /// Options that have no meaning in a file.
 const NOT_HERE: [&str; 3] = ["config", "help", "version"];
 
-/// The arguments, and behind them what the file says, if they name one; its path then, too.
-pub(super) fn merge(
-    mut arguments: Vec<OsString>,
-) -> Result<(Vec<OsString>, Option<PathBuf>), Error> {
-    // Reading arguments costs more than anything else that a start does in user mode: it is done twice only for a file's sake.
-    let names_file = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--config");
-    if !arguments.iter().any(names_file) {
+/// Arguments, and behind them what the file says that they name, if they do; its path then, too.
+type Merged = (Vec<OsString>, Option<PathBuf>);
+
+/// The arguments of `hartvisor`.
+pub(super) fn merge(arguments: Vec<OsString>) -> Result<Merged, Error> {
+    if !names_file(&arguments) {
         return Ok((arguments, None));
     }
-    let command = Cli::command();
-    // The file may name the kernel.
-    let lenient = command.clone().mut_subcommand("run", |run| {
-        run.mut_arg("kernel", |kernel| kernel.required(false))
-    });
+    let command = Cli::command().mut_subcommand("run", without_kernel);
     // What is wrong with the arguments themselves is for those who read them next to say.
-    let matches = lenient.try_get_matches_from(&arguments).ok();
-    let given = matches.as_ref().and_then(|matches| matches.subcommand());
-    let Some(("run", given)) = given else {
+    let matches = command.try_get_matches_from(&arguments).ok();
+    match matches.as_ref().and_then(|matches| matches.subcommand()) {
+        Some(("run", given)) => append(arguments, given, &[]),
+        _ => Ok((arguments, None)),
+    }
+}
+
+/// The arguments of another program whose `command` has the options of a run. What the file says of those in `passed_over`, by
+/// their names, is left out.
+///
+/// # Errors
+/// The file cannot be read, or says what no option of a run is.
+pub fn merge_for(
+    command: Command,
+    arguments: Vec<OsString>,
+    passed_over: &[&str],
+) -> Result<Merged, Error> {
+    if !names_file(&arguments) {
         return Ok((arguments, None));
-    };
+    }
+    match without_kernel(command).try_get_matches_from(&arguments) {
+        Ok(given) => append(arguments, &given, passed_over),
+        Err(_) => Ok((arguments, None)),
+    }
+}
+
+/// Reading arguments costs more than anything else that a start does in user mode: it is done twice only for a file's sake.
+fn names_file(arguments: &[OsString]) -> bool {
+    let names = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--config");
+    arguments.iter().any(names)
+}
+
+/// The file may name the kernel.
+fn without_kernel(run: Command) -> Command {
+    run.mut_arg("kernel", |kernel| kernel.required(false))
+}
+
+/// What was `given`, and behind it what the file says.
+fn append(
+    mut arguments: Vec<OsString>,
+    given: &ArgMatches,
+    passed_over: &[&str],
+) -> Result<Merged, Error> {
     let Some(path) = given.get_one::<PathBuf>("config") else {
         return Ok((arguments, None));
     };
+    let run = Run::augment_args(Command::new("run"));
     let wrong = |problem| Error::Config {
         path: path.clone(),
         problem,
     };
     let known = || {
-        let run = command.find_subcommand("run").into_iter();
-        run.flat_map(clap::Command::get_arguments)
+        run.get_arguments()
             .filter_map(|option| Some((option.get_long()?, option)))
             .filter(|(name, _)| !NOT_HERE.contains(name))
     };
@@ -63,7 +96,8 @@ pub(super) fn merge(
             return Err(wrong(format!("unknown key {key:?}, known are {names}")));
         };
         let said = as_arguments(&key, option, &value).map_err(wrong)?;
-        if given.value_source(option.get_id().as_str()) != Some(ValueSource::CommandLine) {
+        let typed = given.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine);
+        if !typed && !passed_over.contains(&key.as_str()) {
             arguments.extend(said);
         }
     }

@@ -1,11 +1,11 @@
-//! What is counted while the guest runs. Each counter has one writer at a time (a vCPU, a device's thread), so adding is a
+//! What is counted while the guest runs. Each counter has one writer at a time (a vCPU, whoever has the device), so adding is a
 //! load and a store, without a lock; whoever reports looks at them as they stand.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use devices::watch::{Event, HostCall};
+use devices::watch::{Event, HostCall, Watch};
 
+use super::clock::{Clock, Ticks};
 use super::histogram::{Histogram, add};
 use super::{registers, report};
 use crate::sbi;
@@ -106,63 +106,6 @@ pub(crate) struct DeviceCounters {
     host: HostCounters,
 }
 
-/// The time, in nanoseconds since it was made, read no more often than needed: reading it costs as much as all the
-/// counting of a request. One thread at a time uses it.
-///
-/// A request is taken when the one before it was used, its call of the host begins when it is taken, and it is used when
-/// that call returns: what lies between is counting.
-struct Clock {
-    began: Instant,
-    /// When it was read last; 0 when that is too long ago to stand for now.
-    last: AtomicU64,
-    /// Whether the host was called since the last chain was taken.
-    called: AtomicBool,
-}
-
-impl Clock {
-    fn new() -> Clock {
-        Clock {
-            began: Instant::now(),
-            last: AtomicU64::new(0),
-            called: AtomicBool::new(false),
-        }
-    }
-
-    fn read(&self) -> u64 {
-        let passed = self.began.elapsed();
-        let now = passed.as_secs() * 1_000_000_000 + u64::from(passed.subsec_nanos());
-        self.last.store(now, Relaxed);
-        self.called.store(true, Relaxed);
-        now
-    }
-
-    /// When it was read last.
-    fn last(&self) -> u64 {
-        match self.last.load(Relaxed) {
-            0 => self.read(),
-            last => last,
-        }
-    }
-
-    /// The device's thread has slept.
-    fn forget(&self) {
-        self.last.store(0, Relaxed);
-    }
-
-    fn at_pop(&self) -> u64 {
-        let now = self.last();
-        self.called.store(false, Relaxed);
-        now
-    }
-
-    fn at_use(&self) -> u64 {
-        match self.called.load(Relaxed) {
-            true => self.last(),
-            false => self.read(),
-        }
-    }
-}
-
 struct QueueCounters {
     kicks: AtomicU64,
     requests: AtomicU64,
@@ -174,7 +117,7 @@ struct QueueCounters {
     latency: Histogram,
     /// When the chain of a head was taken. A ring may be longer than this; but no device holds more than one chain of a
     /// queue at a time.
-    taken: Vec<AtomicU64>,
+    taken: [AtomicU64; HEADS as usize],
 }
 
 const HEADS: u16 = 256;
@@ -212,9 +155,24 @@ impl DeviceCounters {
         }
     }
 
-    /// As [`devices::watch::Watch::see`].
-    #[inline]
-    pub(crate) fn count(&self, event: Event) {
+    /// `wire`: whether its interrupts were watched; `ticks`: what its times are in.
+    pub(super) fn report(&self, name: &str, wire: bool, ticks: Ticks) -> report::Device {
+        let queues = self.queues.iter().map(|queue| queue.report(ticks));
+        report::Device {
+            name: name.to_owned(),
+            kind: self.kind.clone(),
+            queues: queues.collect(),
+            ready: self.ready.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            broken: self.broken.load(Relaxed),
+            interrupts: wire.then(|| self.raised.load(Relaxed)),
+            host: self.host.report(ticks),
+        }
+    }
+}
+
+impl Watch for DeviceCounters {
+    fn see(&self, event: Event) {
         match event {
             Event::Kicked { queue } => {
                 self.clock.forget();
@@ -235,7 +193,7 @@ impl DeviceCounters {
             } => self.queue(queue, |queue| {
                 add(&queue.from_guest, readable);
                 queue.depth.record(waiting.into());
-                queue.taken(head).store(self.clock.at_pop(), Relaxed);
+                queue.taken(head).store(self.clock.taken(), Relaxed);
             }),
             Event::Used {
                 queue,
@@ -245,7 +203,7 @@ impl DeviceCounters {
                 add(&queue.requests, 1);
                 add(&queue.to_guest, written.into());
                 let taken = queue.taken(head).load(Relaxed);
-                let now = self.clock.at_use();
+                let now = self.clock.used();
                 queue.latency.record(now.saturating_sub(taken));
             }),
             Event::Published {
@@ -254,27 +212,13 @@ impl DeviceCounters {
                 add(&queue.batches, 1);
                 add(&queue.wanted, interrupt.into());
             }),
-            Event::Host { call, len, .. } => self.host.begin(call, len, self.clock.last()),
-            Event::HostDone { ok } => self.host.done(ok, self.clock.read()),
+            Event::Host { call, len, .. } => self.host.begin(call, len, self.clock.begins()),
+            Event::HostDone { ok } => self.host.done(ok, self.clock.returned()),
             // From any thread.
             Event::Raised => {
                 self.raised.fetch_add(1, Relaxed);
             }
             Event::Idle | Event::Descriptor { .. } => {}
-        }
-    }
-
-    /// `wire`: whether its interrupts were watched.
-    pub(super) fn report(&self, name: &str, wire: bool) -> report::Device {
-        report::Device {
-            name: name.to_owned(),
-            kind: self.kind.clone(),
-            queues: self.queues.iter().map(QueueCounters::report).collect(),
-            ready: self.ready.load(Relaxed),
-            failed: self.failed.load(Relaxed),
-            broken: self.broken.load(Relaxed),
-            interrupts: wire.then(|| self.raised.load(Relaxed)),
-            host: self.host.report(),
         }
     }
 }
@@ -290,7 +234,7 @@ impl QueueCounters {
             wanted: AtomicU64::new(0),
             depth: Histogram::new(),
             latency: Histogram::new(),
-            taken: (0..HEADS).map(|_| AtomicU64::new(0)).collect(),
+            taken: [const { AtomicU64::new(0) }; HEADS as usize],
         }
     }
 
@@ -299,7 +243,7 @@ impl QueueCounters {
         &self.taken[usize::from(head % HEADS)]
     }
 
-    fn report(&self) -> report::Queue {
+    fn report(&self, ticks: Ticks) -> report::Queue {
         let (batches, wanted) = (self.batches.load(Relaxed), self.wanted.load(Relaxed));
         report::Queue {
             kicks: self.kicks.load(Relaxed),
@@ -309,8 +253,8 @@ impl QueueCounters {
             batches,
             interrupts_wanted: wanted,
             interrupts_suppressed: batches.saturating_sub(wanted),
-            depth: self.depth.report(),
-            latency: self.latency.report(),
+            depth: self.depth.report(|chains| chains),
+            latency: self.latency.report(|time| ticks.nanoseconds(time)),
         }
     }
 }
@@ -341,7 +285,7 @@ impl HostCounters {
         }
     }
 
-    fn report(&self) -> Option<report::Host> {
+    fn report(&self, ticks: Ticks) -> Option<report::Host> {
         let [reads, writes, syncs, forgets] = self.calls.each_ref().map(|it| it.load(Relaxed));
         let [bytes_read, bytes_written] = self.bytes.each_ref().map(|it| it.load(Relaxed));
         self.latency.as_ref().map(|latency| report::Host {
@@ -352,7 +296,7 @@ impl HostCounters {
             bytes_read,
             bytes_written,
             errors: self.errors.load(Relaxed),
-            latency: latency.report(),
+            latency: latency.report(|time| ticks.nanoseconds(time)),
         })
     }
 }

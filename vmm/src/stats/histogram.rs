@@ -6,7 +6,7 @@ use super::report;
 
 /// Values below this have a bucket each; above it there are so many buckets a power of two.
 const PARTS: u64 = 4;
-const BUCKETS: usize = 252;
+const BUCKETS: usize = 208;
 
 /// Counts that one thread at a time adds to, while any may look.
 pub(super) struct Histogram {
@@ -39,50 +39,46 @@ impl Histogram {
         }
     }
 
-    pub(super) fn report(&self) -> report::Histogram {
+    /// `unit` gives the values as they are reported; the larger stays the larger by it.
+    pub(super) fn report(&self, unit: impl Fn(u64) -> u64) -> report::Histogram {
         let counts = self.buckets.iter().map(|bucket| bucket.load(Relaxed));
         let buckets: Vec<_> = (0..)
-            .map(last_of)
             .zip(counts)
             .filter(|(_, count)| *count > 0)
+            .map(|(bucket, count)| (unit(last_of(bucket)), count))
             .collect();
         report::Histogram {
             count: buckets.iter().map(|(_, count)| count).sum(),
-            sum: self.sum.load(Relaxed),
-            max: self.max.load(Relaxed),
+            sum: unit(self.sum.load(Relaxed)),
+            max: unit(self.max.load(Relaxed)),
             buckets,
         }
     }
 }
 
-/// From here on not every value has a floating-point number of its own.
-const INEXACT: u64 = 1 << 53;
+/// Larger values are in its bucket: 104 days in nanoseconds, and the last whole number before a floating-point number cannot
+/// be every one.
+const LARGEST: u64 = (1 << 53) - 1;
 
 /// Which bucket a value belongs to.
 fn bucket(value: u64) -> usize {
-    let bucket = match value {
-        0..PARTS => value,
+    let bucket = match value.min(LARGEST) {
+        small @ 0..PARTS => small,
         // A floating-point number begins with the two that are wanted: the power of two, and the quarter of it. Taking them
         // from there costs three instructions; finding the highest bit costs dozens where the CPU has no Zbb.
-        PARTS..INEXACT => ((value as f64).to_bits() >> 50) - (1023 + 1) * PARTS,
-        _ => {
-            let log = u64::from(value.ilog2());
-            (log - 1) * PARTS + (value >> (log - 2)) % PARTS
-        }
+        large => ((large as f64).to_bits() >> 50) - (1023 + 1) * PARTS,
     };
     // Below BUCKETS.
     usize::try_from(bucket).unwrap_or(0)
 }
 
-/// The largest value of a bucket.
+/// The largest value of a bucket, if it is not the last one.
 fn last_of(bucket: u64) -> u64 {
     match bucket {
         ..PARTS => bucket,
         _ => {
-            let width = 1_u64 << (bucket / PARTS - 1);
-            (PARTS + bucket % PARTS)
-                .wrapping_mul(width)
-                .wrapping_add(width - 1)
+            let width = 1 << (bucket / PARTS - 1);
+            (PARTS + bucket % PARTS) * width + width - 1
         }
     }
 }
@@ -93,7 +89,7 @@ mod tests {
 
     #[test]
     fn every_value_is_in_the_bucket_that_ends_at_or_after_it() {
-        let values = (0..5000).chain((12..64).flat_map(|log| {
+        let values = (0..5000).chain((12..53).flat_map(|log| {
             let power = 1_u64 << log;
             [
                 power - 1,
@@ -113,14 +109,30 @@ mod tests {
             }
             assert!(last - value <= value / 4, "{value}: {last} is too far");
         }
-        assert_eq!(last_of(BUCKETS as u64 - 1), u64::MAX);
+        assert_eq!(last_of(BUCKETS as u64 - 1), LARGEST);
+        assert_eq!(
+            [LARGEST, LARGEST + 1, u64::MAX].map(bucket),
+            [BUCKETS - 1; 3]
+        );
+    }
+
+    #[test]
+    fn values_are_reported_in_another_unit() {
+        let histogram = Histogram::new();
+        [3, 35, 35]
+            .iter()
+            .for_each(|value| histogram.record(*value));
+        let report = histogram.report(|value| value * 100);
+        assert_eq!((report.sum, report.max), (7300, 3500));
+        assert_eq!(report.buckets, [(300, 1), (3900, 2)]);
+        assert_eq!(report.quantile(0.9), Some(3500));
     }
 
     #[test]
     fn quantiles_are_within_a_quarter_and_never_above_the_largest() {
         let histogram = Histogram::new();
         (1..=1000).for_each(|value| histogram.record(value));
-        let report = histogram.report();
+        let report = histogram.report(|value| value);
         assert_eq!(
             (report.count, report.sum, report.max),
             (1000, 500_500, 1000)
@@ -128,6 +140,6 @@ mod tests {
         let median = report.quantile(0.5).unwrap();
         assert!((500..625).contains(&median), "{median}");
         assert_eq!(report.quantile(1.0), Some(1000));
-        assert_eq!(Histogram::new().report().quantile(0.5), None);
+        assert_eq!(Histogram::new().report(|value| value).quantile(0.5), None);
     }
 }

@@ -280,17 +280,27 @@ fn departure<'a>(
             steps.push((published.ts, "interrupt", what.to_owned()));
         }
     }
-    let status = events.iter().filter(of_device).filter(later);
-    let mut status = status.filter(|event| event.text("register") == "InterruptStatus");
-    if let Some(read) = status.find(|event| event.ts <= until) {
-        steps.push((
-            read.ts,
-            "status",
-            "the guest reads InterruptStatus".to_owned(),
-        ));
+    let loads = || {
+        let of_device = events.iter().filter(of_device);
+        of_device.filter(|event| event.name.starts_with("read "))
+    };
+    let status = loads()
+        .filter(later)
+        .find(|event| event.text("register") == "InterruptStatus" && event.ts <= until);
+    if let Some(read) = status {
+        let what = "the guest reads InterruptStatus, which exits to us";
+        steps.push((read.ts, "status", what.to_owned()));
     }
     if let Some(event) = acknowledged {
-        let what = format!("the guest stores {} to InterruptACK", event.text("value"));
+        // A guest whose loads come to us loads MagicValue and more before its first request.
+        let before = match loads().next() {
+            None => "; its load of InterruptStatus did not exit (read in place)",
+            Some(_) => "",
+        };
+        let what = format!(
+            "the guest stores {} to InterruptACK{before}",
+            event.text("value")
+        );
         steps.push((event.ts, "ACK", what));
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Case {
     pub(crate) queues: Option<u32>,
     /// Whether the guest's RAM is of 2 MiB pages.
     pub(crate) hugepages: bool,
+    /// Whether the VMM counts what happens. Only hartvisor is told.
+    pub(crate) stats: bool,
 }
 
 const AIA: Case = Case {
@@ -23,6 +25,7 @@ const AIA: Case = Case {
     cpus: 1,
     queues: None,
     hugepages: false,
+    stats: false,
 };
 
 impl Case {
@@ -39,6 +42,9 @@ impl Case {
         }
         if self.hugepages {
             name += " hugepages";
+        }
+        if self.stats {
+            name += " stats";
         }
         name
     }
@@ -66,7 +72,8 @@ pub(crate) fn all(quick: bool) -> Vec<Case> {
         queues: Some(1),
         ..AIA
     };
-    cases.chain([one_queue]).collect()
+    let counted = Case { stats: true, ..AIA };
+    cases.chain([one_queue, counted]).collect()
 }
 
 /// What the guest does in each start of a run that looks at start, memory and end alone.

@@ -1,11 +1,17 @@
 //! Mode `bench traps`: the same bytes moved in several ways, from a trap a byte to a batch of requests.
 //!
+//! Of the requests of a disk it says also how long each took: `# latency NAME: p50 31.2, p90 40.0, p99 55.1, max 80.3 us of 320
+//! requests`, which `hartvisor compare` reads.
+//!
 //! What each way costs in exits only the host can count: `hartvisor run --stats`, or `make traps`, which runs one way at a
 //! time (`method=NAME`) and subtracts a run without rounds (`rounds=0`).
+
+use core::fmt;
 
 use guest::block::{Request, SECTOR, Status};
 use guest::boot::{Boot, Outcome, registers};
 use guest::fdt::{self, Board};
+use guest::latency::Latencies;
 use guest::sbi::{self, Output};
 use guest::tap::{Failure, Point, Tap, Verdict};
 use guest::timer::{self, Deadline};
@@ -106,6 +112,7 @@ pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
         board,
         dma: boot.dma,
         rounds: rounds.unwrap_or(ROUNDS).min(ROUNDS_MAX),
+        latencies: Latencies::default(),
     };
     for (name, way) in METHODS.iter().filter(asked) {
         let mut spent = None;
@@ -118,10 +125,30 @@ pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
                 "traps: {name} {bytes} bytes, {us} us, {each} ns a byte"
             ));
         }
+        if let Some(taken) = machine.latencies.percentiles() {
+            let us = |ticks: u32| Micros(timer::microseconds(u64::from(ticks) * 10));
+            tap.comment(format_args!(
+                "latency {name}: p50 {}, p90 {}, p99 {}, max {} us of {} requests",
+                us(taken.p50),
+                us(taken.p90),
+                us(taken.p99),
+                us(taken.max),
+                taken.count
+            ));
+        }
     }
     match tap.finish() {
         true => Outcome::Passed,
         false => Outcome::Failed,
+    }
+}
+
+/// Tenths of a microsecond.
+struct Micros(u64);
+
+impl fmt::Display for Micros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0 / 10, self.0 % 10)
     }
 }
 
@@ -148,26 +175,30 @@ struct Machine<'a> {
     board: &'a Board<'a>,
     dma: Dma,
     rounds: usize,
+    /// Of the disk's requests in the way that was measured last.
+    latencies: Latencies<{ ROUNDS_MAX * BLOCKS }>,
 }
 
 impl Machine<'_> {
     /// Moves the bytes so many rounds, and gives the ticks of the median round.
     fn measure(&mut self, way: Way, spent: &mut Option<u64>) -> Verdict {
+        self.latencies.clear();
+        let rounds = self.rounds;
         *spent = match way {
             Way::Uart => {
                 let Some(uart) = self.uart else {
                     return Ok(Point::Skip("no serial port"));
                 };
-                self.timed(|| transmit(&uart))?
+                timed(rounds, || transmit(&uart))?
             }
             Way::Putchar => {
                 if !sbi::put_legacy(b'\n') {
                     return Ok(Point::Skip("the firmware has no legacy console"));
                 }
-                self.timed(|| call(sbi::put_legacy))?
+                timed(rounds, || call(sbi::put_legacy))?
             }
-            Way::DbcnByte => self.timed(|| call(sbi::put_byte))?,
-            Way::Dbcn => self.timed(|| {
+            Way::DbcnByte => timed(rounds, || call(sbi::put_byte))?,
+            Way::Dbcn => timed(rounds, || {
                 sbi::put(&TEXT);
                 Ok(())
             })?,
@@ -176,7 +207,7 @@ impl Machine<'_> {
                     return Ok(Point::Skip("no console"));
                 };
                 let mut console = Console::new(transport, &mut self.dma, console::WANTED)?;
-                self.timed(|| {
+                timed(rounds, || {
                     let mut chunks = TEXT.chunks(each);
                     chunks.try_for_each(|it| console.send(it, &mut Deadline::after(PATIENCE)))?;
                     Ok(())
@@ -193,26 +224,11 @@ impl Machine<'_> {
                     capacity >= (BLOCKS * BLOCK / SECTOR) as u64,
                     "the disk has only {capacity} sectors"
                 );
-                self.timed(|| read(&mut disk, &data, batch))?
+                let latencies = &mut self.latencies;
+                timed(rounds, || read(&mut disk, &data, batch, latencies))?
             }
         };
         Ok(Point::Pass)
-    }
-
-    /// The ticks of the median round; `None` of no rounds.
-    fn timed(
-        &self,
-        mut round: impl FnMut() -> Result<(), Failure>,
-    ) -> Result<Option<u64>, Failure> {
-        let mut ticks = [0; ROUNDS_MAX];
-        for ticks in ticks.iter_mut().take(self.rounds) {
-            let begin = timer::now();
-            round()?;
-            *ticks = timer::now() - begin;
-        }
-        let ticks = ticks.get_mut(..self.rounds).unwrap_or_default();
-        ticks.sort_unstable();
-        Ok(ticks.get(self.rounds / 2).copied())
     }
 
     /// The first device of this kind, as after a reset.
@@ -228,6 +244,22 @@ impl Machine<'_> {
         }
         Ok(None)
     }
+}
+
+/// The ticks of the median of so many rounds; `None` of none.
+fn timed(
+    rounds: usize,
+    mut round: impl FnMut() -> Result<(), Failure>,
+) -> Result<Option<u64>, Failure> {
+    let mut ticks = [0; ROUNDS_MAX];
+    for ticks in ticks.iter_mut().take(rounds) {
+        let begin = timer::now();
+        round()?;
+        *ticks = timer::now() - begin;
+    }
+    let ticks = ticks.get_mut(..rounds).unwrap_or_default();
+    ticks.sort_unstable();
+    Ok(ticks.get(rounds / 2).copied())
 }
 
 /// A call for each byte.
@@ -252,17 +284,24 @@ fn transmit(uart: &MmioRegisters) -> Result<(), Failure> {
 }
 
 /// Reads all blocks, `batch` of them for each kick.
-fn read(disk: &mut Block<MmioRegisters>, data: &Region, batch: usize) -> Result<(), Failure> {
+fn read<const N: usize>(
+    disk: &mut Block<MmioRegisters>,
+    data: &Region,
+    batch: usize,
+    latencies: &mut Latencies<N>,
+) -> Result<(), Failure> {
     for first in (0..BLOCKS).step_by(batch) {
         let mut tokens = [const { None }; BATCH];
         for (n, token) in tokens.iter_mut().enumerate().take(batch) {
             let sector = (first + n) * BLOCK / SECTOR;
             let into = data.slice(n * BLOCK..(n + 1) * BLOCK);
             let request = Request::read(sector as u64);
-            *token = Some(disk.submit(request, &[Segment::writable(&into)])?);
+            let begin = timer::now();
+            *token = Some((begin, disk.submit(request, &[Segment::writable(&into)])?));
         }
-        for token in tokens.into_iter().flatten() {
+        for (begin, token) in tokens.into_iter().flatten() {
             let done = disk.finish(token, &mut Deadline::after(PATIENCE))?;
+            latencies.note(timer::now() - begin);
             ensure!(
                 done.status == Status::Ok,
                 "a read ended with {:?}",

@@ -35,7 +35,7 @@ pub enum Broken {
     #[error("descriptor {index} of a table of {size}")]
     DescriptorIndex {
         /// As found in the ring or in a descriptor.
-        index: u16,
+        index: u32,
         /// The table's size.
         size: u32,
     },

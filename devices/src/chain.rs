@@ -34,7 +34,6 @@ impl Chain {
 pub(crate) enum Refused {
     NotRam,
     ReadableAfterWritable,
-    TooLong,
 }
 
 impl From<NotRam> for Refused {
@@ -62,20 +61,23 @@ impl Buffers {
         self.writable.0.clear();
     }
 
-    /// Adds the next descriptor of the chain.
-    #[inline]
+    /// Adds the next descriptor of the chain. Always inlined, as is what it calls: the call costs as much as the rest.
+    #[inline(always)]
     pub(crate) fn append(&mut self, address: u64, len: u32, writable: bool) -> Result<(), Refused> {
         if writable {
             self.writable.0.append(address, len)?;
-        } else if !self.writable.is_empty() {
-            return Err(Refused::ReadableAfterWritable);
-        } else {
+        } else if self.writable.is_empty() {
             self.readable.0.append(address, len)?;
-        }
-        if self.readable.len() + self.writable.len() > TOTAL_MAX {
-            return Err(Refused::TooLong);
+        } else {
+            return Err(Refused::ReadableAfterWritable);
         }
         Ok(())
+    }
+
+    /// Whether the chain has more bytes than any may have. No sum overflows: there are at most 65536 buffers of 32 bits.
+    #[inline]
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.readable.len() + self.writable.len() > TOTAL_MAX
     }
 }
 

@@ -2,30 +2,28 @@
 
 use crate::broken::Broken;
 use crate::chain::{Buffers, Refused};
-use crate::memory::{Memory, Words};
+use crate::memory::{Memory, Word, Words};
 use crate::sync::{AtomicU64, Ordering};
 use crate::watch::{DESCRIPTORS_TOLD, Event, Watch};
 
 /// Bytes of a descriptor.
-pub(crate) const SIZE: u64 = 16;
-
-/// How many descriptors a chain may have where the ring itself is smaller: an indirect table may be longer than the
-/// ring (drivers do that), but not without bound.
-const CHAIN_MAX: u32 = 1024;
+pub(crate) const SIZE: u32 = 16;
 
 /// Descriptor flags.
 pub(crate) const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
+/// A descriptor as it lies in memory: its address; its length, flags and next.
+pub(crate) type Entry = [AtomicU64; 2];
+
 /// A queue's descriptors, translated, and what is allowed in them.
 pub(crate) struct Table {
-    /// Two words a descriptor: address; length, flags and next.
-    pub(crate) words: Words<AtomicU64>,
+    pub(crate) entries: Words<Entry>,
     /// How many descriptors there are.
     pub(crate) size: u16,
-    /// Whether INDIRECT_DESC was negotiated.
-    pub(crate) indirect: bool,
+    /// How many descriptors of an indirect table a chain may have: none unless INDIRECT_DESC was negotiated.
+    pub(crate) indirect: u32,
     /// Where indirect tables are.
     pub(crate) memory: Memory,
 }
@@ -34,80 +32,94 @@ impl Table {
     /// Collects the buffers of the chain that begins at `head`, and says how many descriptors it has. Each is loaded once.
     ///
     /// The loads are relaxed: the acquire of the available index, before them, orders them (§ 2.7.13).
+    #[inline(always)]
     pub(crate) fn collect(&self, head: u16, buffers: &mut Buffers) -> Result<u32, Broken> {
-        let size = u32::from(self.size);
-        let mut index = head;
-        // A chain that visits more descriptors than there are loops.
-        for count in 1..=size {
-            if u32::from(index) >= size {
-                return Err(Broken::DescriptorIndex { index, size });
-            }
-            let entry = 2 * usize::from(index);
-            let descriptor = Descriptor::new(
-                self.words.load(entry, Ordering::Relaxed),
-                self.words.load(entry + 1, Ordering::Relaxed),
-            );
+        let mut entries = self.entries.as_slice();
+        // The descriptor that refers to the indirect table, once the chain is there.
+        let mut table = None;
+        let mut max = u32::from(self.size);
+        let mut left = max;
+        let mut index = u32::from(head);
+        loop {
+            let descriptor = match entries.get(index as usize) {
+                Some(entry) => Descriptor::from(entry.get(Ordering::Relaxed)),
+                None => self.elsewhere(table.as_ref(), index)?,
+            };
             if descriptor.flags & INDIRECT != 0 {
-                return self.collect_indirect(head, &descriptor, buffers);
+                entries = self.enter(&descriptor, table.as_ref())?;
+                max = self.indirect.min(descriptor.len / SIZE);
+                left = max;
+                table = Some(descriptor);
+                index = 0;
+                continue;
             }
-            append(buffers, head, &descriptor)?;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(count);
+            let &Descriptor {
+                address,
+                len,
+                flags,
+                next,
+            } = &descriptor;
+            if let Err(refused) = buffers.append(address, len, flags & WRITE != 0) {
+                return Err(broken(&refused, head, &descriptor));
             }
-            index = descriptor.next;
+            if flags & NEXT == 0 {
+                break;
+            }
+            // A chain that visits more descriptors than there are loops.
+            left -= 1;
+            if left == 0 {
+                return Err(Broken::ChainLength { head, max });
+            }
+            index = next.into();
         }
-        Err(Broken::ChainLength { head, max: size })
+        match buffers.is_too_long() {
+            false => Ok(max - left + 1),
+            true => Err(Broken::TotalLength { head }),
+        }
     }
 
-    /// Collects the buffers of an indirect table, which ends the chain (§ 2.7.5.3).
-    fn collect_indirect(
+    /// The indirect table that `descriptor` refers to, which ends the chain (§ 2.7.5.3). `within`: who refers to the table in
+    /// which `descriptor` stands.
+    #[inline]
+    fn enter(
         &self,
-        head: u16,
-        table: &Descriptor,
-        buffers: &mut Buffers,
-    ) -> Result<u32, Broken> {
-        let refuse = |why| {
-            let &Descriptor { flags, len, .. } = table;
-            Err(Broken::Indirect { flags, len, why })
-        };
-        if !self.indirect {
-            return refuse("INDIRECT_DESC was not negotiated");
+        descriptor: &Descriptor,
+        within: Option<&Descriptor>,
+    ) -> Result<&[Entry], Broken> {
+        let &Descriptor {
+            address,
+            len,
+            flags,
+            ..
+        } = descriptor;
+        if let Some(table) = within {
+            return Err(table.refused("an indirect descriptor inside the table"));
+        }
+        if self.indirect == 0 {
+            return Err(descriptor.refused("INDIRECT_DESC was not negotiated"));
         }
         // WRITE on this descriptor is ignored, as § 2.7.5.3.2 asks.
-        if table.flags & NEXT != 0 {
-            return refuse("NEXT together with INDIRECT");
+        if flags & NEXT != 0 {
+            return Err(descriptor.refused("NEXT together with INDIRECT"));
         }
-        if table.len == 0 || !u64::from(table.len).is_multiple_of(SIZE) {
-            return refuse("not a whole number of descriptors");
+        if len == 0 || !len.is_multiple_of(SIZE) {
+            return Err(descriptor.refused("not a whole number of descriptors"));
         }
-        let size = table.len / 16;
-        let max = CHAIN_MAX.max(self.size.into()).min(size);
-        let mut index = 0_u16;
-        for count in 1..=max {
-            if u32::from(index) >= size {
-                return Err(Broken::DescriptorIndex { index, size });
-            }
-            let mut words = [0; 16];
-            let entry = table.address.checked_add(u64::from(index) * SIZE);
-            if entry
-                .and_then(|entry| self.memory.read(entry, &mut words))
-                .is_none()
-            {
-                return refuse("the table is not RAM");
-            }
-            let words = u128::from_le_bytes(words);
-            #[expect(clippy::cast_possible_truncation, reason = "the two halves of it")]
-            let descriptor = Descriptor::new(words as u64, (words >> 64) as u64);
-            if descriptor.flags & INDIRECT != 0 {
-                return refuse("an indirect descriptor inside the table");
-            }
-            append(buffers, head, &descriptor)?;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(count);
-            }
-            index = descriptor.next;
+        Ok(self.memory.slice(address, len / SIZE))
+    }
+
+    /// Descriptor `index` where it is not among the entries at hand: of an indirect table that is not aligned, or not all RAM, as
+    /// none needs to be. Else there is no such descriptor.
+    #[cold]
+    #[inline(never)]
+    fn elsewhere(&self, table: Option<&Descriptor>, index: u32) -> Result<Descriptor, Broken> {
+        let size = table.map_or(self.size.into(), |table| table.len / SIZE);
+        match table {
+            Some(table) if index < size => table
+                .read(&self.memory, index)
+                .ok_or_else(|| table.refused("the table is not RAM")),
+            _ => Err(Broken::DescriptorIndex { index, size }),
         }
-        Err(Broken::ChainLength { head, max })
     }
 }
 
@@ -145,16 +157,11 @@ impl Table {
 
     /// Descriptor `index` of the ring's table, or of the one that `table` refers to.
     fn look(&self, table: Option<&Descriptor>, index: u16) -> Option<Descriptor> {
-        let Some(table) = table else {
-            let entry = 2 * usize::from(Some(index).filter(|&index| index < self.size)?);
-            let word = |at| self.words.load(at, Ordering::Relaxed);
-            return Some(Descriptor::new(word(entry), word(entry + 1)));
-        };
-        let mut words = [[0; 8]; 2];
-        let address = table.address.checked_add(u64::from(index) * SIZE)?;
-        self.memory.read(address, words.as_flattened_mut())?;
-        let [address, rest] = words.map(u64::from_le_bytes);
-        Some(Descriptor::new(address, rest))
+        if let Some(table) = table {
+            return table.read(&self.memory, index.into());
+        }
+        let entry = self.entries.as_slice().get(usize::from(index))?;
+        Some(entry.get(Ordering::Relaxed).into())
     }
 }
 
@@ -171,12 +178,13 @@ pub struct Descriptor {
     pub next: u16,
 }
 
-impl Descriptor {
+impl From<[u64; 2]> for Descriptor {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the second word holds three fields"
     )]
-    pub(crate) fn new(address: u64, rest: u64) -> Self {
+    #[inline]
+    fn from([address, rest]: [u64; 2]) -> Self {
         Descriptor {
             address,
             len: rest as u32,
@@ -186,28 +194,32 @@ impl Descriptor {
     }
 }
 
-/// Adds a descriptor's buffer to the chain that began at `head`.
-#[inline]
-fn append(buffers: &mut Buffers, head: u16, descriptor: &Descriptor) -> Result<(), Broken> {
-    let &Descriptor {
-        address,
-        len,
-        flags,
-        ..
-    } = descriptor;
-    match buffers.append(address, len, flags & WRITE != 0) {
-        Ok(()) => Ok(()),
-        Err(refused) => Err(broken(&refused, head, descriptor)),
+impl Descriptor {
+    /// Descriptor `index` of the table that this one refers to, wherever in `memory` it lies; `None` where that is not RAM.
+    pub(crate) fn read(&self, memory: &Memory, index: u32) -> Option<Descriptor> {
+        let address = self
+            .address
+            .checked_add(u64::from(index) * u64::from(SIZE))?;
+        let mut words = [[0; 8]; 2];
+        memory.read(address, words.as_flattened_mut())?;
+        Some(Descriptor::from(words.map(u64::from_le_bytes)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refused(&self, why: &'static str) -> Broken {
+        let &Descriptor { flags, len, .. } = self;
+        Broken::Indirect { flags, len, why }
     }
 }
 
 /// Out of the way of those that are as they should be.
 #[cold]
+#[inline(never)]
 fn broken(refused: &Refused, head: u16, descriptor: &Descriptor) -> Broken {
     let &Descriptor { address, len, .. } = descriptor;
     match refused {
         Refused::NotRam => Broken::Buffer { address, len },
         Refused::ReadableAfterWritable => Broken::Order { head },
-        Refused::TooLong => Broken::TotalLength { head },
     }
 }

@@ -42,17 +42,34 @@ pub struct Memory(Arc<Mapped>);
 struct Mapped {
     /// What [`Memory::translate`] needs of `_ram`, side by side: each descriptor is looked up here.
     regions: Vec<Region>,
+    /// A copy of the first of them, where it is found without going by the vector; none has 0 bytes.
+    first: Region,
     /// The pages that were written, if somebody wants to know.
     record: Option<Record>,
     _ram: Arc<GuestMemoryMmap>,
 }
 
 /// A range of guest addresses and where the host has it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Region {
     start: u64,
     len: u64,
     host: NonNull<u8>,
+}
+
+impl Region {
+    /// Where the host has the `len` bytes at `address`, at least one; `None` unless all of them are here.
+    #[inline]
+    fn translate(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
+        // Below `start` it wraps, to more than any region is long.
+        let offset = address.wrapping_sub(self.start);
+        if offset > self.len.checked_sub(len)? {
+            return None;
+        }
+        let offset = usize::try_from(offset).ok()?;
+        // SAFETY: `offset` lies within the mapping that begins at `host`, or where no byte is asked for at its end.
+        Some(unsafe { self.host.add(offset) })
+    }
 }
 
 // SAFETY: an address and a length; who makes a pointer of them, which is `translate`, holds `_ram` with it.
@@ -80,7 +97,13 @@ impl Memory {
             })
         };
         let regions: Vec<_> = ram.iter().filter_map(region).collect();
+        let none = Region {
+            start: 0,
+            len: 0,
+            host: NonNull::dangling(),
+        };
         Memory(Arc::new(Mapped {
+            first: regions.first().copied().unwrap_or(none),
             record: page.map(|page| Record::new(&regions, page)),
             regions,
             _ram: ram,
@@ -111,23 +134,38 @@ impl Memory {
     /// `len` bytes at guest address `address` as host memory, or `None` unless one region of RAM holds all of them.
     ///
     /// There is one region, or a few of a vhost-user front end: going through them is faster than any search.
+    #[inline]
     fn translate(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
-        self.0.regions.iter().find_map(|region| {
-            let offset = address.checked_sub(region.start)?;
-            if offset >= region.len || len > region.len - offset {
-                return None;
-            }
-            // `offset` lies within the mapping, which is no longer than isize::MAX bytes.
-            let host = region.host.as_ptr();
-            NonNull::new(host.wrapping_add(usize::try_from(offset).ok()?))
-        })
+        match self.0.first.translate(address, len) {
+            None => self.translate_further(address, len),
+            host => host,
+        }
+    }
+
+    /// Where it is not in the first region.
+    #[cold]
+    fn translate_further(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
+        let further = self.0.regions.iter().skip(1);
+        further
+            .filter_map(|region| region.translate(address, len))
+            .next()
     }
 
     /// `count` words at guest address `address`; `None` if they are not all RAM or the address is not a multiple of
-    /// the word's size.
+    /// the word's alignment.
     pub(crate) fn words<T: Word>(&self, address: u64, count: usize) -> Option<Words<T>> {
         let len = (count as u64).checked_mul(size_of::<T>() as u64)?;
         Words::new(self.translate(address, len)?, count, self.clone())
+    }
+
+    /// The same for a moment, without a share of the memory; empty where `words` gives `None`.
+    #[inline]
+    pub(crate) fn slice<T: Word>(&self, address: u64, count: u32) -> &[T] {
+        let len = u64::from(count) * size_of::<T>() as u64;
+        match self.translate(address, len) {
+            Some(first) => words::slice(first, count as usize, self),
+            None => &[],
+        }
     }
 
     /// Copies what stands at guest address `address` into `out`; `None`, with `out` untouched, if it is not all RAM.
@@ -220,7 +258,7 @@ impl Pieces {
     }
 
     /// Appends `len` bytes at guest address `address`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn append(&mut self, address: u64, len: u32) -> Result<(), NotRam> {
         if len == 0 {
             return Ok(());

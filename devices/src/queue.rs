@@ -33,6 +33,10 @@ pub const FEATURES: u64 = features::RING_INDIRECT_DESC | features::RING_EVENT_ID
 /// The largest ring there is (§ 2.7).
 pub const SIZE_MAX: u16 = 32768;
 
+/// How many descriptors a chain may have where the ring itself is smaller: an indirect table may be longer than the
+/// ring (drivers do that), but not without bound.
+const CHAIN_MAX: u32 = 1024;
+
 /// Both areas begin with `flags` and `idx`, 16 bits each, and the ring follows (§ 2.7.6, § 2.7.8).
 pub(crate) const FLAGS: usize = 0;
 pub(crate) const IDX: usize = 1;
@@ -95,23 +99,26 @@ impl QueueConfig {
             memory,
             "descriptor table",
             self.descriptors,
-            descriptor::SIZE,
-            2 * n,
+            descriptor::SIZE.into(),
+            n,
         )?;
         let driver = area(memory, "driver area", self.driver, 2, RING + n + 1)?;
         let device: Words<AtomicU16> =
             area(memory, "device area", self.device, 4, RING + 4 * n + 1)?;
         // No overflow: the whole device area, checked above, is RAM.
-        let used = area(memory, "device area", self.device + RING_OFFSET, 4, 2 * n)?;
+        let used = area(memory, "device area", self.device + RING_OFFSET, 4, n)?;
         let next_used = match self.resume {
             Some(_) => device.load(IDX, Ordering::Relaxed),
             None => 0,
         };
         Ok(Queue {
             table: Table {
-                words: table,
+                entries: table,
                 size,
-                indirect: negotiated & features::RING_INDIRECT_DESC != 0,
+                indirect: match negotiated & features::RING_INDIRECT_DESC {
+                    0 => 0,
+                    _ => CHAIN_MAX.max(size.into()),
+                },
                 memory: memory.clone(),
             },
             driver,
@@ -140,7 +147,7 @@ pub struct Queue {
     /// flags, idx, (elements), avail_event.
     device: Words<AtomicU16>,
     /// The device area's elements: id, length.
-    used: Words<AtomicU32>,
+    used: Words<[AtomicU32; 2]>,
     memory: Memory,
     size: u16,
     event_idx: bool,
@@ -189,8 +196,7 @@ impl Queue {
             let size = self.size;
             return Err(Broken::AvailableIndex { idx, next, size });
         }
-        let slot = RING + usize::from(next & (self.size - 1));
-        let head = self.driver.load(slot, Ordering::Relaxed);
+        let head = self.driver.load(RING + self.slot(next), Ordering::Relaxed);
         let mut buffers = self
             .spare
             .pop()
@@ -209,9 +215,9 @@ impl Queue {
     /// the next [`notify`](Self::notify).
     pub fn push(&mut self, chain: Chain, written: u32) {
         // Relaxed: nobody looks at an element before `notify` stores the index behind it, and says that it was written.
-        let element = 2 * usize::from(self.next_used & (self.size - 1));
-        let id = u32::from(chain.head);
-        self.used.put(element, [id, written], Ordering::Relaxed);
+        let element = [u32::from(chain.head), written];
+        self.used
+            .put(self.slot(self.next_used), element, Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
         self.spare.push(chain.buffers);
         if let Some(watch) = &self.watch {
@@ -227,10 +233,9 @@ impl Queue {
         }
         // Release, with the driver's barrier after its load of the index (§ 2.7.14): the elements, and the data in the
         // buffers, are visible before it (§ 2.7.8.2). A system call that wrote data has done so when it returns.
-        self.device.store(IDX, [new], Ordering::Release);
-        let first = 2 * usize::from(old & (self.size - 1));
+        self.device.store(IDX, new, Ordering::Release);
         self.used
-            .wrote(first, 2 * usize::from(new.wrapping_sub(old)));
+            .wrote(self.slot(old), usize::from(new.wrapping_sub(old)));
         self.published = new;
         // The driver stores its wish (avail.flags or used_event), and then looks at used.idx for the last time before it
         // sleeps (§ 2.7.14); we store used.idx, and then look at the wish. A store before a load of another word is what
@@ -256,8 +261,7 @@ impl Queue {
         // Relaxed: a kick too many is borne. With EVENT_IDX the flags stay 0 (§ 2.7.10): the index we asked for last lies
         // behind, which does the same.
         if !self.event_idx {
-            self.device
-                .store(FLAGS, [NO_NOTIFICATION], Ordering::Relaxed);
+            self.device.store(FLAGS, NO_NOTIFICATION, Ordering::Relaxed);
         }
     }
 
@@ -266,9 +270,9 @@ impl Queue {
         if self.event_idx {
             let avail_event = RING + 4 * usize::from(self.size);
             self.device
-                .store(avail_event, [self.next_available], Ordering::Relaxed);
+                .store(avail_event, self.next_available, Ordering::Relaxed);
         } else {
-            self.device.store(FLAGS, [0], Ordering::Relaxed);
+            self.device.store(FLAGS, 0, Ordering::Relaxed);
         }
         // As in `notify`, with the roles exchanged: the driver stores avail.idx and then looks at our wish (§ 2.7.13.4);
         // we store the wish, with the fence behind it, and then look at avail.idx for the last time before we sleep. The
@@ -337,7 +341,7 @@ impl Queue {
     /// Its three areas, to be looked at by any thread, at any time.
     pub(crate) fn view(&self) -> View {
         View {
-            table: self.table.words.clone(),
+            table: self.table.entries.clone(),
             driver: self.driver.clone(),
             device: self.device.clone(),
             used: self.used.clone(),
@@ -354,6 +358,12 @@ impl Queue {
             queue: index,
             descriptors: watch.wants_descriptors(),
         });
+    }
+
+    /// Where in a ring the entry of an index lies. The size is a power of two.
+    #[inline]
+    fn slot(&self, index: u16) -> usize {
+        usize::from(index) & (usize::from(self.size) - 1)
     }
 
     /// Whether [`drain`](Self::drain) left chains behind that it could have served: call it again.

@@ -22,7 +22,7 @@ const AVAIL_EVENT: usize = RING + 4 * SIZE as usize;
 struct Rings {
     driver: Words<AtomicU16>,
     device: Words<AtomicU16>,
-    used: Words<AtomicU32>,
+    used: Words<[AtomicU32; 2]>,
     /// A kick that nobody has looked at: an eventfd, of which every write and read is a step of its own.
     kick: Arc<AtomicBool>,
     /// Whether the driver was interrupted.
@@ -47,7 +47,7 @@ fn rings(event_idx: bool) -> (Rings, Queue) {
     let rings = Rings {
         driver: words(USED_EVENT + 1, word),
         device: words(AVAIL_EVENT + 1, word),
-        used: words(2 * usize::from(SIZE), || AtomicU32::new(0)),
+        used: words(usize::from(SIZE), || [0; 2].map(AtomicU32::new)),
         kick: Arc::new(AtomicBool::new(false)),
         wire: Arc::new(AtomicBool::new(false)),
     };
@@ -55,9 +55,9 @@ fn rings(event_idx: bool) -> (Rings, Queue) {
     let memory = Memory::new(Arc::new(ram));
     let queue = Queue {
         table: Table {
-            words: words(2 * usize::from(SIZE), || AtomicU64::new(0)),
+            entries: words(usize::from(SIZE), || [0; 2].map(AtomicU64::new)),
             size: SIZE,
-            indirect: false,
+            indirect: 0,
             memory: memory.clone(),
         },
         driver: rings.driver.clone(),
@@ -112,7 +112,7 @@ impl Rings {
 
     /// The heads in the used ring that `idx` says are there.
     fn used_heads(&self, idx: u16) -> Vec<u32> {
-        let head = |entry: u16| self.used.at(2 * usize::from(entry)).load(Ordering::Relaxed);
+        let head = |entry: u16| self.used.load(entry.into(), Ordering::Relaxed)[0];
         (0..idx).map(head).collect()
     }
 }
@@ -207,13 +207,13 @@ fn an_index_is_never_seen_before_what_it_stands_for() {
         let (rings, mut queue) = rings(false);
         // An impossible head, until the driver has written its own.
         rings.driver.at(RING).store(99, Ordering::Relaxed);
-        rings.used.at(1).store(99, Ordering::Relaxed);
+        rings.used.put(0, [0, 99], Ordering::Relaxed);
         let driver = {
             let rings = rings.clone();
             thread::spawn(move || {
                 rings.offer(0, false);
                 if rings.device.at(IDX).load(Ordering::Acquire) == 1 {
-                    assert_eq!(rings.used.at(1).load(Ordering::Relaxed), 7);
+                    assert_eq!(rings.used.load(0, Ordering::Relaxed)[1], 7);
                 }
             })
         };

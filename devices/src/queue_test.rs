@@ -60,9 +60,15 @@ fn empty_descriptors_are_passed_over() {
 
 #[test]
 fn an_indirect_table_may_follow_direct_descriptors_and_its_write_flag_means_nothing() {
+    // No alignment is asked of it.
+    for table in [DATA + 0x1008, DATA + 0x1009] {
+        follows_direct_descriptors(table);
+    }
+}
+
+fn follows_direct_descriptors(table: u64) {
     let rig = Rig::new(SIZE);
     rig.write(DATA, b"ab");
-    let table = DATA + 0x1008; // no alignment is asked of it
     rig.descriptor(0, (DATA, 1), rig::NEXT, 5);
     rig.descriptor(5, (table, 32), rig::INDIRECT | rig::WRITE, 0);
     rig.descriptor_at(table, 0, (DATA + 1, 1), rig::NEXT, 1);
@@ -70,6 +76,24 @@ fn an_indirect_table_may_follow_direct_descriptors_and_its_write_flag_means_noth
     let mut chain = pop_one(&rig, features::RING_INDIRECT_DESC).unwrap();
     assert_eq!(chain.readable().take::<2>(), Some(*b"ab"));
     assert_eq!(chain.writable().len(), 7);
+}
+
+#[test]
+fn an_indirect_table_need_be_ram_only_as_far_as_the_chain_goes() {
+    let rig = Rig::new(SIZE);
+    let table = RAM + RAM_LEN - 16;
+    rig.write(DATA, b"a");
+    rig.descriptor(0, (table, 32), rig::INDIRECT, 0);
+    rig.descriptor_at(table, 0, (DATA, 1), 0, 0);
+    let mut chain = pop_one(&rig, features::RING_INDIRECT_DESC).unwrap();
+    assert_eq!(chain.readable().take::<1>(), Some(*b"a"));
+
+    rig.descriptor_at(table, 0, (DATA, 1), rig::NEXT, 1);
+    let broken = broken(&rig, features::RING_INDIRECT_DESC);
+    assert!(
+        matches!(broken, Broken::Indirect { len: 32, .. }),
+        "{broken}"
+    );
 }
 
 #[test]
@@ -134,7 +158,13 @@ fn an_index_outside_its_table_breaks_the_queue() {
     rig.offer(u16::MAX);
     let popped = rig.queue(0).pop().err();
     let index = u16::MAX;
-    assert_eq!(popped, Some(Broken::DescriptorIndex { index, size: 8 }));
+    assert_eq!(
+        popped,
+        Some(Broken::DescriptorIndex {
+            index: index.into(),
+            size: 8
+        })
+    );
 
     let rig = Rig::new(SIZE);
     rig.descriptor(0, (DATA, 16), rig::INDIRECT, 0);

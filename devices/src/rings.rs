@@ -5,7 +5,7 @@
 //! now beside an entry of a moment ago.
 
 pub use crate::descriptor::Descriptor;
-use crate::descriptor::{INDIRECT, NEXT, SIZE};
+use crate::descriptor::{INDIRECT, NEXT};
 use crate::memory::{Memory, Words};
 use crate::queue::{FLAGS, IDX, RING};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -16,10 +16,10 @@ const TABLE_MAX: u16 = 32;
 /// The areas of a queue that was set up, wherever the queue itself is by now. It keeps the guest's memory mapped.
 #[derive(Clone)]
 pub struct View {
-    pub(crate) table: Words<AtomicU64>,
+    pub(crate) table: Words<[AtomicU64; 2]>,
     pub(crate) driver: Words<AtomicU16>,
     pub(crate) device: Words<AtomicU16>,
-    pub(crate) used: Words<AtomicU32>,
+    pub(crate) used: Words<[AtomicU32; 2]>,
     pub(crate) memory: Memory,
     pub(crate) size: u16,
     pub(crate) event_idx: bool,
@@ -81,9 +81,7 @@ impl View {
         let used_idx = self.device.load(IDX, Ordering::Acquire);
         let available_idx = self.driver.load(IDX, Ordering::Acquire);
         let mut snapshot = Snapshot {
-            descriptors: (0..n)
-                .map(|index| Descriptor::new(table(2 * index), table(2 * index + 1)))
-                .collect(),
+            descriptors: (0..n).map(|index| Descriptor::from(table(index))).collect(),
             tables: Vec::new(),
             available_flags: driver(FLAGS),
             available_idx,
@@ -91,9 +89,7 @@ impl View {
             used_event: self.event_idx.then(|| driver(RING + n)),
             used_flags: device(FLAGS),
             used_idx,
-            used: (0..n)
-                .map(|slot| (used(2 * slot), used(2 * slot + 1)))
-                .collect(),
+            used: (0..n).map(|slot| used(slot).into()).collect(),
             avail_event: self.event_idx.then(|| device(RING + 4 * n)),
         };
         let tables = snapshot.heads_in_flight().filter_map(|head| {
@@ -110,14 +106,9 @@ impl View {
         let mut found = Vec::new();
         let mut index = 0;
         for _ in 0..TABLE_MAX {
-            let mut words = [[0; 8]; 2];
-            let address = table.address.checked_add(u64::from(index) * SIZE);
-            let read = address.and_then(|it| self.memory.read(it, words.as_flattened_mut()));
-            if read.is_none() {
+            let Some(descriptor) = table.read(&self.memory, index.into()) else {
                 break;
-            }
-            let [address, rest] = words.map(u64::from_le_bytes);
-            let descriptor = Descriptor::new(address, rest);
+            };
             found.push(descriptor);
             if descriptor.flags & NEXT == 0 {
                 break;

@@ -28,6 +28,24 @@ macro_rules! word {
     };
 }
 
+/// Two that are found together: each of them is one load or store.
+impl<W: Word> Word for [W; 2] {
+    type Value = [W::Value; 2];
+
+    #[inline]
+    fn get(&self, ordering: Ordering) -> Self::Value {
+        let [first, second] = self;
+        [first.get(ordering), second.get(ordering)]
+    }
+
+    #[inline]
+    fn set(&self, value: Self::Value, ordering: Ordering) {
+        let ([first, second], [to_first, to_second]) = (self, value);
+        first.set(to_first, ordering);
+        second.set(to_second, ordering);
+    }
+}
+
 word!(AtomicU16, u16);
 word!(AtomicU32, u32);
 word!(AtomicU64, u64);

@@ -40,29 +40,24 @@ impl<T: Word> Words<T> {
         self.at(index).get(ordering)
     }
 
-    /// Stores `values` into the words from `index` on.
+    /// All of them.
     #[inline]
-    pub(crate) fn store<const N: usize>(
-        &self,
-        index: usize,
-        values: [T::Value; N],
-        ordering: Ordering,
-    ) {
-        self.put(index, values, ordering);
-        self.wrote(index, N);
+    pub(crate) fn as_slice(&self) -> &[T] {
+        // SAFETY: as in `at`, for all of them.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+
+    /// Stores `value` into word `index`.
+    #[inline]
+    pub(crate) fn store(&self, index: usize, value: T::Value, ordering: Ordering) {
+        self.put(index, value, ordering);
+        self.wrote(index, 1);
     }
 
     /// The same for who says by [`wrote`](Self::wrote) afterwards, once for many.
     #[inline]
-    pub(crate) fn put<const N: usize>(
-        &self,
-        index: usize,
-        values: [T::Value; N],
-        ordering: Ordering,
-    ) {
-        for (further, value) in values.iter().enumerate() {
-            self.at(index + further).set(*value, ordering);
-        }
+    pub(crate) fn put(&self, index: usize, value: T::Value, ordering: Ordering) {
+        self.at(index).set(value, ordering);
     }
 
     /// `count` words from `index` on have been stored.
@@ -82,6 +77,7 @@ impl<T: Word> Words<T> {
     }
 
     /// Word `index`, modulo the number of words: an index that a guest chose cannot leave the run.
+    #[inline]
     fn at(&self, index: usize) -> &T {
         // `new` refuses an empty run, so this is no division by zero; ring lengths make it one `and` or a compare.
         let index = if index < self.count {
@@ -95,4 +91,16 @@ impl<T: Word> Words<T> {
         // only ever accessed as an atomic on our side; what the guest's stores do to it is defined for an atomic.
         unsafe { word.as_ref() }
     }
+}
+
+/// The `count` words from `first` on, which `ram` has mapped; none of them if they are not aligned.
+#[inline]
+pub(super) fn slice<T: Word>(first: NonNull<u8>, count: usize, _ram: &Memory) -> &[T] {
+    let first = first.cast::<T>();
+    if !first.is_aligned() {
+        return &[];
+    }
+    // SAFETY: aligned, mapped for as long as `_ram` is borrowed, and only ever accessed as atomics on our side; what the
+    // guest's stores do to them is defined for an atomic. The caller had `Memory::translate` check that so many lie there.
+    unsafe { std::slice::from_raw_parts(first.as_ptr(), count) }
 }

@@ -15,40 +15,25 @@ impl<T> Clone for Words<T> {
     }
 }
 
-impl<T> Words<T> {
+impl<T: Word> Words<T> {
     pub(super) fn new(_: NonNull<u8>, _: usize, _: Memory) -> Option<Words<T>> {
         None
     }
 
-    pub(crate) fn load(&self, index: usize, ordering: Ordering) -> T::Value
-    where
-        T: Word,
-    {
+    pub(crate) fn load(&self, index: usize, ordering: Ordering) -> T::Value {
         self.at(index).get(ordering)
     }
 
-    pub(crate) fn store<const N: usize>(
-        &self,
-        index: usize,
-        values: [T::Value; N],
-        ordering: Ordering,
-    ) where
-        T: Word,
-    {
-        self.put(index, values, ordering);
+    pub(crate) fn as_slice(&self) -> &[T] {
+        &self.0
     }
 
-    pub(crate) fn put<const N: usize>(
-        &self,
-        index: usize,
-        values: [T::Value; N],
-        ordering: Ordering,
-    ) where
-        T: Word,
-    {
-        for (further, value) in values.iter().enumerate() {
-            self.at(index + further).set(*value, ordering);
-        }
+    pub(crate) fn store(&self, index: usize, value: T::Value, ordering: Ordering) {
+        self.put(index, value, ordering);
+    }
+
+    pub(crate) fn put(&self, index: usize, value: T::Value, ordering: Ordering) {
+        self.at(index).set(value, ordering);
     }
 
     pub(crate) fn wrote(&self, _: usize, _: usize) {}
@@ -56,4 +41,9 @@ impl<T> Words<T> {
     pub(crate) fn at(&self, index: usize) -> &T {
         &self.0[index % self.0.len()]
     }
+}
+
+/// None: what lies in guest RAM is not loom's.
+pub(super) fn slice<T: Word>(_: NonNull<u8>, _: usize, _: &Memory) -> &[T] {
+    &[]
 }

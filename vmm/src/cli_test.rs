@@ -192,3 +192,25 @@ fn extensions_are_switched_by_name() {
         assert!(run(&["--kernel", "k", "--cpu", wrong]).is_err());
     }
 }
+
+#[test]
+fn a_run_means_the_same_whether_or_not_the_other_commands_are_defined() {
+    let words = |text: &str| -> Vec<OsString> { text.split(' ').map(OsString::from).collect() };
+    let said =
+        words("hartvisor run --kernel k --disk a.img --disk b.img,readonly --cpus=2 --stats -");
+    let alone = run_alone(&said).expect("there is no fault in it");
+    let Command::Run(run) = Cli::try_parse_from(&said).unwrap().command else {
+        panic!("another command");
+    };
+    assert_eq!(format!("{alone:?}"), format!("{run:?}"));
+
+    for left_to_all in [
+        "hartvisor",
+        "hartvisor check",
+        "hartvisor run",
+        "hartvisor run --help",
+        "hartvisor run --kernel k --kernal k",
+    ] {
+        assert!(run_alone(&words(left_to_all)).is_none(), "{left_to_all}");
+    }
+}

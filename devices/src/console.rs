@@ -16,12 +16,13 @@ use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
 mod config;
 mod control;
+mod known;
 mod port;
 mod signal;
 
 use config::Config;
 pub use config::Window;
-use control::event;
+use known::{Known, event};
 use port::{Patience, Port};
 pub use signal::Link;
 
@@ -318,7 +319,7 @@ impl VirtioDevice for Console {
         self.multiport = false;
         for port in &mut self.ports {
             port.calm();
-            port.known = control::Known::default();
+            port.known = Known::default();
         }
     }
 }

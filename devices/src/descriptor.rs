@@ -4,7 +4,6 @@ use crate::broken::Broken;
 use crate::chain::{Buffers, Refused};
 use crate::memory::{Memory, Word, Words};
 use crate::sync::{AtomicU64, Ordering};
-use crate::watch::{DESCRIPTORS_TOLD, Event, Watch};
 
 /// Bytes of a descriptor.
 pub(crate) const SIZE: u32 = 16;
@@ -124,29 +123,20 @@ impl Table {
 }
 
 impl Table {
-    /// Tells `watch` of the descriptors of the chain that begins at `head`, which [`collect`](Self::collect) found in order.
-    pub(crate) fn tell(&self, head: u16, watch: &dyn Watch) {
+    /// Shows the first `max` descriptors, each with its place in its table, of the chain that begins at `head`, which
+    /// [`collect`](Self::collect) found in order.
+    pub(crate) fn follow(&self, head: u16, max: usize, mut see: impl FnMut(u16, &Descriptor)) {
         let mut index = head;
         let mut table = None;
-        for _ in 0..DESCRIPTORS_TOLD {
+        for _ in 0..max {
             let Some(descriptor) = self.look(table.as_ref(), index) else {
                 return;
             };
-            let Descriptor {
-                address,
-                len,
-                flags,
-                next,
-            } = descriptor;
-            watch.see(Event::Descriptor {
-                index,
-                address,
-                len,
-                flags,
-            });
+            see(index, &descriptor);
+            let flags = descriptor.flags;
             index = match flags {
                 _ if flags & INDIRECT != 0 && table.is_none() => 0,
-                _ if flags & NEXT != 0 => next,
+                _ if flags & NEXT != 0 => descriptor.next,
                 _ => return,
             };
             if flags & INDIRECT != 0 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::registers::{INTERRUPT_STATUS, Registers, STATUS};
-use crate::virtio::{INTERRUPT_CONFIG, INTERRUPT_USED, status};
+use crate::spec::{INTERRUPT_CONFIG, INTERRUPT_USED, status};
 
 /// An interrupt wire: a PLIC input, an irqfd, a hart's external interrupt, or a flag in a test.
 ///

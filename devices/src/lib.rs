@@ -42,11 +42,13 @@ pub mod registers;
 pub mod rings;
 pub mod rng;
 pub mod rtc;
+pub mod spec;
 mod sync;
 pub mod uart;
 pub mod vhost_user;
 pub mod virtio;
 pub mod watch;
+pub mod watched;
 pub mod worker;
 
 #[cfg(test)]

@@ -22,10 +22,10 @@ use crate::chain::{Buffers, Chain};
 use crate::descriptor::{self, Table};
 use crate::irq::Interrupt;
 use crate::memory::{Memory, Word, Words};
-use crate::rings::View;
+use crate::rings::{FLAGS, IDX, RING, View};
+use crate::spec::features;
 use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
-use crate::virtio::features;
-use crate::watch::{Event, QueueWatch, Watch};
+use crate::watch::{DESCRIPTORS_TOLD, Event, QueueWatch, Watch};
 
 /// The ring features that every queue of ours has.
 pub const FEATURES: u64 = features::RING_INDIRECT_DESC | features::RING_EVENT_IDX;
@@ -37,10 +37,6 @@ pub const SIZE_MAX: u16 = 32768;
 /// ring (drivers do that), but not without bound.
 const CHAIN_MAX: u32 = 1024;
 
-/// Both areas begin with `flags` and `idx`, 16 bits each, and the ring follows (§ 2.7.6, § 2.7.8).
-pub(crate) const FLAGS: usize = 0;
-pub(crate) const IDX: usize = 1;
-pub(crate) const RING: usize = 2;
 const RING_OFFSET: u64 = 4;
 
 /// `avail.flags`: the driver does not want interrupts. `used.flags`: we do not want notifications.
@@ -404,7 +400,14 @@ fn tell_popped(
 #[inline(never)]
 fn tell_descriptors(watch: &QueueWatch, table: &Table, head: u16, popped: Event) {
     watch.watch.see(popped);
-    table.tell(head, &*watch.watch);
+    table.follow(head, DESCRIPTORS_TOLD, |index, descriptor| {
+        watch.watch.see(Event::Descriptor {
+            index,
+            address: descriptor.address,
+            len: descriptor.len,
+            flags: descriptor.flags,
+        });
+    });
 }
 
 /// A chain was put into the used ring.

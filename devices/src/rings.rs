@@ -7,8 +7,12 @@
 pub use crate::descriptor::Descriptor;
 use crate::descriptor::{INDIRECT, NEXT};
 use crate::memory::{Memory, Words};
-use crate::queue::{FLAGS, IDX, RING};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// Both areas begin with `flags` and `idx`, 16 bits each, and the ring follows (§ 2.7.6, § 2.7.8).
+pub(crate) const FLAGS: usize = 0;
+pub(crate) const IDX: usize = 1;
+pub(crate) const RING: usize = 2;
 
 /// Descriptors of an indirect table that are looked at.
 const TABLE_MAX: u16 = 32;

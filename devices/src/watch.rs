@@ -2,14 +2,12 @@
 //!
 //! A [`Watch`] is told by the thread that does it, as it happens, and must be quick. A device behind a [`Watched`] is
 //! watched; one that is not pays for it with a branch that is never taken.
+//!
+//! [`Watched`]: crate::watched::Watched
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::irq::IrqLine;
-use crate::queue::Broken;
 use crate::rings::View;
-use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
 /// Of a chain's descriptors, so many are told.
 pub const DESCRIPTORS_TOLD: usize = 32;
@@ -18,14 +16,14 @@ pub const DESCRIPTORS_TOLD: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A thread begins with a queue that the driver notified, or that was left unfinished: the device's own, or the vCPU's
-    /// where a queue is [served at once](VirtioDevice::serves_at_once).
+    /// where a queue is [served at once](crate::virtio::VirtioDevice::serves_at_once).
     Kicked {
         /// Which queue.
         queue: u16,
     },
     /// The device's thread begins with a file of the host that has become ready.
     Ready {
-        /// Which, in the order of [`VirtioDevice::files`].
+        /// Which, in the order of [`VirtioDevice::files`](crate::virtio::VirtioDevice::files).
         file: u16,
     },
     /// What began last is done.
@@ -145,123 +143,3 @@ pub(crate) struct QueueWatch {
     /// Whether it wants descriptors.
     pub(crate) descriptors: bool,
 }
-
-/// A device that is watched: a device as any other.
-pub struct Watched {
-    device: Box<dyn VirtioDevice>,
-    watch: Arc<dyn Watch>,
-}
-
-impl Watched {
-    /// `device`, with `watch` told what it does.
-    pub fn new(mut device: Box<dyn VirtioDevice>, watch: Arc<dyn Watch>) -> Watched {
-        device.watch(&watch);
-        Watched { device, watch }
-    }
-
-    /// Calls the device, and tells how that began and ended.
-    fn call(
-        &mut self,
-        begin: Event,
-        queues: &mut Queues,
-        call: impl FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), Broken>,
-    ) -> Result<(), Broken> {
-        // Queues come and go with resets; here is the first we see of them.
-        queues.watch(&self.watch);
-        self.watch.see(begin);
-        let result = call(&mut *self.device, queues);
-        self.watch.see(match result {
-            Ok(()) => Event::Idle,
-            Err(_) => Event::Broken,
-        });
-        result
-    }
-}
-
-/// An index of a queue or a file: there are no more than a hundred of either.
-fn narrow(index: usize) -> u16 {
-    u16::try_from(index).unwrap_or(u16::MAX)
-}
-
-impl VirtioDevice for Watched {
-    fn id(&self) -> DeviceId {
-        self.device.id()
-    }
-
-    fn queues(&self) -> &[u16] {
-        self.device.queues()
-    }
-
-    fn features(&self) -> u64 {
-        self.device.features()
-    }
-
-    fn config(&self) -> Arc<dyn ConfigSpace> {
-        self.device.config()
-    }
-
-    fn activate(&mut self, features: u64) {
-        self.device.activate(features);
-    }
-
-    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
-        let queue = narrow(index);
-        if self.watch.wants_rings()
-            && let Some(kicked) = queues.get(index)
-        {
-            self.watch.rings(queue, kicked.view());
-        }
-        let begin = Event::Kicked { queue };
-        self.call(begin, queues, |device, queues| device.kicked(index, queues))
-    }
-
-    fn serves_at_once(&self, index: usize) -> bool {
-        self.device.serves_at_once(index)
-    }
-
-    fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
-        self.device.files()
-    }
-
-    fn ready(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
-        let begin = Event::Ready {
-            file: narrow(index),
-        };
-        self.call(begin, queues, |device, queues| device.ready(index, queues))
-    }
-
-    fn queue_reset(&mut self, index: usize) {
-        self.device.queue_reset(index);
-    }
-
-    fn reset(&mut self) {
-        self.device.reset();
-    }
-}
-
-/// A wire that is watched.
-pub struct WatchedLine {
-    line: Box<dyn IrqLine>,
-    watch: Arc<dyn Watch>,
-}
-
-impl WatchedLine {
-    /// `line`, with `watch` told when it is driven high.
-    pub fn new(line: Box<dyn IrqLine>, watch: Arc<dyn Watch>) -> WatchedLine {
-        WatchedLine { line, watch }
-    }
-}
-
-impl IrqLine for WatchedLine {
-    fn set(&self, high: bool) {
-        if high {
-            self.watch.see(Event::Raised);
-        }
-        self.line.set(high);
-    }
-}
-
-#[cfg(test)]
-#[cfg(not(loom))]
-#[path = "watch_test.rs"]
-mod tests;

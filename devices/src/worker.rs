@@ -12,8 +12,8 @@ use log::debug;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::broken::Broken;
 use crate::irq::Interrupt;
-use crate::queue::Broken;
 use crate::virtio::{Queues, Ready, VirtioDevice};
 
 /// What an event is about: a queue's kick, or one of these.

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use devices::irq::IrqLine;
 use devices::rings::View;
 use devices::virtio::VirtioDevice;
-use devices::watch::{Event, Watch, Watched, WatchedLine};
+use devices::watch::{Event, Watch};
+use devices::watched::{Watched, WatchedLine};
 
 use crate::cli;
 use crate::error::Error;

@@ -16,7 +16,7 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::control::Known;
+use super::known::Known;
 use super::signal::Link;
 use crate::chain::Chain;
 

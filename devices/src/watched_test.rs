@@ -4,6 +4,7 @@ use super::*;
 use crate::block::Block;
 use crate::queue::FEATURES;
 use crate::rig::{DATA, Rig, WRITE};
+use crate::watch::HostCall;
 
 /// Remembers what it was told.
 #[derive(Default)]

@@ -256,6 +256,13 @@ pub enum Error {
         why: &'static str,
     },
 
+    /// The command line would end for the guest before its end.
+    #[error("--cmdline has a NUL at byte {at}, where it would end for the guest")]
+    CommandLineNul {
+        /// Which byte, from 0.
+        at: usize,
+    },
+
     /// The RAM asked for is none that the board can have.
     #[error("--memory {given}: {problem}")]
     Memory {
@@ -614,6 +621,7 @@ impl Error {
             | Error::NoRoom { .. }
             | Error::KernelInFirmware { .. }
             | Error::CommandLine { .. }
+            | Error::CommandLineNul { .. }
             | Error::Memory { .. }
             | Error::Cpus { .. }
             | Error::TooManyDisks { .. }

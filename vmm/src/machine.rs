@@ -221,6 +221,9 @@ fn check_cmdline(cmdline: &str, format: Format) -> Result<(), Error> {
         Format::Image => (1023, "Linux on RISC-V keeps 1024 with the closing NUL"),
         Format::Elf | Format::StaticPie | Format::Raw => (4095, "a page with the closing NUL"),
     };
+    if let Some(at) = cmdline.find('\0') {
+        return Err(Error::CommandLineNul { at });
+    }
     match cmdline.len() {
         length if length > limit => Err(Error::CommandLine { length, limit, why }),
         _ => Ok(()),
@@ -319,6 +322,12 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("at most 4095")
+        );
+        assert!(
+            check_cmdline("quiet\0splash", Format::Image)
+                .unwrap_err()
+                .to_string()
+                .contains("NUL at byte 5")
         );
     }
 

@@ -120,9 +120,7 @@ impl Table {
             _ => Err(Broken::DescriptorIndex { index, size }),
         }
     }
-}
 
-impl Table {
     /// Shows the first `max` descriptors, each with its place in its table, of the chain that begins at `head`, which
     /// [`collect`](Self::collect) found in order.
     pub(crate) fn follow(&self, head: u16, max: usize, mut see: impl FnMut(u16, &Descriptor)) {

@@ -145,10 +145,8 @@ impl Memory {
     /// Where it is not in the first region.
     #[cold]
     fn translate_further(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
-        let further = self.0.regions.iter().skip(1);
-        further
-            .filter_map(|region| region.translate(address, len))
-            .next()
+        let mut further = self.0.regions.iter().skip(1);
+        further.find_map(|region| region.translate(address, len))
     }
 
     /// `count` words at guest address `address`; `None` if they are not all RAM or the address is not a multiple of

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use vmm::pidfile::PidFile;
 use vmm::terminal::{Terminal, install_panic_hook};
 
@@ -46,6 +46,10 @@ fn play() {
     let Ok(part) = std::env::var(PART) else {
         return;
     };
+    let by_default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
+    // SAFETY: there is no handler. Who runs the tests by nohup(1) has SIGHUP ignored, as the program would leave it.
+    unsafe { sigaction(Signal::SIGHUP, &by_default) }.unwrap();
     install_panic_hook();
     let terminal = Terminal::start(|| std::process::exit(7)).unwrap();
     match part.as_str() {

@@ -95,6 +95,7 @@ fn what_linux_synced_outlives_the_killed_monitor() {
             let (cycle, synced) = rest.split_once(": ").unwrap();
             let synced = synced.parse().unwrap();
             check(&disk, cycle, synced);
+            println!("cycle {cycle} of {cycles}: {synced} synced files, all there");
             (done, files) = (done + 1, files + synced);
             go_on.write_all(b"go on\n").unwrap();
         }

@@ -47,9 +47,12 @@ fn play() {
         return;
     };
     let by_default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
-    // SAFETY: there is no handler. Who runs the tests by nohup(1) has SIGHUP ignored, as the program would leave it.
-    unsafe { sigaction(Signal::SIGHUP, &by_default) }.unwrap();
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
+        // SAFETY: there is no handler. Tests started by nohup(1), or in a shell's background, have these ignored, and the
+        // program would leave that so.
+        unsafe { sigaction(signal, &by_default) }.unwrap();
+    }
     install_panic_hook();
     let terminal = Terminal::start(|| std::process::exit(7)).unwrap();
     match part.as_str() {

@@ -72,10 +72,10 @@ fn a_run_on_kvm_is_counted_and_traced() {
         mkfifo in out
         "$2" run --accel kvm --kernel "$3" --cmdline echo --stats live.json --rings live-rings.json <in >out &
         exec 3>in; read -r line <out
-        kill -USR1 $!
-        while [ ! -s live.json ]; do sleep 0.1; done
-        cp live.json asked.json
-        "$2" rings live-rings.json --device console --queue 0 || exit
+        until "$2" rings live-rings.json --device console --queue 0 >shown 2>/dev/null && [ -s live.json ]; do
+            kill -USR1 $!; sleep 0.1
+        done
+        cp live.json asked.json; cat shown
         kill -TERM $!; wait $!; echo status=$?"#;
     let mut command = lab::lab(&["--aia"], &[folder.path()]);
     command.args(["sh", "-c", script, "sh"]).arg(folder.path());

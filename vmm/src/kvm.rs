@@ -140,7 +140,8 @@ fn live(
         &machine.placement,
         &ram,
     )?;
-    let tree = device_tree(machine, &vcpus, irqchip.describe(), devices.len())?;
+    let timebase = first(&vcpus)?.timebase()?;
+    let tree = device_tree(machine, &vcpus, timebase, irqchip.describe(), devices.len())?;
     if let Some(path) = &machine.dump_dtb {
         return dtb::dump(path, &tree).map(|()| ending.set(Ok(End::PowerOff)));
     }
@@ -149,7 +150,7 @@ fn live(
     let console = sbi::Console::new(ram, input, output);
 
     let sizes = Sizes::new(machine, disks, &devices);
-    observer.born(first(&vcpus)?.timebase()?);
+    observer.born(timebase);
     let wanted = observer.wants_kvm();
     let counters = wanted.then(|| stats::Counters::open(&vm, &vcpus));
     let counted = || counters.as_ref().map(stats::Counters::read);
@@ -204,6 +205,7 @@ fn attach_kicks(vm: &VmFd, devices: &[Arc<Mmio>]) {
 fn device_tree(
     machine: &Machine,
     vcpus: &[KvmVcpu],
+    timebase: u32,
     irqchip: fdt::Irqchip,
     slots: usize,
 ) -> Result<Vec<u8>, Error> {
@@ -216,7 +218,7 @@ fn device_tree(
         cmdline: &machine.cmdline,
         memory: machine.memory,
         harts: &harts,
-        timebase: first(vcpus)?.timebase()?,
+        timebase,
         initrd: machine.placement.initrd.clone(),
         virtio_slots: slots,
         rng_seed: seed()?,

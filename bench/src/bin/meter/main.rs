@@ -10,6 +10,7 @@ use bench::pattern::{BLOCK, BLOCKS, fill};
 use bench::plan::{Plan, ScalePlan};
 use serde::de::DeserializeOwned;
 
+mod output;
 mod perf;
 mod scale;
 mod start;

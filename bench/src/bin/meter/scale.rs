@@ -2,8 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{PipeReader, Read, Write, pipe};
-use std::os::fd::AsFd;
+use std::io::{Write, pipe};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -12,10 +11,9 @@ use anyhow::{Context, Result, ensure};
 use bench::record::{Counts, Measure};
 use bench::scale::{IDLE, Sample, Scene, Waits};
 use bench::smaps::beside_ram;
-use nix::poll::{PollFd, PollFlags, poll};
 
+use crate::output::Output;
 use crate::perf::{Counters, Moments, now};
-use crate::start::SILENCE;
 
 /// Plays the scene for its times and its memory, and where guests wait once more to count what they do then.
 pub(crate) fn run(scene: &Scene) -> Result<Sample> {
@@ -98,8 +96,7 @@ fn start(scene: &Scene) -> Result<Vec<Vm>> {
 struct Vm {
     child: Child,
     keyboard: ChildStdin,
-    console: PipeReader,
-    seen: Vec<u8>,
+    output: Output,
 }
 
 impl Drop for Vm {
@@ -127,26 +124,24 @@ impl Vm {
         Ok(Vm {
             child,
             keyboard,
-            console,
-            seen: Vec::new(),
+            output: Output::new(console),
         })
     }
 
     fn wait_for(&mut self, waits: &Waits) -> Result<()> {
-        let ready = waits.ready.as_bytes();
-        while !self.seen.windows(ready.len()).any(|window| window == ready) {
-            ensure!(self.read()? > 0, "the guest did not wait: {}", self.said());
-        }
+        let came = self.output.wait_for(waits.ready.as_bytes());
+        let came = came.with_context(|| self.output.tail())?;
+        ensure!(came, "the guest did not wait: {}", self.output.tail());
         Ok(())
     }
 
     fn end(mut self) -> Result<()> {
-        while self.read()? > 0 {}
+        while self.output.read().with_context(|| self.output.tail())? > 0 {}
         let status = self.child.wait()?;
         ensure!(
             status.success(),
             "the VMM ended with {status}: {}",
-            self.said()
+            self.output.tail()
         );
         Ok(())
     }
@@ -162,20 +157,5 @@ impl Vm {
         folder
             .map(|entry| number(entry?.file_name()).context("a thread has a number"))
             .collect()
-    }
-
-    fn read(&mut self) -> Result<usize> {
-        let mut console = [PollFd::new(self.console.as_fd(), PollFlags::POLLIN)];
-        let ready = poll(&mut console, SILENCE)? > 0;
-        ensure!(ready, "nothing came from the console: {}", self.said());
-        let mut bytes = [0; 4096];
-        let count = self.console.read(&mut bytes)?;
-        self.seen.extend(bytes.get(..count).unwrap_or_default());
-        Ok(count)
-    }
-
-    fn said(&self) -> String {
-        let start = self.seen.len().saturating_sub(2000);
-        String::from_utf8_lossy(self.seen.get(start..).unwrap_or_default()).into_owned()
     }
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{PipeReader, Read, Write, pipe};
-use std::os::fd::AsFd;
+use std::io::{Write, pipe};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,16 +12,12 @@ use bench::protocol::{GO, Line};
 use bench::record::{Counts, Measure, Measured, Record, Times};
 use bench::smaps::{Memory, beside_ram};
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::poll::{PollFd, PollFlags, poll};
 
+use crate::output::Output;
 use crate::perf::{Counters, Moments, now};
 
 /// What the kernel's first line has in it, whichever console shows it first.
 const FIRST_LINE: &[u8] = b"Linux version";
-
-/// How long nothing may come from the console, in milliseconds of the host's clock, which runs at once through what nobody waits for: a
-/// guest or a VMM that hangs is soon told.
-pub(crate) const SILENCE: u16 = 60_000;
 
 /// Bytes that the console's pipe holds, more than any test prints: what a VMM does with a full one (QEMU's console stops for ever now
 /// and then) is not measured here.
@@ -40,7 +35,7 @@ pub(crate) fn run(start: &Start, ram: u64) -> Result<Record> {
         format!(
             "{}; the console's end:\n{}",
             start.command.join(" "),
-            machine.tail()
+            machine.output.tail()
         )
     })
 }
@@ -49,9 +44,8 @@ struct Running {
     child: Child,
     started: u64,
     keyboard: Option<ChildStdin>,
-    console: PipeReader,
-    /// What came from the console and was not looked at yet, and before that what was.
-    seen: Vec<u8>,
+    output: Output,
+    /// How much of it was looked at.
     looked: usize,
     counters: Option<Counters>,
     entry: Option<Moments>,
@@ -81,8 +75,7 @@ impl Running {
             keyboard: child.stdin.take(),
             child,
             started,
-            console,
-            seen: Vec::new(),
+            output: Output::new(console),
             looked: 0,
             counters,
             entry: Some(entry),
@@ -144,7 +137,7 @@ impl Running {
     fn end(&mut self) -> Result<u64> {
         let exits = Moments::userspace_exits()?;
         self.go()?;
-        while self.read()? > 0 {}
+        while self.output.read()? > 0 {}
         let status = self.child.wait()?;
         let end = now()?;
         ensure!(status.success(), "the VMM ended with {status}");
@@ -172,7 +165,7 @@ impl Running {
     /// The next line of `load`.
     fn line(&mut self) -> Result<Line> {
         loop {
-            let new = self.seen.get(self.looked..).unwrap_or_default();
+            let new = self.output.seen.get(self.looked..).unwrap_or_default();
             if let Some(length) = new.iter().position(|&byte| byte == b'\n') {
                 let text =
                     String::from_utf8_lossy(new.get(..length).unwrap_or_default()).into_owned();
@@ -183,7 +176,7 @@ impl Running {
                     // The kernel's log.
                     Err(()) => {}
                 }
-            } else if self.read()? == 0 {
+            } else if self.output.read()? == 0 {
                 bail!("the VMM closed its console");
             }
         }
@@ -191,41 +184,21 @@ impl Running {
 
     /// Reads until `text` has come.
     fn wait_for(&mut self, text: &[u8]) -> Result<()> {
-        while !self.seen.windows(text.len()).any(|window| window == text) {
-            ensure!(self.read()? > 0, "the VMM closed its console");
-        }
+        ensure!(self.output.wait_for(text)?, "the VMM closed its console");
         Ok(())
     }
 
     /// Reads exactly `text`.
     fn expect(&mut self, text: &[u8]) -> Result<()> {
         let end = self.looked + text.len();
-        while self.seen.len() < end {
-            ensure!(self.read()? > 0, "the VMM closed its console");
+        while self.output.seen.len() < end {
+            ensure!(self.output.read()? > 0, "the VMM closed its console");
         }
         ensure!(
-            self.seen.get(self.looked..end) == Some(text),
+            self.output.seen.get(self.looked..end) == Some(text),
             "the console lost or changed something"
         );
         self.looked = end;
         Ok(())
-    }
-
-    fn read(&mut self) -> Result<usize> {
-        let mut console = [PollFd::new(self.console.as_fd(), PollFlags::POLLIN)];
-        ensure!(
-            poll(&mut console, SILENCE)? > 0,
-            "nothing came from the console for {} s",
-            SILENCE / 1000
-        );
-        let mut bytes = [0; 16384];
-        let count = self.console.read(&mut bytes)?;
-        self.seen.extend(bytes.get(..count).unwrap_or_default());
-        Ok(count)
-    }
-
-    fn tail(&self) -> String {
-        let start = self.seen.len().saturating_sub(2000);
-        String::from_utf8_lossy(self.seen.get(start..).unwrap_or_default()).into_owned()
     }
 }

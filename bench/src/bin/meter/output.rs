@@ -1,0 +1,56 @@
+//! What a VMM and its guest print.
+
+use std::io::{PipeReader, Read};
+use std::os::fd::AsFd;
+
+use anyhow::{Result, ensure};
+use nix::poll::{PollFd, PollFlags, poll};
+
+/// How long nothing may come, in milliseconds of the host's clock, which runs at once through what nobody waits for: a
+/// guest or a VMM that hangs is soon told.
+const SILENCE: u16 = 60_000;
+
+/// What has come from a pipe.
+pub(crate) struct Output {
+    pipe: PipeReader,
+    pub(crate) seen: Vec<u8>,
+}
+
+impl Output {
+    pub(crate) fn new(pipe: PipeReader) -> Output {
+        Output {
+            pipe,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Waits for more, and says how many bytes that are: 0 at the end.
+    pub(crate) fn read(&mut self) -> Result<usize> {
+        let mut pipe = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+        ensure!(
+            poll(&mut pipe, SILENCE)? > 0,
+            "nothing came from the console for {} s",
+            SILENCE / 1000
+        );
+        let mut bytes = [0; 16384];
+        let count = self.pipe.read(&mut bytes)?;
+        self.seen.extend(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    /// Reads until `text` has come; false if the end was first.
+    pub(crate) fn wait_for(&mut self, text: &[u8]) -> Result<bool> {
+        while !self.seen.windows(text.len()).any(|window| window == text) {
+            if self.read()? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The last of it.
+    pub(crate) fn tail(&self) -> String {
+        let start = self.seen.len().saturating_sub(2000);
+        String::from_utf8_lossy(self.seen.get(start..).unwrap_or_default()).into_owned()
+    }
+}

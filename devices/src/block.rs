@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub use self::config::Config;
 pub use self::image::{Image, granularity};
 use self::request::Disk;
-use crate::queue::Broken;
+use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
 use crate::watch::Watch;
 
@@ -160,7 +160,7 @@ impl VirtioDevice for Block {
         self.disk.config.negotiated(features);
     }
 
-    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let disk = &mut self.disk;
         match queues.get(index) {
             Some(queue) => queue.drain(|chain| Some(disk.serve(chain))),

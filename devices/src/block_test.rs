@@ -4,8 +4,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::request::Status;
 use super::*;
-use crate::queue::Queue;
 use crate::rig::{self, DATA, Rig};
+use crate::virtio::queue::Queue;
 
 pub(super) const SECTORS: u64 = 16;
 const HEADER: u64 = DATA;
@@ -45,7 +45,7 @@ impl Bench {
     /// Of a disk that is kept in `file`.
     pub(super) fn of(mut block: Block, file: &File) -> Bench {
         let rig = Rig::new(64);
-        let queue: Queue = rig.queue(crate::queue::FEATURES);
+        let queue: Queue = rig.queue(crate::virtio::queue::FEATURES);
         block.activate(block.features());
         Bench {
             block,
@@ -83,7 +83,7 @@ impl Bench {
         self.rig.write(STATUS, &[0xee]);
         self.rig.chain(0, chain);
         self.rig.offer(0);
-        self.block.kicked(0, &mut self.queues).unwrap();
+        self.block.process_queue(0, &mut self.queues).unwrap();
         let (_, written) = self.rig.used(self.rig.used_idx().wrapping_sub(1));
         (self.rig.read(STATUS, 1)[0], written)
     }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::queue::Broken;
+use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
 mod config;
@@ -173,7 +173,7 @@ impl Console {
     }
 
     /// Gives input to the driver, if it has port `index` open.
-    fn receive(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn receive(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let open = |port: &&mut Port| !self.multiport || port.known.open;
         let port = self.ports.get_mut(index).filter(open);
         match (port, queues.get(Role::Receive(index).queue())) {
@@ -182,7 +182,7 @@ impl Console {
         }
     }
 
-    fn transmit(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn transmit(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let queue = queues.get(Role::Transmit(index).queue());
         match (self.ports.get_mut(index), queue) {
             (Some(port), Some(queue)) => queue.drain(|chain| port.empty(chain)),
@@ -191,7 +191,7 @@ impl Console {
     }
 
     /// Hears what the driver says, and answers.
-    fn hear(&mut self, queues: &mut Queues) -> Result<(), Broken> {
+    fn hear(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         let (ports, window) = (&mut self.ports, self.window.is_some());
         let mut opened = false;
         if let Some(queue) = queues.get(Role::ControlTransmit.queue()) {
@@ -209,7 +209,7 @@ impl Console {
     }
 
     /// Tells the driver what is due, as far as it has given buffers for that.
-    fn say(&mut self, queues: &mut Queues) -> Result<(), Broken> {
+    fn say(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         let (ports, window) = (&mut self.ports, self.window.as_deref());
         match queues.get(Role::ControlReceive.queue()) {
             Some(queue) => queue.drain(|chain| control::say(ports, window, chain)),
@@ -218,7 +218,7 @@ impl Console {
     }
 
     /// The driver is to be told of `event` of port `index`.
-    fn tell(&mut self, index: usize, event: u16, queues: &mut Queues) -> Result<(), Broken> {
+    fn tell(&mut self, index: usize, event: u16, queues: &mut Queues) -> Result<(), QueueError> {
         if let Some(port) = self.ports.get_mut(index) {
             port.known.tell(event);
         }
@@ -262,7 +262,7 @@ impl VirtioDevice for Console {
         self.multiport = features & feature::MULTIPORT != 0;
     }
 
-    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         match Role::of(index) {
             Role::Receive(0) => self.receive(0, queues),
             Role::Transmit(0) => self.transmit(0, queues),
@@ -278,7 +278,7 @@ impl VirtioDevice for Console {
     /// The console's output: Linux' driver waits for each buffer in a loop, with a lock held and interrupts off. So where host
     /// CPUs are short its vCPU would use up, for nothing, the very time in which the device's thread could serve it. What the
     /// output does not take now is held back as ever, and that thread goes on with it.
-    fn serves_at_once(&self, index: usize) -> bool {
+    fn inline_notify(&self, index: usize) -> bool {
         let console = self.ports.first();
         Role::of(index) == Role::Transmit(0) && console.is_some_and(Port::never_waits)
     }
@@ -289,17 +289,17 @@ impl VirtioDevice for Console {
             .collect()
     }
 
-    fn ready(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn handle_event(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let source = self.sources().nth(index).map(|(source, ..)| source);
         match source {
-            Some(Source::Input(port)) => self.kicked(Role::Receive(port).queue(), queues),
-            Some(Source::Output(port)) => self.kicked(Role::Transmit(port).queue(), queues),
+            Some(Source::Input(port)) => self.process_queue(Role::Receive(port).queue(), queues),
+            Some(Source::Output(port)) => self.process_queue(Role::Transmit(port).queue(), queues),
             Some(Source::Timer(port)) => {
                 let patience = self.ports.get_mut(port).and_then(|it| it.patience.as_mut());
                 if let Some(patience) = patience {
                     patience.is_over();
                 }
-                self.kicked(Role::Transmit(port).queue(), queues)
+                self.process_queue(Role::Transmit(port).queue(), queues)
             }
             Some(Source::Link(port)) if self.multiport => self.tell(port, event::PORT_OPEN, queues),
             Some(Source::Window) if self.multiport => self.tell(0, event::RESIZE, queues),

@@ -51,7 +51,10 @@ fn output_goes_out_in_order() {
     bench.rig.write(DATA, b"hello world");
     bench.rig.chain(0, &[(DATA, 6, 0), (DATA + 6, 5, 0)]);
     bench.rig.offer(0);
-    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(TRANSMIT, &mut bench.queues)
+        .unwrap();
     let mut seen = [0; 11];
     bench.screen.unwrap().read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"hello world");
@@ -64,7 +67,7 @@ fn the_consoles_output_is_served_at_once_unless_it_may_block() {
     let served = |console: &Console| {
         let queues = 0..console.queues().len();
         queues
-            .filter(|&queue| console.serves_at_once(queue))
+            .filter(|&queue| console.inline_notify(queue))
             .collect::<Vec<_>>()
     };
     let (_screen, output) = pipe().unwrap();
@@ -91,7 +94,10 @@ fn output_waits_for_a_slow_reader_and_none_is_lost() {
     bench.rig.write(DATA, &text);
     bench.rig.chain(0, &[(DATA, len, 0)]);
     bench.rig.offer(0);
-    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(TRANSMIT, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 0, "held back, not blocked");
     let mut screen = bench.screen.unwrap();
     let mut seen: Vec<u8> = Vec::new();
@@ -99,7 +105,10 @@ fn output_waits_for_a_slow_reader_and_none_is_lost() {
         let mut part = [0; 65536];
         let count = screen.read(&mut part).unwrap();
         seen.extend(&part[..count]);
-        bench.console.ready(TRANSMIT, &mut bench.queues).unwrap();
+        bench
+            .console
+            .handle_event(TRANSMIT, &mut bench.queues)
+            .unwrap();
     }
     assert_eq!(seen, text);
     assert_eq!(bench.rig.used_idx(), 1);
@@ -111,7 +120,10 @@ fn output_that_nobody_reads_any_more_is_dropped() {
     drop(bench.screen.take());
     bench.rig.chain(0, &[(DATA, 5, 0)]);
     bench.rig.offer(0);
-    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(TRANSMIT, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 1);
 }
 
@@ -120,21 +132,33 @@ fn input_fills_the_buffers_that_there_are_and_the_rest_waits() {
     let mut bench = bench(RECEIVE);
     let mut keyboard = bench.keyboard.take().unwrap();
     keyboard.write_all(b"abcdef").unwrap();
-    bench.console.ready(RECEIVE, &mut bench.queues).unwrap();
+    bench
+        .console
+        .handle_event(RECEIVE, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 0);
     for expected in [b"abcd".as_slice(), b"ef"] {
         bench.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
         bench.rig.offer(0);
-        bench.console.kicked(RECEIVE, &mut bench.queues).unwrap();
+        bench
+            .console
+            .process_queue(RECEIVE, &mut bench.queues)
+            .unwrap();
         let (_, len) = bench.rig.used(bench.rig.used_idx() - 1);
         assert_eq!(bench.rig.read(DATA, len as usize), expected);
     }
     // A buffer that came before its input is filled when the input comes.
     bench.rig.offer(0);
-    bench.console.kicked(RECEIVE, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(RECEIVE, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 2);
     keyboard.write_all(b"!").unwrap();
-    bench.console.ready(RECEIVE, &mut bench.queues).unwrap();
+    bench
+        .console
+        .handle_event(RECEIVE, &mut bench.queues)
+        .unwrap();
     assert_eq!((bench.rig.used_idx(), bench.rig.used(2)), (3, (0, 1)));
 }
 
@@ -145,8 +169,14 @@ fn the_end_of_input_is_not_a_flood_of_empty_buffers() {
     bench.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
     (0..8).for_each(|_| bench.rig.offer(0));
     for _ in 0..3 {
-        bench.console.ready(RECEIVE, &mut bench.queues).unwrap();
-        bench.console.kicked(RECEIVE, &mut bench.queues).unwrap();
+        bench
+            .console
+            .handle_event(RECEIVE, &mut bench.queues)
+            .unwrap();
+        bench
+            .console
+            .process_queue(RECEIVE, &mut bench.queues)
+            .unwrap();
     }
     assert_eq!(bench.rig.used_idx(), 0);
 }
@@ -165,7 +195,7 @@ fn buffers_of_the_wrong_direction_come_back_untouched() {
     receive.rig.offer(0);
     receive
         .console
-        .kicked(RECEIVE, &mut receive.queues)
+        .process_queue(RECEIVE, &mut receive.queues)
         .unwrap();
     assert_eq!(receive.rig.used(0), (0, 0));
     assert_eq!(receive.rig.read(DATA, 4), b"keep");
@@ -175,7 +205,7 @@ fn buffers_of_the_wrong_direction_come_back_untouched() {
     transmit.rig.offer(0);
     transmit
         .console
-        .kicked(TRANSMIT, &mut transmit.queues)
+        .process_queue(TRANSMIT, &mut transmit.queues)
         .unwrap();
     assert_eq!(transmit.rig.used_idx(), 1);
 }
@@ -183,9 +213,15 @@ fn buffers_of_the_wrong_direction_come_back_untouched() {
 #[test]
 fn a_queue_that_the_driver_did_not_enable_is_left_alone() {
     let mut bench = bench(TRANSMIT);
-    bench.console.kicked(RECEIVE, &mut bench.queues).unwrap();
-    bench.console.kicked(7, &mut bench.queues).unwrap();
-    bench.console.ready(RECEIVE, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(RECEIVE, &mut bench.queues)
+        .unwrap();
+    bench.console.process_queue(7, &mut bench.queues).unwrap();
+    bench
+        .console
+        .handle_event(RECEIVE, &mut bench.queues)
+        .unwrap();
 }
 
 #[test]
@@ -216,19 +252,31 @@ fn a_reader_that_stops_loses_output_and_one_that_returns_gets_it_again() {
     bench.rig.write(DATA, &text);
     bench.rig.chain(0, &[(DATA, 300_000, 0)]);
     bench.rig.offer(0);
-    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(TRANSMIT, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 0, "it waits");
     // As the worker does when the timer goes off.
-    bench.console.ready(TIMER, &mut bench.queues).unwrap();
+    bench
+        .console
+        .handle_event(TIMER, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 1, "it is dropped");
     bench.rig.offer(0);
-    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(TRANSMIT, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 2, "at once from then on");
     let mut screen = bench.screen.take().unwrap();
     let mut part = [0; 65536];
     assert!(screen.read(&mut part).unwrap() > 0);
     bench.rig.offer(0);
-    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(TRANSMIT, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 2, "it waits again");
 }
 
@@ -243,14 +291,23 @@ fn the_timer_runs_only_while_output_waits() {
     bench.rig.write(DATA, &vec![b'.'; 300_000]);
     bench.rig.chain(0, &[(DATA, 300_000, 0)]);
     bench.rig.offer(0);
-    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(TRANSMIT, &mut bench.queues)
+        .unwrap();
     assert!(armed(&bench.console));
     bench.console.queue_reset(TRANSMIT);
     assert!(!armed(&bench.console));
-    bench.console.ready(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .handle_event(TRANSMIT, &mut bench.queues)
+        .unwrap();
     assert!(armed(&bench.console));
     drop(bench.screen.take());
-    bench.console.ready(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .handle_event(TRANSMIT, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 1);
     bench.console.reset();
     assert!(!armed(&bench.console));
@@ -262,12 +319,24 @@ fn a_timer_that_goes_off_again_brings_no_patience_back() {
     bench.rig.write(DATA, &vec![b'.'; 300_000]);
     bench.rig.chain(0, &[(DATA, 300_000, 0)]);
     bench.rig.offer(0);
-    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(TRANSMIT, &mut bench.queues)
+        .unwrap();
     // The second time as when another worker begins to wait for it.
-    bench.console.ready(TIMER, &mut bench.queues).unwrap();
-    bench.console.ready(TIMER, &mut bench.queues).unwrap();
+    bench
+        .console
+        .handle_event(TIMER, &mut bench.queues)
+        .unwrap();
+    bench
+        .console
+        .handle_event(TIMER, &mut bench.queues)
+        .unwrap();
     bench.rig.offer(0);
-    bench.console.kicked(TRANSMIT, &mut bench.queues).unwrap();
+    bench
+        .console
+        .process_queue(TRANSMIT, &mut bench.queues)
+        .unwrap();
     assert_eq!(bench.rig.used_idx(), 2, "still dropped at once");
 }
 

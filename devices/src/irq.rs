@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::registers::{INTERRUPT_STATUS, Registers, STATUS};
 use crate::spec::{INTERRUPT_CONFIG, INTERRUPT_USED, status};
+use crate::transport::registers::{INTERRUPT_STATUS, Registers, STATUS};
 
 /// An interrupt wire: a PLIC input, an irqfd, a hart's external interrupt, or a flag in a test.
 ///

@@ -27,29 +27,18 @@
 #![cfg_attr(loom, allow(dead_code, reason = "loom is there for a few tests"))]
 
 pub mod block;
-mod broken;
-pub mod bus;
-pub mod chain;
 pub mod console;
-mod descriptor;
-pub mod finisher;
 pub mod irq;
 pub mod memory;
-pub mod mmio;
-pub mod plic;
-pub mod queue;
-pub mod registers;
+pub mod platform;
 pub mod rings;
 pub mod rng;
-pub mod rtc;
 pub mod spec;
 mod sync;
-pub mod uart;
-pub mod vhost_user;
+pub mod transport;
 pub mod virtio;
 pub mod watch;
 pub mod watched;
-pub mod worker;
 
 #[cfg(test)]
 mod rig;

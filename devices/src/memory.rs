@@ -18,15 +18,15 @@ use vm_memory::{
     GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, VolatileSlice,
 };
 
-mod record;
-mod word;
-#[cfg_attr(all(test, loom), path = "memory/words_loom.rs")]
-mod words;
+mod dirty;
+mod ring_word;
+#[cfg_attr(all(test, loom), path = "memory/ring_words_loom.rs")]
+mod ring_words;
 
-use record::Record;
-pub use record::Written;
-pub(crate) use word::Word;
-pub(crate) use words::Words;
+use dirty::DirtyLog;
+pub use dirty::DirtyPages;
+pub(crate) use ring_word::RingWord;
+pub(crate) use ring_words::RingWords;
 
 #[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
 compile_error!("virtio 1.x fields are little-endian, and guest addresses must fit a usize");
@@ -45,7 +45,7 @@ struct Mapped {
     /// A copy of the first of them, where it is found without going by the vector; none has 0 bytes.
     first: Region,
     /// The pages that were written, if somebody wants to know.
-    record: Option<Record>,
+    record: Option<DirtyLog>,
     _ram: Arc<GuestMemoryMmap>,
 }
 
@@ -104,7 +104,7 @@ impl Memory {
         };
         Memory(Arc::new(Mapped {
             first: regions.first().copied().unwrap_or(none),
-            record: page.map(|page| Record::new(&regions, page)),
+            record: page.map(|page| DirtyLog::new(&regions, page)),
             regions,
             _ram: ram,
         }))
@@ -113,7 +113,7 @@ impl Memory {
     /// The pages that devices have written since the last call, region by region: nothing if that is not recorded. A page
     /// counts once it was written, so one that is written while it is copied is there again next time; when the devices have
     /// stopped, all are.
-    pub fn take_written(&self) -> Vec<Written> {
+    pub fn take_written(&self) -> Vec<DirtyPages> {
         let record = self.0.record.as_ref();
         record.map_or_else(Vec::new, |record| record.take(&self.0.regions))
     }
@@ -151,17 +151,17 @@ impl Memory {
 
     /// `count` words at guest address `address`; `None` if they are not all RAM or the address is not a multiple of
     /// the word's alignment.
-    pub(crate) fn words<T: Word>(&self, address: u64, count: usize) -> Option<Words<T>> {
+    pub(crate) fn words<T: RingWord>(&self, address: u64, count: usize) -> Option<RingWords<T>> {
         let len = (count as u64).checked_mul(size_of::<T>() as u64)?;
-        Words::new(self.translate(address, len)?, count, self.clone())
+        RingWords::new(self.translate(address, len)?, count, self.clone())
     }
 
     /// The same for a moment, without a share of the memory; empty where `words` gives `None`.
     #[inline]
-    pub(crate) fn slice<T: Word>(&self, address: u64, count: u32) -> &[T] {
+    pub(crate) fn slice<T: RingWord>(&self, address: u64, count: u32) -> &[T] {
         let len = u64::from(count) * size_of::<T>() as u64;
         match self.translate(address, len) {
-            Some(first) => words::slice(first, count as usize, self),
+            Some(first) => ring_words::slice(first, count as usize, self),
             None => &[],
         }
     }
@@ -169,7 +169,7 @@ impl Memory {
     /// Copies what stands at guest address `address` into `out`; `None`, with `out` untouched, if it is not all RAM.
     pub(crate) fn read(&self, address: u64, out: &mut [u8]) -> Option<()> {
         let from = self.translate(address, out.len() as u64)?;
-        Piece::new(from, out.len()).volatile().copy_to(out);
+        IoVec::new(from, out.len()).volatile().copy_to(out);
         Some(())
     }
 }
@@ -177,14 +177,14 @@ impl Memory {
 /// A piece of guest memory in the kernel's own shape for it.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Piece(libc::iovec);
+struct IoVec(libc::iovec);
 
-// SAFETY: a `Piece` is an address and a length; what may be done with them is up to `Pieces`, which holds the memory.
-unsafe impl Send for Piece {}
+// SAFETY: a `IoVec` is an address and a length; what may be done with them is up to `IoVecs`, which holds the memory.
+unsafe impl Send for IoVec {}
 
-impl Piece {
+impl IoVec {
     fn new(host: NonNull<u8>, len: usize) -> Self {
-        Piece(libc::iovec {
+        IoVec(libc::iovec {
             iov_base: host.as_ptr().cast(),
             iov_len: len,
         })
@@ -198,11 +198,11 @@ impl Piece {
         self.0.iov_base.cast()
     }
 
-    fn split(&self, at: usize) -> (Piece, Piece) {
+    fn split(&self, at: usize) -> (IoVec, IoVec) {
         let at = at.min(self.len());
         let host = self.0.iov_base.cast::<u8>();
         let piece = |base: *mut u8, iov_len| {
-            Piece(libc::iovec {
+            IoVec(libc::iovec {
                 iov_base: base.cast(),
                 iov_len,
             })
@@ -216,20 +216,20 @@ impl Piece {
     /// For one copy. The caller holds the `Memory` that the piece was translated from.
     fn volatile(&self) -> VolatileSlice<'_> {
         // SAFETY: every piece is made from `Memory::translate`'s answer or is part of such a piece, and whoever holds a
-        // piece holds the `Memory` too (`Pieces::ram`), so the range stays mapped while `self` is borrowed.
+        // piece holds the `Memory` too (`IoVecs::ram`), so the range stays mapped while `self` is borrowed.
         unsafe { VolatileSlice::new(self.0.iov_base.cast(), self.len()) }
     }
 }
 
 /// One direction of a descriptor chain: pieces of guest memory, consumed from the front.
-pub(crate) struct Pieces {
-    pieces: Vec<Piece>,
+pub(crate) struct IoVecs {
+    pieces: Vec<IoVec>,
     /// How many of `pieces` are used up.
     done: usize,
     /// Bytes left.
     len: u64,
     /// The byte that `split_last` set aside.
-    last: Option<Piece>,
+    last: Option<IoVec>,
     ram: Memory,
 }
 
@@ -237,9 +237,9 @@ pub(crate) struct Pieces {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotRam;
 
-impl Pieces {
+impl IoVecs {
     pub(crate) fn new(ram: Memory) -> Self {
-        Pieces {
+        IoVecs {
             pieces: Vec::new(),
             done: 0,
             len: 0,
@@ -262,7 +262,7 @@ impl Pieces {
             return Ok(());
         }
         let host = self.ram.translate(address, len.into()).ok_or(NotRam)?;
-        self.pieces.push(Piece::new(host, len as usize));
+        self.pieces.push(IoVec::new(host, len as usize));
         self.len += u64::from(len);
         Ok(())
     }
@@ -313,7 +313,7 @@ impl Pieces {
 
     /// Sets the last byte aside for [`write_last`](Self::write_last); false if there is none.
     pub(crate) fn split_last(&mut self) -> bool {
-        let last = self.pieces.get(self.done..).and_then(<[Piece]>::last);
+        let last = self.pieces.get(self.done..).and_then(<[IoVec]>::last);
         self.last = last.map(|piece| piece.split(piece.len() - 1).1);
         self.truncate(self.len.saturating_sub(1));
         self.last.is_some()
@@ -370,17 +370,17 @@ impl Pieces {
         }
     }
 
-    /// One vectored system call on what is left, or on about `at_once` bytes of it, then consumes what it moved. `fills`: it
+    /// One vectored system call on what is left, or on about `inline` bytes of it, then consumes what it moved. `fills`: it
     /// writes guest memory.
     fn vectored(
         &mut self,
         fills: bool,
-        at_once: Option<usize>,
+        inline: Option<usize>,
         call: impl Fn(*const libc::iovec, i32) -> isize,
     ) -> io::Result<u64> {
         let left = self.pieces.get(self.done..).unwrap_or_default();
         let cut;
-        let left = match at_once.map(|limit| (limit, whole_within(left, limit))) {
+        let left = match inline.map(|limit| (limit, whole_within(left, limit))) {
             None => left,
             // Not even the first one.
             Some((limit, 0)) => {
@@ -391,7 +391,7 @@ impl Pieces {
         };
         let count = i32::try_from(left.len().min(IOV_MAX)).unwrap_or(0);
         loop {
-            // `Piece` is `repr(transparent)` over iovec.
+            // `IoVec` is `repr(transparent)` over iovec.
             if let Ok(moved) = u64::try_from(call(left.as_ptr().cast(), count)) {
                 if fills {
                     self.wrote(moved);
@@ -434,17 +434,17 @@ impl Pieces {
         Ok(())
     }
 
-    /// Writes all that is left to `file` at byte `offset`, by calls of at most `at_once` bytes.
+    /// Writes all that is left to `file` at byte `offset`, by calls of at most `inline` bytes.
     pub(crate) fn write_all_at(
         &mut self,
         file: BorrowedFd<'_>,
         mut offset: u64,
-        at_once: Option<usize>,
+        inline: Option<usize>,
     ) -> io::Result<()> {
         while self.len > 0 {
             let at = file_offset(offset)?;
             // SAFETY: the iovecs describe mapped guest RAM (`ram` is held), which the kernel only reads.
-            let moved = self.vectored(false, at_once, |iov, n| unsafe {
+            let moved = self.vectored(false, inline, |iov, n| unsafe {
                 libc::pwritev(file.as_raw_fd(), iov, n, at)
             })?;
             if moved == 0 {
@@ -473,8 +473,8 @@ impl Pieces {
 }
 
 /// How many of the first pieces are no longer than `limit` bytes together.
-fn whole_within(pieces: &[Piece], mut limit: usize) -> usize {
-    let fits = |piece: &&Piece| {
+fn whole_within(pieces: &[IoVec], mut limit: usize) -> usize {
+    let fits = |piece: &&IoVec| {
         let rest = limit.checked_sub(piece.len());
         limit = rest.unwrap_or(0);
         rest.is_some()

@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use vm_memory::GuestAddress;
 
 use super::*;
-use crate::queue::{FEATURES, Queue};
 use crate::rig::{DATA, DEVICE, RAM, Rig};
+use crate::virtio::queue::{FEATURES, Queue};
 
 const PAGE: u64 = 4096;
 /// Across three pages: the end of the first, all of the second, the beginning of the third.
@@ -35,8 +35,8 @@ fn written(memory: &Memory) -> Vec<u64> {
 }
 
 /// Two buffers that lie `ACROSS`, and one far from it.
-fn pieces(memory: &Memory) -> Pieces {
-    let mut pieces = Pieces::new(memory.clone());
+fn pieces(memory: &Memory) -> IoVecs {
+    let mut pieces = IoVecs::new(memory.clone());
     pieces.append(ACROSS.0, 10).unwrap();
     pieces.append(ACROSS.0 + 10, ACROSS.1 - 10).unwrap();
     pieces.append(DATA + 9 * PAGE, 1).unwrap();
@@ -58,7 +58,7 @@ fn stream(content: &[u8]) -> std::io::PipeReader {
 
 #[test]
 fn every_way_to_fill_a_buffer_is_recorded_to_the_page() {
-    type Fill = fn(&mut Pieces, usize);
+    type Fill = fn(&mut IoVecs, usize);
     let all = ACROSS.1 as usize;
     let ways: [(&str, Fill); 3] = [
         ("copied", |pieces, len| {
@@ -134,14 +134,14 @@ fn a_write_is_the_same_in_slices_of_any_size() {
     let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(4 * 4096).collect();
     let filled = pieces(&memory).copy_in(&bytes);
     let expected = bytes.get(..filled).unwrap();
-    for at_once in [None, Some(1), Some(100), Some(4096), Some(1 << 20)] {
+    for inline in [None, Some(1), Some(100), Some(4096), Some(1 << 20)] {
         let mut file = tempfile::tempfile().unwrap();
         let mut all = pieces(&memory);
-        all.write_all_at(file.as_fd(), 0, at_once).unwrap();
+        all.write_all_at(file.as_fd(), 0, inline).unwrap();
         assert_eq!(all.len(), 0);
         let mut written = Vec::new();
         std::io::Read::read_to_end(&mut file, &mut written).unwrap();
-        assert_eq!(written, expected, "{at_once:?}");
+        assert_eq!(written, expected, "{inline:?}");
     }
 }
 
@@ -186,7 +186,7 @@ fn each_region_has_its_own_record_and_plain_memory_none() {
         (Memory::recorded(ram, page), vec![0x1000, RAM + 2 * PAGE]),
     ] {
         for address in [0x1fff, RAM + 2 * PAGE] {
-            let mut pieces = Pieces::new(memory.clone());
+            let mut pieces = IoVecs::new(memory.clone());
             pieces.append(address, 1).unwrap();
             pieces.copy_in(&[1]);
         }

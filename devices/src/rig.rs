@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::irq::{Interrupt, IrqLine};
 use crate::memory::Memory;
-use crate::queue::{Broken, Queue, QueueConfig};
+use crate::virtio::queue::{Queue, QueueConfig, QueueError};
 
 #[path = "../tests/support/wire.rs"]
 mod wire;
@@ -51,7 +51,7 @@ impl Rig {
         }
     }
 
-    pub(crate) fn try_queue(&self, features: u64) -> Result<Queue, Broken> {
+    pub(crate) fn try_queue(&self, features: u64) -> Result<Queue, QueueError> {
         let interrupt = Arc::clone(&self.interrupt);
         self.config.activate(&self.memory, features, interrupt)
     }

@@ -4,10 +4,10 @@
 //! The guest goes on meanwhile. Each word is loaded by itself, so a snapshot of a queue in use may be torn: an index of
 //! now beside an entry of a moment ago.
 
-pub use crate::descriptor::Descriptor;
-use crate::descriptor::{INDIRECT, NEXT};
-use crate::memory::{Memory, Words};
+use crate::memory::{Memory, RingWords};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+pub use crate::virtio::descriptor::Descriptor;
+use crate::virtio::descriptor::{INDIRECT, NEXT};
 
 /// Both areas begin with `flags` and `idx`, 16 bits each, and the ring follows (§ 2.7.6, § 2.7.8).
 pub(crate) const FLAGS: usize = 0;
@@ -20,10 +20,10 @@ const TABLE_MAX: u16 = 32;
 /// The areas of a queue that was set up, wherever the queue itself is by now. It keeps the guest's memory mapped.
 #[derive(Clone)]
 pub struct View {
-    pub(crate) table: Words<[AtomicU64; 2]>,
-    pub(crate) driver: Words<AtomicU16>,
-    pub(crate) device: Words<AtomicU16>,
-    pub(crate) used: Words<[AtomicU32; 2]>,
+    pub(crate) table: RingWords<[AtomicU64; 2]>,
+    pub(crate) driver: RingWords<AtomicU16>,
+    pub(crate) device: RingWords<AtomicU16>,
+    pub(crate) used: RingWords<[AtomicU32; 2]>,
     pub(crate) memory: Memory,
     pub(crate) size: u16,
     pub(crate) event_idx: bool,

@@ -1,6 +1,6 @@
 use super::*;
-use crate::queue::FEATURES;
 use crate::rig::{self, DATA, Rig, WRITE};
+use crate::virtio::queue::FEATURES;
 
 #[test]
 fn a_snapshot_shows_what_the_driver_wrote_and_who_owns_it() {

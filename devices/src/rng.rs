@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use log::warn;
 
-use crate::queue::Broken;
+use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
 
 const QUEUE_SIZE: u16 = 64;
@@ -34,7 +34,7 @@ impl VirtioDevice for Rng {
         Arc::new(Vec::new())
     }
 
-    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let Some(queue) = queues.get(index) else {
             return Ok(());
         };

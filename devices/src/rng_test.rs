@@ -6,7 +6,7 @@ fn served(buffers: &[(u64, u32, u16)]) -> Rig {
     rig.chain(0, buffers);
     rig.offer(0);
     let mut queues = Queues::new(vec![Some(rig.queue(0))]);
-    Rng::default().kicked(0, &mut queues).unwrap();
+    Rng::default().process_queue(0, &mut queues).unwrap();
     rig
 }
 

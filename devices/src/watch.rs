@@ -16,7 +16,7 @@ pub const DESCRIPTORS_TOLD: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A thread begins with a queue that the driver notified, or that was left unfinished: the device's own, or the vCPU's
-    /// where a queue is [served at once](crate::virtio::VirtioDevice::serves_at_once).
+    /// where a queue is [served at once](crate::virtio::VirtioDevice::inline_notify).
     Kicked {
         /// Which queue.
         queue: u16,
@@ -29,7 +29,7 @@ pub enum Event {
     /// What began last is done.
     Idle,
     /// The ring is broken: what began last ended by that.
-    Broken,
+    QueueError,
     /// A chain was taken from the available ring.
     Popped {
         /// From which queue.

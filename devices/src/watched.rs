@@ -3,8 +3,8 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::broken::Broken;
 use crate::irq::IrqLine;
+use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 use crate::watch::{Event, Watch};
 
@@ -26,15 +26,15 @@ impl Watched {
         &mut self,
         begin: Event,
         queues: &mut Queues,
-        call: impl FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), Broken>,
-    ) -> Result<(), Broken> {
+        call: impl FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), QueueError>,
+    ) -> Result<(), QueueError> {
         // Queues come and go with resets; here is the first we see of them.
         queues.watch(&self.watch);
         self.watch.see(begin);
         let result = call(&mut *self.device, queues);
         self.watch.see(match result {
             Ok(()) => Event::Idle,
-            Err(_) => Event::Broken,
+            Err(_) => Event::QueueError,
         });
         result
     }
@@ -66,7 +66,7 @@ impl VirtioDevice for Watched {
         self.device.activate(features);
     }
 
-    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let queue = narrow(index);
         if self.watch.wants_rings()
             && let Some(kicked) = queues.get(index)
@@ -74,22 +74,26 @@ impl VirtioDevice for Watched {
             self.watch.rings(queue, kicked.view());
         }
         let begin = Event::Kicked { queue };
-        self.call(begin, queues, |device, queues| device.kicked(index, queues))
+        self.call(begin, queues, |device, queues| {
+            device.process_queue(index, queues)
+        })
     }
 
-    fn serves_at_once(&self, index: usize) -> bool {
-        self.device.serves_at_once(index)
+    fn inline_notify(&self, index: usize) -> bool {
+        self.device.inline_notify(index)
     }
 
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
         self.device.files()
     }
 
-    fn ready(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn handle_event(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let begin = Event::Ready {
             file: narrow(index),
         };
-        self.call(begin, queues, |device, queues| device.ready(index, queues))
+        self.call(begin, queues, |device, queues| {
+            device.handle_event(index, queues)
+        })
     }
 
     fn queue_reset(&mut self, index: usize) {

@@ -2,8 +2,8 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::block::Block;
-use crate::queue::FEATURES;
 use crate::rig::{DATA, Rig, WRITE};
+use crate::virtio::queue::FEATURES;
 use crate::watch::HostCall;
 
 /// Remembers what it was told.
@@ -49,7 +49,7 @@ fn requested(kind: u32) -> (Rig, Watched, Queues, Arc<Witness>) {
 #[test]
 fn a_request_is_told_from_its_kick_to_the_publishing_of_what_was_used() {
     let (_rig, mut device, mut queues, witness) = requested(0);
-    device.kicked(0, &mut queues).unwrap();
+    device.process_queue(0, &mut queues).unwrap();
     let (queue, head) = (0, 2);
     let told = [
         Event::Kicked { queue },
@@ -86,7 +86,7 @@ fn a_request_is_told_from_its_kick_to_the_publishing_of_what_was_used() {
 #[test]
 fn a_request_that_is_refused_is_told_with_its_status() {
     let (_rig, mut device, mut queues, witness) = requested(77);
-    device.kicked(0, &mut queues).unwrap();
+    device.process_queue(0, &mut queues).unwrap();
     let told = witness.told();
     assert!(told.contains(&Event::Failed { status: 2 }), "{told:?}");
 }
@@ -95,8 +95,8 @@ fn a_request_that_is_refused_is_told_with_its_status() {
 fn a_ring_that_is_broken_is_told() {
     let (rig, mut device, mut queues, witness) = requested(0);
     rig.set_available(100);
-    device.kicked(0, &mut queues).unwrap_err();
-    assert_eq!(witness.told().last(), Some(&Event::Broken));
+    device.process_queue(0, &mut queues).unwrap_err();
+    assert_eq!(witness.told().last(), Some(&Event::QueueError));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 mod disks;
 mod support;
 
-use devices::bus::BusDevice;
+use devices::platform::bus::BusDevice;
 use disks::{SECTORS, check_read, machine, on_file, open};
 use guest::block::{SECTOR, Status, WANTED, features};
 use guest::mmio::{INTERRUPT_CONFIG, acknowledge};

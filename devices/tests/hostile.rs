@@ -11,7 +11,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use devices::bus::BusDevice;
+use devices::platform::bus::BusDevice;
 use guest::block::{Request, SECTOR, WANTED};
 use guest::mmio::offset;
 use guest::virtio::{feature, status};

@@ -15,11 +15,11 @@ mod support;
 
 use std::sync::Arc;
 
-use devices::chain::Chain;
 use devices::irq::Interrupt;
 use devices::memory::Memory;
-use devices::queue::{self, Broken, QueueConfig};
+use devices::virtio::chain::Chain;
 use devices::virtio::features;
+use devices::virtio::queue::{self, QueueConfig, QueueError};
 use proptest::prelude::*;
 use support::Wire;
 use virtio_queue::{DescriptorChain, Queue as Oracle, QueueT};
@@ -388,25 +388,25 @@ proptest! {
 /// What is wrong with a ring, as our queue says it, and what the oracle makes of it: so many descriptors of a chain.
 #[test]
 fn where_a_ring_is_broken_the_queue_says_so_and_the_oracle_passes_over_it() {
-    type Case = (fn(&mut Pair), Broken, Option<usize>);
+    type Case = (fn(&mut Pair), QueueError, Option<usize>);
     const END: u64 = RAM + RAM_LEN as u64;
     let cases: [Case; 6] = [
         // Round and round, until it has seen as many as there are.
         (
             |pair| pair.descriptor(TABLE, 0, (DATA, 1), NEXT, 0),
-            Broken::ChainLength { head: 0, max: 8 },
+            QueueError::ChainLength { head: 0, max: 8 },
             Some(8),
         ),
         // The chain ends where the table does.
         (
             |pair| pair.descriptor(TABLE, 0, (DATA, 1), NEXT, 8),
-            Broken::DescriptorIndex { index: 8, size: 8 },
+            QueueError::DescriptorIndex { index: 8, size: 8 },
             Some(1),
         ),
         // What is no RAM is found out when it is used.
         (
             |pair| pair.descriptor(TABLE, 0, (END - 1, 2), 0, 0),
-            Broken::Buffer {
+            QueueError::Buffer {
                 address: END - 1,
                 len: 2,
             },
@@ -418,13 +418,13 @@ fn where_a_ring_is_broken_the_queue_says_so_and_the_oracle_passes_over_it() {
                 pair.descriptor(TABLE, 0, (DATA, 1), NEXT | WRITE, 1);
                 pair.descriptor(TABLE, 1, (DATA, 1), 0, 0);
             },
-            Broken::Order { head: 0 },
+            QueueError::Order { head: 0 },
             Some(2),
         ),
         // A table that cannot be is an empty chain.
         (
             |pair| pair.descriptor(TABLE, 0, (INDIRECT, 24), REFERS, 0),
-            Broken::Indirect {
+            QueueError::Indirect {
                 flags: REFERS,
                 len: 24,
                 why: "not a whole number of descriptors",
@@ -434,7 +434,7 @@ fn where_a_ring_is_broken_the_queue_says_so_and_the_oracle_passes_over_it() {
         // The index is looked at by both.
         (
             |pair| pair.available = 8,
-            Broken::AvailableIndex {
+            QueueError::AvailableIndex {
                 idx: 9,
                 next: 0,
                 size: 8,

@@ -18,7 +18,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use devices::vhost_user::Error;
+use devices::transport::vhost_user::Error;
 use front_end::{PROTOCOL_FEATURES, Served, Service, USER};
 use guest::block::{Request, SECTOR, WANTED};
 use guest::virtio::feature;

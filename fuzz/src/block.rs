@@ -12,7 +12,7 @@ use devices::virtio::{Queues, VirtioDevice};
 
 use crate::driver::{Driver, Layout, Shape, cut, few, seldom};
 use crate::file::new_file;
-use crate::model::{Broken, Chain, Model};
+use crate::model::{Chain, Model, QueueError};
 use crate::queue::{Nowhere, activate};
 use crate::ram::{BASE, LEN, Ram};
 
@@ -284,7 +284,7 @@ impl Pair {
         let Some(model) = &mut self.models[index] else {
             return;
         };
-        let kicked = self.block.kicked(index, &mut self.queues);
+        let kicked = self.block.process_queue(index, &mut self.queues);
         let mut disk = Disk {
             bytes: &mut self.disk,
             readonly: self.readonly,
@@ -292,7 +292,7 @@ impl Pair {
             last: &mut self.last,
         };
         let drained = model.drain(&mut self.ram, |ram, chain| Some(disk.serve(ram, chain)));
-        assert_eq!(kicked.is_err(), drained == Err(Broken), "{kicked:?}");
+        assert_eq!(kicked.is_err(), drained == Err(QueueError), "{kicked:?}");
         let queue = self.queues.get(index).expect("it is active");
         assert_eq!(queue.is_unfinished(), model.unfinished);
         let wanted = std::mem::take(&mut model.interrupts) > 0;

@@ -188,7 +188,7 @@ impl Guest {
             Step::Take(port, count) => {
                 self.take((*port).into(), (*count).into());
             }
-            Step::Ready(index) => self.ready((index % 8).into()),
+            Step::Ready(index) => self.handle_event((index % 8).into()),
             Step::Wish(queue, flags, event) => {
                 let line = &mut self.lines[usize::from(*queue) % QUEUES];
                 line.driver.wish(&mut self.ram, *flags, *event);
@@ -237,16 +237,16 @@ impl Guest {
 
     fn kick(&mut self, queue: usize) {
         if !self.broken {
-            let kicked = self.console.kicked(queue, &mut self.queues);
+            let kicked = self.console.process_queue(queue, &mut self.queues);
             self.look(kicked.is_err());
         }
     }
 
-    fn ready(&mut self, index: usize) {
+    fn handle_event(&mut self, index: usize) {
         if !self.broken {
             // The timer went off: the reader has stopped.
             self.ends[0].lossy |= index == TIMER;
-            let ready = self.console.ready(index, &mut self.queues);
+            let ready = self.console.handle_event(index, &mut self.queues);
             self.look(ready.is_err());
         }
     }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arbitrary::Arbitrary;
 use devices::block::Block;
-use devices::bus::BusDevice;
 use devices::irq::IrqLine;
-use devices::mmio::Mmio;
+use devices::platform::bus::BusDevice;
+use devices::transport::mmio::Mmio;
 
 use crate::driver::{Driver, Layout, Shape, few, seldom};
 use crate::file::new_file;

@@ -43,7 +43,7 @@ impl Rings {
 
 /// A ring that makes no sense.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Broken;
+pub struct QueueError;
 
 /// One direction of a chain: ranges of guest memory, used up from the front.
 #[derive(Debug, Default)]
@@ -179,14 +179,14 @@ impl Model {
     }
 
     /// The next chain.
-    pub fn pop(&mut self, ram: &Ram) -> Result<Option<Chain>, Broken> {
+    pub fn pop(&mut self, ram: &Ram) -> Result<Option<Chain>, QueueError> {
         let driver = self.rings.driver;
         let ahead = word(ram, driver + 2).wrapping_sub(self.next_available);
         if ahead == 0 {
             return Ok(None);
         }
         if ahead > self.rings.size {
-            return Err(Broken);
+            return Err(QueueError);
         }
         let slot = u64::from(self.next_available % self.rings.size);
         let head = word(ram, driver + 4 + 2 * slot);
@@ -195,7 +195,7 @@ impl Model {
         Ok(Some(chain))
     }
 
-    fn walk(&self, ram: &Ram, head: u16) -> Result<Chain, Broken> {
+    fn walk(&self, ram: &Ram, head: u16) -> Result<Chain, QueueError> {
         let mut chain = Chain {
             head,
             readable: Stream::default(),
@@ -207,10 +207,10 @@ impl Model {
         while steps > 0 {
             steps -= 1;
             if u64::from(index) >= size {
-                return Err(Broken);
+                return Err(QueueError);
             }
-            let at = table.checked_add(16 * u64::from(index)).ok_or(Broken)?;
-            let bytes = ram.get(at, 16).ok_or(Broken)?;
+            let at = table.checked_add(16 * u64::from(index)).ok_or(QueueError)?;
+            let bytes = ram.get(at, 16).ok_or(QueueError)?;
             let field = |from: usize, len: usize| {
                 let bytes = bytes[from..from + len].iter().rev();
                 bytes.fold(0_u64, |value, byte| value << 8 | u64::from(*byte))
@@ -219,7 +219,7 @@ impl Model {
             let (flags, next) = (field(12, 2) as u16, field(14, 2) as u16);
             if flags & INDIRECT != 0 {
                 if nested || !self.indirect || flags & NEXT != 0 || len == 0 || len % 16 != 0 {
-                    return Err(Broken);
+                    return Err(QueueError);
                 }
                 nested = true;
                 (table, size, index) = (address, len / 16, 0);
@@ -227,21 +227,21 @@ impl Model {
                 continue;
             }
             if len > 0 && !crate::ram::is_ram(address, len) {
-                return Err(Broken);
+                return Err(QueueError);
             }
             if flags & WRITE != 0 {
                 chain.writable.add(address, len);
             } else if chain.writable.is_empty() {
                 chain.readable.add(address, len);
             } else {
-                return Err(Broken);
+                return Err(QueueError);
             }
             if flags & NEXT == 0 {
                 return Ok(chain);
             }
             index = next;
         }
-        Err(Broken)
+        Err(QueueError)
     }
 
     /// Returns a chain.
@@ -289,12 +289,12 @@ impl Model {
         word(ram, self.rings.driver + 2) != self.next_available
     }
 
-    /// Serves what there is, as [`devices::queue::Queue::drain`] says of itself.
+    /// Serves what there is, as [`devices::virtio::queue::Queue::drain`] says of itself.
     pub fn drain(
         &mut self,
         ram: &mut Ram,
         mut serve: impl FnMut(&mut Ram, &mut Chain) -> Option<u32>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), QueueError> {
         self.unfinished = false;
         let mut budget = self.rings.size;
         let mut promised = false;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use devices::irq::{Interrupt, IrqLine};
-use devices::queue::{Queue, QueueConfig};
+use devices::virtio::queue::{Queue, QueueConfig};
 
 use crate::driver::{Driver, Layout, Shape, few};
 use crate::file::memory_file;
@@ -142,12 +142,12 @@ struct Pair {
     queue: Queue,
     model: Model,
     interrupt: Arc<Interrupt>,
-    taken: Vec<(devices::chain::Chain, model::Chain)>,
+    taken: Vec<(devices::virtio::chain::Chain, model::Chain)>,
 }
 
 impl Pair {
     /// The device's step in both. An error is a broken ring, after which nobody goes on.
-    fn step(&mut self, ram: &mut Ram, step: &Step) -> Result<(), model::Broken> {
+    fn step(&mut self, ram: &mut Ram, step: &Step) -> Result<(), model::QueueError> {
         match step {
             Step::Pop => self.pop(ram)?,
             Step::Use(how) => {
@@ -184,7 +184,7 @@ impl Pair {
         Ok(())
     }
 
-    fn pop(&mut self, ram: &Ram) -> Result<(), model::Broken> {
+    fn pop(&mut self, ram: &Ram) -> Result<(), model::QueueError> {
         // The device gives back what it takes: a queue lends no more chains than it has descriptors.
         if self.taken.len() >= self.queue.size().into() {
             return Ok(());
@@ -201,7 +201,7 @@ impl Pair {
         Ok(())
     }
 
-    fn drain(&mut self, ram: &mut Ram, uses: &[Use], limit: u8) -> Result<(), model::Broken> {
+    fn drain(&mut self, ram: &mut Ram, uses: &[Use], limit: u8) -> Result<(), model::QueueError> {
         // The queue first, with what its chains gave noted; the model then has to get the same.
         let mut seen = Vec::new();
         let (mut left, file) = (limit, memory_file());
@@ -233,7 +233,12 @@ impl Pair {
     }
 }
 
-fn apply(how: Use, ram: &mut Ram, chain: &mut devices::chain::Chain, model: &mut model::Chain) {
+fn apply(
+    how: Use,
+    ram: &mut Ram,
+    chain: &mut devices::virtio::chain::Chain,
+    model: &mut model::Chain,
+) {
     let gave = on_queue(how, chain, &memory_file());
     assert_eq!(gave, on_model(how, ram, model), "{how:?}");
     assert_eq!(chain.readable().len(), model.readable.len());
@@ -246,7 +251,7 @@ fn content(from: u8, len: u64) -> Vec<u8> {
 }
 
 /// What it did, as bytes: those read, or how many found room.
-fn on_queue(how: Use, chain: &mut devices::chain::Chain, file: &std::fs::File) -> Vec<u8> {
+fn on_queue(how: Use, chain: &mut devices::virtio::chain::Chain, file: &std::fs::File) -> Vec<u8> {
     use std::os::unix::fs::FileExt;
     match how {
         Use::Take => chain.readable().take::<16>().map_or(Vec::new(), Vec::from),

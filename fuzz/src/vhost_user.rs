@@ -1,6 +1,6 @@
 //! A disk on a socket: every message a front end can send, in any order, with the device's thread running.
 //!
-//! When that thread does what is chance, so nothing is predicted here, as with [`mmio`](crate::mmio). What is looked at is what a
+//! When that thread does what is chance, so nothing is predicted here, as with [`mmio`](crate::transport::mmio). What is looked at is what a
 //! front end counts on: the connection answers or ends; a stopped ring is left alone; of one that hung up nothing is kept, neither
 //! its descriptors nor its memory; and in the end a good front end finds a good disk.
 
@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use arbitrary::Arbitrary;
 use devices::block::{Block, Options};
-use devices::vhost_user::{Error, VhostUser};
+use devices::transport::vhost_user::{Error, VhostUser};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
@@ -103,7 +103,7 @@ enum Step {
         descriptors: Vec<Descriptor>,
     },
     /// One whose end does not come, or that says it is of another length; then it hangs up.
-    Broken(u8, Vec<u8>, u32),
+    QueueError(u8, Vec<u8>, u32),
     HangUp,
     /// The guest's turn.
     Offer {
@@ -359,7 +359,7 @@ impl World {
                     self.message(code, flags, &bytes(&words), descriptors);
                 }
             }
-            Step::Broken(code, body, len) => self.broken((*code).into(), body, *len),
+            Step::QueueError(code, body, len) => self.broken((*code).into(), body, *len),
             Step::HangUp => self.hang_up(),
             Step::Offer {
                 ring,

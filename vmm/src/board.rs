@@ -4,11 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use devices::block::Config;
-use devices::bus::Bus;
 use devices::irq::IrqLine;
 use devices::memory::Memory;
-use devices::mmio::{self, Mmio};
+use devices::platform::bus::Bus;
 use devices::rng::Rng;
+use devices::transport::mmio::{self, Mmio};
 use devices::virtio::VirtioDevice;
 use log::{info, warn};
 

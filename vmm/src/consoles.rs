@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use devices::console::{Console, Window};
-use devices::mmio::Mmio;
+use devices::transport::mmio::Mmio;
 
 use crate::error::Error;
 use crate::machine::Machine;

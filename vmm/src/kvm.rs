@@ -3,7 +3,7 @@
 //! ```text
 //!   main thread   builds the machine, then waits for its end or a signal
 //!   vcpu0 …       one thread each: KVM_RUN, answer, again (crate::vcpu)
-//!   console, …    one worker thread each live device (devices::worker)
+//!   console, …    one worker thread each live device (devices::virtio::worker)
 //! ```
 
 mod aia;
@@ -23,9 +23,9 @@ mod vm;
 use std::io;
 use std::sync::Arc;
 
-use devices::bus::Bus;
 use devices::memory::Memory;
-use devices::mmio::{Mmio, QUEUE_NOTIFY};
+use devices::platform::bus::Bus;
+use devices::transport::mmio::{Mmio, QUEUE_NOTIFY};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use log::{debug, info};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};

@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use devices::bus::Bus;
-use devices::finisher::{self, Finish, Finisher};
 use devices::irq::IrqLine;
-use devices::rtc::{self, Rtc};
-use devices::uart::{self, Uart};
+use devices::platform::bus::Bus;
+use devices::platform::finisher::{self, Finish, Finisher};
+use devices::platform::rtc::{self, Rtc};
+use devices::platform::uart::{self, Uart};
 use log::warn;
 
 use crate::consoles::Consoles;

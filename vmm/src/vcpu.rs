@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use devices::bus::Bus;
+use devices::platform::bus::Bus;
 
 use crate::error::Error;
 use crate::machine::End;

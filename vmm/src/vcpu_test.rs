@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
-use devices::bus::BusDevice;
+use devices::platform::bus::BusDevice;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;

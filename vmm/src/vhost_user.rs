@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use devices::rng::Rng;
-use devices::vhost_user::{self as devices_vhost_user, VhostUser};
+use devices::transport::vhost_user::{self as devices_vhost_user, VhostUser};
 use devices::virtio::VirtioDevice;
 use log::{info, warn};
 use nix::errno::Errno;

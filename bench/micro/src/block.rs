@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::block::Block;
-use devices::bus::BusDevice;
 use devices::irq::IrqLine;
 use devices::memory::Memory;
-use devices::mmio::Mmio;
+use devices::platform::bus::BusDevice;
+use devices::transport::mmio::Mmio;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Case;

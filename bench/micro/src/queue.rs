@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use devices::irq::{Interrupt, IrqLine};
 use devices::memory::Memory;
-use devices::queue::{FEATURES, QueueConfig};
+use devices::virtio::queue::{FEATURES, QueueConfig};
 use virtio_queue::QueueT;
 use vm_memory::GuestMemoryBackend;
 

@@ -35,7 +35,7 @@ pub(super) const WRITE_ZEROES: Limit = Limit {
 
 /// What the driver reads of a disk, at any time and from any vCPU.
 ///
-/// Who changes the size calls [`Mmio::config_changed`](crate::mmio::Mmio::config_changed) as well.
+/// Who changes the size calls [`Mmio::config_changed`](crate::transport::mmio::Mmio::config_changed) as well.
 #[derive(Debug)]
 pub struct Config {
     geometry: Geometry,

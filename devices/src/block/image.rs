@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::chain::{Readable, Writable};
+use crate::virtio::chain::{Readable, Writable};
 
 mod geometry;
 #[cfg(feature = "qcow2")]

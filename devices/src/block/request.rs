@@ -8,7 +8,7 @@ use log::warn;
 use super::config::{self, Config, Limit};
 use super::image::Image;
 use super::{SECTOR, SERIAL_MAX, feature};
-use crate::chain::Chain;
+use crate::virtio::chain::Chain;
 use crate::watch::{Event, HostCall, Watch};
 
 /// Request types.

@@ -16,7 +16,7 @@ const EMERG_WR: usize = 8;
 
 /// The size of the window that shows a console, as its driver reads it: cols, then rows, 16 bits each.
 ///
-/// Whoever changes it calls [`Mmio::config_changed`](crate::mmio::Mmio::config_changed) as well.
+/// Whoever changes it calls [`Mmio::config_changed`](crate::transport::mmio::Mmio::config_changed) as well.
 #[derive(Debug)]
 pub struct Window {
     /// rows, cols: together, so that no half of a change can be seen.

@@ -17,7 +17,7 @@ use log::debug;
 use super::config::Window;
 use super::known::event;
 use super::port::Port;
-use crate::chain::Chain;
+use crate::virtio::chain::Chain;
 
 /// Bytes of a message: le32 port, le16 event, le16 value. A name or a size may follow.
 const MESSAGE: usize = 8;

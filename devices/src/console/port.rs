@@ -18,7 +18,7 @@ use rustix::time::{
 
 use super::known::Known;
 use super::signal::Link;
-use crate::chain::Chain;
+use crate::virtio::chain::Chain;
 
 /// A port's files, what the driver knows of it, and how long its output waits.
 pub(super) struct Port {

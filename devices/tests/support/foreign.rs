@@ -3,7 +3,7 @@
 use std::ptr::{self, NonNull};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use devices::bus::BusDevice;
+use devices::platform::bus::BusDevice;
 use guest::Registers;
 use guest::mmio::{acknowledge, offset};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};

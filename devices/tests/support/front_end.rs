@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
-use devices::vhost_user::{Error, VhostUser};
+use devices::transport::vhost_user::{Error, VhostUser};
 use devices::virtio::VirtioDevice;
 use guest::mmio::offset;
 use guest::virtio::{feature, status};

@@ -21,11 +21,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use devices::block::Block;
-use devices::bus::BusDevice;
 use devices::console::Console;
 use devices::irq::IrqLine;
 use devices::memory::Memory;
-use devices::mmio::Mmio;
+use devices::platform::bus::BusDevice;
+use devices::transport::mmio::Mmio;
 use devices::virtio::VirtioDevice;
 use guest::{Dma, Registers, Transport};
 use rustix::fs::{MemfdFlags, memfd_create};

@@ -1,6 +1,6 @@
 //! The nodes of the platform's own devices, as QEMU's `virt` has them.
 
-use devices::{finisher, rtc, uart};
+use devices::platform::{finisher, rtc, uart};
 use vm_fdt::{Error as FdtError, FdtWriter};
 
 use super::{FINISHER_PHANDLE, Irqchip};

@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use devices::bus::Bus;
 use devices::irq::IrqLine;
-use devices::plic::Plic;
+use devices::platform::bus::Bus;
+use devices::platform::plic::Plic;
 use kvm_ioctls::VmFd;
 use log::error;
 

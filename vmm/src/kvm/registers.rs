@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use devices::mmio::{self, Mmio};
+use devices::transport::mmio::{self, Mmio};
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, VmFd};
 use log::debug;

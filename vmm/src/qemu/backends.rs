@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use devices::rng::Rng;
-use devices::vhost_user::VhostUser;
+use devices::transport::vhost_user::VhostUser;
 use devices::virtio::VirtioDevice;
 use log::warn;
 

@@ -182,7 +182,7 @@ impl Watch for DeviceCounters {
                 self.clock.forget();
                 add(&self.ready, 1);
             }
-            Event::Broken => add(&self.broken, 1),
+            Event::QueueError => add(&self.broken, 1),
             Event::Failed { .. } => add(&self.failed, 1),
             Event::Popped {
                 queue,

@@ -115,10 +115,10 @@ impl<W: Write> Writer<W> {
             Event::Ready { file } => {
                 state.call = Some((at, format!(r#""device":"{device}","file":{file}"#)));
             }
-            Event::Idle | Event::Broken => {
+            Event::Idle | Event::QueueError => {
                 if let Some((began, args)) = state.call.take() {
                     let name = match event {
-                        Event::Broken => "broken",
+                        Event::QueueError => "broken",
                         _ => "serve",
                     };
                     let took = at.saturating_sub(began);

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use devices::vhost_user::{Error as Ended, VhostUser};
+use devices::transport::vhost_user::{Error as Ended, VhostUser};
 
 use crate::error::Error;
 

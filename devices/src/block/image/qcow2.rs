@@ -12,7 +12,7 @@ use imago::{DenyImplicitOpenGate, FormatAccess, StorageExt, StorageOpenOptions};
 use rustix::fs::{OFlags, fcntl_getfl};
 
 use super::Geometry;
-use crate::chain::{Readable, Writable};
+use crate::virtio::chain::{Readable, Writable};
 
 /// Bytes copied at once, between the image and the driver's buffers.
 const COPIED: usize = 64 * 1024;

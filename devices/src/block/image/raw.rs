@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::Geometry;
 use crate::block::SECTOR;
-use crate::chain::{Readable, Writable};
+use crate::virtio::chain::{Readable, Writable};
 
 /// Bytes copied at once where the driver's own buffers cannot be used.
 const BOUNCE: usize = 64 * 1024;

@@ -3,7 +3,7 @@
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// The atomics that rings are made of.
-pub(crate) trait Word {
+pub(crate) trait RingWord {
     /// What one holds.
     type Value: Copy;
     fn get(&self, ordering: Ordering) -> Self::Value;
@@ -12,7 +12,7 @@ pub(crate) trait Word {
 
 macro_rules! word {
     ($atomic:ty, $value:ty) => {
-        impl Word for $atomic {
+        impl RingWord for $atomic {
             type Value = $value;
 
             #[inline]
@@ -29,7 +29,7 @@ macro_rules! word {
 }
 
 /// Two that are found together: each of them is one load or store.
-impl<W: Word> Word for [W; 2] {
+impl<W: RingWord> RingWord for [W; 2] {
     type Value = [W::Value; 2];
 
     #[inline]

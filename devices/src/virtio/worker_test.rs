@@ -31,7 +31,7 @@ impl VirtioDevice for Probe {
         Arc::new(Vec::new())
     }
 
-    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         if index == 1 {
             self.served.send(thread::current().id()).unwrap();
             self.release.recv().unwrap();

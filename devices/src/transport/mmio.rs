@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use log::{debug, error};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::bus::BusDevice;
 use crate::irq::{Interrupt, IrqLine};
 use crate::memory::Memory;
-use crate::queue::{self, Broken, Queue, QueueConfig};
-use crate::registers::Registers;
+use crate::platform::bus::BusDevice;
+use crate::transport::registers::Registers;
+use crate::virtio::queue::{self, Queue, QueueConfig, QueueError};
+use crate::virtio::worker::Worker;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice, features, status};
-use crate::worker::Worker;
 
 mod register;
 
@@ -45,7 +45,7 @@ pub struct Mmio {
     config: Arc<dyn ConfigSpace>,
     kicks: Arc<[EventFd]>,
     /// Of each queue, whether a store to QueueNotify serves it at once.
-    at_once: Vec<bool>,
+    inline: Vec<bool>,
     registers: Arc<Registers>,
     interrupt: Arc<Interrupt>,
     memory: Memory,
@@ -81,14 +81,14 @@ impl Mmio {
     ) -> io::Result<Mmio> {
         let sizes = device.queues();
         let kicks: io::Result<Vec<_>> = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect();
-        let at_once = (0..sizes.len()).map(|index| device.serves_at_once(index));
+        let inline = (0..sizes.len()).map(|index| device.inline_notify(index));
         let registers = Arc::new(Registers::default());
         let mmio = Mmio {
             id: device.id(),
             offered: device.features() | queue::FEATURES | FEATURES,
             config: device.config(),
             kicks: kicks?.into(),
-            at_once: at_once.collect(),
+            inline: inline.collect(),
             interrupt: Arc::new(Interrupt::shown_in(Arc::clone(&registers), line)),
             registers,
             memory,
@@ -101,7 +101,7 @@ impl Mmio {
                 device: State::Offered(device),
             }),
         };
-        mmio.introduce();
+        mmio.init_registers();
         mmio.show(&mmio.setup());
         mmio.show_config();
         Ok(mmio)
@@ -115,8 +115,8 @@ impl Mmio {
     /// Queues by index whose notification may reach the device's thread by this event instead of a store to QueueNotify. A
     /// queue that is served at once is not among them.
     pub fn kicks(&self) -> impl Iterator<Item = (u32, &EventFd)> {
-        let queues = (0..).zip(self.kicks.iter()).zip(&self.at_once);
-        queues.filter_map(|(kick, at_once)| (!at_once).then_some(kick))
+        let queues = (0..).zip(self.kicks.iter()).zip(&self.inline);
+        queues.filter_map(|(kick, inline)| (!inline).then_some(kick))
     }
 
     /// The device's configuration space has changed: the driver is told, if the device is live.
@@ -148,7 +148,7 @@ impl Mmio {
     }
 
     /// The registers that never change.
-    fn introduce(&self) {
+    fn init_registers(&self) {
         let constants = [
             (register::MAGIC_VALUE, MAGIC),
             (register::VERSION, VERSION),
@@ -203,8 +203,8 @@ impl Mmio {
 
     /// The driver has notified queue `index`.
     fn notified(&self, index: usize) {
-        let at_once = self.at_once.get(index) == Some(&true);
-        if at_once && self.try_serve(index) {
+        let inline = self.inline.get(index) == Some(&true);
+        if inline && self.try_serve(index) {
             return;
         }
         if let Some(kick) = self.kicks.get(index) {
@@ -290,7 +290,7 @@ impl Mmio {
             return self.interrupt.needs_reset();
         };
         let activate = |config| self.activate(config, setup.accepted);
-        let queues: Result<Vec<_>, Broken> = setup.queues.iter().map(activate).collect();
+        let queues: Result<Vec<_>, QueueError> = setup.queues.iter().map(activate).collect();
         match queues {
             Ok(queues) => setup.device = self.start(device, Queues::new(queues)),
             Err(broken) => {
@@ -301,13 +301,13 @@ impl Mmio {
     }
 
     /// The running queue that `config` describes; `None` if it is not enabled.
-    fn activate(&self, config: &QueueConfig, accepted: u64) -> Result<Option<Queue>, Broken> {
+    fn activate(&self, config: &QueueConfig, accepted: u64) -> Result<Option<Queue>, QueueError> {
         let activate = || config.activate(&self.memory, accepted, Arc::clone(&self.interrupt));
         config.ready.then(activate).transpose()
     }
 
     /// The driver set up a queue that cannot be.
-    fn broken(&self, broken: &Broken) {
+    fn broken(&self, broken: &QueueError) {
         debug!("{:?}: {broken}", self.id);
         self.interrupt.needs_reset();
     }

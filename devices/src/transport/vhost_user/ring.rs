@@ -13,7 +13,7 @@ use super::refused;
 use super::table::Table;
 use crate::irq::{Interrupt, IrqLine};
 use crate::memory::Memory;
-use crate::queue::{Queue, QueueConfig, SIZE_MAX};
+use crate::virtio::queue::{Queue, QueueConfig, SIZE_MAX};
 
 /// One ring of a front end.
 pub(super) struct Ring {

@@ -6,12 +6,12 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use crate::memory::{Memory, NotRam, Pieces};
+use crate::memory::{IoVecs, Memory, NotRam};
 
 /// The longest chain, in bytes, over both directions (§ 2.7.5.3).
 const TOTAL_MAX: u64 = 1 << 32;
 
-/// A chain that a device took from a queue. Give it back with [`Queue::push`](crate::queue::Queue::push).
+/// A chain that a device took from a queue. Give it back with [`Queue::push`](crate::virtio::queue::Queue::push).
 #[must_use = "a chain that is not pushed back is lost to the driver"]
 pub struct Chain {
     pub(crate) head: u16,
@@ -51,8 +51,8 @@ pub(crate) struct Buffers {
 impl Buffers {
     pub(crate) fn new(memory: &Memory) -> Self {
         Buffers {
-            readable: Readable(Pieces::new(memory.clone())),
-            writable: Writable(Pieces::new(memory.clone())),
+            readable: Readable(IoVecs::new(memory.clone())),
+            writable: Writable(IoVecs::new(memory.clone())),
         }
     }
 
@@ -82,7 +82,7 @@ impl Buffers {
 }
 
 /// Bytes that the device may read and must not write.
-pub struct Readable(Pieces);
+pub struct Readable(IoVecs);
 
 impl Readable {
     /// Bytes left.
@@ -115,7 +115,7 @@ impl Readable {
         self.0.copy_out(out)
     }
 
-    /// Consumes everything into `file` at byte `offset`, if wanted by calls of at most `at_once` bytes.
+    /// Consumes everything into `file` at byte `offset`, if wanted by calls of at most `inline` bytes.
     ///
     /// # Errors
     /// The file's; part of the data may have been written.
@@ -123,9 +123,9 @@ impl Readable {
         &mut self,
         file: BorrowedFd<'_>,
         offset: u64,
-        at_once: Option<usize>,
+        inline: Option<usize>,
     ) -> io::Result<()> {
-        self.0.write_all_at(file, offset, at_once)
+        self.0.write_all_at(file, offset, inline)
     }
 
     /// Consumes what one write to `stream` takes; returns how much that was.
@@ -138,7 +138,7 @@ impl Readable {
 }
 
 /// Bytes that the device may write.
-pub struct Writable(Pieces);
+pub struct Writable(IoVecs);
 
 impl Writable {
     /// Bytes left.

@@ -1,9 +1,9 @@
 //! The descriptor table (§ 2.7.5): following a chain through it, and through an indirect table.
 
-use crate::broken::Broken;
-use crate::chain::{Buffers, Refused};
-use crate::memory::{Memory, Word, Words};
+use crate::memory::{Memory, RingWord, RingWords};
 use crate::sync::{AtomicU64, Ordering};
+use crate::virtio::chain::{Buffers, Refused};
+use crate::virtio::error::QueueError;
 
 /// Bytes of a descriptor.
 pub(crate) const SIZE: u32 = 16;
@@ -18,7 +18,7 @@ pub(crate) type Entry = [AtomicU64; 2];
 
 /// A queue's descriptors, translated, and what is allowed in them.
 pub(crate) struct Table {
-    pub(crate) entries: Words<Entry>,
+    pub(crate) entries: RingWords<Entry>,
     /// How many descriptors there are.
     pub(crate) size: u16,
     /// How many descriptors of an indirect table a chain may have: none unless INDIRECT_DESC was negotiated.
@@ -32,7 +32,7 @@ impl Table {
     ///
     /// The loads are relaxed: the acquire of the available index, before them, orders them (§ 2.7.13).
     #[inline(always)]
-    pub(crate) fn collect(&self, head: u16, buffers: &mut Buffers) -> Result<u32, Broken> {
+    pub(crate) fn collect(&self, head: u16, buffers: &mut Buffers) -> Result<u32, QueueError> {
         let mut entries = self.entries.as_slice();
         // The descriptor that refers to the indirect table, once the chain is there.
         let mut table = None;
@@ -67,13 +67,13 @@ impl Table {
             // A chain that visits more descriptors than there are loops.
             left -= 1;
             if left == 0 {
-                return Err(Broken::ChainLength { head, max });
+                return Err(QueueError::ChainLength { head, max });
             }
             index = next.into();
         }
         match buffers.is_too_long() {
             false => Ok(max - left + 1),
-            true => Err(Broken::TotalLength { head }),
+            true => Err(QueueError::TotalLength { head }),
         }
     }
 
@@ -84,7 +84,7 @@ impl Table {
         &self,
         descriptor: &Descriptor,
         within: Option<&Descriptor>,
-    ) -> Result<&[Entry], Broken> {
+    ) -> Result<&[Entry], QueueError> {
         let &Descriptor {
             address,
             len,
@@ -111,13 +111,13 @@ impl Table {
     /// none needs to be. Else there is no such descriptor.
     #[cold]
     #[inline(never)]
-    fn elsewhere(&self, table: Option<&Descriptor>, index: u32) -> Result<Descriptor, Broken> {
+    fn elsewhere(&self, table: Option<&Descriptor>, index: u32) -> Result<Descriptor, QueueError> {
         let size = table.map_or(self.size.into(), |table| table.len / SIZE);
         match table {
             Some(table) if index < size => table
                 .read(&self.memory, index)
                 .ok_or_else(|| table.refused("the table is not RAM")),
-            _ => Err(Broken::DescriptorIndex { index, size }),
+            _ => Err(QueueError::DescriptorIndex { index, size }),
         }
     }
 
@@ -195,19 +195,19 @@ impl Descriptor {
 
     #[cold]
     #[inline(never)]
-    fn refused(&self, why: &'static str) -> Broken {
+    fn refused(&self, why: &'static str) -> QueueError {
         let &Descriptor { flags, len, .. } = self;
-        Broken::Indirect { flags, len, why }
+        QueueError::Indirect { flags, len, why }
     }
 }
 
 /// Out of the way of those that are as they should be.
 #[cold]
 #[inline(never)]
-fn broken(refused: &Refused, head: u16, descriptor: &Descriptor) -> Broken {
+fn broken(refused: &Refused, head: u16, descriptor: &Descriptor) -> QueueError {
     let &Descriptor { address, len, .. } = descriptor;
     match refused {
-        Refused::NotRam => Broken::Buffer { address, len },
-        Refused::ReadableAfterWritable => Broken::Order { head },
+        Refused::NotRam => QueueError::Buffer { address, len },
+        Refused::ReadableAfterWritable => QueueError::Order { head },
     }
 }

@@ -4,7 +4,7 @@
 //!   store of 32 bits at offset 0:   31 ── code ── 16 │ 15 ── what ── 0     0x5555 pass, 0x3333 fail, 0x7777 reset
 //! ```
 
-use crate::bus::BusDevice;
+use crate::platform::bus::BusDevice;
 
 /// Bytes of the register area.
 pub const SIZE: u64 = 0x1000;

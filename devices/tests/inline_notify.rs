@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use devices::queue::Broken;
+use devices::virtio::queue::QueueError;
 use devices::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
 use guest::mmio::offset;
 use guest::{Console, Dma, Queue, Region, Registers, Segment, Transport};
@@ -44,11 +44,11 @@ impl VirtioDevice for Probe {
         Arc::new(Vec::new())
     }
 
-    fn serves_at_once(&self, index: usize) -> bool {
+    fn inline_notify(&self, index: usize) -> bool {
         index == usize::from(AT_ONCE)
     }
 
-    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let queue = queues.get(index);
         queue.map_or(Ok(()), |queue| queue.drain(|_| Some(0)))
     }
@@ -92,7 +92,7 @@ fn only_the_other_queues_can_be_notified_past_the_registers() {
 }
 
 /// Runs `rounds` while two more vCPUs do nothing but notify. What it is given says whether they do.
-fn kicked(page: &Page, rounds: impl FnOnce(&dyn Fn())) {
+fn process_queue(page: &Page, rounds: impl FnOnce(&dyn Fn())) {
     let (kicks, over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -116,7 +116,7 @@ fn kicked(page: &Page, rounds: impl FnOnce(&dyn Fn())) {
 fn served_until(take: impl Fn(&Page)) {
     let ram = Ram::new();
     let page = Page::new(&ram, Probe);
-    kicked(&page, |kicks_come| {
+    process_queue(&page, |kicks_come| {
         for _ in 0..8 {
             let mut dma = ram.dma();
             let (_transport, mut queue) = live(&page, &mut dma);

@@ -31,9 +31,9 @@ use vhost::vhost_user::{self as protocol, BackendReqHandler, VhostUserVirtioFeat
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::irq::Interrupt;
-use crate::queue;
+use crate::virtio::queue;
+use crate::virtio::worker::Worker;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice, features};
-use crate::worker::Worker;
 
 mod messages;
 mod ring;

@@ -3,20 +3,20 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::{Memory, Word};
+use super::{Memory, RingWord};
 use crate::sync::Ordering;
 
 /// A run of words that a driver in the same test shares.
-pub(crate) struct Words<T>(pub(crate) Arc<Vec<T>>);
+pub(crate) struct RingWords<T>(pub(crate) Arc<Vec<T>>);
 
-impl<T> Clone for Words<T> {
+impl<T> Clone for RingWords<T> {
     fn clone(&self) -> Self {
-        Words(Arc::clone(&self.0))
+        RingWords(Arc::clone(&self.0))
     }
 }
 
-impl<T: Word> Words<T> {
-    pub(super) fn new(_: NonNull<u8>, _: usize, _: Memory) -> Option<Words<T>> {
+impl<T: RingWord> RingWords<T> {
+    pub(super) fn new(_: NonNull<u8>, _: usize, _: Memory) -> Option<RingWords<T>> {
         None
     }
 
@@ -44,6 +44,6 @@ impl<T: Word> Words<T> {
 }
 
 /// None: what lies in guest RAM is not loom's.
-pub(super) fn slice<T: Word>(_: NonNull<u8>, _: usize, _: &Memory) -> &[T] {
+pub(super) fn slice<T: RingWord>(_: NonNull<u8>, _: usize, _: &Memory) -> &[T] {
     &[]
 }

@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::error;
 
-use crate::bus::BusDevice;
 use crate::irq::IrqLine;
+use crate::platform::bus::BusDevice;
 
 /// Bytes of the register area.
 pub const SIZE: u64 = 0x1000;

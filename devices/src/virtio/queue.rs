@@ -13,18 +13,18 @@
 //! frozen and whose rings were translated to host memory once. A transport turns the one into the other.
 //!
 //! Every value read from the rings is the guest's: each is loaded once, checked against the frozen size, and an
-//! impossible one is [`Broken`].
+//! impossible one is [`QueueError`].
 
 use std::sync::Arc;
 
-pub use crate::broken::Broken;
-use crate::chain::{Buffers, Chain};
-use crate::descriptor::{self, Table};
 use crate::irq::Interrupt;
-use crate::memory::{Memory, Word, Words};
+use crate::memory::{Memory, RingWord, RingWords};
 use crate::rings::{FLAGS, IDX, RING, View};
 use crate::spec::features;
 use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
+use crate::virtio::chain::{Buffers, Chain};
+use crate::virtio::descriptor::{self, Table};
+pub use crate::virtio::error::QueueError;
 use crate::watch::{DESCRIPTORS_TOLD, Event, QueueWatch, Watch};
 
 /// The ring features that every queue of ours has.
@@ -85,10 +85,10 @@ impl QueueConfig {
         memory: &Memory,
         negotiated: u64,
         interrupt: Arc<Interrupt>,
-    ) -> Result<Queue, Broken> {
+    ) -> Result<Queue, QueueError> {
         let &QueueConfig { max, size, .. } = self;
         if !size.is_power_of_two() || size > max.min(SIZE_MAX) {
-            return Err(Broken::Size { size, max });
+            return Err(QueueError::Size { size, max });
         }
         let n = usize::from(size);
         let table = area(
@@ -99,7 +99,7 @@ impl QueueConfig {
             n,
         )?;
         let driver = area(memory, "driver area", self.driver, 2, RING + n + 1)?;
-        let device: Words<AtomicU16> =
+        let device: RingWords<AtomicU16> =
             area(memory, "device area", self.device, 4, RING + 4 * n + 1)?;
         // No overflow: the whole device area, checked above, is RAM.
         let used = area(memory, "device area", self.device + RING_OFFSET, 4, n)?;
@@ -139,11 +139,11 @@ impl QueueConfig {
 pub struct Queue {
     table: Table,
     /// flags, idx, heads, used_event.
-    driver: Words<AtomicU16>,
+    driver: RingWords<AtomicU16>,
     /// flags, idx, (elements), avail_event.
-    device: Words<AtomicU16>,
+    device: RingWords<AtomicU16>,
     /// The device area's elements: id, length.
-    used: Words<[AtomicU32; 2]>,
+    used: RingWords<[AtomicU32; 2]>,
     memory: Memory,
     size: u16,
     event_idx: bool,
@@ -179,7 +179,7 @@ impl Queue {
     ///
     /// # Errors
     /// The ring or the chain is broken.
-    pub fn pop(&mut self) -> Result<Option<Chain>, Broken> {
+    pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
         // Acquire, with the driver's barrier before its store of the index (§ 2.7.13.3): the head and the descriptors that
         // it stands for, and what is in their buffers, are loaded after it. Their loads so may be relaxed.
         let idx = self.driver.load(IDX, Ordering::Acquire);
@@ -190,7 +190,7 @@ impl Queue {
         }
         if available > self.size {
             let size = self.size;
-            return Err(Broken::AvailableIndex { idx, next, size });
+            return Err(QueueError::AvailableIndex { idx, next, size });
         }
         let head = self.driver.load(RING + self.slot(next), Ordering::Relaxed);
         let mut buffers = self
@@ -289,7 +289,7 @@ impl Queue {
     pub fn drain(
         &mut self,
         mut serve: impl FnMut(&mut Chain) -> Option<u32>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), QueueError> {
         self.unfinished = false;
         let mut budget = self.size;
         let mut promised = false;
@@ -434,18 +434,18 @@ fn tell_published(watch: &QueueWatch, old: u16, new: u16, interrupt: bool) {
 }
 
 /// Part of a ring: `count` words at `address`, which must be a multiple of `align`.
-fn area<T: Word>(
+fn area<T: RingWord>(
     memory: &Memory,
     area: &'static str,
     address: u64,
     align: u64,
     count: usize,
-) -> Result<Words<T>, Broken> {
+) -> Result<RingWords<T>, QueueError> {
     address
         .is_multiple_of(align)
         .then(|| memory.words(address, count))
         .flatten()
-        .ok_or(Broken::Area { area, address })
+        .ok_or(QueueError::Area { area, address })
 }
 
 /// Whether an index that went from `old` to `new` has passed `event`: § 2.7.10's vring_need_event.

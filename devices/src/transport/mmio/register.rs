@@ -14,9 +14,9 @@ pub(super) const QUEUE_SIZE: u64 = 0x038;
 pub(super) const QUEUE_READY: u64 = 0x044;
 pub(super) const QUEUE_NOTIFY: u64 = super::QUEUE_NOTIFY;
 #[cfg(test)]
-pub(super) const INTERRUPT_STATUS: u64 = crate::registers::INTERRUPT_STATUS;
+pub(super) const INTERRUPT_STATUS: u64 = crate::transport::registers::INTERRUPT_STATUS;
 pub(super) const INTERRUPT_ACK: u64 = 0x064;
-pub(super) const STATUS: u64 = crate::registers::STATUS;
+pub(super) const STATUS: u64 = crate::transport::registers::STATUS;
 pub(super) const QUEUE_DESC_LOW: u64 = 0x080;
 pub(super) const QUEUE_DESC_HIGH: u64 = 0x084;
 pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
@@ -29,4 +29,4 @@ pub(super) const SHM_BASE_LOW: u64 = 0x0b8;
 pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
 pub(super) const QUEUE_RESET: u64 = 0x0c0;
 pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
-pub(super) const CONFIG: u64 = crate::registers::CONFIG;
+pub(super) const CONFIG: u64 = crate::transport::registers::CONFIG;

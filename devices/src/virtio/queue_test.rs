@@ -4,12 +4,12 @@ use crate::rig::{self, DATA, DEVICE, DRIVER, RAM, RAM_LEN, Rig, TABLE};
 const SIZE: u16 = 8;
 
 /// One chain, popped by a fresh queue.
-fn pop_one(rig: &Rig, features: u64) -> Result<Chain, Broken> {
+fn pop_one(rig: &Rig, features: u64) -> Result<Chain, QueueError> {
     rig.offer(0);
     Ok(rig.queue(features).pop()?.expect("one is available"))
 }
 
-fn broken(rig: &Rig, features: u64) -> Broken {
+fn broken(rig: &Rig, features: u64) -> QueueError {
     pop_one(rig, features).err().expect("the chain is broken")
 }
 
@@ -91,7 +91,7 @@ fn an_indirect_table_need_be_ram_only_as_far_as_the_chain_goes() {
     rig.descriptor_at(table, 0, (DATA, 1), rig::NEXT, 1);
     let broken = broken(&rig, features::RING_INDIRECT_DESC);
     assert!(
-        matches!(broken, Broken::Indirect { len: 32, .. }),
+        matches!(broken, QueueError::Indirect { len: 32, .. }),
         "{broken}"
     );
 }
@@ -112,7 +112,7 @@ fn an_indirect_table_may_be_longer_than_the_ring() {
 fn a_descriptor_that_points_to_itself_breaks_the_queue() {
     let rig = Rig::new(SIZE);
     rig.descriptor(0, (DATA, 1), rig::NEXT, 0);
-    assert_eq!(broken(&rig, 0), Broken::ChainLength { head: 0, max: 8 });
+    assert_eq!(broken(&rig, 0), QueueError::ChainLength { head: 0, max: 8 });
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_looped_chain_breaks_the_queue() {
     let rig = Rig::new(SIZE);
     rig.descriptor(0, (DATA, 1), rig::NEXT, 1);
     rig.descriptor(1, (DATA, 1), rig::NEXT, 0);
-    assert_eq!(broken(&rig, 0), Broken::ChainLength { head: 0, max: 8 });
+    assert_eq!(broken(&rig, 0), QueueError::ChainLength { head: 0, max: 8 });
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_loop_in_an_indirect_table_breaks_the_queue() {
     rig.descriptor_at(DATA, 0, (DATA, 1), rig::NEXT, 1);
     rig.descriptor_at(DATA, 1, (DATA, 1), rig::NEXT, 0);
     let broken = broken(&rig, features::RING_INDIRECT_DESC);
-    assert_eq!(broken, Broken::ChainLength { head: 0, max: 2 });
+    assert_eq!(broken, QueueError::ChainLength { head: 0, max: 2 });
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn an_endless_indirect_table_breaks_the_queue() {
         rig.descriptor_at(DATA, index, (DATA, 1), rig::NEXT, index + 1);
     }
     let broken = broken(&rig, features::RING_INDIRECT_DESC);
-    assert_eq!(broken, Broken::ChainLength { head: 0, max: 1024 });
+    assert_eq!(broken, QueueError::ChainLength { head: 0, max: 1024 });
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn an_index_outside_its_table_breaks_the_queue() {
     rig.descriptor(0, (DATA, 1), rig::NEXT, 8);
     assert_eq!(
         broken(&rig, 0),
-        Broken::DescriptorIndex { index: 8, size: 8 }
+        QueueError::DescriptorIndex { index: 8, size: 8 }
     );
 
     let rig = Rig::new(SIZE);
@@ -160,7 +160,7 @@ fn an_index_outside_its_table_breaks_the_queue() {
     let index = u16::MAX;
     assert_eq!(
         popped,
-        Some(Broken::DescriptorIndex {
+        Some(QueueError::DescriptorIndex {
             index: index.into(),
             size: 8
         })
@@ -169,7 +169,7 @@ fn an_index_outside_its_table_breaks_the_queue() {
     let rig = Rig::new(SIZE);
     rig.descriptor(0, (DATA, 16), rig::INDIRECT, 0);
     rig.descriptor_at(DATA, 0, (DATA, 1), rig::NEXT, 1);
-    let max = Broken::ChainLength { head: 0, max: 1 };
+    let max = QueueError::ChainLength { head: 0, max: 1 };
     assert_eq!(broken(&rig, features::RING_INDIRECT_DESC), max);
 }
 
@@ -203,7 +203,7 @@ fn malformed_indirect_descriptors_break_the_queue() {
         rig.descriptor_at(DATA, 0, (DATA, 1), indirect, 0);
         let broken = broken(&rig, features);
         assert!(
-            matches!(broken, Broken::Indirect { .. }),
+            matches!(broken, QueueError::Indirect { .. }),
             "{buffer:x?}: {broken}"
         );
     }
@@ -224,7 +224,7 @@ fn a_buffer_that_is_not_all_ram_breaks_the_queue() {
     for (address, len) in buffers {
         let rig = Rig::new(SIZE);
         rig.descriptor(0, (address, len), rig::WRITE, 0);
-        assert_eq!(broken(&rig, 0), Broken::Buffer { address, len });
+        assert_eq!(broken(&rig, 0), QueueError::Buffer { address, len });
     }
 }
 
@@ -232,7 +232,7 @@ fn a_buffer_that_is_not_all_ram_breaks_the_queue() {
 fn a_readable_buffer_after_a_writable_one_breaks_the_queue() {
     let rig = Rig::new(SIZE);
     rig.chain(0, &[(DATA, 1, rig::WRITE), (DATA, 1, 0)]);
-    assert_eq!(broken(&rig, 0), Broken::Order { head: 0 });
+    assert_eq!(broken(&rig, 0), QueueError::Order { head: 0 });
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn an_available_index_out_of_reach_breaks_the_queue() {
         rig.set_available(idx);
         let popped = rig.queue(0).pop().err();
         let (next, size) = (0, SIZE);
-        assert_eq!(popped, Some(Broken::AvailableIndex { idx, next, size }));
+        assert_eq!(popped, Some(QueueError::AvailableIndex { idx, next, size }));
     }
 }
 
@@ -252,7 +252,7 @@ fn bad_sizes_and_addresses_are_refused_at_activation() {
         let mut rig = Rig::new(SIZE);
         rig.config.size = size;
         let refused = rig.try_queue(0).err();
-        assert_eq!(refused, Some(Broken::Size { size, max: SIZE }));
+        assert_eq!(refused, Some(QueueError::Size { size, max: SIZE }));
     }
     let end = RAM + RAM_LEN;
     let set: [fn(&mut QueueConfig, u64); 3] = [
@@ -265,7 +265,7 @@ fn bad_sizes_and_addresses_are_refused_at_activation() {
             let mut rig = Rig::new(SIZE);
             set(&mut rig.config, address);
             let refused = rig.try_queue(0).err().expect("refused");
-            assert!(matches!(refused, Broken::Area { .. }), "{address:#x}");
+            assert!(matches!(refused, QueueError::Area { .. }), "{address:#x}");
         }
     }
 }

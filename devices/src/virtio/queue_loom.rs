@@ -20,9 +20,9 @@ const AVAIL_EVENT: usize = RING + 4 * SIZE as usize;
 /// What both sides share.
 #[derive(Clone)]
 struct Rings {
-    driver: Words<AtomicU16>,
-    device: Words<AtomicU16>,
-    used: Words<[AtomicU32; 2]>,
+    driver: RingWords<AtomicU16>,
+    device: RingWords<AtomicU16>,
+    used: RingWords<[AtomicU32; 2]>,
     /// A kick that nobody has looked at: an eventfd, of which every write and read is a step of its own.
     kick: Arc<AtomicBool>,
     /// Whether the driver was interrupted.
@@ -37,8 +37,8 @@ impl IrqLine for Wire {
     }
 }
 
-fn words<T>(count: usize, new: impl Fn() -> T) -> Words<T> {
-    Words(Arc::new((0..count).map(|_| new()).collect()))
+fn words<T>(count: usize, new: impl Fn() -> T) -> RingWords<T> {
+    RingWords(Arc::new((0..count).map(|_| new()).collect()))
 }
 
 /// Rings whose every descriptor is an empty chain, and the queue over them.

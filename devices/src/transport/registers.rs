@@ -23,13 +23,13 @@ const PAGE: usize = 0x1000;
 /// Bytes of the control registers: up to [`CONFIG`].
 const CONTROL_LEN: usize = 0x100;
 
-/// Words of the control registers. Loom follows each word there is, and needs two.
+/// RingWords of the control registers. Loom follows each word there is, and needs two.
 const CONTROL_WORDS: usize = if cfg!(all(test, loom)) {
     8
 } else {
     CONTROL_LEN / 4
 };
-/// Words of the configuration space.
+/// RingWords of the configuration space.
 const CONFIG_WORDS: usize = if cfg!(all(test, loom)) {
     1
 } else {

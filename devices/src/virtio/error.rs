@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// A ring that no correct driver builds. The device needs a reset.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum Broken {
+pub enum QueueError {
     /// The size is no power of two, or above the maximum.
     #[error("queue size {size} is not a power of two up to {max}")]
     Size {

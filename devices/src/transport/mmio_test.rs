@@ -27,7 +27,7 @@ impl VirtioDevice for Probe {
         Arc::new(vec![1, 2, 3, 4, 5, 6])
     }
 
-    fn kicked(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let Some(queue) = queues.get(index) else {
             return Ok(());
         };

@@ -25,8 +25,8 @@ use std::thread::{Builder, JoinHandle};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::bus::BusDevice;
 use crate::irq::IrqLine;
+use crate::platform::bus::BusDevice;
 
 mod thread;
 

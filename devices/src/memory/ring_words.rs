@@ -2,24 +2,24 @@
 
 use std::ptr::NonNull;
 
-use super::{Memory, Word};
+use super::{Memory, RingWord};
 use crate::sync::Ordering;
 
 /// A run of naturally aligned atomic words in guest RAM, translated once.
-pub(crate) struct Words<T> {
+pub(crate) struct RingWords<T> {
     first: NonNull<T>,
     count: usize,
     ram: Memory,
 }
 
-// SAFETY: a `Words` is a shared reference to atomics that `ram` keeps mapped; atomics may be used from any thread.
-unsafe impl<T: Word> Send for Words<T> {}
+// SAFETY: a `RingWords` is a shared reference to atomics that `ram` keeps mapped; atomics may be used from any thread.
+unsafe impl<T: RingWord> Send for RingWords<T> {}
 // SAFETY: as above.
-unsafe impl<T: Word> Sync for Words<T> {}
+unsafe impl<T: RingWord> Sync for RingWords<T> {}
 
-impl<T> Clone for Words<T> {
+impl<T> Clone for RingWords<T> {
     fn clone(&self) -> Self {
-        Words {
+        RingWords {
             first: self.first,
             count: self.count,
             ram: self.ram.clone(),
@@ -27,11 +27,11 @@ impl<T> Clone for Words<T> {
     }
 }
 
-impl<T: Word> Words<T> {
+impl<T: RingWord> RingWords<T> {
     /// The `count` words from `first` on, which `ram` has mapped; `None` if there are none, or they are not aligned.
-    pub(super) fn new(first: NonNull<u8>, count: usize, ram: Memory) -> Option<Words<T>> {
+    pub(super) fn new(first: NonNull<u8>, count: usize, ram: Memory) -> Option<RingWords<T>> {
         let first = first.cast::<T>();
-        (first.is_aligned() && count > 0).then_some(Words { first, count, ram })
+        (first.is_aligned() && count > 0).then_some(RingWords { first, count, ram })
     }
 
     /// What word `index` holds.
@@ -76,7 +76,7 @@ impl<T: Word> Words<T> {
         }
     }
 
-    /// Word `index`, modulo the number of words: an index that a guest chose cannot leave the run.
+    /// RingWord `index`, modulo the number of words: an index that a guest chose cannot leave the run.
     #[inline]
     fn at(&self, index: usize) -> &T {
         // `new` refuses an empty run, so this is no division by zero; ring lengths make it one `and` or a compare.
@@ -95,7 +95,7 @@ impl<T: Word> Words<T> {
 
 /// The `count` words from `first` on, which `ram` has mapped; none of them if they are not aligned.
 #[inline]
-pub(super) fn slice<T: Word>(first: NonNull<u8>, count: usize, _ram: &Memory) -> &[T] {
+pub(super) fn slice<T: RingWord>(first: NonNull<u8>, count: usize, _ram: &Memory) -> &[T] {
     let first = first.cast::<T>();
     if !first.is_aligned() {
         return &[];

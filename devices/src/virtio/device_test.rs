@@ -20,7 +20,7 @@ impl VirtioDevice for Least {
         Arc::new(vec![1, 2, 3])
     }
 
-    fn kicked(&mut self, _: usize, _: &mut Queues) -> Result<(), Broken> {
+    fn process_queue(&mut self, _: usize, _: &mut Queues) -> Result<(), QueueError> {
         Ok(())
     }
 }
@@ -31,7 +31,7 @@ fn a_device_that_says_no_more_than_it_must_waits_for_nothing_and_keeps_nothing()
     let mut queues = Queues::new(vec![None]);
     assert!(device.files().is_empty());
     device.activate(u64::MAX);
-    assert!(device.ready(0, &mut queues).is_ok());
+    assert!(device.handle_event(0, &mut queues).is_ok());
     device.queue_reset(0);
     device.reset();
     assert_eq!(device.features(), 0);

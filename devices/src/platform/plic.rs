@@ -12,8 +12,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::bus::BusDevice;
 use crate::irq::IrqLine;
+use crate::platform::bus::BusDevice;
 
 /// Bytes of the register area.
 pub const SIZE: u64 = 0x60_0000;

@@ -9,25 +9,25 @@ use super::Region;
 
 /// A bit for each page of each region, in the order of the regions.
 #[derive(Debug)]
-pub(super) struct Record(Vec<AtomicBitmap>);
+pub(super) struct DirtyLog(Vec<AtomicBitmap>);
 
 /// The pages of one region that were written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct DirtyPages {
     /// The guest address of the region's first byte.
     pub start: u64,
     /// A bit a page, as KVM_GET_DIRTY_LOG has it: the lowest bit of the first word is the region's first page.
     pub pages: Vec<u64>,
 }
 
-impl Record {
-    pub(super) fn new(regions: &[Region], page: NonZeroUsize) -> Record {
+impl DirtyLog {
+    pub(super) fn new(regions: &[Region], page: NonZeroUsize) -> DirtyLog {
         // A region is mapped, so its length fits.
         let len = |region: &Region| usize::try_from(region.len).unwrap_or(usize::MAX);
         let bitmaps = regions
             .iter()
             .map(|region| AtomicBitmap::new(len(region), page));
-        Record(bitmaps.collect())
+        DirtyLog(bitmaps.collect())
     }
 
     /// `len` bytes at host address `host` were written; they lie within one of `regions`.
@@ -42,9 +42,9 @@ impl Record {
         }
     }
 
-    pub(super) fn take(&self, regions: &[Region]) -> Vec<Written> {
+    pub(super) fn take(&self, regions: &[Region]) -> Vec<DirtyPages> {
         let both = regions.iter().zip(&self.0);
-        let written = both.map(|(region, bitmap)| Written {
+        let written = both.map(|(region, bitmap)| DirtyPages {
             start: region.start,
             pages: bitmap.get_and_reset(),
         });

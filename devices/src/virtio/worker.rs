@@ -12,8 +12,8 @@ use log::debug;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::broken::Broken;
 use crate::irq::Interrupt;
+use crate::virtio::error::QueueError;
 use crate::virtio::{Queues, Ready, VirtioDevice};
 
 /// What an event is about: a queue's kick, or one of these.
@@ -181,13 +181,13 @@ impl Live {
         }
     }
 
-    fn dispatch(&mut self, data: u64) -> Result<(), Broken> {
+    fn dispatch(&mut self, data: u64) -> Result<(), QueueError> {
         // Neither is ever more than a hundred above its base.
         let index = |base| usize::try_from(data - base).unwrap_or(usize::MAX);
         if data < FILES {
-            self.device.kicked(index(0), &mut self.queues)?;
+            self.device.process_queue(index(0), &mut self.queues)?;
         } else {
-            self.device.ready(index(FILES), &mut self.queues)?;
+            self.device.handle_event(index(FILES), &mut self.queues)?;
         }
         for (index, kick) in self.kicks.iter().enumerate() {
             if self

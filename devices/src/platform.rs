@@ -1,0 +1,7 @@
+//! Devices of the board that are not virtio, and the bus that all devices sit on.
+
+pub mod bus;
+pub mod finisher;
+pub mod plic;
+pub mod rtc;
+pub mod uart;

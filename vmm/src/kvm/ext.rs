@@ -13,10 +13,11 @@ use kvm_bindings::{
     KVM_REG_SIZE_U64, KVMIO, kvm_device_attr, kvm_interrupt, kvm_riscv_config, kvm_riscv_core,
     kvm_riscv_timer, user_regs_struct,
 };
-use kvm_ioctls::DeviceFd;
+use kvm_ioctls::{DeviceFd, VcpuFd};
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
 use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr};
 
+ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 
@@ -24,6 +25,19 @@ ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 /// external interrupt.
 const INTERRUPT_SET: u32 = u32::MAX;
 const INTERRUPT_UNSET: u32 = u32::MAX - 1;
+
+/// Runs a vCPU until it exits (api.rst, 4.10). VcpuFd::run would form a reference to all of `kvm_run`, of which another thread
+/// may store a byte.
+///
+/// # Errors
+/// The kernel's. `kvm_run` then says nothing about this exit.
+pub(super) fn run(vcpu: &VcpuFd) -> io::Result<()> {
+    // SAFETY: KVM_RUN has no argument; of our memory the kernel writes `kvm_run` only, to which no reference exists during the call.
+    match unsafe { ioctl(&vcpu.as_raw_fd(), KVM_RUN()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
 
 /// Drives the supervisor external interrupt of a vCPU. From any thread, and while the vCPU runs.
 ///

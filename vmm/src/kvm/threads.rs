@@ -4,6 +4,7 @@
 
 use std::ptr::NonNull;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, Builder};
 
 use devices::platform::bus::Bus;
@@ -29,7 +30,7 @@ pub(super) fn run(
     heard: impl Fn(Signal),
 ) -> Result<(), Error> {
     install_kick_handler()?;
-    let kicks: Vec<Kick> = vcpus.iter_mut().map(Kick::new).collect();
+    let kicks: Vec<Kick> = vcpus.iter().map(Kick::new).collect();
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for ((vcpu, kick), id) in vcpus.iter_mut().zip(&kicks).zip(0..) {
@@ -59,7 +60,8 @@ pub(super) fn run(
         }
         ending.wait(heard);
         for kick in &kicks {
-            // SAFETY: the vCPUs outlive this scope, and their threads are joined when `threads` is dropped at its end.
+            // SAFETY: the vCPUs outlive this scope. `threads` holds the handles until after this loop, so no thread is joined or
+            // detached before.
             unsafe { kick.out() };
         }
     });
@@ -69,19 +71,19 @@ pub(super) fn run(
 /// Brings a vCPU back from the guest, from another thread.
 struct Kick {
     /// In the kvm_run page: KVM looks at it on its way into the guest, so that a kick just before KVM_RUN is not lost.
-    immediate_exit: NonNull<u8>,
+    immediate_exit: NonNull<AtomicU8>,
     thread: OnceLock<Pthread>,
 }
 
-// SAFETY: `immediate_exit` is a byte of memory shared with the kernel, only ever stored to, volatile.
+// SAFETY: `immediate_exit` is atomic; who looks at it vouches that it is still mapped.
 unsafe impl Sync for Kick {}
 // SAFETY: as above.
 unsafe impl Send for Kick {}
 
 impl Kick {
-    fn new(vcpu: &mut KvmVcpu) -> Kick {
+    fn new(vcpu: &KvmVcpu) -> Kick {
         Kick {
-            immediate_exit: NonNull::from(vcpu.immediate_exit()),
+            immediate_exit: vcpu.immediate_exit(),
             thread: OnceLock::new(),
         }
     }
@@ -97,7 +99,7 @@ impl Kick {
     /// The vCPU still exists, and its thread, if it has arrived, is not yet joined.
     unsafe fn out(&self) {
         // SAFETY: the byte is mapped as long as the vCPU exists.
-        unsafe { self.immediate_exit.write_volatile(1) };
+        unsafe { self.immediate_exit.as_ref() }.store(1, Ordering::SeqCst);
         if let Some(&thread) = self.thread.get() {
             // Fails only for a thread that has ended, which is as good.
             let _ = pthread_kill(thread, KICK);

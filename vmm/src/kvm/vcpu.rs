@@ -4,11 +4,15 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU8;
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTR, KVM_EXIT_MMIO, KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI,
     KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    kvm_run__bindgen_ty_1 as Details,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use log::warn;
@@ -22,16 +26,22 @@ use crate::vcpu::{Exit, Vcpu};
 /// A vCPU; its id is its hart id.
 pub(super) struct KvmVcpu {
     fd: VcpuFd,
+    /// Mapped as long as `fd` is open. Never a reference to the whole: another thread may store `immediate_exit` at any time.
+    run: NonNull<kvm_run>,
     id: u32,
 }
 
+// SAFETY: `run` points to a mapping that belongs to `fd`, and so to this value, in whichever thread it is.
+unsafe impl Send for KvmVcpu {}
+
 impl KvmVcpu {
     pub(super) fn new(vm: &VmFd, id: u32) -> Result<KvmVcpu, Error> {
-        let fd = vm.create_vcpu(id.into()).map_err(|error| Error::Kvm {
+        let mut fd = vm.create_vcpu(id.into()).map_err(|error| Error::Kvm {
             what: format!("create vCPU {id}"),
             source: error.into(),
         })?;
-        Ok(KvmVcpu { fd, id })
+        let run = NonNull::from(fd.get_kvm_run());
+        Ok(KvmVcpu { fd, run, id })
     }
 
     /// A descriptor by which any thread may drive the hart's external interrupt.
@@ -86,8 +96,11 @@ impl KvmVcpu {
     }
 
     /// The byte at which KVM looks on its way into the guest: 1 turns it back.
-    pub(super) fn immediate_exit(&mut self) -> &mut u8 {
-        &mut self.fd.get_kvm_run().immediate_exit
+    /// It is mapped as long as the vCPU exists.
+    pub(super) fn immediate_exit(&self) -> NonNull<AtomicU8> {
+        let offset = offset_of!(kvm_run, immediate_exit);
+        // SAFETY: a field of the mapping.
+        unsafe { self.run.byte_add(offset) }.cast()
     }
 
     /// A load or store that KVM cannot emulate (misaligned, or by an instruction that it does not decode) comes as EIO or
@@ -104,27 +117,31 @@ impl KvmVcpu {
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> Result<Exit<'_>, Error> {
-        // What kvm-ioctls makes of the exit is not enough for us: see `decode`.
-        if let Err(error) = self.fd.run() {
-            return match error.errno() {
-                libc::EINTR | libc::EAGAIN => Ok(Exit::Interrupted),
-                libc::EIO | libc::EOPNOTSUPP => Ok(self.fault(&error.into())),
+        if let Err(source) = ext::run(&self.fd) {
+            return match source.raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN) => Ok(Exit::Interrupted),
+                Some(libc::EIO | libc::EOPNOTSUPP) => Ok(self.fault(&source)),
                 _ => Err(Error::Kvm {
                     what: format!("run vCPU {}", self.id),
-                    source: error.into(),
+                    source,
                 }),
             };
         }
-        decode(self.fd.get_kvm_run(), self.id)
+        let run = self.run.as_ptr();
+        // SAFETY: mapped, and KVM writes it in KVM_RUN only.
+        let reason = unsafe { (*run).exit_reason };
+        // SAFETY: the same; the only other field that anyone stores meanwhile, `immediate_exit`, is outside of it.
+        let details = unsafe { &mut (*run).__bindgen_anon_1 };
+        decode(reason, details, self.id)
     }
 }
 
-/// Why KVM_RUN returned (api.rst, 5). The arm is chosen by `exit_reason`, which says which member of the union holds.
-fn decode(run: &mut kvm_run, id: u32) -> Result<Exit<'_>, Error> {
-    match run.exit_reason {
+/// Why KVM_RUN returned (api.rst, 5). The arm is chosen by `reason`, which says which member of the union holds.
+fn decode(reason: u32, details: &mut Details, id: u32) -> Result<Exit<'_>, Error> {
+    match reason {
         KVM_EXIT_MMIO => {
             // SAFETY: the member that KVM filled in for KVM_EXIT_MMIO.
-            let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+            let mmio = unsafe { &mut details.mmio };
             let len = mmio.data.len().min(mmio.len as usize);
             let data = mmio.data.get_mut(..len).unwrap_or_default();
             Ok(match mmio.is_write {
@@ -134,7 +151,7 @@ fn decode(run: &mut kvm_run, id: u32) -> Result<Exit<'_>, Error> {
         }
         KVM_EXIT_RISCV_SBI => {
             // SAFETY: the member that KVM filled in for KVM_EXIT_RISCV_SBI.
-            let call = unsafe { &mut run.__bindgen_anon_1.riscv_sbi };
+            let call = unsafe { &mut details.riscv_sbi };
             Ok(Exit::Sbi(sbi::Call {
                 extension: call.extension_id,
                 function: call.function_id,
@@ -144,12 +161,12 @@ fn decode(run: &mut kvm_run, id: u32) -> Result<Exit<'_>, Error> {
         }
         KVM_EXIT_RISCV_CSR => {
             // SAFETY: the member that KVM filled in for KVM_EXIT_RISCV_CSR.
-            let access = unsafe { &mut run.__bindgen_anon_1.riscv_csr };
+            let access = unsafe { &mut details.riscv_csr };
             Ok(Exit::ReadCsr(access.csr_num, &mut access.ret_value))
         }
         KVM_EXIT_SYSTEM_EVENT => {
             // SAFETY: the member that KVM filled in for KVM_EXIT_SYSTEM_EVENT.
-            let event = unsafe { &run.__bindgen_anon_1.system_event };
+            let event = unsafe { &details.system_event };
             // SAFETY: on RISC-V both variants of the inner union begin with a u64: flags, or the first datum.
             let data = unsafe { event.__bindgen_anon_1.data };
             Ok(Exit::Ended(match (event.type_, data) {
@@ -162,11 +179,7 @@ fn decode(run: &mut kvm_run, id: u32) -> Result<Exit<'_>, Error> {
         KVM_EXIT_INTR => Ok(Exit::Interrupted),
         KVM_EXIT_FAIL_ENTRY => {
             // SAFETY: the member that KVM filled in for KVM_EXIT_FAIL_ENTRY.
-            let reason = unsafe {
-                run.__bindgen_anon_1
-                    .fail_entry
-                    .hardware_entry_failure_reason
-            };
+            let reason = unsafe { details.fail_entry.hardware_entry_failure_reason };
             Err(stuck(id, &format!("entry failure {reason:#x}")))
         }
         reason => Err(stuck(id, &format!("exit reason {reason}"))),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser};
 
-use vmm::cli::config;
+use vmm::cli::file;
 
 use crate::error::Error;
 use crate::ways::Clock;
@@ -173,7 +173,7 @@ pub fn command() -> Command {
 /// In one line, what is wrong.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Compare, Error> {
     let arguments = arguments.into_iter().collect();
-    let (arguments, config) = config::merge_for(command(), arguments, &NOT_HERE)?;
+    let (arguments, config) = file::merge_for(command(), arguments, &NOT_HERE)?;
     let refuse = |error| refuse(error, config.as_deref());
     let matches = command().try_get_matches_from(arguments).map_err(refuse)?;
     let mut compare = Compare::from_arg_matches(&matches).map_err(refuse)?;

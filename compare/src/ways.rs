@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vmm::cli::DiskOption;
+use vmm::config::Disk;
 
 use crate::cli::{Compare, Peer, text};
 use crate::error::Error;
@@ -229,7 +229,7 @@ fn moved(value: &str, path: &str) -> String {
     format!("{}{keys}", path.replace(',', ",,"))
 }
 
-fn check_copied(disk: &DiskOption) -> Result<(), Error> {
+fn check_copied(disk: &Disk) -> Result<(), Error> {
     match fs::metadata(&disk.path) {
         Ok(about) if about.is_file() => Ok(()),
         Ok(_) => Err(Error::Usage(format!(

@@ -6,7 +6,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
-use vmm::cli::{KernelFormat, KernelOption};
+use vmm::config::{self, KernelFormat};
 use vmm::layout::{self, FDT_MAX_SIZE, KERNEL_BASE, MIB};
 use vmm::loader::{Format, Kernel, place};
 
@@ -53,7 +53,7 @@ pub fn run(case: &[u8]) {
     nudge(&mut bytes, (*which).into(), *by as i8);
     let bytes = pack(how % 4, &bytes);
     let file = new_file(&bytes);
-    let option = KernelOption {
+    let option = config::Kernel {
         path: path(&file),
         format: FORMATS[usize::from(how / 64)],
     };

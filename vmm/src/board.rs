@@ -40,7 +40,7 @@ impl Devices {
             disks.push(device.shared_config());
             models.push(Box::new(device));
         }
-        if machine.rng {
+        if machine.config.rng {
             models.push(Box::new(Rng::default()));
         }
         Ok(Devices { models, disks })
@@ -69,11 +69,18 @@ impl<'a> Sizes<'a> {
         for (disk, config, transport) in &self.disks {
             match disk.length() {
                 Ok(bytes) if config.resize(bytes) => {
-                    info!("disk {:?} has {} sectors now", disk.path, config.capacity());
+                    info!(
+                        "disk {:?} has {} sectors now",
+                        disk.config.path,
+                        config.capacity()
+                    );
                     transport.config_changed();
                 }
                 Ok(_) => {}
-                Err(error) => warn!("cannot read the size of disk {:?}: {error}", disk.path),
+                Err(error) => warn!(
+                    "cannot read the size of disk {:?}: {error}",
+                    disk.config.path
+                ),
             }
         }
     }

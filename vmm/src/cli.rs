@@ -1,35 +1,28 @@
 //! The command line: `hartvisor run …`, `hartvisor vhost-user …`, `hartvisor compare …`, `hartvisor check`. The doc comments of the fields are the help texts.
 //!
-//! Only the form of the values is looked at here; whether they make a machine is [`crate::machine`]'s question.
+//! Only the form of the values is looked at here; whether they make a machine is for [`crate::config`] to say.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand};
 
+use crate::config::{self, Accel, Devices, Disk, Irqchip, Kernel, Memory, Port, Target};
 use crate::error::Error;
 use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
-use crate::layout::VIRTIO_SLOTS;
-use crate::port::Target;
-use crate::size;
+use crate::layout::MAX_CPUS;
 
-pub mod config;
-mod disk;
-mod kernel;
-mod port;
+pub mod file;
 mod rings;
 mod trace;
+mod values;
 mod vhost_user;
 
-pub use disk::{DiskFormat, DiskOption};
-pub use kernel::{KernelFormat, KernelOption};
-pub use port::PortOption;
 pub use rings::Rings;
 pub use trace::Trace;
-pub use vhost_user::{DeviceOption, VhostUser};
+pub use vhost_user::VhostUser;
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -62,6 +55,12 @@ Examples:
   hartvisor run --kernel guest --print-command
 
 At a terminal, Ctrl-a x leaves the guest, Ctrl-a h shows what else there is.";
+
+const DISK_HELP: &str = "\
+A disk image or block device; may be given up to 6 times (7 with --no-rng). A comma in FILE is written twice. Further keys:";
+
+const RESIZE_HELP: &str = "\
+After SIGUSR2 the sizes of all raw disks are looked at again, and the guest is told of new ones (KVM only)";
 
 /// A microVM monitor for RISC-V: boots a guest on KVM, or the same guest under QEMU where there is no RISC-V KVM.
 #[derive(Debug, Parser)]
@@ -113,9 +112,9 @@ pub struct Run {
     #[arg(
         long,
         value_name = "FILE[,format=FORMAT]",
-        value_parser = OsStringValueParser::new().try_map(|text| KernelOption::parse(&text))
+        value_parser = OsStringValueParser::new().try_map(|text| Kernel::parse(&text))
     )]
-    pub kernel: KernelOption,
+    pub kernel: Kernel,
 
     /// The initial RAM disk for the kernel
     #[arg(long, value_name = "FILE")]
@@ -145,6 +144,7 @@ pub struct Run {
         long,
         value_name = "N",
         default_value_t = 1,
+        value_parser = parse_cpus,
         allow_negative_numbers = true
     )]
     pub cpus: u32,
@@ -156,10 +156,10 @@ pub struct Run {
         long,
         value_name = "[size=]SIZE[,hugepages=on|off|auto][,prealloc][,shared]",
         default_value = "256M",
-        value_parser = MemoryOption::parse,
+        value_parser = Memory::parse,
         allow_hyphen_values = true
     )]
-    pub memory: MemoryOption,
+    pub memory: Memory,
 
     /// The interrupt controller: auto is KVM's AIA where it works, else a PLIC (under QEMU a PLIC)
     #[arg(long, value_enum, default_value_t = Irqchip::Auto)]
@@ -183,19 +183,14 @@ pub struct Run {
     )]
     pub sbi: Vec<Switch>,
 
-    /// A disk image or block device; may be given up to 6 times (7 with --no-rng). A comma in FILE is written twice.
-    /// Further keys: cache=writeback (the default) keeps writes in the host's cache until the guest flushes it,
-    /// cache=writethrough makes each durable (the guest may change that). direct=on goes past the host's cache. queues=N
-    /// is the number of queues, one a vCPU up to 16 otherwise. lock=off opens an image that another machine has open.
-    /// format=raw shows the bytes of what would else be taken for an image of another format; format=qcow2 insists on that
-    /// one (in builds that have it). After SIGUSR2 the sizes of all raw disks are looked at again, and the guest is told of new
-    /// ones (KVM only)
+    /// The disks.
     #[arg(
         long = "disk",
+        help = format!("{DISK_HELP} {} {RESIZE_HELP}", Disk::help()),
         value_name = "FILE[,readonly][,serial=TEXT][,KEY=VALUE]",
-        value_parser = OsStringValueParser::new().try_map(|text| DiskOption::parse(&text))
+        value_parser = OsStringValueParser::new().try_map(|text| Disk::parse(&text))
     )]
-    pub disks: Vec<DiskOption>,
+    pub disks: Vec<Disk>,
 
     /// Take options from a TOML or JSON file (by its extension, else by its content), under the same names: kernel = "Image",
     /// disk = ["a.img", "b.img,readonly"], print-command = true. What is given here overrides what the file says.
@@ -252,9 +247,9 @@ pub struct Run {
     #[arg(
         long = "port",
         value_name = "name=NAME,target=pty|file:PATH|socket:PATH|null",
-        value_parser = OsStringValueParser::new().try_map(|text| PortOption::parse(&text))
+        value_parser = OsStringValueParser::new().try_map(|text| Port::parse(&text))
     )]
-    pub ports: Vec<PortOption>,
+    pub ports: Vec<Port>,
 
     /// End when the guest reboots, with status 0, instead of starting it anew
     #[arg(long)]
@@ -273,112 +268,44 @@ pub struct Run {
     pub print_command: bool,
 }
 
-/// What runs the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Accel {
-    /// KVM where it is RISC-V and usable, else QEMU
-    Auto,
-    /// KVM, or an error
-    Kvm,
-    /// QEMU with its own CPU emulation (TCG)
-    Qemu,
-}
-
-/// Whose devices a guest under QEMU has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Devices {
-    /// Hartvisor's, as under KVM: they are served to QEMU (vhost-user)
-    Ours,
-    /// QEMU's own, for comparison
-    Qemu,
-}
-
-/// What takes the devices' interrupts to the harts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Irqchip {
-    /// The in-kernel AIA where KVM has one that works, else a PLIC
-    Auto,
-    /// The in-kernel AIA (APLIC and IMSIC), or an error
-    Aia,
-    /// A PLIC in user space, which every host can have
-    Plic,
-}
-
-/// Whether guest RAM comes from the host's huge pages (hugetlbfs).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HugePages {
-    /// All of it, or an error.
-    On,
-    /// Ordinary pages; the host may still make transparent huge pages of them.
-    #[default]
-    Off,
-    /// If enough are free.
-    Auto,
-}
-
-/// One `--memory` as given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryOption {
-    /// Bytes.
-    pub size: u64,
-    /// Huge pages of the host.
-    pub hugepages: HugePages,
-    /// All pages are taken from the host at the start.
-    pub prealloc: bool,
-    /// A file behind it, which other processes can map.
-    pub shared: bool,
-}
-
-impl MemoryOption {
-    /// Reads `[size=]SIZE[,hugepages=on|off|auto][,prealloc][,shared]`.
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(',');
-        let size = parts.next().unwrap_or_default();
-        let mut memory = MemoryOption {
-            size: size::parse(size.strip_prefix("size=").unwrap_or(size))?,
-            hugepages: HugePages::default(),
-            prealloc: false,
-            shared: false,
-        };
-        for part in parts {
-            match part {
-                "hugepages=on" => memory.hugepages = HugePages::On,
-                "hugepages=off" => memory.hugepages = HugePages::Off,
-                "hugepages=auto" => memory.hugepages = HugePages::Auto,
-                "prealloc" => memory.prealloc = true,
-                "shared" => memory.shared = true,
-                _ => {
-                    return Err(format!(
-                        "unknown key {part:?}, known are hugepages=on|off|auto, prealloc and shared"
-                    ));
-                }
-            }
-        }
-        Ok(memory)
-    }
-}
-
-/// Cuts at single commas; two commas in a row are one comma of the part.
-fn split_at_single_commas(text: &[u8]) -> Vec<OsString> {
-    let mut parts = vec![Vec::new()];
-    let mut bytes = text.iter().copied().peekable();
-    while let Some(byte) = bytes.next() {
-        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
-            parts.push(Vec::new());
-        } else if let Some(part) = parts.last_mut() {
-            part.push(byte);
+impl From<Run> for config::Run {
+    fn from(run: Run) -> Self {
+        config::Run {
+            machine: config::Machine {
+                kernel: run.kernel,
+                initrd: run.initrd,
+                cmdline: run.cmdline,
+                dtb: run.dtb,
+                cpus: run.cpus,
+                memory: run.memory,
+                irqchip: run.irqchip,
+                isa: run.isa,
+                sbi: run.sbi,
+                disks: run.disks,
+                rng: !run.no_rng,
+                console: run.console,
+                serial: run.serial,
+                ports: run.ports,
+                devices: run.devices,
+                no_reboot: run.no_reboot,
+            },
+            accel: run.accel,
+            dump_dtb: run.dump_dtb,
+            print_command: run.print_command,
+            pidfile: run.pidfile,
+            observe: config::Observe {
+                stats: run.stats,
+                trace: run.trace,
+                rings: run.rings,
+            },
         }
     }
-    parts.into_iter().map(OsString::from_vec).collect()
 }
 
-/// The other way round: `value` as a part of such a list, of ours or of QEMU's.
-pub(crate) fn double_commas(value: &OsStr) -> OsString {
-    let doubled = value.as_bytes().iter().flat_map(|byte| match byte {
-        b',' => b",,".as_slice(),
-        byte => std::slice::from_ref(byte),
-    });
-    OsString::from_vec(doubled.copied().collect())
+/// A number of vCPUs; whether a board can have so many is not asked here.
+fn parse_cpus(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| format!("expected a whole number from 1 to {MAX_CPUS}"))
 }
 
 /// What came of reading the command line.
@@ -392,7 +319,7 @@ pub enum Parsed {
 
 /// Reads the arguments, the program's own name first. Errors are one line, clap's usage paragraphs left out.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
-    let (arguments, config) = config::merge(arguments.into_iter().collect())?;
+    let (arguments, config) = file::merge(arguments.into_iter().collect())?;
     if let Some(run) = run_alone(&arguments) {
         return Ok(Parsed::Command(Command::Run(Box::new(run))));
     }
@@ -449,9 +376,6 @@ fn one_line(message: &str, help: &str) -> String {
         .collect::<Vec<_>>();
     format!("{} (see {help})", kept.join("; "))
 }
-
-/// How many `--disk` there can be at most: the console has the first virtio-mmio slot.
-pub const DISKS_MAX: usize = VIRTIO_SLOTS - 1;
 
 #[cfg(test)]
 #[path = "cli_test.rs"]

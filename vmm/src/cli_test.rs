@@ -1,12 +1,13 @@
 //! Reading the command line.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::*;
+use crate::config::{DiskFormat, HugePages};
 
-fn disk(text: &str) -> Result<DiskOption, String> {
-    DiskOption::parse(OsStr::new(text))
+fn disk(text: &str) -> Result<Disk, String> {
+    Disk::parse(OsStr::new(text))
 }
 
 fn run(arguments: &[&str]) -> Result<Run, String> {
@@ -46,10 +47,10 @@ fn a_command_line_may_begin_with_a_hyphen() {
 
 #[test]
 fn disk_options_are_read_in_any_order() {
-    let expected = DiskOption {
+    let expected = Disk {
         readonly: true,
         serial: Some("root disk".into()),
-        ..DiskOption::new("a.img".into())
+        ..Disk::new("a.img".into())
     };
     assert_eq!(
         disk("a.img,readonly,serial=root disk"),
@@ -66,9 +67,9 @@ fn doubled_commas_belong_to_the_name() {
     );
     assert_eq!(
         disk("a,,,readonly").unwrap(),
-        DiskOption {
+        Disk {
             readonly: true,
-            ..DiskOption::new("a,".into())
+            ..Disk::new("a,".into())
         }
     );
     assert_eq!(
@@ -81,11 +82,7 @@ fn doubled_commas_belong_to_the_name() {
 fn a_file_name_need_not_be_unicode() {
     let name = OsString::from_vec(b"\xff.img,readonly".to_vec());
     assert_eq!(
-        DiskOption::parse(&name)
-            .unwrap()
-            .path
-            .as_os_str()
-            .as_bytes(),
+        Disk::parse(&name).unwrap().path.as_os_str().as_bytes(),
         b"\xff.img"
     );
 }
@@ -100,23 +97,27 @@ fn a_serial_has_1_to_20_printable_characters() {
     );
     assert!(disk("d,serial=").unwrap_err().contains("1 to 20"));
     assert!(disk("d,serial=é").unwrap_err().contains("printable ASCII"));
-    assert!(disk("d,serial=a,serial=b").unwrap_err().contains("twice"));
+    for twice in ["d,serial=a,serial=b", "d,lock=off,lock=on"] {
+        assert!(disk(twice).unwrap_err().contains("twice"));
+    }
 }
 
 #[test]
 fn what_a_disk_does_is_said_by_keys() {
     assert_eq!(
         disk("d,cache=writethrough,direct=on,queues=3,lock=off,format=raw"),
-        Ok(DiskOption {
+        Ok(Disk {
             write_through: true,
             direct: true,
             queues: Some(3),
             lock: false,
             format: Some(DiskFormat::Raw),
-            ..DiskOption::new("d".into())
+            ..Disk::new("d".into())
         })
     );
-    let plain = Ok(DiskOption::new("d".into()));
+    let text = "a,,b,readonly,serial=x,,y,cache=writethrough,queues=3,lock=off,format=qcow2";
+    assert_eq!(disk(text).unwrap().text(), text);
+    let plain = Ok(Disk::new("d".into()));
     assert_eq!(disk("d,cache=writeback,direct=off,lock=on"), plain);
     for number in ["0", "17", "-1", "x", ""] {
         let error = disk(&format!("d,queues={number}")).unwrap_err();
@@ -144,6 +145,10 @@ fn usage_errors_are_one_line_with_the_value() {
     for (arguments, part) in [
         (&["--kernel", "k", "--memory", "lots"][..], "'lots'"),
         (&["--kernel", "k", "--cpus", "-1"], "'-1'"),
+        (
+            &["--kernel", "k", "--cpus", "two"],
+            "a whole number from 1 to 512",
+        ),
         (&["--kernel", "k", "--disk", "d,ro"], "\"ro\""),
         (&["--kernel", "k", "--accel", "xen"], "'xen'"),
         (&["--kernle", "k"], "'--kernle'"),

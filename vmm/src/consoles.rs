@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use devices::console::{Console, Window};
 use devices::transport::mmio::Mmio;
 
+use crate::config::Target;
 use crate::error::Error;
 use crate::machine::Machine;
-use crate::port::{Port, Target};
+use crate::port::Port;
 use crate::terminal::{self, Terminal, Watch};
 
 /// The far ends of the virtio console (`--console`), of its further ports (`--port`), and of the serial port and SBI
@@ -39,17 +40,18 @@ impl Consoles {
     ) -> Result<Consoles, Error> {
         let shown = Arc::new(Mutex::new(Weak::new()));
         let (mut window, mut watch) = (None, None);
-        if machine.console == Target::Stdio
+        let config = &machine.config;
+        if config.console == Target::Stdio
             && let Some((cols, rows)) = terminal::size()
         {
             let shared = Arc::new(Window::new(cols, rows).map_err(watching)?);
             window = Some(Arc::clone(&shared));
             watch = Some(watch_window(shared, Arc::clone(&shown))?);
         }
-        let console = Port::open("--console", "--console", &machine.console)?;
-        let serial = Port::open("--serial", "--serial", &machine.serial)?;
+        let console = Port::open("--console", "--console", &config.console)?;
+        let serial = Port::open("--serial", "--serial", &config.serial)?;
         let mut ports = Vec::new();
-        for port in &machine.ports {
+        for port in &config.ports {
             // None leads to the terminal.
             if let Some(open) = Port::open("--port", &port.label(), &port.target)? {
                 ports.push((port.name.clone(), open));

@@ -3,53 +3,44 @@
 mod format;
 mod lock;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use devices::block::{self, Block, Image, QUEUES_MAX};
 use log::warn;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::cli::{DISKS_MAX, DiskFormat, DiskOption, double_commas};
+use crate::config::{self, DiskFormat};
 use crate::error::Error;
 use crate::files;
 use crate::layout::VIRTIO_SLOTS;
 
+/// How many disks there can be at most: the console has the first virtio-mmio slot.
+const DISKS_MAX: usize = VIRTIO_SLOTS - 1;
+
 /// A disk image, or a block device of the host.
 #[derive(Debug)]
 pub struct Disk {
-    /// The path as the user gave it.
-    pub path: PathBuf,
+    /// What was asked for.
+    pub config: config::Disk,
     /// The open file: for reading and writing, or for reading when `readonly`.
     pub file: File,
     /// The disk's length in bytes when it was opened, a multiple of 512, not 0.
     pub size: u64,
-    /// The guest may not write.
-    pub readonly: bool,
-    /// What the guest reads as the serial number: 1 to 20 printable ASCII characters.
-    pub serial: Option<String>,
-    /// Every write is made durable before it completes.
-    pub write_through: bool,
-    /// `file` has O_DIRECT.
-    pub direct: bool,
     /// The number of queues.
     pub queues: u16,
-    /// Another machine that has it open is respected.
-    pub lock: bool,
     /// How `file` holds it.
     pub format: DiskFormat,
-    /// That was said, and is not only what it looks like.
-    pub insisted: bool,
 }
 
 /// Opens the disks of a machine with `cpus` vCPUs, in their order.
 ///
 /// # Errors
 /// There are too many, one is twice there, or one cannot serve.
-pub fn open(options: &[DiskOption], rng: bool, cpus: u32) -> Result<Vec<Disk>, Error> {
+pub fn open(configs: &[config::Disk], rng: bool, cpus: u32) -> Result<Vec<Disk>, Error> {
     let (limit, taken) = match rng {
         false => (DISKS_MAX, "the console takes one"),
         true => (
@@ -57,22 +48,24 @@ pub fn open(options: &[DiskOption], rng: bool, cpus: u32) -> Result<Vec<Disk>, E
             "the console and the random number generator (not with --no-rng) take one each",
         ),
     };
-    if options.len() > limit {
+    if configs.len() > limit {
         return Err(Error::TooManyDisks {
-            given: options.len(),
+            given: configs.len(),
             limit,
             slots: VIRTIO_SLOTS,
             taken,
         });
     }
     let mut disks: Vec<Disk> = Vec::new();
-    for option in options {
-        let disk = Disk::open(option, cpus)?;
+    for config in configs {
+        let disk = Disk::open(config, cpus)?;
         for other in &disks {
-            if !(disk.readonly && other.readonly) && disk.identity()? == other.identity()? {
+            if !(disk.config.readonly && other.config.readonly)
+                && disk.identity()? == other.identity()?
+            {
                 return Err(Error::DiskTwice {
-                    first: other.path.clone(),
-                    second: disk.path,
+                    first: other.config.path.clone(),
+                    second: disk.config.path,
                 });
             }
         }
@@ -86,42 +79,36 @@ impl Disk {
     ///
     /// # Errors
     /// It cannot serve.
-    pub(crate) fn open(option: &DiskOption, cpus: u32) -> Result<Disk, Error> {
-        let path = &option.path;
-        let file = files::open_disk(path, option.readonly)?;
-        let format = match option.format {
+    pub(crate) fn open(config: &config::Disk, cpus: u32) -> Result<Disk, Error> {
+        let path = &config.path;
+        let file = files::open_disk(path, config.readonly)?;
+        let format = match config.format {
             Some(format) => format,
             None => format::of(path, &file)?,
         };
-        if option.direct {
+        if config.direct {
             make_direct(&file).map_err(|source| Error::DiskDirect {
                 path: path.clone(),
                 source,
             })?;
         }
-        let one_a_vcpu = u16::try_from(cpus).map_or(QUEUES_MAX, |cpus| cpus.min(QUEUES_MAX));
+        let one_per_vcpu = u16::try_from(cpus).map_or(QUEUES_MAX, |cpus| cpus.min(QUEUES_MAX));
         let disk = Disk {
-            path: path.clone(),
             size: match format {
                 DiskFormat::Raw => length(&file).map_err(|source| unreadable(path, source))?,
                 DiskFormat::Qcow2 => format::qcow2_size(path, &file)?,
             },
             file,
-            readonly: option.readonly,
-            serial: option.serial.clone(),
-            write_through: option.write_through,
-            direct: option.direct,
-            queues: option.queues.unwrap_or(one_a_vcpu),
-            lock: option.lock,
+            queues: config.queues.unwrap_or(one_per_vcpu),
             format,
-            insisted: option.format.is_some(),
+            config: config.clone(),
         };
         disk.check_size()?;
         Ok(disk)
     }
 
     fn check_size(&self) -> Result<(), Error> {
-        let (path, size) = (self.path.clone(), self.size);
+        let (path, size) = (self.config.path.clone(), self.size);
         let multiple = match self.format {
             DiskFormat::Raw => block::granularity(&self.file),
             DiskFormat::Qcow2 => block::SECTOR,
@@ -140,36 +127,22 @@ impl Disk {
 
     /// It as the value of an option, such as `--disk`.
     pub(crate) fn option(&self) -> OsString {
-        let mut text = double_commas(self.path.as_os_str());
-        if let Some(serial) = &self.serial {
-            text.push(",serial=");
-            text.push(double_commas(OsStr::new(serial)));
+        let format = match self.format {
+            DiskFormat::Raw => self.config.format,
+            DiskFormat::Qcow2 => Some(self.format),
+        };
+        config::Disk {
+            queues: (self.queues > 1).then_some(self.queues),
+            format,
+            ..self.config.clone()
         }
-        for (said, key) in [
-            (self.readonly, ",readonly"),
-            (self.write_through, ",cache=writethrough"),
-            (self.direct, ",direct=on"),
-            (!self.lock, ",lock=off"),
-            (
-                self.insisted && self.format == DiskFormat::Raw,
-                ",format=raw",
-            ),
-            (self.format == DiskFormat::Qcow2, ",format=qcow2"),
-        ] {
-            if said {
-                text.push(key);
-            }
-        }
-        if self.queues > 1 {
-            text.push(format!(",queues={}", self.queues));
-        }
-        text
+        .text()
     }
 
     /// What tells one file of the host from another, whatever its names: device and inode, or the device it stands for.
     fn identity(&self) -> Result<(u64, u64), Error> {
         let metadata = self.file.metadata();
-        let metadata = metadata.map_err(|source| unreadable(&self.path, source))?;
+        let metadata = metadata.map_err(|source| unreadable(&self.config.path, source))?;
         Ok(if metadata.rdev() == 0 {
             (metadata.dev(), metadata.ino())
         } else {
@@ -183,17 +156,21 @@ impl Disk {
     /// # Errors
     /// Another machine has it.
     pub fn lock(&self) -> Result<(), Error> {
-        if !self.lock {
+        if !self.config.lock {
             return Ok(());
         }
-        match lock::take(&self.file, self.readonly) {
+        match lock::take(&self.file, self.config.readonly) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::DiskLocked {
-                path: self.path.clone(),
-                who: if self.readonly { "writes to" } else { "has" },
+                path: self.config.path.clone(),
+                who: if self.config.readonly {
+                    "writes to"
+                } else {
+                    "has"
+                },
             }),
             Err(error) => {
-                warn!("cannot lock disk {:?}: {error}", self.path);
+                warn!("cannot lock disk {:?}: {error}", self.config.path);
                 Ok(())
             }
         }
@@ -201,10 +178,10 @@ impl Disk {
 
     /// Gives the lock up, for another program to take it.
     pub(crate) fn unlock(&self) {
-        if self.lock
+        if self.config.lock
             && let Err(error) = lock::release(&self.file)
         {
-            warn!("cannot unlock disk {:?}: {error}", self.path);
+            warn!("cannot unlock disk {:?}: {error}", self.config.path);
         }
     }
 
@@ -214,16 +191,16 @@ impl Disk {
     /// The host has no file descriptor left, or cannot say the size.
     pub fn device(&self) -> io::Result<Block> {
         let options = block::Options {
-            readonly: self.readonly,
-            serial: self.serial.as_deref().unwrap_or_default(),
-            write_through: self.write_through,
+            readonly: self.config.readonly,
+            serial: self.config.serial.as_deref().unwrap_or_default(),
+            write_through: self.config.write_through,
             queues: self.queues,
-            name: &format!("disk {:?}", self.path),
+            name: &format!("disk {:?}", self.config.path),
         };
         let file = self.file.try_clone()?;
         let image = match self.format {
             DiskFormat::Raw => Image::raw(file),
-            DiskFormat::Qcow2 => format::qcow2(file, self.readonly)?,
+            DiskFormat::Qcow2 => format::qcow2(file, self.config.readonly)?,
         };
         let size = image.size()?;
         Ok(Block::of(image, size, &options))
@@ -252,7 +229,7 @@ fn make_direct(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn unreadable(path: &std::path::Path, source: io::Error) -> Error {
+fn unreadable(path: &Path, source: io::Error) -> Error {
     Error::Read {
         what: "disk",
         path: path.into(),

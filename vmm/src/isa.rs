@@ -1,5 +1,8 @@
 //! The ISA and SBI extensions that KVM knows by number, and what a user may say of them.
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
 /// Names of KVM's ISA extensions; the index is KVM's number (enum KVM_RISCV_ISA_EXT_ID). What a newer kernel adds behind
 /// the last is left unnamed, and so unseen by the guest.
 pub const ISA_EXTENSIONS: [&str; 71] = [
@@ -92,8 +95,9 @@ pub const SBI_EXTENSIONS: [&str; 12] = [
     "susp",
 ];
 
-/// One `EXT=on|off` of `--cpu` or `--sbi`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One `EXT=on|off` of `--cpu` or `--sbi`; as a serde value, this text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
 pub struct Switch {
     /// KVM's number of the extension.
     pub number: u64,
@@ -127,6 +131,38 @@ impl Switch {
             .ok_or_else(|| format!("unknown extension {name:?}, known are {}", names.join(" ")))?;
         Ok(Switch { number, name, on })
     }
+}
+
+impl From<Switch> for String {
+    fn from(switch: Switch) -> String {
+        let value = if switch.on { "on" } else { "off" };
+        format!("{}={value}", switch.name)
+    }
+}
+
+/// Reads a list of ISA extensions.
+///
+/// # Errors
+/// One is no text of this form.
+pub fn isa_switches<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Switch>, D::Error> {
+    switches(list, &ISA_EXTENSIONS)
+}
+
+/// Reads a list of SBI extensions.
+///
+/// # Errors
+/// One is no text of this form.
+pub fn sbi_switches<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Switch>, D::Error> {
+    switches(list, &SBI_EXTENSIONS)
+}
+
+fn switches<'de, D: Deserializer<'de>>(
+    list: D,
+    names: &'static [&'static str],
+) -> Result<Vec<Switch>, D::Error> {
+    let texts = Vec::<String>::deserialize(list)?;
+    let switches = texts.iter().map(|text| Switch::parse(text, names));
+    switches.collect::<Result<_, _>>().map_err(D::Error::custom)
 }
 
 #[cfg(test)]

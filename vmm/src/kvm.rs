@@ -72,7 +72,7 @@ pub fn run(machine: &Machine, observer: &Observer) -> Result<End, Error> {
     let consoles = Consoles::open(machine, move || leave.set(Ok(End::Left)))?;
     loop {
         boot(&kvm, machine, &consoles, &ending, observer)?;
-        if machine.no_reboot || !ending.forget_reboot() {
+        if machine.config.no_reboot || !ending.forget_reboot() {
             return ending.take();
         }
         info!("the guest reboots");
@@ -87,9 +87,9 @@ fn boot(
     ending: &Arc<Ending>,
     observer: &Observer,
 ) -> Result<(), Error> {
-    let hardware = vm::create(kvm, machine.cpus, machine.irqchip)?;
+    let hardware = vm::create(kvm, machine.config.cpus, machine.config.irqchip)?;
     cpu::configure(&hardware.vcpus, machine);
-    let ram = Arc::new(ram::map(&hardware.vm, &machine.backing)?);
+    let ram = Arc::new(ram::map(&hardware.vm, &machine.config.memory)?);
     // The VM ends in there and its memory here: while it is there, KVM follows each change of its memory page by page.
     live(
         machine,
@@ -215,8 +215,8 @@ fn device_tree(
     let describe = |vcpu| cpu::describe(vcpu, machine, irqchip);
     let harts: Vec<_> = vcpus.iter().map(describe).collect();
     fdt::build(&Board {
-        cmdline: &machine.cmdline,
-        memory: machine.memory,
+        cmdline: &machine.config.cmdline,
+        memory: machine.config.memory.size,
         harts: &harts,
         timebase,
         initrd: machine.placement.initrd.clone(),

@@ -1,9 +1,9 @@
 //! Hartvisor, a microVM monitor for RISC-V: boots a guest on Linux KVM, or the same guest under QEMU.
 //!
 //! ```text
-//!   main ── cli ─────────────────────────── the arguments, as values
+//!   main ── cli ── config ───────────────── the arguments; what they say, as plain values
 //!    │
-//!    ├── run ─┬─ machine ─┬─ loader ─ files   kernel, initrd, disks: opened, checked, placed
+//!    ├── run ─┬─ machine ─┬─ loader ─ files   what the values name: kernel, initrd, disks: opened, checked, placed
 //!    │        │           ├─ dtb              a device tree of the user's own
 //!    │        │           └─ layout           the address map
 //!    │        ├─ kvm ───────┬─ vcpu           the run loop: an exit in, an answer out
@@ -24,6 +24,7 @@
 pub mod board;
 pub mod check;
 pub mod cli;
+pub mod config;
 pub mod consoles;
 pub mod csr;
 pub mod disk;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::cli::{KernelFormat, KernelOption};
+use crate::config::{self, KernelFormat};
 use crate::error::Error;
 use crate::files;
 use crate::layout::{self, FDT_MAX_SIZE, KERNEL_BASE, LOW_END};
@@ -117,7 +117,7 @@ pub struct Placement {
 impl Kernel {
     /// Opens a kernel, recognises it by its content, unpacks it if it is compressed, to at most `memory` bytes, and checks
     /// its headers.
-    pub fn open(option: &KernelOption, memory: u64) -> Result<Kernel, Error> {
+    pub fn open(option: &config::Kernel, memory: u64) -> Result<Kernel, Error> {
         let path = option.path.as_path();
         let (file, length) = files::open_input("kernel", path)?;
         if option.format == KernelFormat::Raw {
@@ -149,7 +149,7 @@ impl Kernel {
     }
 
     fn parse(
-        option: &KernelOption,
+        option: &config::Kernel,
         file: File,
         length: u64,
         found: Found,

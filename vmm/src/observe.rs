@@ -10,7 +10,7 @@ use devices::virtio::VirtioDevice;
 use devices::watch::{Event, Watch};
 use devices::watched::{Watched, WatchedLine};
 
-use crate::cli;
+use crate::config;
 use crate::error::Error;
 use crate::machine::{End, Machine};
 use crate::rings::Recorder;
@@ -30,15 +30,15 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Those that `options` ask for, of a run of `machine`.
+    /// Those that are `wanted`, of a run of `machine`.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn new(options: &cli::Run, machine: &Machine) -> Result<Observer, Error> {
-        let stats = options.stats.as_deref();
-        let stats = stats.map(|target| Stats::new(target, machine.memory));
-        let rings = options.rings.as_deref().map(Recorder::new);
-        let trace = options.trace.as_deref().map(Trace::start).transpose()?;
+    pub fn new(wanted: &config::Observe, machine: &Machine) -> Result<Observer, Error> {
+        let stats = wanted.stats.as_deref();
+        let stats = stats.map(|target| Stats::new(target, machine.config.memory.size));
+        let rings = wanted.rings.as_deref().map(Recorder::new);
+        let trace = wanted.trace.as_deref().map(Trace::start).transpose()?;
         Ok(Observer {
             stats: stats.transpose()?,
             tracer: trace.as_ref().map(|trace| Arc::clone(trace.tracer())),

@@ -7,19 +7,17 @@
 //! ```
 //! A relay (a thread) lets clients come and go: what the guest writes while there is none is dropped.
 
-use std::ffi::OsStr;
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use devices::console::Link;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use crate::config::Target;
 use crate::error::Error;
 use crate::files;
 
@@ -32,67 +30,13 @@ use relay::Relay;
 /// Most bytes of a socket's path (sockaddr_un, a NUL beside them).
 const SOCKET_PATH_MAX: usize = 107;
 
-/// What `--console`, `--serial` or the target of `--port` names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Target {
-    /// Stdin and stdout.
-    #[default]
-    Stdio,
-    /// A new pseudo-terminal.
-    Pty,
-    /// A file, emptied first.
-    File(PathBuf),
-    /// A Unix socket that listens.
-    Socket(PathBuf),
-    /// Nothing.
-    Null,
-}
-
 impl Target {
-    /// Reads `stdio`, `pty`, `file:PATH`, `socket:PATH` or `null`.
-    ///
-    /// # Errors
-    /// What would be right.
-    pub fn parse(text: &OsStr) -> Result<Target, String> {
-        let bytes = text.as_bytes();
-        let path = |prefix: &[u8]| bytes.strip_prefix(prefix).map(OsStr::from_bytes);
-        match bytes {
-            b"stdio" => return Ok(Target::Stdio),
-            b"pty" => return Ok(Target::Pty),
-            b"null" => return Ok(Target::Null),
-            b"file:" | b"socket:" => return Err("the path is missing after the colon".to_owned()),
-            _ => {}
-        }
-        match (path(b"file:"), path(b"socket:")) {
-            (Some(path), _) => Ok(Target::File(path.into())),
-            (_, Some(path)) => Ok(Target::Socket(path.into())),
-            _ => Err("expected stdio, pty, file:PATH, socket:PATH or null".to_owned()),
-        }
-    }
-
     /// Looks whether it could be opened, and opens nothing; `option` is the option that names it.
     pub(crate) fn check(&self, option: &'static str) -> Result<(), Error> {
         match self {
             Target::Stdio | Target::Pty | Target::Null => Ok(()),
             Target::File(path) => check_file(option, path),
             Target::Socket(path) => check_socket(option, path),
-        }
-    }
-
-    /// Whether two consoles cannot both lead there.
-    pub(crate) fn conflicts(&self, other: &Target) -> bool {
-        matches!(self, Target::File(_) | Target::Socket(_)) && self == other
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Target::Stdio => out.write_str("stdio"),
-            Target::Pty => out.write_str("pty"),
-            Target::Null => out.write_str("null"),
-            Target::File(path) => write!(out, "file:{}", path.display()),
-            Target::Socket(path) => write!(out, "socket:{}", path.display()),
         }
     }
 }

@@ -3,34 +3,6 @@ use std::os::unix::net::UnixListener;
 
 use super::*;
 
-fn parse(text: &str) -> Result<Target, String> {
-    Target::parse(OsStr::new(text))
-}
-
-#[test]
-fn targets_are_read_as_they_are_written() {
-    for text in ["stdio", "pty", "null", "file:a b", "socket:/run/x:y,z"] {
-        assert_eq!(parse(text).unwrap().to_string(), text);
-    }
-    assert_eq!(parse("file:pty"), Ok(Target::File("pty".into())));
-}
-
-#[test]
-fn other_targets_are_refused_with_what_would_be_right() {
-    for text in ["", "tty", "STDIO", "file", "pty:1", "unix:/x"] {
-        assert!(
-            parse(text).unwrap_err().contains("stdio, pty, file:PATH"),
-            "{text}"
-        );
-    }
-    for text in ["file:", "socket:"] {
-        assert!(
-            parse(text).unwrap_err().contains("path is missing"),
-            "{text}"
-        );
-    }
-}
-
 #[test]
 fn a_fifo_that_nobody_reads_fills_up_and_does_not_block() {
     let folder = tempfile::tempdir().unwrap();

@@ -24,7 +24,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getppid};
 
-use crate::cli;
+use crate::config;
 use crate::error::Error;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::Observer;
@@ -54,14 +54,14 @@ pub fn run(machine: &Machine, observer: &Observer, why: Option<&str>) -> Result<
     if let Some(path) = &machine.dump_dtb {
         return dump::device_tree(machine, path).map(|()| End::PowerOff);
     }
-    match start(machine, observer, why, machine.devices) {
+    match start(machine, observer, why, machine.config.devices) {
         // A QEMU without them says so only when it is asked for one.
         Err(Error::QemuFailed { .. })
-            if machine.devices == cli::Devices::Ours && lacks_vhost_user() =>
+            if machine.config.devices == config::Devices::Ours && lacks_vhost_user() =>
         {
             warn!("this QEMU has no vhost-user: its own disks and random numbers take our place");
             machine.disks.iter().for_each(Disk::unlock);
-            start(machine, observer, None, cli::Devices::Qemu)
+            start(machine, observer, None, config::Devices::Qemu)
         }
         ended => ended,
     }
@@ -82,7 +82,7 @@ fn start(
     machine: &Machine,
     observer: &Observer,
     why: Option<&str>,
-    devices: cli::Devices,
+    devices: config::Devices,
 ) -> Result<End, Error> {
     // Blocked before QEMU exists, so that none is lost between.
     let mut signals = signals::block()?;
@@ -96,13 +96,13 @@ fn start(
     let (ours, theirs) =
         UnixStream::pair().map_err(|source| cannot("create a socket pair", source))?;
     let mut backends = match devices {
-        cli::Devices::Ours => Backends::start(machine, observer)?,
-        cli::Devices::Qemu => Backends::default(),
+        config::Devices::Ours => Backends::start(machine, observer)?,
+        config::Devices::Qemu => Backends::default(),
     };
     let addresses = backends.addresses();
     let devices = match devices {
-        cli::Devices::Ours => Devices::Ours(&addresses),
-        cli::Devices::Qemu => Devices::Qemu,
+        config::Devices::Ours => Devices::Ours(&addresses),
+        config::Devices::Qemu => Devices::Qemu,
     };
     let mut qemu = Running::start(machine, &devices, theirs.into())?;
     backends.inherited();

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 
-use crate::cli::{Accel, Devices, Run};
+use crate::config::{self, Accel, Devices};
 use crate::error::Error;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
@@ -12,33 +12,32 @@ use crate::observe::Observer;
 use crate::pidfile::PidFile;
 use crate::{qemu, signals};
 
-/// Runs the guest that `options` describe, to its end.
-pub fn run(options: &Run) -> Result<End, Error> {
-    if options.accel == Accel::Kvm && options.devices == Devices::Qemu {
+/// Runs the guest that `run` describes, to its end.
+///
+/// # Errors
+/// The machine cannot be had, or a system call failed.
+pub fn run(run: config::Run) -> Result<End, Error> {
+    if run.accel == Accel::Kvm && run.machine.devices == Devices::Qemu {
         let problem =
             "--devices qemu gives a guest QEMU's devices, there are none with --accel kvm";
         return Err(Error::Usage(problem.into()));
     }
-    let machine = Machine::new(options)?;
-    if options.print_command {
-        return print_command(&machine, options.accel);
+    let machine = Machine::new(run.machine, run.dump_dtb)?;
+    if run.print_command {
+        return print_command(&machine, run.accel);
     }
     let _pidfile = if machine.dump_dtb.is_some() {
         None
     } else {
         // Who reads the process id may use it at once: a signal must end the run in order from here on.
         signals::block()?;
-        options
-            .pidfile
-            .as_deref()
-            .map(PidFile::create)
-            .transpose()?
+        run.pidfile.as_deref().map(PidFile::create).transpose()?
     };
     if machine.dump_dtb.is_some() {
-        return accelerate(&machine, options.accel, &Observer::none());
+        return accelerate(&machine, run.accel, &Observer::none());
     }
-    let observer = Observer::new(options, &machine)?;
-    let end = accelerate(&machine, options.accel, &observer);
+    let observer = Observer::new(&run.observe, &machine)?;
+    let end = accelerate(&machine, run.accel, &observer);
     observer.finish(&end);
     end
 }
@@ -85,7 +84,7 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     if let Some(made) = made {
         log::warn!("the kernel is {made}, the file itself will not start");
     }
-    let mut text = match machine.devices {
+    let mut text = match machine.config.devices {
         Devices::Ours => ours(machine),
         Devices::Qemu => {
             let devices = qemu::Devices::Qemu;
@@ -112,7 +111,7 @@ fn ours(machine: &Machine) -> OsString {
         device.push(disk.option());
         devices.push((format!("hartvisor-disk{index}.sock"), device));
     }
-    if machine.rng {
+    if machine.config.rng {
         devices.push(("hartvisor-rng.sock".into(), "rng".into()));
     }
     let program = std::env::args_os().next();

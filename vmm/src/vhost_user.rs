@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::cli::{self, DeviceOption};
+use crate::config::{self, BackEnd};
 use crate::error::Error;
 use crate::machine::{Disk, End};
 use crate::signals;
@@ -32,20 +32,20 @@ use socket::Socket;
 ///
 /// # Errors
 /// The device or the socket cannot be had, or the device was lost.
-pub fn run(options: &cli::VhostUser) -> Result<End, Error> {
+pub fn run(options: &config::VhostUser) -> Result<End, Error> {
     // Before any thread exists, so that all of them leave the signals to this one.
     let signals = signals::block()?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags)
         .map_err(|errno| host("wait for signals", errno.into()))?;
     let device: Box<dyn VirtioDevice> = match &options.device {
-        DeviceOption::Block(disk) => {
+        BackEnd::Block(disk) => {
             // Who has the vCPUs is not known here; `queues` says how many the front end may take.
             let disk = Disk::open(disk, 1)?;
             disk.lock()?;
             Box::new(disk.device().map_err(|it| host("open a disk", it))?)
         }
-        DeviceOption::Rng => Box::new(Rng::default()),
+        BackEnd::Rng => Box::new(Rng::default()),
     };
     let service = Arc::new(VhostUser::new(device));
     let socket = Socket::listen(&options.socket)?;

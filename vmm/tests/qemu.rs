@@ -23,7 +23,7 @@ use tempfile::TempDir;
 mod pty;
 mod support;
 use pty::Pty;
-use vmm::cli::DiskOption;
+use vmm::config::Disk;
 
 use support::{Elf, fail_by_finisher, reboot, shutdown, wait};
 
@@ -285,9 +285,9 @@ fn an_image_that_we_have_is_refused_to_qemu_and_readers_share_it() {
         (true, false, false),
         (true, true, true),
     ] {
-        let option = DiskOption {
+        let option = Disk {
             readonly: ours,
-            ..DiskOption::new(image.clone())
+            ..Disk::new(image.clone())
         };
         let disks = vmm::disk::open(&[option], false, 1).unwrap();
         disks[0].lock().unwrap();
@@ -320,9 +320,9 @@ fn an_image_that_qemu_has_is_refused_to_us_and_readers_share_it() {
         let mut lines = BufReader::new(qemu.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains(FIRMWARE_DONE)));
         for readonly in [false, true] {
-            let option = DiskOption {
+            let option = Disk {
                 readonly,
-                ..DiskOption::new(image.clone())
+                ..Disk::new(image.clone())
             };
             let disks = vmm::disk::open(&[option], false, 1).unwrap();
             let both = readonly && !theirs.is_empty();

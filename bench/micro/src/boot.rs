@@ -25,7 +25,9 @@ pub(crate) fn cases() -> Vec<Case> {
     let Parsed::Command(Command::Run(options)) = cli::parse(words).unwrap() else {
         return Vec::new();
     };
-    let machine = Machine::new(&options).unwrap();
+    let config = vmm::config::Run::from(*options);
+    let kernel = config.machine.kernel.clone();
+    let machine = Machine::new(config.machine, None).unwrap();
     let ram = GuestMemoryMmap::from_ranges(&[(RAM, usize::try_from(MEMORY).unwrap())]).unwrap();
     let case = |name: &str, run| Case {
         name: name.to_owned(),
@@ -38,7 +40,7 @@ pub(crate) fn cases() -> Vec<Case> {
             Box::new(move || {
                 // The file lives as long as this closure.
                 black_box(&file);
-                let kernel = Kernel::open(&options.kernel, MEMORY).unwrap();
+                let kernel = Kernel::open(&kernel, MEMORY).unwrap();
                 black_box(loader::place(&kernel, None, MEMORY).unwrap());
             }),
         ),

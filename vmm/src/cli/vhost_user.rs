@@ -1,13 +1,11 @@
 //! `hartvisor vhost-user`.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use super::DiskOption;
+use crate::config::{self, BackEnd};
 
 const EXAMPLES: &str = "\
 Example, with QEMU as the front end (the guest's memory must be shared):
@@ -34,31 +32,21 @@ pub struct VhostUser {
     #[arg(
         long,
         value_name = "block,path=FILE[,readonly][,serial=TEXT]|rng",
-        value_parser = OsStringValueParser::new().try_map(|text| DeviceOption::parse(&text))
+        value_parser = OsStringValueParser::new().try_map(|text| BackEnd::parse(&text))
     )]
-    pub device: DeviceOption,
+    pub device: BackEnd,
 
     /// End when the first front end has disconnected
     #[arg(long)]
     pub once: bool,
 }
 
-/// One `--device` as given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeviceOption {
-    /// A disk.
-    Block(DiskOption),
-    /// A source of random numbers.
-    Rng,
-}
-
-impl DeviceOption {
-    /// Reads `rng`, or `block,path=` and what `--disk` takes.
-    fn parse(text: &OsStr) -> Result<Self, String> {
-        match text.as_bytes().strip_prefix(b"block,path=") {
-            Some(disk) => DiskOption::parse(OsStr::from_bytes(disk)).map(DeviceOption::Block),
-            None if text == "rng" => Ok(DeviceOption::Rng),
-            None => Err("expected block,path=FILE[,readonly][,serial=TEXT] or rng".into()),
+impl From<VhostUser> for config::VhostUser {
+    fn from(given: VhostUser) -> Self {
+        config::VhostUser {
+            socket: given.socket,
+            device: given.device,
+            once: given.once,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use devices::block::Image;
 
-use crate::cli::DiskFormat;
+use crate::config::DiskFormat;
 use crate::error::Error;
 
 /// How the formats begin that a user may take for a disk.

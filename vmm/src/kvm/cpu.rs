@@ -23,10 +23,12 @@ pub(super) fn configure(vcpus: &[KvmVcpu], machine: &Machine) {
             let _ = vcpu.set(register::SSTATEEN0, u64::MAX);
         }
         let isa = machine
+            .config
             .isa
             .iter()
             .map(|switch| (switch, register::isa_extension(switch.number)));
         let sbi = machine
+            .config
             .sbi
             .iter()
             .map(|switch| (switch, register::sbi_extension(switch.number)));
@@ -56,6 +58,7 @@ fn apply(vcpu: &KvmVcpu, switch: &Switch, id: u64, say: bool) {
 pub(super) fn describe(vcpu: &KvmVcpu, machine: &Machine, irqchip: Irqchip) -> Hart {
     let hidden = |name: &str| {
         let off = machine
+            .config
             .isa
             .iter()
             .any(|switch| switch.name == name && !switch.on);

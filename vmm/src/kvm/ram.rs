@@ -18,7 +18,7 @@ use vm_memory::{
 };
 
 use super::failed;
-use crate::cli::{HugePages, MemoryOption};
+use crate::config::{HugePages, Memory};
 use crate::error::Error;
 use crate::layout::{MEMORY_ALIGN, RAM_BASE};
 use crate::size;
@@ -30,7 +30,7 @@ pub(super) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 ///
 /// # Errors
 /// The host has not so much, or its KVM cannot address it.
-pub(super) fn map(vm: &VmFd, option: &MemoryOption) -> Result<GuestMemoryMmap, Error> {
+pub(super) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> {
     check_address_bits(vm, option.size)?;
     let wanted = match option.hugepages {
         HugePages::Off => map_pages(option, false),
@@ -75,7 +75,7 @@ fn check_address_bits(vm: &VmFd, size: u64) -> Result<(), Error> {
     }
 }
 
-fn map_pages(option: &MemoryOption, huge: bool) -> Result<MmapRegion, Error> {
+fn map_pages(option: &Memory, huge: bool) -> Result<MmapRegion, Error> {
     let refused = |source| Error::Host {
         what: format!("map {} of guest memory", size::show(option.size)),
         source,
@@ -128,7 +128,7 @@ fn shared_file(size: u64, huge: bool) -> io::Result<File> {
     Ok(file)
 }
 
-fn too_few(option: &MemoryOption, error: Error) -> Error {
+fn too_few(option: &Memory, error: Error) -> Error {
     let count = |name| {
         let text = fs::read_to_string(format!("{HUGE_PAGES}/{name}")).unwrap_or_default();
         text.trim().parse::<u64>().unwrap_or(0)

@@ -8,7 +8,7 @@ use log::warn;
 use super::aia::{Aia, Failed};
 use super::failed;
 use super::vcpu::KvmVcpu;
-use crate::cli::Irqchip;
+use crate::config::Irqchip;
 use crate::error::Error;
 
 /// What KVM made.

@@ -20,8 +20,8 @@ fn open(bytes: &[u8]) -> Result<Kernel, String> {
     Kernel::open(&auto(file.path()), 256 * MIB).map_err(|error| error.chain())
 }
 
-fn auto(path: &Path) -> KernelOption {
-    KernelOption {
+fn auto(path: &Path) -> config::Kernel {
+    config::Kernel {
         path: path.into(),
         format: KernelFormat::Auto,
     }

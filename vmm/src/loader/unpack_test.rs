@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use super::packed::{gzip, zboot, zstd};
 use super::support::{Elf, image};
 use super::{auto, open, two_segments};
-use crate::cli::{KernelFormat, KernelOption};
+use crate::config::{self, KernelFormat};
 use crate::error::Error;
 use crate::layout::{KERNEL_BASE, MIB};
 use crate::loader::{Format, Kernel};
@@ -190,7 +190,7 @@ fn a_format_asked_for_is_insisted_on() {
     let open = |bytes: &[u8], format| {
         std::fs::write(file.path(), bytes).unwrap();
         let path = file.path().into();
-        Kernel::open(&KernelOption { path, format }, 32 * MIB).map_err(|error| error.chain())
+        Kernel::open(&config::Kernel { path, format }, 32 * MIB).map_err(|error| error.chain())
     };
     let (elf, image) = (two_segments().bytes(), image(0x20_0000, 0x30_0000, 5000));
     assert!(open(&elf, KernelFormat::Elf).is_ok());

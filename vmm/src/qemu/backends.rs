@@ -34,7 +34,7 @@ impl Backends {
             let device = Box::new(device.map_err(|it| cannot("open a disk", it))?);
             backends.serve(observer.back_end(slot, device))?;
         }
-        if machine.rng {
+        if machine.config.rng {
             let slot = machine.disks.len() + 1;
             backends.serve(observer.back_end(slot, Box::new(Rng::default())))?;
         }

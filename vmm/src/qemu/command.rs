@@ -8,13 +8,12 @@ use std::path::Path;
 
 use devices::block;
 
-use crate::cli::{DiskFormat, Irqchip, double_commas};
+use crate::config::{DiskFormat, Irqchip, Target, double_commas};
 use crate::error::Error;
 use crate::isa::Switch;
 use crate::layout::KERNEL_BASE;
 use crate::loader::Format;
 use crate::machine::{Disk, Machine};
-use crate::port::Target;
 use crate::size;
 
 /// The environment variable that names another QEMU.
@@ -61,9 +60,9 @@ pub enum Devices<'a> {
 /// The arguments for a machine: the same devices in the same places as under KVM; `kernel` is the file to start.
 pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec<OsString> {
     let mut line = Line::default();
-    let memory = size::show(machine.memory);
+    let memory = size::show(machine.config.memory.size);
     // As under KVM, where an AIA is an APLIC in MSI mode with IMSICs; auto is QEMU's own default.
-    let mut board = match machine.irqchip {
+    let mut board = match machine.config.irqchip {
         Irqchip::Aia => "virt,aia=aplic-imsic",
         Irqchip::Auto | Irqchip::Plic => "virt",
     }
@@ -84,18 +83,18 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
         "-accel",
         "tcg",
         "-smp",
-        &machine.cpus.to_string(),
+        &machine.config.cpus.to_string(),
         "-m",
         &memory,
     ]);
-    if !machine.isa.is_empty() {
+    if !machine.config.isa.is_empty() {
         let switch = |it: &Switch| format!(",{}={}", it.name, it.on);
-        let switches: String = machine.isa.iter().map(switch).collect();
+        let switches: String = machine.config.isa.iter().map(switch).collect();
         line.add(["-cpu", &format!("rv64{switches}")]);
     }
     // Only what is named here, no window.
     line.add(["-nodefaults", "-no-user-config", "-display", "none"]);
-    if machine.no_reboot {
+    if machine.config.no_reboot {
         line.add(["-no-reboot"]);
     }
     // Virtio 1, not the legacy interface that QEMU's virtio-mmio shows otherwise.
@@ -108,8 +107,8 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
     if let Some(dtb) = &machine.dtb {
         line.add([OsStr::new("-dtb"), dtb.path.as_os_str()]);
     }
-    if !machine.cmdline.is_empty() {
-        line.add(["-append", &machine.cmdline]);
+    if !machine.config.cmdline.is_empty() {
+        line.add(["-append", &machine.config.cmdline]);
     }
     // QEMU lists the slots backwards in its device tree. So the first disk goes into the highest slot, and a guest that
     // numbers disks as it finds them (/dev/vda, …) numbers them alike here and under KVM.
@@ -126,12 +125,12 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
     }
     let slot = machine.disks.len() + 1;
     match ours.get(machine.disks.len()) {
-        Some(address) if machine.rng => {
+        Some(address) if machine.config.rng => {
             line.socket("rng", address);
             let device = format!("vhost-user-rng,chardev=rng,bus=virtio-mmio-bus.{slot}");
             line.add(["-device", &device]);
         }
-        _ if machine.rng => {
+        _ if machine.config.rng => {
             let device = format!("virtio-rng-device,rng=rng,bus=virtio-mmio-bus.{slot}");
             line.add(["-object", "rng-builtin,id=rng", "-device", &device]);
         }
@@ -171,8 +170,8 @@ impl Line {
     /// The virtio console, the serial port (which is the firmware's, too) and what they lead to. Where both are the
     /// terminal, Ctrl-a c changes which of them has the keys.
     fn consoles(&mut self, machine: &Machine) {
-        self.chardev("console", &machine.console);
-        let serial = match (&machine.console, &machine.serial) {
+        self.chardev("console", &machine.config.console);
+        let serial = match (&machine.config.console, &machine.config.serial) {
             (Target::Stdio, Target::Stdio) => "console",
             (_, serial) => {
                 self.chardev("serial", serial);
@@ -187,7 +186,7 @@ impl Line {
             "-device",
             "virtconsole,chardev=console",
         ]);
-        for (index, port) in machine.ports.iter().enumerate() {
+        for (index, port) in machine.config.ports.iter().enumerate() {
             let id = format!("port{index}");
             // QEMU's own null counts as nobody there, for whom a writer in the guest would wait.
             match &port.target {
@@ -239,26 +238,34 @@ impl Line {
             .metadata()
             .is_ok_and(|metadata| metadata.file_type().is_block_device());
         let driver = if block_device { "host_device" } else { "file" };
-        let readonly = if disk.readonly { "on" } else { "off" };
+        let readonly = if disk.config.readonly { "on" } else { "off" };
         let format = match disk.format {
             DiskFormat::Raw => "raw",
             DiskFormat::Qcow2 => "qcow2",
         };
         // Not -drive file=: there a name such as nbd:a would be a protocol.
-        let direct = if disk.direct { ",cache.direct=on" } else { "" };
-        let locking = if disk.lock { "" } else { ",file.locking=off" };
+        let direct = if disk.config.direct {
+            ",cache.direct=on"
+        } else {
+            ""
+        };
+        let locking = if disk.config.lock {
+            ""
+        } else {
+            ",file.locking=off"
+        };
         let mut blockdev = OsString::from(format!(
             "driver={format},node-name=disk{index},read-only={readonly},discard=unmap{direct}{locking},file.driver={driver},file.filename="
         ));
-        blockdev.push(double_commas(disk.path.as_os_str()));
+        blockdev.push(double_commas(disk.config.path.as_os_str()));
         let mut device = OsString::from(format!(
             "virtio-blk-device,drive=disk{index},bus=virtio-mmio-bus.{slot}"
         ));
-        if let Some(serial) = &disk.serial {
+        if let Some(serial) = &disk.config.serial {
             device.push(",serial=");
             device.push(double_commas(OsStr::new(serial)));
         }
-        if disk.write_through {
+        if disk.config.write_through {
             device.push(",write-cache=off");
         }
         if disk.queues > 1 {

@@ -9,7 +9,7 @@ use nix::unistd::mkdtemp;
 use super::command::{Devices, arguments, program};
 use super::kernel::Startable;
 use super::{cannot, inherit, not_started};
-use crate::cli::double_commas;
+use crate::config::double_commas;
 use crate::dtb;
 use crate::error::Error;
 use crate::machine::Machine;

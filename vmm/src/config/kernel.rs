@@ -1,24 +1,29 @@
-//! `--kernel FILE[,format=FORMAT]`.
+//! The kernel: `--kernel FILE[,format=FORMAT]`.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::split_at_single_commas;
+use serde::{Deserialize, Serialize};
 
-/// `--kernel` as given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelOption {
+use super::keys::split_at_single_commas;
+
+/// A kernel as given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Kernel {
     /// The file.
     pub path: PathBuf,
     /// What it is to be taken for.
+    #[serde(default)]
     pub format: KernelFormat,
 }
 
 /// What a kernel file is to be taken for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KernelFormat {
     /// What its content shows it to be.
+    #[default]
     Auto,
     /// An ELF, plain or packed, and nothing else.
     Elf,
@@ -28,10 +33,13 @@ pub enum KernelFormat {
     Raw,
 }
 
-impl KernelOption {
+impl Kernel {
     /// Reads `FILE[,format=FORMAT]`, a doubled comma being one that belongs to FILE.
-    pub(super) fn parse(text: &OsStr) -> Result<Self, String> {
-        let mut parts = split_at_single_commas(text.as_bytes()).into_iter();
+    ///
+    /// # Errors
+    /// The text names no kernel; the message says what would.
+    pub fn parse(text: &OsStr) -> Result<Self, String> {
+        let mut parts = split_at_single_commas(text).into_iter();
         let path = PathBuf::from(parts.next().unwrap_or_default());
         if path.as_os_str().is_empty() {
             return Err("the file name is missing, expected FILE[,format=FORMAT]".into());
@@ -48,7 +56,7 @@ impl KernelOption {
                 return Err("format is given twice".into());
             }
         }
-        Ok(KernelOption {
+        Ok(Kernel {
             path,
             format: format.unwrap_or(KernelFormat::Auto),
         })
@@ -77,7 +85,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<(PathBuf, KernelFormat), String> {
-        KernelOption::parse(OsStr::new(text)).map(|option| (option.path, option.format))
+        Kernel::parse(OsStr::new(text)).map(|option| (option.path, option.format))
     }
 
     #[test]

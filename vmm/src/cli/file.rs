@@ -218,5 +218,5 @@ impl<'de> Deserialize<'de> for Entries {
 }
 
 #[cfg(test)]
-#[path = "config_test.rs"]
+#[path = "file_test.rs"]
 mod tests;

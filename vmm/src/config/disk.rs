@@ -1,0 +1,213 @@
+//! A disk: `--disk FILE[,KEY[=VALUE]]…`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use devices::block::{QUEUES_MAX, SERIAL_MAX};
+use serde::{Deserialize, Serialize};
+
+use super::keys::{self, Key, Wrong, double_commas, split_at_single_commas};
+
+/// A disk as given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Disk {
+    /// The image, or a block device.
+    pub path: PathBuf,
+    /// The guest may not write.
+    #[serde(default)]
+    pub readonly: bool,
+    /// What the guest reads as the serial number: 1 to 20 printable ASCII characters.
+    #[serde(default)]
+    pub serial: Option<String>,
+    /// Every write is made durable before it completes.
+    #[serde(default)]
+    pub write_through: bool,
+    /// Past the host's page cache (O_DIRECT).
+    #[serde(default)]
+    pub direct: bool,
+    /// The number of queues: 1 to 16.
+    #[serde(default)]
+    pub queues: Option<u16>,
+    /// Another machine that has the image open is respected.
+    #[serde(default = "super::yes")]
+    pub lock: bool,
+    /// What the image is, whatever it looks like.
+    #[serde(default)]
+    pub format: Option<DiskFormat>,
+}
+
+/// How an image holds a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// Byte for byte.
+    Raw,
+    /// As QEMU's own format, which builds with the feature `qcow2` have.
+    Qcow2,
+}
+
+/// The keys. A new one is a field above, a row here, and its use.
+const KEYS: [Key<Disk>; 7] = [
+    Key {
+        form: "readonly",
+        help: "",
+        set: |disk, value| match value {
+            None => {
+                disk.readonly = true;
+                Ok(())
+            }
+            Some(_) => Err(Wrong::Form),
+        },
+        text: |disk| disk.readonly.then(|| "readonly".into()),
+    },
+    Key {
+        form: "serial=TEXT",
+        help: "",
+        set: |disk, value| {
+            disk.serial = Some(value.ok_or(Wrong::Form)?.into());
+            Ok(())
+        },
+        text: |disk| Some(format!("serial={}", disk.serial.as_deref()?)),
+    },
+    Key {
+        form: "cache=writeback|writethrough",
+        help: "cache=writeback (the default) keeps writes in the host's cache until the guest flushes it, \
+               cache=writethrough makes each durable (the guest may change that).",
+        set: |disk, value| {
+            let values = [("writeback", false), ("writethrough", true)];
+            disk.write_through = choice(value, values)?;
+            Ok(())
+        },
+        text: |disk| disk.write_through.then(|| "cache=writethrough".into()),
+    },
+    Key {
+        form: "direct=on|off",
+        help: "direct=on goes past the host's cache.",
+        set: |disk, value| {
+            disk.direct = choice(value, SWITCH)?;
+            Ok(())
+        },
+        text: |disk| disk.direct.then(|| "direct=on".into()),
+    },
+    Key {
+        form: "queues=N",
+        help: "queues=N is the number of queues, one per vCPU up to 16 otherwise.",
+        set: |disk, value| {
+            let text = value.ok_or(Wrong::Form)?;
+            let queues = text.parse().map_err(|_| Wrong::Because(queues(text)))?;
+            disk.queues = Some(queues);
+            Ok(())
+        },
+        text: |disk| Some(format!("queues={}", disk.queues?)),
+    },
+    Key {
+        form: "lock=on|off",
+        help: "lock=off opens an image that another machine has open.",
+        set: |disk, value| {
+            disk.lock = choice(value, SWITCH)?;
+            Ok(())
+        },
+        text: |disk| (!disk.lock).then(|| "lock=off".into()),
+    },
+    Key {
+        form: "format=raw|qcow2",
+        help: "format=raw shows the bytes of what would else be taken for an image of another format; \
+               format=qcow2 insists on that one (in builds that have it).",
+        set: |disk, value| {
+            let values = [("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
+            disk.format = Some(choice(value, values)?);
+            Ok(())
+        },
+        text: |disk| {
+            Some(match disk.format? {
+                DiskFormat::Raw => "format=raw".into(),
+                DiskFormat::Qcow2 => "format=qcow2".into(),
+            })
+        },
+    },
+];
+
+const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
+
+fn choice<T, const N: usize>(value: Option<&str>, values: [(&str, T); N]) -> Result<T, Wrong> {
+    let given = value.ok_or(Wrong::Form)?;
+    let mut values = values.into_iter();
+    let found = values.find(|(name, _)| *name == given);
+    found.map(|(_, value)| value).ok_or(Wrong::Value)
+}
+
+impl Disk {
+    /// The file with nothing else said.
+    pub fn new(path: PathBuf) -> Self {
+        Disk {
+            path,
+            readonly: false,
+            serial: None,
+            write_through: false,
+            direct: false,
+            queues: None,
+            lock: true,
+            format: None,
+        }
+    }
+
+    /// Reads `FILE[,KEY[=VALUE]]…`, a doubled comma being one that belongs to a part.
+    ///
+    /// # Errors
+    /// The text names no disk; the message says what would.
+    pub fn parse(text: &OsStr) -> Result<Self, String> {
+        let mut parts = split_at_single_commas(text).into_iter();
+        let path = PathBuf::from(parts.next().unwrap_or_default());
+        if path.as_os_str().is_empty() {
+            return Err("the file name is missing, expected FILE[,readonly][,serial=TEXT]".into());
+        }
+        let mut disk = Disk::new(path);
+        keys::set(&KEYS, &mut disk, parts)?;
+        disk.check()?;
+        Ok(disk)
+    }
+
+    /// What [`Disk::parse`] reads as this disk.
+    pub fn text(&self) -> OsString {
+        let mut text = double_commas(self.path.as_os_str());
+        text.push(keys::text(&KEYS, self));
+        text
+    }
+
+    /// What the keys do, for `--help`.
+    pub fn help() -> String {
+        keys::help(&KEYS)
+    }
+
+    /// Whether the values are such as a disk can have.
+    ///
+    /// # Errors
+    /// One is not; the message says what would be right.
+    pub fn check(&self) -> Result<(), String> {
+        let range = 1..=QUEUES_MAX;
+        if let Some(number) = self.queues.filter(|number| !range.contains(number)) {
+            return Err(queues(&number.to_string()));
+        }
+        self.serial.as_deref().map_or(Ok(()), check_serial)
+    }
+}
+
+fn queues(given: &str) -> String {
+    format!("queues {given:?}, expected 1 to {QUEUES_MAX}")
+}
+
+fn check_serial(serial: &str) -> Result<(), String> {
+    let printable = serial
+        .bytes()
+        .all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    match serial.len() {
+        1..=SERIAL_MAX if printable => Ok(()),
+        0..=SERIAL_MAX => Err(format!(
+            "serial {serial:?}, expected 1 to {SERIAL_MAX} printable ASCII characters"
+        )),
+        length => Err(format!(
+            "serial {serial:?} has {length} bytes, at most {SERIAL_MAX} are possible"
+        )),
+    }
+}

@@ -1,0 +1,126 @@
+//! Values whose text form is a list: `FILE,KEY=VALUE,…`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// Cuts at single commas; two commas in a row are one comma of the part.
+pub(super) fn split_at_single_commas(text: &OsStr) -> Vec<OsString> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = text.as_bytes().iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
+            parts.push(Vec::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push(byte);
+        }
+    }
+    parts.into_iter().map(OsString::from_vec).collect()
+}
+
+/// The other way round: `value` as a part of such a list, of ours or of QEMU's.
+pub fn double_commas(value: &OsStr) -> OsString {
+    let doubled = value.as_bytes().iter().flat_map(|byte| match byte {
+        b',' => b",,".as_slice(),
+        byte => std::slice::from_ref(byte),
+    });
+    OsString::from_vec(doubled.copied().collect())
+}
+
+/// A key of a list: all that reading, writing and describing it need.
+pub(super) struct Key<T> {
+    /// As it is to be written: `readonly`, `queues=N`.
+    pub(super) form: &'static str,
+    /// What it does, a sentence for `--help`; empty where the value's own help says it.
+    pub(super) help: &'static str,
+    /// Sets it to `VALUE` of `KEY=VALUE`, if there is one.
+    pub(super) set: fn(&mut T, Option<&str>) -> Result<(), Wrong>,
+    /// It as part of a list, unless it has its default.
+    pub(super) text: fn(&T) -> Option<String>,
+}
+
+/// Why a key cannot be set.
+pub(super) enum Wrong {
+    /// It takes no value, or needs one.
+    Form,
+    /// The value is none that it can have.
+    Value,
+    /// This.
+    Because(String),
+}
+
+impl<T> Key<T> {
+    fn name(&self) -> &'static str {
+        self.form.split('=').next().unwrap_or_default()
+    }
+}
+
+/// Sets the keys of `value` that `parts` name.
+///
+/// # Errors
+/// A part names no key, or gives it twice or a value that it cannot have.
+pub(super) fn set<T>(
+    keys: &[Key<T>],
+    value: &mut T,
+    parts: impl IntoIterator<Item = OsString>,
+) -> Result<(), String> {
+    let mut given = Vec::new();
+    for part in parts {
+        let part = part.to_string_lossy();
+        let (name, text) = match part.split_once('=') {
+            Some((name, text)) => (name, Some(text)),
+            None => (&*part, None),
+        };
+        let known = || forms(keys);
+        let unknown = || {
+            format!(
+                "unknown key {part:?}, known are {} (a comma in the file name is written twice)",
+                known()
+            )
+        };
+        let key = keys.iter().find(|key| key.name() == name);
+        let key = key.ok_or_else(unknown)?;
+        if given.contains(&key.name()) {
+            return Err(format!("{name} is given twice"));
+        }
+        given.push(key.name());
+        (key.set)(value, text).map_err(|wrong| match wrong {
+            Wrong::Form => unknown(),
+            Wrong::Value => format!(
+                "{name} cannot be {:?}, known are {}",
+                text.unwrap_or_default(),
+                known()
+            ),
+            Wrong::Because(why) => why,
+        })?;
+    }
+    Ok(())
+}
+
+/// `value`'s keys that have not their defaults, each behind a comma.
+pub(super) fn text<T>(keys: &[Key<T>], value: &T) -> OsString {
+    let mut text = OsString::new();
+    for part in keys.iter().filter_map(|key| (key.text)(value)) {
+        text.push(",");
+        text.push(double_commas(OsStr::new(&part)));
+    }
+    text
+}
+
+/// How the keys are written, for messages.
+fn forms<T>(keys: &[Key<T>]) -> String {
+    match keys {
+        [] => String::new(),
+        [only] => only.form.to_owned(),
+        [first @ .., last] => {
+            let first: Vec<_> = first.iter().map(|key| key.form).collect();
+            format!("{} and {}", first.join(", "), last.form)
+        }
+    }
+}
+
+/// What the keys do, for `--help`.
+pub(super) fn help<T>(keys: &[Key<T>]) -> String {
+    let said = keys.iter().filter(|key| !key.help.is_empty());
+    let said: Vec<_> = said.map(|key| key.help).collect();
+    said.join(" ")
+}

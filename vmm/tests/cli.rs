@@ -310,7 +310,7 @@ fn direct_io_is_asked_for_where_the_file_has_it() {
         (
             "ours",
             &[
-                "block,path=image,cache=writethrough,direct=on,lock=off,queues=2 &\n",
+                "block,path=image,cache=writethrough,direct=on,queues=2,lock=off &\n",
                 ",num-queues=2,",
             ],
         ),

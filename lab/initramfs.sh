@@ -16,7 +16,7 @@ base_initramfs() {
     mkdir -p "$work"/{bin,lab} "$modules"
     cp "$lab/init" "$work/init"
     cp "$lab/session" "$work/lab/session"
-    cp "$host/busybox" "$work/bin/busybox"
+    cp "$lab/cache/host/busybox" "$work/bin/busybox"
     # What "#!/bin/sh" of /init means; the other names are made at the start.
     ln -s busybox "$work/bin/sh"
     cp "$host"/modules/* "$modules"

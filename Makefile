@@ -18,6 +18,15 @@ CYCLES ?= 100
 SHELL  := /bin/bash
 # Has cargo run RISC-V programs in the emulated host.
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
+# The tests, as lab/suite takes them. Each command runs to its end, whatever fails.
+UNITS := 'unit tests: cargo test --no-fail-fast --workspace --exclude micro --features vmm/qcow2' \
+	'unit tests on RISC-V: $(IN_LAB) lab/cargo test --no-fail-fast --target $(LINUX) --package devices --package vmm --lib --features vmm/e2e' \
+	'interleavings: $(MAKE) --no-print-directory interleavings'
+E2E   := 'end to end: cargo test --no-fail-fast --package vmm --features e2e --test "*"' \
+	'compare: cargo test --no-fail-fast --package compare --features e2e --test program'
+FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features full --test "*"' \
+	'compare: cargo test --no-fail-fast --package compare --features full --tests' \
+	'book: $(MAKE) --no-print-directory test-docs'
 
 .DEFAULT_GOAL := all
 .PHONY: all setup run qemu test test-full compare compare-build man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
@@ -43,20 +52,16 @@ qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE
 		-drive file=$(DISK),format=raw,if=none,id=disk \
 		-device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk
 
-test: all units ## unit tests, then the end-to-end tests in the emulated host and under QEMU
-	cargo test --package vmm --features e2e --tests
-	cargo test --package compare --features e2e --test program
+test: all ## unit tests, then the end-to-end tests in the emulated host and under QEMU; at last a table of what failed
+	@lab/suite $(UNITS) $(E2E)
 
-test-full: compare-build units ## as test, and the long ones: Debian with systemd, its next kernel, a page in Chromium (all fetched first)
+test-full: compare-build ## as test, and the long ones: Debian with systemd, its next kernel, a page in Chromium (all fetched first)
 	lab/fetch
 	lab/cargo build --release --target $(LINUX) --package vmm --features qcow2 --target-dir $(TARGET)/qcow2
-	cargo test --package vmm --features full --test '*'
-	$(MAKE) test-docs
-	cargo test --package compare --features full --test browser
+	@lab/suite $(UNITS) $(FULL)
 
-units: setup interleavings ## unit tests, on this machine and as a RISC-V build in the emulated host
-	cargo test --workspace --exclude micro --features vmm/qcow2
-	$(IN_LAB) lab/cargo test --target $(LINUX) --package devices --package vmm --lib --features vmm/e2e
+units: setup ## unit tests, on this machine and as a RISC-V build in the emulated host, and interleavings
+	@lab/suite $(UNITS)
 
 interleavings: ## queue and interrupt in every order of loads and stores that may be (some 10 s)
 	RUSTFLAGS="--cfg loom" cargo test --package devices --lib --target-dir $(TARGET)/loom interleavings
@@ -123,9 +128,10 @@ check: setup ## formatting, lints on every target, documentation, scripts
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --package bench --all-targets -- -D warnings
 	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage} bench/{compare,instructions} fuzz/run .ci/run
+	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage,suite} bench/{compare,instructions} fuzz/run .ci/run
 	perl -wc lab/stream
 	perl -wc lab/record
+	perl -wc lab/timer
 
 lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH
 	@lab/run

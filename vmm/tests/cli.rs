@@ -19,6 +19,7 @@ use flate2::write::GzEncoder;
 #[path = "support/folder.rs"]
 mod folder;
 mod support;
+use folder::program::output;
 use folder::{Folder, KERNEL, expect};
 use support::{Elf, image, shutdown};
 
@@ -515,11 +516,8 @@ fn a_program_that_is_no_qemu_is_our_failure() {
     let folder = Folder::new();
     let run = |qemu: &str| {
         let mut command = folder.command();
-        command
-            .env("HARTVISOR_QEMU", qemu)
-            .args(["run", "--kernel", "kernel", "--accel", "qemu"])
-            .output()
-            .unwrap()
+        command.env("HARTVISOR_QEMU", qemu);
+        output(command.args(["run", "--kernel", "kernel", "--accel", "qemu"]))
     };
     expect(&run("false"), 4, &["false failed with exit status: 1"]);
     expect(&run("/"), 4, &["cannot start /"]);
@@ -542,7 +540,7 @@ fn a_qemu_without_vhost_user_brings_its_own_devices() {
         .env("HARTVISOR_QEMU", &qemu)
         .args(["run", "--accel"]);
     command.args(["qemu", "--kernel", "kernel", "--disk", "disk"]);
-    let output = command.output().unwrap();
+    let output = output(&command);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{text}");
     let (warning, end) = text.split_once('\n').unwrap();
@@ -606,21 +604,13 @@ fn usage_errors_are_one_line() {
         &["--devices qemu", "--accel kvm"],
     );
     expect(
-        &folder.command().output().unwrap(),
+        &output(&folder.command()),
         2,
         &["run, vhost-user, compare, trace, rings or check"],
     );
-    expect(
-        &folder.command().arg("start").output().unwrap(),
-        2,
-        &["'start'"],
-    );
-    let output = folder
-        .command()
-        .env("HARTVISOR_LOG", "loud")
-        .arg("check")
-        .output()
-        .unwrap();
+    expect(&output(folder.command().arg("start")), 2, &["'start'"]);
+    let mut command = folder.command();
+    let output = output(command.env("HARTVISOR_LOG", "loud").arg("check"));
     expect(&output, 2, &["HARTVISOR_LOG is \"loud\"", "debug"]);
 }
 
@@ -629,7 +619,7 @@ fn what_is_no_trace_and_no_rings_is_refused() {
     let folder = Folder::new();
     folder.file("text", b"no JSON");
     folder.file("empty", b"[]");
-    let say = |arguments: &[&str]| folder.command().args(arguments).output().unwrap();
+    let say = |arguments: &[&str]| output(folder.command().args(arguments));
     expect(
         &say(&["trace", "show", "missing"]),
         2,
@@ -669,7 +659,7 @@ fn help_and_version_are_printed_to_stdout() {
         (&["vhost-user", "--help"], "memory-backend-memfd"),
         (&["--version"], "hartvisor 0."),
     ] {
-        let output = folder.command().args(arguments).output().unwrap();
+        let output = output(folder.command().args(arguments));
         assert!(
             output.status.success() && output.stderr.is_empty(),
             "{output:?}"
@@ -849,7 +839,7 @@ fn a_closed_stdout_is_an_error_of_ours_and_no_panic() {
 
 #[test]
 fn check_tells_what_auto_would_take() {
-    let output = Folder::new().command().arg("check").output().unwrap();
+    let output = output(Folder::new().command().arg("check"));
     let text = String::from_utf8(output.stdout).unwrap();
     let expected = if text.contains("takes nothing") { 3 } else { 0 };
     assert_eq!(output.status.code(), Some(expected), "{text}");

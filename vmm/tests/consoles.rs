@@ -7,11 +7,10 @@
 )]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/lab.rs"]
@@ -22,9 +21,14 @@ mod linux;
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
 #[path = "support/pty.rs"]
 mod pty;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/session.rs"]
+mod session;
 
+use lab::program::{Deadline, LIMIT, LOOK, until};
 use lab::{guest, hartvisor, host_file, run, text};
 use pty::Pty;
+use session::Session;
 
 /// `hartvisor run --accel kvm` for a shell in the lab.
 fn on_kvm() -> String {
@@ -49,7 +53,7 @@ fn debian(folder: &Path, script: &str) -> String {
 }
 
 fn shell(folders: &[&Path], script: &str) -> String {
-    let mut lab = lab::lab(&["--timeout", "200"], folders);
+    let mut lab = lab::lab(&[], folders);
     text(&run(lab.args(["sh", "-c", script]), b""))
 }
 
@@ -224,7 +228,8 @@ fn debian_finds_ports_by_their_names_and_talks_through_them() {
 fn debian_finds_the_same_ports_under_qemu() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hartvisor"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
+    command
         .args(["run", "--accel", "qemu", "--memory", "512M", "--kernel"])
         .arg(host_file("vmlinux"))
         .arg("--initrd")
@@ -239,34 +244,27 @@ fn debian_finds_the_same_ports_under_qemu() {
         .arg(format!(
             "name=org.example.agent,target=socket:{}",
             path("agent").display()
-        ))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let end = Instant::now() + Duration::from_secs(200);
-    let agent = loop {
-        match UnixStream::connect(path("agent")) {
-            Ok(agent) => break agent,
-            Err(error) => assert!(Instant::now() < end, "{error}"),
-        }
-        std::thread::yield_now();
-    };
-    agent
-        .set_read_timeout(Some(Duration::from_secs(200)))
-        .unwrap();
+        ));
+    let mut session = Session::start(&command);
+    session.close();
+    let mut deadline = Deadline::of(session.id(), LIMIT);
+    let agent = until("the agent's socket", &mut deadline, || {
+        UnixStream::connect(path("agent")).ok()
+    });
+    agent.set_read_timeout(Some(LOOK)).unwrap();
     let mut lines = BufReader::new(&agent);
     for word in ["first\n", "second\n"] {
         (&agent).write_all(word.as_bytes()).unwrap();
         let mut line = String::new();
-        if lines.read_line(&mut line).is_err() || line != word {
-            child.kill().unwrap();
-            panic!("{line:?} came back, and {:?}", child.wait_with_output());
+        // What came before a time-out stays in `line`.
+        while let Err(error) = lines.read_line(&mut line) {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            deadline.check(word, &line);
         }
+        assert_eq!(line, word);
     }
-    let output = child.wait_with_output().unwrap();
-    let seen = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{seen}");
+    let (status, seen) = session.end(LIMIT);
+    assert_eq!(status, Some(0), "{seen}");
     assert!(seen.contains("guest: port org.example.agent"), "{seen}");
     let expected: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
     assert!(fs::read_to_string(path("log")).unwrap() == expected);

@@ -165,7 +165,7 @@ guest() {
 said() { until grep -q "$1" /tmp/out; do kill -0 $monitor || break; usleep 10000; done; }
 ended() { wait $monitor; status=$?; cat /tmp/out; echo "host: status $status"; }
 "#;
-    let mut command = lab::lab(&["--timeout", "180"], &[folder.path()]);
+    let mut command = lab::lab(&[], &[folder.path()]);
     command.arg("env").args(variables(&initrd));
     command.args(["sh", "-c", &format!("{guest}{script}")]);
     let output = lab::run(&mut command, b"");

@@ -216,7 +216,7 @@ fn under_qemu_our_devices_are_counted_and_traced_and_the_rest_is_null() {
         .arg("--trace")
         .arg(at("trace"));
     command.args(["--serial", "stdio", "--console", "null"]);
-    let output = command.output().unwrap();
+    let output = lab::program::output(&command);
     assert!(output.status.success(), "{}", text(&output));
     let report = self::report(folder.path(), "stats");
     assert_eq!(report.accel, "qemu");

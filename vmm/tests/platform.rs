@@ -126,8 +126,7 @@ fn runs_on(host: &[&str], code: &[u8], options: &[&str]) -> (Option<i32>, String
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
     fs::write(&kernel, Elf::new(0x8020_0000, code).bytes()).unwrap();
-    let host = [&["--timeout", "60"], host].concat();
-    let mut command: Command = lab::lab(&host, &[folder.path()]);
+    let mut command: Command = lab::lab(host, &[folder.path()]);
     command.arg(hartvisor()).args(["run", "--accel", "kvm"]);
     command.args(options).arg("--kernel").arg(&kernel);
     let output = run(&mut command, b"");

@@ -6,10 +6,8 @@
     clippy::indexing_slicing
 )]
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
 use dtoolkit::fdt::Fdt;
 use dtoolkit::{Node, Property};
@@ -18,13 +16,21 @@ use nix::unistd::Pid;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/lab.rs"]
+mod lab;
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
 #[path = "support/pty.rs"]
 mod pty;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/session.rs"]
+mod session;
 mod support;
 use pty::Pty;
+use pty::program::{self, Deadline, LIMIT, output, until};
 use vmm::config::Disk;
 
+use session::Session;
 use support::{Elf, fail_by_finisher, reboot, shutdown, wait};
 
 const KERNEL: u64 = 0x8020_0000;
@@ -57,7 +63,7 @@ impl Kernel {
     }
 
     fn run(&self) -> Output {
-        self.command().stdin(Stdio::null()).output().unwrap()
+        output(&self.command())
     }
 }
 
@@ -79,8 +85,8 @@ fn a_guest_that_reports_a_failure_gives_1() {
 fn a_guest_that_resets_ends_the_run_if_told_so() {
     let kernel = Kernel::new(&reboot());
     let mut command = kernel.command();
-    command.arg("--no-reboot").stdin(Stdio::null());
-    let output = command.output().unwrap();
+    command.arg("--no-reboot");
+    let output = output(&command);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
@@ -102,12 +108,7 @@ fn what_qemu_refuses_is_an_error_of_ours() {
     let mut first = Pty::start(kernel.command().args(arguments));
     first.expect(FIRMWARE_DONE);
     // The first one has it locked.
-    let output = kernel
-        .command()
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = output(kernel.command().args(arguments));
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{text}");
     assert!(
@@ -124,8 +125,7 @@ fn a_disk_that_another_guest_has_is_refused() {
     let mut first = Pty::start(kernel.command().arg("--disk").arg(&disk));
     first.expect(FIRMWARE_DONE);
     let mut second = kernel.command();
-    let second = second.arg("--disk").arg(&disk).stdin(Stdio::null());
-    let output = second.output().unwrap();
+    let output = output(second.arg("--disk").arg(&disk));
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("another machine has disk"), "{text}");
@@ -142,7 +142,7 @@ fn a_packed_kernel_and_a_raw_one_run_as_they_are_meant() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
         command.args(["run", "--accel", "qemu", "--kernel"]);
         command.arg(format!("{}{option}", path.display()));
-        let output = command.stdin(Stdio::null()).output().unwrap();
+        let output = output(&command);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
     };
     run(&packed, "");
@@ -153,12 +153,9 @@ fn a_packed_kernel_and_a_raw_one_run_as_they_are_meant() {
 fn the_device_tree_of_qemu_can_be_had_and_given_back() {
     let kernel = Kernel::new(&shutdown(0));
     let tree = |arguments: &[&str]| {
-        let output = kernel
-            .command()
-            .args(["--dump-dtb", "/dev/stdout", "--cmdline", "one two"])
-            .args(arguments)
-            .output()
-            .unwrap();
+        let mut command = kernel.command();
+        command.args(["--dump-dtb", "/dev/stdout", "--cmdline", "one two"]);
+        let output = output(command.args(arguments));
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert!(output.stderr.is_empty(), "{output:?}");
         output.stdout
@@ -170,12 +167,8 @@ fn the_device_tree_of_qemu_can_be_had_and_given_back() {
     assert!(fdt.find_node("/cpus/cpu@2").is_some());
     let path = kernel.0.path().join("tree");
     std::fs::write(&path, &first).unwrap();
-    let output = kernel
-        .command()
-        .args(["--cpus", "3", "--dtb", path.to_str().unwrap()])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let mut command = kernel.command();
+    let output = output(command.args(["--cpus", "3", "--dtb", path.to_str().unwrap()]));
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
@@ -183,21 +176,18 @@ fn the_device_tree_of_qemu_can_be_had_and_given_back() {
 fn signals_end_qemu_in_order() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let kernel = Kernel::new(&wait());
-        let mut pty = Pty::start(&mut kernel.command());
+        let mut pty = Pty::start(kernel.command().env("HARTVISOR_LOG", "debug"));
         pty.expect(FIRMWARE_DONE);
         assert!(pty.is_raw());
         let qemu = children(pty.child.id());
         assert_eq!(qemu.len(), 1);
-        let start = Instant::now();
         pty.signal(signal);
         assert_eq!(pty.wait().code(), Some(128 + signal as i32));
-        assert!(
-            start.elapsed() < Duration::from_secs(4),
-            "QEMU had to be killed"
-        );
+        // A QEMU that is killed does not say that it ends.
+        pty.expect("SHUTDOWN");
         assert_eq!(pty.mode(), pty.before);
         assert!(!pty.is_nonblocking());
-        assert!(gone(qemu[0]));
+        assert_gone(qemu[0]);
     }
 }
 
@@ -232,7 +222,7 @@ fn qemu_does_not_outlive_a_killed_hartvisor() {
     let qemu = children(pty.child.id());
     pty.signal(Signal::SIGKILL);
     pty.wait();
-    assert!(gone(qemu[0]));
+    assert_gone(qemu[0]);
 }
 
 /// Processes that a process has started.
@@ -243,13 +233,14 @@ fn children(pid: u32) -> Vec<Pid> {
         .collect()
 }
 
-/// Whether a process has ended, or does so soon.
-fn gone(pid: Pid) -> bool {
-    (0..400).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+/// Waits until a process has ended.
+#[track_caller]
+fn assert_gone(pid: Pid) {
+    let mut deadline = Deadline::of(pid.as_raw().cast_unsigned(), LIMIT);
+    until("the end of QEMU", &mut deadline, || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.is_empty() || stat.contains(") Z ")
-    })
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
 }
 
 /// QEMU with a disk, paused; its QMP greeting comes once the disk is open.
@@ -259,19 +250,13 @@ fn other_machine(image: &Path, readonly: bool) -> Output {
         "driver=raw,node-name=d,read-only={readonly},file.driver=file,file.filename={}",
         image.display()
     );
-    let mut qemu = Command::new("qemu-system-riscv64")
-        .args(["-machine", "virt", "-S", "-nodefaults", "-display", "none"])
+    let mut qemu = Command::new("qemu-system-riscv64");
+    qemu.args(["-machine", "virt", "-S", "-nodefaults", "-display", "none"])
         .args(["-qmp", "stdio", "-blockdev", &drive])
-        .args(["-device", "virtio-blk-device,drive=d"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut keyboard = qemu.stdin.take().unwrap();
+        .args(["-device", "virtio-blk-device,drive=d"]);
     // It may have ended already, for want of the image.
-    let _ = keyboard.write_all(b"{\"execute\": \"qmp_capabilities\"}{\"execute\": \"quit\"}");
-    qemu.wait_with_output().unwrap()
+    let input = b"{\"execute\": \"qmp_capabilities\"}{\"execute\": \"quit\"}";
+    program::output_within(LIMIT, &qemu, input)
 }
 
 #[test]
@@ -312,13 +297,8 @@ fn an_image_that_qemu_has_is_refused_to_us_and_readers_share_it() {
         let mut qemu = kernel.command();
         qemu.args(["--devices", "qemu", "--disk"]);
         qemu.arg(format!("{image_name}{theirs}"));
-        let mut qemu = qemu
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(qemu.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains(FIRMWARE_DONE)));
+        let mut qemu = Session::start(&qemu);
+        qemu.expect(FIRMWARE_DONE, LIMIT);
         for readonly in [false, true] {
             let option = Disk {
                 readonly,
@@ -329,12 +309,8 @@ fn an_image_that_qemu_has_is_refused_to_us_and_readers_share_it() {
             let lock = disks[0].lock();
             assert_eq!(lock.is_ok(), both, "{theirs} {readonly}: {lock:?}");
         }
-        kill(
-            Pid::from_raw(i32::try_from(qemu.id()).unwrap()),
-            Signal::SIGTERM,
-        )
-        .unwrap();
-        lines.for_each(drop);
-        qemu.wait().unwrap();
+        qemu.signal(Signal::SIGTERM);
+        let (status, said) = qemu.end(LIMIT);
+        assert_eq!(status, Some(143), "{said}");
     }
 }

@@ -21,9 +21,10 @@ use nix::unistd::Pid;
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod folder;
 mod support;
+use folder::program::{self, output, undisturbed};
 use folder::{Folder, expect};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A back end that runs; killed if it is left alone.
 struct Server(Child);
@@ -32,8 +33,8 @@ impl Server {
     fn start(folder: &Folder, arguments: &[&str]) -> Server {
         let mut command = folder.command();
         command.args(["vhost-user", "--socket", "socket"]);
-        command.args(arguments).stderr(Stdio::piped());
-        Server(command.spawn().unwrap())
+        let mut command = undisturbed(command.args(arguments));
+        Server(command.stderr(Stdio::piped()).spawn().unwrap())
     }
 
     fn signal(&self, signal: Signal) {
@@ -43,7 +44,7 @@ impl Server {
 
     /// Its exit status, and what it said.
     fn end(mut self) -> (ExitStatus, String) {
-        let status = self.0.wait().unwrap();
+        let status = program::wait(&mut self.0);
         let mut text = String::new();
         let mut stderr = self.0.stderr.take().unwrap();
         stderr.read_to_string(&mut text).unwrap();
@@ -153,7 +154,7 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
     let server = Server::start(&folder, &["--device", "rng"]);
     features(&mut connect(&path));
     let arguments = ["vhost-user", "--socket", "socket", "--device", "rng"];
-    let second = folder.command().args(arguments).output().unwrap();
+    let second = output(folder.command().args(arguments));
     expect(&second, 2, &["--socket", "somebody listens"]);
     features(&mut connect(&path));
     // What takes its place while it runs is not its own to remove.
@@ -171,8 +172,8 @@ fn a_disk_is_served_by_one_back_end() {
     features(&mut connect(&folder.path("socket")));
     let other = ["vhost-user", "--socket", "other", "--device"];
     let mut command = folder.command();
-    let second = command.args(other).arg("block,path=disk").output();
-    expect(&second.unwrap(), 2, &["another machine has disk \"disk\""]);
+    let second = output(command.args(other).arg("block,path=disk"));
+    expect(&second, 2, &["another machine has disk \"disk\""]);
     drop(server);
 }
 
@@ -182,7 +183,7 @@ fn what_cannot_be_served_is_said_before_there_is_a_socket() {
     let refused = |arguments: &[&str], parts: &[&str]| {
         let mut command: Command = folder.command();
         command.arg("vhost-user").args(arguments);
-        expect(&command.output().unwrap(), 2, parts);
+        expect(&output(&command), 2, parts);
         assert!(!folder.path("socket").exists());
     };
     let at = ["--socket", "socket", "--device"];

@@ -7,9 +7,8 @@
 )]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,9 +19,14 @@ mod lab;
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/linux.rs"]
 mod linux;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/session.rs"]
+mod session;
 
+use lab::program::{self, LIMIT, undisturbed};
 use lab::{cached, guest, run, text};
 use linux::{AT_CONSOLE, assert_clean, ext4, initramfs, succeed};
+use session::Session;
 
 const HARTVISOR: &str = env!("CARGO_BIN_EXE_hartvisor");
 
@@ -68,48 +72,33 @@ umount /mnt && echo "guest: unmounted"
 poweroff -f
 "#;
 
-/// Linux as a guest, with what it says line by line.
-struct Linux {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-    seen: String,
-}
+/// Linux as a guest, with what it says.
+struct Linux(Session);
 
 impl Linux {
-    fn start(mut command: Command) -> Linux {
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        let seen = String::new();
-        Linux { child, lines, seen }
+    fn start(command: &Command) -> Linux {
+        let mut session = Session::start(command);
+        session.close();
+        Linux(session)
     }
 
     /// Reads on until this is said.
+    #[track_caller]
     fn expect(&mut self, what: &str) {
-        loop {
-            let mut line = Vec::new();
-            let count = self.lines.read_until(b'\n', &mut line).unwrap();
-            assert_ne!(count, 0, "{what:?} is not in {}", self.seen);
-            let line = String::from_utf8_lossy(&line);
-            self.seen += &line;
-            if line.contains(what) {
-                return;
-            }
-        }
+        self.0.expect(what, LIMIT);
     }
 
     /// Reads on to the end.
-    fn end(mut self) -> String {
-        let mut rest = Vec::new();
-        self.lines.read_to_end(&mut rest).unwrap();
-        self.seen += &String::from_utf8_lossy(&rest);
-        assert!(self.child.wait().unwrap().success(), "{}", self.seen);
+    #[track_caller]
+    fn end(self) -> String {
+        let (status, seen) = self.0.end(LIMIT);
+        assert_eq!(status, Some(0), "{seen}");
         for n in 0..8 {
             let right = format!("guest: copy {n} is right");
-            assert!(self.seen.contains(&right), "{right:?}: {}", self.seen);
+            assert!(seen.contains(&right), "{right:?}: {seen}");
         }
-        assert!(self.seen.contains("guest: unmounted"), "{}", self.seen);
-        self.seen
+        assert!(seen.contains("guest: unmounted"), "{seen}");
+        seen
     }
 }
 
@@ -131,7 +120,7 @@ fn hartvisor_run(folder: &Path, disk: &Path) -> Command {
 fn linux_under_qemu_writes_and_reads_our_disk() {
     let folder = tempfile::tempdir().unwrap();
     let disk = ext4(folder.path());
-    let seen = Linux::start(hartvisor_run(folder.path(), &disk)).end();
+    let seen = Linux::start(&hartvisor_run(folder.path(), &disk)).end();
     // Bit by bit, lowest first. GEOMETRY is what QEMU's own disks have and ours do not.
     let features = seen.split("guest: disk ours ").nth(1).expect(&seen);
     let bits: Vec<bool> = features.bytes().map(|bit| bit == b'1').collect();
@@ -150,13 +139,13 @@ fn linux_under_qemu_writes_and_reads_our_disk() {
 fn a_killed_qemu_leaves_a_file_system_that_its_journal_repairs() {
     let folder = tempfile::tempdir().unwrap();
     let disk = ext4(folder.path());
-    let mut linux = Linux::start(hartvisor_run(folder.path(), &disk));
+    let mut linux = Linux::start(&hartvisor_run(folder.path(), &disk));
     linux.expect("guest: copy 2 is right");
-    let pid = linux.child.id();
+    let pid = linux.0.id();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let qemu = children.trim().parse().unwrap();
     kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
-    assert_eq!(linux.child.wait().unwrap().code(), Some(4));
+    assert_eq!(linux.0.end(LIMIT).0, Some(4));
     // The journal is replayed, and then there is nothing to repair.
     let replay = Command::new("/sbin/e2fsck").arg("-p").arg(&disk).status();
     assert!(replay.unwrap().code().unwrap() <= 1);
@@ -182,7 +171,9 @@ fn a_back_end_that_is_killed_and_started_again_loses_nothing() {
         let mut command = Command::new(HARTVISOR);
         command.args(["vhost-user", "--socket"]).arg(&socket);
         let device = format!("block,path={},serial=ours", disk.display());
-        command.arg("--device").arg(device).spawn().unwrap()
+        undisturbed(command.arg("--device").arg(device))
+            .spawn()
+            .unwrap()
     };
     let mut back_end = serve();
     let mut command = Command::new("qemu-system-riscv64");
@@ -208,17 +199,17 @@ fn a_back_end_that_is_killed_and_started_again_loses_nothing() {
             "host",
             &format!("{AT_CONSOLE}{INIT}"),
         ));
-    let mut linux = Linux::start(command);
+    let mut linux = Linux::start(&command);
     for n in [0, 2, 4] {
         linux.expect(&format!("guest: copy {n} is right"));
         // Most likely in the middle of the next one's writes.
         back_end.kill().unwrap();
-        back_end.wait().unwrap();
+        program::wait(&mut back_end);
         back_end = serve();
     }
     let seen = linux.end();
     kill(Pid::from_raw(back_end.id().cast_signed()), Signal::SIGTERM).unwrap();
-    back_end.wait().unwrap();
+    program::wait(&mut back_end);
     assert!(!socket.exists());
     assert!(seen.contains("guest: disk ours"), "{seen}");
     assert_clean(&disk);

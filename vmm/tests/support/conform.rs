@@ -14,9 +14,7 @@ use crate::lab::{self, hartvisor, project};
 /// Seconds for one run of the guest in the emulated host, far above what it takes if it does not hang.
 const PATIENCE: &str = "600";
 /// The same under QEMU alone.
-const QEMU_PATIENCE: &str = "30";
-/// What `timeout` and `lab/run` end with when the time is up.
-const TIMED_OUT: i32 = 124;
+const QEMU_PATIENCE: &str = "120";
 /// What is typed on the virtio console.
 const TYPED: &[u8] = b"conform\n";
 /// Bytes of the disks.
@@ -188,7 +186,7 @@ pub fn run(column: &Column) -> Results {
                 let last = results.keys().last().copied().unwrap_or(0);
                 let number = first.max(last + 1);
                 eprintln!("{}: test {number}: {}", column.name, attempt.said.trim());
-                let hung = attempt.status == Some(TIMED_OUT);
+                let hung = attempt.status == Some(lab::TIMED_OUT);
                 (number, if hung { Verdict::Hung } else { Verdict::Died })
             }
         };
@@ -221,8 +219,8 @@ impl Attempt {
         for name in ["disk", "readonly"] {
             fs::write(folder.path().join(name), vec![b'c'; DISK]).unwrap();
         }
-        let mut command = (column.command)(folder.path(), &format!("from={first}"));
-        let output = lab::run(&mut command, TYPED);
+        let command = (column.command)(folder.path(), &format!("from={first}"));
+        let output = lab::run_or_time_out(&command, TYPED);
         let report = fs::read(folder.path().join("report")).unwrap_or_default();
         keep(column, first, &report);
         let report = String::from_utf8_lossy(&report);

@@ -8,6 +8,10 @@ use tempfile::TempDir;
 
 use crate::support::{Elf, shutdown};
 
+#[allow(clippy::duplicate_mod, reason = "each of these is a whole of its own")]
+#[path = "program.rs"]
+pub mod program;
+
 /// Where the good kernel is linked.
 pub const KERNEL: u64 = 0x8020_0000;
 
@@ -36,7 +40,7 @@ impl Folder {
 
     /// `hartvisor run` with arguments, names relative to this folder. QEMU is out of reach: nothing may get that far.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command().arg("run").args(arguments).output().unwrap()
+        program::output(self.command().arg("run").args(arguments))
     }
 
     pub fn command(&self) -> Command {

@@ -1,8 +1,17 @@
 //! Commands in the emulated RISC-V KVM host.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+#[allow(clippy::duplicate_mod, reason = "each of these is a whole of its own")]
+#[path = "program.rs"]
+pub mod program;
+
+/// What `lab/run` and timeout(1) end with when the time is up.
+pub const TIMED_OUT: i32 = 124;
+
+/// Seconds after which something is wrong with `lab/run` itself, whose own limit is lower.
+const LONGEST: u64 = 3600;
 
 /// The project's folder.
 pub fn project() -> PathBuf {
@@ -60,14 +69,19 @@ pub fn lab(options: &[&str], folders: &[&Path]) -> Command {
     command
 }
 
-/// Runs a command, with this on its standard input.
+/// Runs a command, with this on its standard input. A limit of `lab/run` that was met fails the test, and says which.
+#[track_caller]
 pub fn run(command: &mut Command, input: &[u8]) -> Output {
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    // A command that ends without reading is no error here.
-    let _ = stdin.write_all(input);
-    drop(stdin);
-    child.wait_with_output().unwrap()
+    let output = run_or_time_out(command, input);
+    let text = text(&output);
+    assert_ne!(output.status.code(), Some(TIMED_OUT), "{text}");
+    output
+}
+
+/// The same, where a command that hangs is a result.
+#[track_caller]
+pub fn run_or_time_out(command: &Command, input: &[u8]) -> Output {
+    program::output_within(LONGEST, command, input)
 }
 
 /// Standard output as text, for reading and for messages.

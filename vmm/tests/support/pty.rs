@@ -1,9 +1,8 @@
-//! A pseudo-terminal with a program at its far end.
+//! A pseudo-terminal with a program at its other end.
 
 use std::fs::File;
 use std::io::Write;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,8 +12,10 @@ use nix::sys::termios::{LocalFlags, OutputFlags, tcgetattr};
 use nix::unistd::{Pid, read};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// How long a program may take for one step.
-const DEADLINE: Duration = Duration::from_secs(300);
+#[allow(clippy::duplicate_mod, reason = "each of these is a whole of its own")]
+#[path = "program.rs"]
+pub mod program;
+use program::{Deadline, LIMIT, LOOK, undisturbed};
 
 pub struct Pty {
     master: File,
@@ -33,7 +34,7 @@ impl Pty {
         let pty = openpty(None, None).unwrap();
         let before = tcgetattr(&pty.slave).unwrap().into();
         let end = || Stdio::from(pty.slave.try_clone().unwrap());
-        let child = command
+        let child = undisturbed(command)
             .stdin(end())
             .stdout(end())
             .stderr(end())
@@ -53,27 +54,23 @@ impl Pty {
     }
 
     /// Reads until the program has written `text`.
+    #[track_caller]
     pub fn expect(&mut self, text: &str) {
-        let end = Instant::now() + DEADLINE;
-        let text = text.as_bytes();
+        let mut deadline = Deadline::of(self.child.id(), LIMIT);
+        let bytes = text.as_bytes();
         loop {
             if let Some(at) = self
                 .pending
-                .windows(text.len())
-                .position(|window| window == text)
+                .windows(bytes.len())
+                .position(|window| window == bytes)
             {
-                self.pending.drain(..at + text.len());
+                self.pending.drain(..at + bytes.len());
                 return;
             }
-            let left = end.saturating_duration_since(Instant::now());
-            let seen = String::from_utf8_lossy(&self.pending).into_owned();
-            assert!(
-                !left.is_zero(),
-                "{:?} did not come, but {seen:?}",
-                String::from_utf8_lossy(text)
-            );
+            let seen = String::from_utf8_lossy(&self.pending);
+            deadline.check(&format!("{text:?}"), &seen);
             let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap() == 0 {
+            if poll(&mut fds, PollTimeout::try_from(LOOK).unwrap()).unwrap() == 0 {
                 continue;
             }
             let mut buffer = [0; 4096];
@@ -83,16 +80,9 @@ impl Pty {
     }
 
     /// Waits for the program's end.
+    #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + DEADLINE;
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        self.child.kill().unwrap();
-        panic!("the program did not end");
+        program::wait(&mut self.child)
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -1,27 +1,29 @@
 //! A conversation with a program by its standard streams.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::lab;
+use crate::lab::program::{Deadline, LOOK, listen, undisturbed, wait};
 
 /// A running program, what it has written so far, and how far that was read.
 pub struct Session {
     child: Child,
     stdin: Option<ChildStdin>,
-    output: Receiver<Vec<u8>>,
+    output: Receiver<(u8, Vec<u8>)>,
     seen: String,
     read: usize,
 }
 
 impl Session {
-    /// `lab/run OPTIONS -- hartvisor run ARGUMENTS` on KVM, with this folder in the host.
+    /// `lab/run OPTIONS -- hartvisor run ARGUMENTS` on KVM, with this folder in the host. Each step has a limit of its own.
     pub fn on_kvm(options: &[&str], folder: &Path, arguments: &[&str]) -> Session {
-        let mut command = lab::lab(&[&["--timeout", "900"], options].concat(), &[folder]);
+        let mut command = lab::lab(&[&["--timeout", "3600"], options].concat(), &[folder]);
         command
             .arg(lab::hartvisor())
             .args(["run", "--accel", "kvm"]);
@@ -29,27 +31,14 @@ impl Session {
     }
 
     /// Starts a program. What it writes to standard error is seen as well.
-    pub fn start(command: &mut Command) -> Session {
-        let mut child = command
+    pub fn start(command: &Command) -> Session {
+        let mut child = undisturbed(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (sender, output) = channel();
-        let ends: [Box<dyn Read + Send>; 2] = [
-            Box::new(child.stdout.take().unwrap()),
-            Box::new(child.stderr.take().unwrap()),
-        ];
-        for mut end in ends {
-            let sender = sender.clone();
-            thread::spawn(move || {
-                let mut buffer = [0; 4096];
-                while let Ok(count @ 1..) = end.read(&mut buffer) {
-                    let _ = sender.send(buffer[..count].to_vec());
-                }
-            });
-        }
+        let output = listen(&mut child);
         Session {
             stdin: child.stdin.take(),
             child,
@@ -59,9 +48,11 @@ impl Session {
         }
     }
 
-    /// Waits until one of these texts comes after what was expected before, and gives its place in the list.
+    /// Waits until one of these texts comes after what was expected before, and gives its place in the list. The seconds are the
+    /// program's own.
+    #[track_caller]
     pub fn expect_one(&mut self, texts: &[&str], seconds: u64) -> usize {
-        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut deadline = Deadline::of(self.child.id(), seconds);
         loop {
             let rest = &self.seen[self.read..];
             let found = texts
@@ -73,17 +64,36 @@ impl Session {
                 self.read += at;
                 return number;
             }
-            let left = end.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left) {
-                Ok(bytes) => self.seen += &String::from_utf8_lossy(&bytes),
-                Err(why) => panic!("{texts:?} did not come ({why}), but {}", self.seen),
+            match self.output.recv_timeout(LOOK) {
+                Ok((_, bytes)) => self.seen += &String::from_utf8_lossy(&bytes),
+                Err(RecvTimeoutError::Timeout) => {
+                    deadline.check(&format!("{texts:?}"), &self.seen);
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("the program ended without {texts:?}: {}", self.seen)
+                }
             }
         }
     }
 
     /// Waits for a text.
+    #[track_caller]
     pub fn expect(&mut self, text: &str, seconds: u64) {
         self.expect_one(&[text], seconds);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// The program's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the input.
+    pub fn close(&mut self) {
+        self.stdin = None;
     }
 
     /// Types this.
@@ -93,17 +103,17 @@ impl Session {
     }
 
     /// Waits for the program's end, and gives its status and all it wrote.
+    #[track_caller]
     pub fn end(mut self, seconds: u64) -> (Option<i32>, String) {
-        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut deadline = Deadline::of(self.child.id(), seconds);
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left) {
-                Ok(bytes) => self.seen += &String::from_utf8_lossy(&bytes),
+            match self.output.recv_timeout(LOOK) {
+                Ok((_, bytes)) => self.seen += &String::from_utf8_lossy(&bytes),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("it does not end: {}", self.seen),
+                Err(RecvTimeoutError::Timeout) => deadline.check("its end", &self.seen),
             }
         }
-        let status = self.child.wait().unwrap();
+        let status = wait(&mut self.child);
         (status.code(), std::mem::take(&mut self.seen))
     }
 }

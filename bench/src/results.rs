@@ -18,8 +18,11 @@ pub struct Results {
     pub commit: String,
     /// The emulator, as it names itself.
     pub emulator: String,
-    /// Linux, in the host and in the guest.
+    /// Linux in the host.
     pub kernel: String,
+    /// Linux in the guest, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_kernel: Option<String>,
     /// How many starts each time is the median of.
     pub seeds: u64,
     /// By the case's name: the VMM, the host, what else is special.

@@ -27,10 +27,30 @@ pub(crate) struct Lab {
     builds: PathBuf,
     /// For what this run makes.
     work: PathBuf,
+    host: HostKernel,
+}
+
+/// The kernel of the emulated host. The guest's is always that of Debian's stable release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum HostKernel {
+    /// Of Debian's stable release
+    Host,
+    /// Of its next release, from `lab/fetch next`
+    Next,
+}
+
+impl HostKernel {
+    /// As `lab/run` calls it, and its folder in lab/cache.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            HostKernel::Host => "host",
+            HostKernel::Next => "next",
+        }
+    }
 }
 
 impl Lab {
-    pub(crate) fn open() -> Result<Lab> {
+    pub(crate) fn open(host: HostKernel) -> Result<Lab> {
         let project = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
             .context("the project's folder")?;
@@ -39,7 +59,8 @@ impl Lab {
         let lab = Lab {
             project: project.into(),
             builds: target.join("riscv64gc-unknown-linux-gnu/release"),
-            work: target.join("bench"),
+            work: target.join("bench").join(host.name()),
+            host,
         };
         for program in ["hartvisor", "meter", "load"] {
             let path = lab.builds.join(program);
@@ -78,10 +99,20 @@ impl Lab {
         Ok(text.lines().next().unwrap_or_default().to_owned())
     }
 
-    pub(crate) fn kernel(&self) -> Result<String> {
-        Ok(fs::read_to_string(self.host().join("release"))?
-            .trim()
-            .to_owned())
+    /// The kernel of the emulated host.
+    pub(crate) fn host_kernel(&self) -> Result<String> {
+        self.release(self.host)
+    }
+
+    pub(crate) fn guest_kernel(&self) -> Result<String> {
+        self.release(HostKernel::Host)
+    }
+
+    fn release(&self, kernel: HostKernel) -> Result<String> {
+        let release = self.cache(kernel.name()).join("release");
+        let text = fs::read_to_string(&release)
+            .with_context(|| format!("{} (lab/fetch next gets it)", release.display()))?;
+        Ok(text.trim().to_owned())
     }
 
     /// Whether the VMM is there.
@@ -150,7 +181,7 @@ impl Lab {
         files.extend([
             (guest, Path::new(FOLDER).join("guest")),
             (
-                self.host().join("vmlinux"),
+                self.guest().join("vmlinux"),
                 Path::new(FOLDER).join("kernel"),
             ),
             (initramfs, Path::new(FOLDER).join("initrd")),
@@ -177,6 +208,7 @@ impl Lab {
         let mut command = Command::new(self.project.join("lab/run"));
         command
             .args(["--icount", "--isa", "sscofpmf=on", "--memory", "2G"])
+            .args(["--host-kernel", self.host.name()])
             .args(["--timeout", &deadline.to_string()]);
         if aia {
             command.args(["--aia-guests", "2"]);
@@ -196,7 +228,7 @@ impl Lab {
         fs::write(&initramfs, self.initramfs()?)?;
         let path = |name: &str| format!("{FOLDER}/{name}");
         let mut files = self.files(case.vmm)?;
-        files.push((self.host().join("vmlinux"), path("kernel").into()));
+        files.push((self.guest().join("vmlinux"), path("kernel").into()));
         files.push((initramfs, path("initrd").into()));
         let template = self.project.join("bench/vmm").join(case.vmm);
         let template =
@@ -270,7 +302,7 @@ impl Lab {
         archive.device("dev/null", (1, 3));
         archive.file("init", &fs::read(self.builds.join("load"))?);
         for module in ["virtio_mmio.ko", "virtio_blk.ko"] {
-            let path = self.host().join("modules").join(module);
+            let path = self.guest().join("modules").join(module);
             archive.file(
                 module,
                 &fs::read(&path).with_context(|| path.display().to_string())?,
@@ -279,12 +311,17 @@ impl Lab {
         Ok(archive.finish())
     }
 
-    fn host(&self) -> PathBuf {
-        self.project.join("lab/cache/host")
+    /// What the guest is made of: a kernel and its modules.
+    fn guest(&self) -> PathBuf {
+        self.cache("host")
     }
 
     fn peer(&self, vmm: &str) -> PathBuf {
-        self.project.join("lab/cache/peers").join(vmm)
+        self.cache("peers").join(vmm)
+    }
+
+    fn cache(&self, name: &str) -> PathBuf {
+        self.project.join("lab/cache").join(name)
     }
 }
 

@@ -12,7 +12,7 @@ use bench::results::{Results, summarize};
 use bench::{compare, table};
 use cases::Case;
 use clap::{Args, Parser, Subcommand};
-use lab::Lab;
+use lab::{HostKernel, Lab};
 
 mod cases;
 mod lab;
@@ -74,7 +74,11 @@ struct Run {
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
 
-    /// Seconds that a case may take, by this machine's clock
+    /// The emulated host's kernel
+    #[arg(long, value_enum, default_value = "host")]
+    host_kernel: HostKernel,
+
+    /// Seconds that a case may take, of the emulator's own time
     #[arg(long, value_name = "SECS", default_value_t = 1800)]
     timeout: u64,
 
@@ -85,7 +89,11 @@ struct Run {
 
 #[derive(Debug, Args)]
 struct Scale {
-    /// Seconds that it may take, by this machine's clock
+    /// The emulated host's kernel
+    #[arg(long, value_enum, default_value = "host")]
+    host_kernel: HostKernel,
+
+    /// Seconds that it may take, of the emulator's own time
     #[arg(long, value_name = "SECS", default_value_t = 1800)]
     timeout: u64,
 
@@ -107,17 +115,18 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Compare { old, new } => {
-            print!(
-                "{}",
-                compare::show(&compare::moved(&read(&old)?, &read(&new)?))
-            );
+            let (old, new) = (read(&old)?, read(&new)?);
+            if old.kernel != new.kernel {
+                println!("host kernels: {} and {}", old.kernel, new.kernel);
+            }
+            print!("{}", compare::show(&compare::moved(&old, &new)));
             Ok(())
         }
     }
 }
 
 fn measure(options: &Run) -> Result<()> {
-    let lab = Lab::open()?;
+    let lab = Lab::open(options.host_kernel)?;
     let seeds = options.seeds.unwrap_or(if options.quick { 1 } else { 3 });
     let results = nothing_yet(&lab, seeds)?;
     let wanted = |case: &Case| options.only.is_empty() || options.only.contains(&case.name());
@@ -133,8 +142,11 @@ fn measure(options: &Run) -> Result<()> {
     };
     let out = options.out.clone();
     let out = out.unwrap_or_else(|| {
-        lab.results()
-            .join(format!("{}{suffix}.json", results.commit))
+        lab.results().join(format!(
+            "{}{suffix}{}.json",
+            results.commit,
+            mark(options.host_kernel)
+        ))
     });
     // A case that is named may be one that a quick run leaves out.
     let every = cases::all(options.quick && options.only.is_empty());
@@ -170,7 +182,7 @@ fn measure(options: &Run) -> Result<()> {
 }
 
 fn scale(options: &Scale) -> Result<()> {
-    let lab = Lab::open()?;
+    let lab = Lab::open(options.host_kernel)?;
     let mut results = nothing_yet(&lab, 1)?;
     let scenes = scenes::all();
     let samples = lab.scale(options.timeout)?;
@@ -184,22 +196,31 @@ fn scale(options: &Scale) -> Result<()> {
         let metrics = bench::scale::summarize(scene, sample);
         results.cases.insert(scene.name.clone(), metrics);
     }
-    let out = options
-        .out
-        .clone()
-        .unwrap_or_else(|| lab.results().join(format!("{}-scale.json", results.commit)));
+    let name = format!("{}-scale{}.json", results.commit, mark(options.host_kernel));
+    let out = options.out.clone();
+    let out = out.unwrap_or_else(|| lab.results().join(name));
     keep(&out, &results)?;
     print!("{}", table::show(&results));
     eprintln!("bench: kept as {}", out.display());
     Ok(())
 }
 
+/// What tells the results of one host kernel from another's, in a file's name.
+fn mark(host: HostKernel) -> &'static str {
+    match host {
+        HostKernel::Host => "",
+        HostKernel::Next => "-next",
+    }
+}
+
 /// Results of what is here, without a case.
 fn nothing_yet(lab: &Lab, seeds: u64) -> Result<Results> {
+    let (kernel, guest) = (lab.host_kernel()?, lab.guest_kernel()?);
     Ok(Results {
         commit: lab.commit()?,
         emulator: lab.emulator()?,
-        kernel: lab.kernel()?,
+        guest_kernel: (guest != kernel).then_some(guest),
+        kernel,
         seeds,
         ..Results::default()
     })

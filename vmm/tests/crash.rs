@@ -7,9 +7,9 @@
     clippy::indexing_slicing
 )]
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::thread;
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/lab.rs"]
@@ -17,9 +17,13 @@ mod lab;
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/linux.rs"]
 mod linux;
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/session.rs"]
+mod session;
 
 use lab::{hartvisor, host_file, text};
 use linux::{AT_CONSOLE, ext4, initramfs, succeed};
+use session::Session;
 
 /// The guest of the cycles: a file after another, each made durable before it is told of, while something else is always
 /// being written.
@@ -40,21 +44,17 @@ done
 /// The host: starts the monitor, kills it some time after the guest has told of some files, says how many it told of, and
 /// waits for a line before the next cycle.
 const KILLER: &str = r#"
-cycle=0
-while [ $cycle -lt "$CYCLES" ]; do
-    cycle=$((cycle + 1))
+for cycle in $CYCLES; do
     # Or the last cycle's output would be looked at, until the monitor's own begins.
     : >/tmp/out
     "$HARTVISOR" run --accel kvm --memory 256M --no-reboot --kernel "$KERNEL" --initrd "$INITRD" --disk "$DISK" \
         --cmdline "console=hvc0 quiet panic=-1 cycle=$cycle" </dev/null >/tmp/out 2>&1 &
     monitor=$!
-    tries=0
+    # A guest that does not come so far meets the limit of lab/run.
     until grep -q "synced $((cycle % 5 + 1))" /tmp/out; do
-        tries=$((tries + 1))
-        # What the guest says when it does not come so far in some two minutes is all there is to go by.
-        [ $tries -lt 600 ] && kill -0 $monitor || { cat /tmp/out; exit 1; }
+        kill -0 $monitor || { cat /tmp/out; exit 1; }
         # Not more often: looking takes time from the guest.
-        usleep 200000
+        usleep 50000
     done
     usleep $((cycle * 7919 % 200 * 1000))
     kill -9 $monitor
@@ -64,55 +64,72 @@ while [ $cycle -lt "$CYCLES" ]; do
     echo "cycle $cycle: $(grep -c '^guest: synced [0-9]*.$' /tmp/out)"
     read -r _
 done
+echo "no cycle is left"
 "#;
 
+/// Emulated hosts at a time, each with a disk of its own: as many as most machines have CPUs.
+const LANES: usize = 2;
+/// Cycles of one start of an emulated host, so that a cycle that hangs is noticed soon.
+const BATCH: usize = 10;
+/// Seconds of the emulator's own time: for its start, and for a cycle.
+const START: usize = 60;
+const CYCLE: usize = 120;
+
 /// How often the monitor is killed. `make crash` does it a hundred times.
-fn cycles() -> u32 {
+fn cycles() -> usize {
     let wanted = std::env::var("HARTVISOR_CRASH_CYCLES");
     wanted.map_or(3, |wanted| wanted.parse().expect("a number of cycles"))
 }
 
 #[test]
 fn what_linux_synced_outlives_the_killed_monitor() {
-    let cycles = cycles();
+    let cycles: Vec<usize> = (1..=cycles()).collect();
+    let lanes = cycles.chunks(cycles.len().div_ceil(LANES).max(1));
+    let files: usize = thread::scope(|scope| {
+        let lanes: Vec<_> = lanes.map(|lane| scope.spawn(|| survive(lane))).collect();
+        let files = lanes.into_iter().map(|lane| lane.join().unwrap());
+        files.sum()
+    });
+    println!("{} kills, {files} synced files", cycles.len());
+}
+
+/// Plays these cycles on one disk; gives how many files were synced.
+fn survive(cycles: &[usize]) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let initrd = initramfs(folder.path(), "host", &format!("{AT_CONSOLE}{WRITER}"));
     let disk = ext4(folder.path());
-    let deadline = (60 + 150 * cycles).to_string();
-    let mut child = lab::lab(&["--timeout", &deadline], &[folder.path()])
-        .args(["env", &format!("CYCLES={cycles}")])
-        .args(variables(&initrd))
+    let batches = cycles.chunks(BATCH);
+    batches
+        .map(|batch| survive_batch(batch, folder.path(), &initrd, &disk))
+        .sum()
+}
+
+/// Plays these cycles in one start of the emulated host.
+fn survive_batch(cycles: &[usize], folder: &Path, initrd: &Path, disk: &Path) -> usize {
+    let limit = START + CYCLE * cycles.len();
+    let words: Vec<String> = cycles.iter().map(usize::to_string).collect();
+    let mut command = lab::lab(&["--timeout", &limit.to_string()], &[folder]);
+    command
+        .args(["env", &format!("CYCLES={}", words.join(" "))])
+        .args(variables(initrd))
         .arg(format!("DISK={}", disk.display()))
-        .args(["sh", "-c", KILLER])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut go_on = child.stdin.take().unwrap();
-    let (mut done, mut files, mut seen) = (0, 0, String::new());
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        let line = line.unwrap();
-        if let Some(rest) = line.strip_prefix("cycle ") {
-            let (cycle, synced) = rest.split_once(": ").unwrap();
-            let synced = synced.parse().unwrap();
-            check(&disk, cycle, synced);
-            println!("cycle {cycle} of {cycles}: {synced} synced files, all there");
-            (done, files) = (done + 1, files + synced);
-            go_on.write_all(b"go on\n").unwrap();
-        }
-        seen += &format!("{line}\n");
+        .args(["sh", "-c", KILLER]);
+    let mut host = Session::start(&command);
+    let mut files = 0;
+    for cycle in cycles {
+        let limit = limit as u64;
+        host.expect("status 137\n", limit);
+        host.expect(&format!("cycle {cycle}: "), limit);
+        let synced = host.line(limit).parse().unwrap();
+        check(disk, *cycle, synced);
+        println!("cycle {cycle}: {synced} synced files, all there");
+        files += synced;
+        host.send("go on\n");
     }
-    let status = child.wait().unwrap();
-    let mut errors = String::new();
-    let mut stderr = child.stderr.take().unwrap();
-    stderr.read_to_string(&mut errors).unwrap();
-    assert_eq!(status.code(), Some(0), "{seen}{errors}");
-    assert_eq!(done, cycles, "{seen}{errors}");
-    assert_eq!(
-        seen.matches("status 137").count(),
-        cycles as usize,
-        "{seen}"
-    );
-    println!("{cycles} kills, {files} synced files");
+    let (status, said) = host.end(limit as u64);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("no cycle is left"), "{said}");
+    files
 }
 
 /// The kernel and the programs of a guest, for a script.
@@ -125,7 +142,7 @@ fn variables(initrd: &Path) -> [String; 3] {
 }
 
 /// Replays the journal, as the next mount would. Then nothing may be wrong, and the files must be there to the byte.
-fn check(disk: &Path, cycle: &str, synced: u32) {
+fn check(disk: &Path, cycle: usize, synced: usize) {
     let mut replay = Command::new("/sbin/e2fsck");
     let replayed = replay.args(["-y", "-E", "journal_only"]).arg(disk);
     let replayed = replayed.output().unwrap();
@@ -137,7 +154,7 @@ fn check(disk: &Path, cycle: &str, synced: u32) {
     assert!(synced > 0);
     for n in 1..=synced {
         let line = format!("cycle {cycle} file {n}\n");
-        let len = n as usize * 7919 % 100_000 + 1;
+        let len = n * 7919 % 100_000 + 1;
         let whole: String = line.chars().cycle().take(len).collect();
         let cat = format!("cat /file-{n}");
         let found = succeed(Command::new("debugfs").args(["-R", &cat]).arg(disk));

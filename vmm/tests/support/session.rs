@@ -82,6 +82,14 @@ impl Session {
         self.expect_one(&[text], seconds);
     }
 
+    /// The rest of the line that was read to last.
+    #[track_caller]
+    pub fn line(&mut self, seconds: u64) -> String {
+        let from = self.read;
+        self.expect("\n", seconds);
+        self.seen[from..self.read].trim_end().to_owned()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }

@@ -15,6 +15,8 @@ INPUT  ?=
 COMPARE ?=
 # `make crash`
 CYCLES ?= 100
+# `make bench` and its like: the emulated host's kernel, host or next
+HOST_KERNEL ?= host
 SHELL  := /bin/bash
 # Has cargo run RISC-V programs in the emulated host.
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
@@ -24,7 +26,10 @@ UNITS := 'unit tests: cargo test --no-fail-fast --workspace --exclude micro --fe
 	'interleavings: $(MAKE) --no-print-directory interleavings'
 E2E   := 'end to end: cargo test --no-fail-fast --package vmm --features e2e --test "*"' \
 	'compare: cargo test --no-fail-fast --package compare --features e2e --test program'
+# What is run once more with the kernel of Debian's next release in the emulated host.
+ON_NEXT := $(addprefix --test ,kvm matrix linux platform lifecycle observe conform)
 FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features full --test "*"' \
+	'on the next kernel: HARTVISOR_HOST_KERNEL=next cargo test --no-fail-fast --package vmm --features e2e $(ON_NEXT)' \
 	'compare: cargo test --no-fail-fast --package compare --features full --tests' \
 	'book: $(MAKE) --no-print-directory test-docs'
 
@@ -42,7 +47,7 @@ setup: ## install what is missing: RISC-V targets, cross linker, QEMU, a riscv64
 run: all ## the guest in our VMM on RISC-V KVM, then the same guest under QEMU
 	@lab/demo
 
-qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE=echo: it echoes; Ctrl-a x leaves)
+qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE=echo; Ctrl-a x)
 	@truncate --size=1M $(DISK)
 	@echo "Ctrl-a x leaves, Ctrl-a h helps"
 	qemu-system-riscv64 -machine virt -m 256M -nodefaults -display none -no-reboot \
@@ -52,21 +57,21 @@ qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE
 		-drive file=$(DISK),format=raw,if=none,id=disk \
 		-device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk
 
-test: all ## unit tests, then the end-to-end tests in the emulated host and under QEMU; at last a table of what failed
+test: all ## unit tests, then end to end in the emulated host and under QEMU; a table at the end
 	@lab/suite $(UNITS) $(E2E)
 
-test-full: compare-build ## as test, and the long ones: Debian with systemd, its next kernel, a page in Chromium (all fetched first)
+test-full: compare-build ## as test, and the long ones: Debian, its next kernel, Chromium (all fetched first)
 	lab/fetch
 	lab/cargo build --release --target $(LINUX) --package vmm --features qcow2 --target-dir $(TARGET)/qcow2
 	@lab/suite $(UNITS) $(FULL)
 
-units: setup ## unit tests, on this machine and as a RISC-V build in the emulated host, and interleavings
+units: setup ## unit tests, on this machine and as a RISC-V build in the emulated host
 	@lab/suite $(UNITS)
 
-interleavings: ## queue and interrupt in every order of loads and stores that may be (some 10 s)
+interleavings: ## queue and interrupt under every order that their memory orderings allow
 	RUSTFLAGS="--cfg loom" cargo test --package devices --lib --target-dir $(TARGET)/loom interleavings
 
-compare: compare-build ## our guest and Debian's kernel in every way there is here: tables, and pages in target/compare (COMPARE="--runs 9")
+compare: compare-build ## our guest and Debian in every way there is here: tables, and pages in target/compare
 	lab/compare $(COMPARE)
 
 compare-build: all
@@ -76,40 +81,40 @@ compare-build: all
 man: setup ## man pages, and completions for bash, zsh and fish, in target/manual
 	cargo run --quiet --package manual -- $(TARGET)/manual
 
-test-docs: compare-build ## runs the commands of README.md and docs, and holds what they print against what the pages say
+test-docs: compare-build ## run the commands of README.md and docs, and compare what they print
 	cargo test --package manual --test book -- --include-ignored
 
-conform: all ## the conformance guest on our devices and on QEMU's, as a table (AIA=1: a host with AIA; WRITE=1: into docs/conformance.md)
+conform: all ## the conformance guest on our devices and on QEMU's (AIA=1; WRITE=1: into the docs)
 	$(if $(AIA),HARTVISOR_CONFORM_AIA=1) $(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
 		cargo test --quiet --package vmm --features e2e --test conform -- --ignored --nocapture every_column
 
-traps: all ## the same bytes moved from a trap a byte to a batch of requests, as a table (WRITE=1: into docs/virtio.md)
+traps: all ## the same bytes, from a trap per byte to a batch of requests (WRITE=1: into the docs)
 	$(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
 		cargo test --quiet --package vmm --features e2e --test traps -- --ignored --nocapture
 
-fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one of them; INPUT=FILE: one input again)
+fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one; INPUT=FILE: again)
 	FUZZ_SECONDS=$(T) FUZZ_INPUT=$(INPUT) fuzz/run $(FUZZ)
 
-crash: all ## the monitor killed CYCLES=100 times while Linux writes; what was synced must be there
+crash: all ## kill the monitor CYCLES=100 times while Linux writes; what was synced must be there
 	HARTVISOR_CRASH_CYCLES=$(CYCLES) cargo test --package vmm --features e2e --test crash killed -- --nocapture
 
 coverage: setup ## which lines of devices/ its own tests reach
 	@lab/coverage
 
-bench: bench-build ## what hartvisor and QEMU cost, in the emulated host by its instruction clock (fetches QEMU for riscv64 first)
+bench: bench-build ## what hartvisor and QEMU cost, by the lab's instruction clock (HOST_KERNEL=next)
 	lab/fetch qemu
-	cargo run --quiet --package bench --bin bench -- run
+	cargo run --quiet --package bench --bin bench -- run --host-kernel $(HOST_KERNEL)
 
-bench-quick: bench-build ## hartvisor alone, in two to three minutes
-	cargo run --quiet --package bench --bin bench -- run --quick
+bench-quick: bench-build ## hartvisor alone, in two to three minutes (HOST_KERNEL=next)
+	cargo run --quiet --package bench --bin bench -- run --quick --host-kernel $(HOST_KERNEL)
 
 bench-boot: bench-build ## start, memory and end alone, of hartvisor and QEMU
 	lab/fetch qemu
-	cargo run --quiet --package bench --bin bench -- run --boot
+	cargo run --quiet --package bench --bin bench -- run --boot --host-kernel $(HOST_KERNEL)
 
-bench-scale: bench-build ## how hartvisor's costs grow with VMs, disks, memory and vCPUs (bench plot FILE draws it)
+bench-scale: bench-build ## how costs grow with VMs, disks, memory and vCPUs (bench plot FILE draws it)
 	lab/cargo build --release --target $(METAL) --package guest
-	cargo run --quiet --package bench --bin bench -- scale
+	cargo run --quiet --package bench --bin bench -- scale --host-kernel $(HOST_KERNEL)
 
 bench-micro: ## the parts on this machine: times by criterion, instructions by valgrind
 	cargo bench --package micro --bench micro
@@ -117,6 +122,7 @@ bench-micro: ## the parts on this machine: times by criterion, instructions by v
 
 # Two calls: what the one needs of a library must not get into the other.
 bench-build: setup
+	@[[ $(HOST_KERNEL) == host ]] || lab/fetch $(HOST_KERNEL)
 	lab/cargo build --release --target $(LINUX) --package vmm
 	lab/cargo build --release --target $(LINUX) --package bench --bins
 
@@ -143,4 +149,4 @@ distclean: clean ## remove also what was fetched
 	rm -rf lab/cache
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24

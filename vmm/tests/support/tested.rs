@@ -8,7 +8,7 @@ use std::thread;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::lab::project;
+use crate::lab::{cached, project};
 
 const HEAD: &str = "# What is tested
 
@@ -30,7 +30,10 @@ impl Row {
             ["--aia"] => "AIA",
             _ => "AIA with guest interrupt files",
         };
-        Row(format!("{guest} | {format} | {host} | {irqchip} | {vcpus}"))
+        let kernel = host_kernel();
+        Row(format!(
+            "{guest} | {format} | {kernel}, {host} | {irqchip} | {vcpus}"
+        ))
     }
 }
 
@@ -46,6 +49,19 @@ impl Drop for Row {
         };
         // A panic in here would hide that of the test.
         let _ = write(&self.0, result);
+    }
+}
+
+/// The emulated host's kernel, as `lab/run` takes it: Linux 6.12.
+fn host_kernel() -> String {
+    let name = std::env::var("HARTVISOR_HOST_KERNEL").unwrap_or_else(|_| "host".into());
+    match fs::read_to_string(cached(&name, "release")) {
+        Ok(release) => {
+            let version: Vec<_> = release.split('.').take(2).collect();
+            format!("Linux {}", version.join("."))
+        }
+        // A file.
+        Err(_) => name,
     }
 }
 

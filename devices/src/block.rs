@@ -33,6 +33,7 @@ pub const QUEUE_SIZE: u16 = 256;
 
 /// Feature bits (§ 5.2.3).
 mod feature {
+    pub(super) const SIZE_MAX: u64 = 1 << 1;
     pub(super) const SEG_MAX: u64 = 1 << 2;
     pub(super) const RO: u64 = 1 << 5;
     pub(super) const BLK_SIZE: u64 = 1 << 6;
@@ -61,6 +62,8 @@ pub struct Options<'a> {
     pub write_through: bool,
     /// The number of queues: 1 to [`QUEUES_MAX`].
     pub queues: u16,
+    /// The logical block size that the driver sees: a power of two from 512 bytes on.
+    pub block_size: u32,
     /// What the log calls it.
     pub name: &'a str,
 }
@@ -72,6 +75,7 @@ impl Default for Options<'_> {
             serial: "",
             write_through: false,
             queues: 1,
+            block_size: 512,
             name: "disk",
         }
     }
@@ -102,7 +106,11 @@ impl Block {
             *to = from;
         }
         let queues = options.queues.clamp(1, QUEUES_MAX);
-        let config = Config::new(size, image.geometry(), queues, !options.write_through);
+        let mut geometry = image.geometry();
+        if options.block_size.is_power_of_two() && options.block_size >= 512 {
+            geometry.logical = options.block_size;
+        }
+        let config = Config::new(size, geometry, queues, !options.write_through);
         Block {
             disk: Disk {
                 image,
@@ -135,11 +143,12 @@ impl VirtioDevice for Block {
 
     fn features(&self) -> u64 {
         use feature::{
-            BLK_SIZE, CONFIG_WCE, DISCARD, FLUSH, MQ, RO, SEG_MAX, TOPOLOGY, WRITE_ZEROES,
+            BLK_SIZE, CONFIG_WCE, DISCARD, FLUSH, MQ, RO, SEG_MAX, SIZE_MAX, TOPOLOGY, WRITE_ZEROES,
         };
         let when = |condition, bits| if condition { bits } else { 0 };
         let (readonly, discards) = (self.disk.readonly, self.disk.config.geometry().discards);
-        SEG_MAX
+        SIZE_MAX
+            | SEG_MAX
             | BLK_SIZE
             | FLUSH
             | TOPOLOGY

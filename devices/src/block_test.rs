@@ -44,7 +44,7 @@ impl Bench {
 
     /// Of a disk that is kept in `file`.
     pub(super) fn of(mut block: Block, file: &File) -> Bench {
-        let rig = Rig::new(64);
+        let rig = Rig::new(512);
         let queue: Queue = rig.queue(crate::virtio::queue::FEATURES);
         block.activate(block.features());
         Bench {
@@ -212,6 +212,57 @@ fn a_length_that_is_no_whole_number_of_sectors_is_an_error() {
     }
 }
 
+/// A chain's descriptors may all name the same memory, so RAM is no bound.
+#[test]
+fn a_request_is_as_long_as_size_max_and_seg_max_allow_or_refused_without_io() {
+    const PIECE: u32 = 512 << 10;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(config::REQUEST_MAX + 512).unwrap();
+    file.write_all_at(&[0x11; 512], config::REQUEST_MAX - 512)
+        .unwrap();
+    let mut bench = Bench::new(file, &Options::default());
+    let number = |bytes: Vec<u8>| u64::from(u32::from_le_bytes(bytes.try_into().unwrap()));
+    let limit = number(bench.config(8, 4)) * number(bench.config(12, 4));
+    assert_eq!(limit, config::REQUEST_MAX);
+    let pieces = usize::try_from(limit / u64::from(PIECE)).unwrap();
+    let last = PAYLOAD + u64::from(PIECE) - 512;
+
+    let mut buffers = vec![(PAYLOAD, PIECE, rig::WRITE); pieces];
+    let written = u32::try_from(limit).unwrap() + 1;
+    assert_eq!(bench.request(request::IN, 0, &buffers), (OK, written));
+    assert_eq!(bench.rig.read(last, 512), [0x11; 512]);
+
+    bench.rig.write(last, &[0xaa; 512]);
+    buffers.push((PAYLOAD, 512, rig::WRITE));
+    assert_eq!(bench.request(request::IN, 0, &buffers), (IOERR, 1));
+    assert_eq!(bench.rig.read(last, 512), [0xaa; 512], "nothing was read");
+
+    let mut buffers = vec![(PAYLOAD, PIECE, 0); pieces];
+    buffers.push((PAYLOAD, 512, 0));
+    assert_eq!(bench.request(request::OUT, 0, &buffers), (IOERR, 1));
+    let end = bench.sector(limit / SECTOR - 1);
+    assert_eq!(end, [0x11; 512], "nothing was written");
+}
+
+#[test]
+fn the_block_size_is_what_was_asked_for_and_the_capacity_whole_blocks() {
+    for (asked, seen) in [(512_u32, 512_u32), (4096, 4096), (0, 512), (1000, 512)] {
+        let options = Options {
+            block_size: asked,
+            ..Options::default()
+        };
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(5 * 4096 + 512).unwrap();
+        let mut bench = Bench::new(file, &options);
+        assert_eq!(bench.config(20, 4), seen.to_le_bytes(), "{asked}");
+        let sectors = if seen == 4096 { 40_u64 } else { 41 };
+        assert_eq!(bench.config(0, 8), sectors.to_le_bytes());
+        // The unit of requests is the sector, whatever the block size (§ 5.2.5).
+        let read = (PAYLOAD, 512, rig::WRITE);
+        assert_eq!(bench.request(request::IN, 3, &[read]), (OK, 513));
+    }
+}
+
 #[test]
 fn a_read_only_disk_refuses_writes_and_keeps_its_data() {
     let mut bench = bench(true);
@@ -298,6 +349,7 @@ fn a_failing_host_file_is_an_error_and_the_device_goes_on() {
 fn the_configuration_says_what_the_features_promise() {
     let bench = bench(false);
     assert_eq!(bench.config(0, 8), SECTORS.to_le_bytes());
+    assert_eq!(bench.config(8, 4), (1_u32 << 20).to_le_bytes());
     assert_eq!(bench.config(12, 4), 254_u32.to_le_bytes());
     assert_eq!(bench.config(20, 4), 512_u32.to_le_bytes());
     // Topology: the file system's blocks, in logical ones of 512 bytes.

@@ -163,6 +163,7 @@ impl Pair {
             serial: "0123456789abcdefghij",
             write_through: case.write_through,
             queues: QUEUES as u16,
+            block_size: 512,
             name: "fuzzed",
         };
         let copy = file.try_clone().expect("a descriptor");

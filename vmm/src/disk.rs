@@ -195,6 +195,7 @@ impl Disk {
             serial: self.config.serial.as_deref().unwrap_or_default(),
             write_through: self.config.write_through,
             queues: self.queues,
+            block_size: 512,
             name: &format!("disk {:?}", self.config.path),
         };
         let file = self.file.try_clone()?;

@@ -9,6 +9,18 @@ use crate::virtio::ConfigSpace;
 /// The most data segments of a request: its header and status take a descriptor each.
 const SEGMENTS_MAX: u32 = super::QUEUE_SIZE as u32 - 2;
 
+/// The longest data segment of a request: bytes.
+const SEGMENT_MAX: u32 = 1 << 20;
+
+/// The most data that one read or write may have: bytes. A longer one is refused before any I/O.
+///
+/// It is what a driver may send that keeps to SIZE_MAX and SEG_MAX (§ 5.2.4), 254 MiB. It bounds
+/// how long a request, and with it a reset, can take: the descriptors of a chain may all name the
+/// same memory, so the guest's RAM is no bound. Linux sends up to a few MiB, in segments of 1 MiB
+/// where its memory is contiguous. Firmware (U-Boot, EDK2) reads a file's extent by one
+/// request, in one segment, and does not ask for SIZE_MAX.
+pub(super) const REQUEST_MAX: u64 = SEGMENT_MAX as u64 * SEGMENTS_MAX as u64;
+
 /// Offset of `writeback`, the one field that a driver may write.
 const WRITEBACK: usize = 32;
 
@@ -75,8 +87,7 @@ impl Config {
 
     /// The disk is `size` bytes now, of which whole blocks count. Says whether the driver sees another size.
     pub fn resize(&self, size: u64) -> bool {
-        let block = u64::from(self.geometry.logical);
-        let capacity = (size - size % block) / SECTOR;
+        let capacity = (size - size % self.geometry.whole()) / SECTOR;
         self.capacity.swap(capacity, Ordering::SeqCst) != capacity
     }
 
@@ -103,7 +114,7 @@ impl Config {
     fn bytes(&self) -> Vec<u8> {
         let geometry = &self.geometry;
         let mut bytes = self.capacity().to_le_bytes().to_vec();
-        bytes.extend([0; 4]); // size_max: not offered, a segment may be as long as a chain
+        bytes.extend(SEGMENT_MAX.to_le_bytes());
         bytes.extend(SEGMENTS_MAX.to_le_bytes());
         bytes.extend([0; 4]); // cylinders, heads, sectors: not offered
         bytes.extend(geometry.logical.to_le_bytes());

@@ -89,7 +89,7 @@ impl Disk {
         match kind {
             IN => {
                 let len = chain.writable().len();
-                let offset = self.range(sector, len)?;
+                let offset = self.transfer(sector, len)?;
                 self.host(HostCall::Read, offset, len, |image| {
                     image.read(chain.writable(), offset)
                 })?;
@@ -98,7 +98,7 @@ impl Disk {
             OUT => {
                 self.check_writable()?;
                 let len = chain.readable().len();
-                let offset = self.range(sector, len)?;
+                let offset = self.transfer(sector, len)?;
                 self.host(HostCall::Write, offset, len, |image| {
                     image.write(chain.readable(), offset)
                 })?;
@@ -194,6 +194,14 @@ impl Disk {
             }
         }
         Ok(ranges)
+    }
+
+    /// As [`range`](Disk::range), of `len` bytes that are read or written at once.
+    fn transfer(&self, sector: u64, len: u64) -> Result<u64, Failure> {
+        match len {
+            ..=config::REQUEST_MAX => self.range(sector, len),
+            _ => Err(Failure::Refused),
+        }
     }
 
     /// The byte offset of `sector`, if `len` bytes from there on are whole sectors of the disk.

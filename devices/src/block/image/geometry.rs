@@ -3,8 +3,11 @@
 /// What there is to say about a disk's blocks: bytes, powers of two.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::block) struct Geometry {
-    /// The smallest unit that can be read or written.
+    /// The logical block size that the driver sees.
     pub(in crate::block) logical: u32,
+    /// The unit that the file is read and written in: the capacity is a multiple of it. Shorter
+    /// requests take a detour by a buffer.
+    pub(in crate::block) unit: u32,
     /// The smallest unit that the host writes without reading first.
     pub(super) physical: u32,
     /// A multiple of this is best for random I/O.
@@ -18,6 +21,11 @@ pub(in crate::block) struct Geometry {
 }
 
 impl Geometry {
+    /// What the capacity is a multiple of: bytes.
+    pub(in crate::block) fn whole(&self) -> u64 {
+        self.logical.max(self.unit).into()
+    }
+
     /// § 5.2.4: log2 of the logical blocks in a physical one.
     pub(in crate::block) fn physical_exponent(&self) -> u8 {
         let exponent = self.physical.max(self.logical) / self.logical;
@@ -44,6 +52,7 @@ impl Geometry {
     pub(super) fn of_clusters(cluster: u32) -> Geometry {
         Geometry {
             logical: 512,
+            unit: 512,
             physical: 4096,
             minimum: 4096,
             optimal: cluster,

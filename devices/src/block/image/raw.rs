@@ -23,21 +23,22 @@ impl Geometry {
     /// What the host says of `file`.
     fn of(file: &File) -> Geometry {
         let metadata = file.metadata();
+        let unit = Direct::of(file).map_or(512, |direct| direct.offset);
         let block_device = metadata
             .as_ref()
             .ok()
             .filter(|it| it.file_type().is_block_device());
         if let Some(metadata) = block_device {
-            return Geometry::of_device(metadata.rdev());
+            return Geometry::of_device(metadata.rdev(), unit);
         }
         let block = metadata.map_or(0, |it| it.blksize());
         let block = u32::try_from(block).unwrap_or(0);
         let block = if block.is_power_of_two() { block } else { 4096 }.max(512);
-        let logical = Direct::of(file).map_or(512, |direct| direct.offset);
         Geometry {
-            logical,
+            logical: 512,
+            unit,
             // A file system's blocks may be larger, but no guest's page is.
-            physical: block.min(4096),
+            physical: block.min(4096).max(unit),
             minimum: block,
             optimal: 0,
             discard: block,
@@ -45,17 +46,13 @@ impl Geometry {
         }
     }
 
-    fn of_device(rdev: u64) -> Geometry {
+    /// The host's logical block size is the least physical one: the driver's is its own matter.
+    fn of_device(rdev: u64, unit: u32) -> Geometry {
         let limit = |name| queue_limit(rdev, name).unwrap_or(0);
-        let logical = limit("logical_block_size");
         Geometry {
-            logical: if logical.is_power_of_two() {
-                logical
-            } else {
-                512
-            }
-            .max(512),
-            physical: limit("physical_block_size"),
+            logical: 512,
+            unit,
+            physical: limit("physical_block_size").max(unit),
             minimum: limit("minimum_io_size"),
             optimal: limit("optimal_io_size"),
             discard: limit("discard_granularity"),
@@ -102,7 +99,8 @@ fn allocate(file: &File, mode: FallocateFlags, offset: u64, len: u64) -> io::Res
 /// A disk's file and the ways to it.
 pub(super) struct Raw {
     file: File,
-    block_device: bool,
+    /// The logical block size of a block device in bytes; `None` for a file.
+    device_block: Option<u64>,
     geometry: Geometry,
     /// Direct I/O has demands on buffers and offsets.
     direct: Option<Direct>,
@@ -113,8 +111,12 @@ impl Raw {
     pub(super) fn new(file: File) -> Raw {
         let metadata = file.metadata();
         let direct = Direct::of(&file);
+        let block_device = metadata.ok().filter(|it| it.file_type().is_block_device());
         Raw {
-            block_device: metadata.is_ok_and(|it| it.file_type().is_block_device()),
+            device_block: block_device.map(|it| {
+                let block = queue_limit(it.rdev(), "logical_block_size").unwrap_or(0);
+                u64::from(block.max(512))
+            }),
             geometry: Geometry::of(&file),
             bounce: Bounce::new(direct.unwrap_or(Direct::NONE)),
             direct,
@@ -159,9 +161,9 @@ impl Raw {
     }
 
     pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        match self.block_device {
-            true => discard_blocks(&self.file, offset, len, self.geometry.logical.into()),
-            false => allocate(&self.file, PUNCH, offset, len).map(drop),
+        match self.device_block {
+            Some(block) => discard_blocks(&self.file, offset, len, block),
+            None => allocate(&self.file, PUNCH, offset, len).map(drop),
         }
     }
 

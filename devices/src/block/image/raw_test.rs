@@ -141,18 +141,21 @@ fn a_direct_file_that_was_cut_short_is_an_error_for_what_is_gone() {
     assert_eq!(bench.request(OUT, 9, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
 }
 
+/// What a guest sees of a disk, such as where its partitions are, does not depend on how it is read.
 #[test]
-fn the_block_size_of_a_direct_disk_is_its_alignment_and_whole_blocks_count() {
+fn a_direct_disk_has_the_block_size_of_any_other_and_says_what_suits_it() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mut bench) = direct(folder.path(), None) else {
         return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
     };
-    let block = u32::from_le_bytes(bench.config(20, 4).try_into().unwrap());
-    let file = &bench.block.disk.image.as_raw().file;
-    assert_eq!(u64::from(block), granularity(file));
-    let size = u64::from(block) * 5 + 512;
+    assert_eq!(bench.config(20, 4), 512_u32.to_le_bytes());
+    let unit = granularity(&bench.block.disk.image.as_raw().file);
+    let exponent = u64::from(bench.config(24, 1)[0]);
+    assert!(512 << exponent >= unit, "{exponent} for {unit}");
+    // What is behind the last whole unit cannot be written, so it does not count.
+    let size = unit * 5 + 512;
     bench.block.shared_config().resize(size);
-    let sectors = (size - size % u64::from(block)) / 512;
+    let sectors = (size - size % unit) / 512;
     assert_eq!(bench.config(0, 8), sectors.to_le_bytes());
 }
 
@@ -167,13 +170,14 @@ fn the_geometry_of_a_block_device_is_what_the_kernel_says() {
         let name = device.unwrap().file_name().into_string().unwrap();
         let (major, minor) = name.split_once(':').unwrap();
         let rdev = rustix::fs::makedev(major.parse().unwrap(), minor.parse().unwrap());
-        let geometry = Geometry::of_device(rdev);
+        let geometry = Geometry::of_device(rdev, 512);
         let said = queue_limit(rdev, "logical_block_size").unwrap();
-        assert_eq!(geometry.logical, said, "{name}");
+        assert_eq!(geometry.logical, 512, "{name}");
         assert!(geometry.physical >= said, "{name}");
+        assert!(Geometry::of_device(rdev, 8192).physical >= 8192, "{name}");
     }
     // What nobody knows has sectors.
-    let unknown = Geometry::of_device(rustix::fs::makedev(4095, 1));
+    let unknown = Geometry::of_device(rustix::fs::makedev(4095, 1), 512);
     assert_eq!((unknown.logical, unknown.discards), (512, false));
 }
 

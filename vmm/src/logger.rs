@@ -1,13 +1,22 @@
 //! Messages to stderr, at the level that `HARTVISOR_LOG` names.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::error::Error;
 
 /// The environment variable that holds the level.
 const VARIABLE: &str = "HARTVISOR_LOG";
+
+/// The texts of the warnings and errors of this run. Each is written once, whatever the guest does again:
+/// one that reboots in a loop must not fill the log.
+static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The most warnings of a run.
+const SAID_MAX: usize = 500;
 
 struct Stderr;
 
@@ -17,16 +26,33 @@ impl Log for Stderr {
     }
 
     fn log(&self, record: &Record) {
-        if self.enabled(record.metadata()) {
-            eprintln!(
-                "hartvisor: {}: {}",
-                record.level().as_str().to_lowercase(),
-                record.args()
-            );
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = record.args().to_string();
+        let mut note = Some("");
+        if record.level() <= Level::Warn {
+            let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+            note = admit(&mut said, &text);
+        }
+        if let Some(note) = note {
+            let level = record.level().as_str().to_lowercase();
+            eprintln!("hartvisor: {level}: {text}{note}");
         }
     }
 
     fn flush(&self) {}
+}
+
+/// What is written behind a warning; `None` if it is not to be written.
+fn admit(said: &mut BTreeSet<String>, text: &str) -> Option<&'static str> {
+    if said.len() >= SAID_MAX || !said.insert(text.to_owned()) {
+        return None;
+    }
+    Some(match said.len() {
+        SAID_MAX => " (further warnings are not written)",
+        _ => "",
+    })
 }
 
 /// Begins to log; without the variable, warnings and errors.
@@ -43,4 +69,21 @@ pub fn start() -> Result<(), Error> {
         log::set_max_level(level);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_written_once_and_their_number_is_bounded() {
+        let mut said = BTreeSet::new();
+        assert_eq!(admit(&mut said, "a"), Some(""));
+        assert_eq!(admit(&mut said, "a"), None);
+        let written = (0..10 * SAID_MAX).filter_map(|n| admit(&mut said, &n.to_string()));
+        let notes: Vec<_> = written.collect();
+        assert_eq!(notes.len(), SAID_MAX - 1);
+        assert!(notes.last().unwrap().contains("not written"));
+        assert_eq!(said.len(), SAID_MAX);
+    }
 }

@@ -11,6 +11,7 @@ mod request;
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 pub use self::config::Config;
 pub use self::image::{Image, granularity};
@@ -66,6 +67,9 @@ pub struct Options<'a> {
     pub block_size: u32,
     /// What the log calls it.
     pub name: &'a str,
+    /// Whether an error of the host's was reported: shared by the devices of a disk that follow each
+    /// other when the guest reboots.
+    pub reported: Arc<AtomicBool>,
 }
 
 impl Default for Options<'_> {
@@ -77,6 +81,7 @@ impl Default for Options<'_> {
             queues: 1,
             block_size: 512,
             name: "disk",
+            reported: Arc::default(),
         }
     }
 }
@@ -119,7 +124,7 @@ impl Block {
                 readonly: options.readonly,
                 serial,
                 name: options.name.to_owned(),
-                reported: false,
+                reported: Arc::clone(&options.reported),
                 watch: None,
             },
             queues: vec![QUEUE_SIZE; queues.into()],

@@ -82,6 +82,17 @@ fn a_full_host_loses_nothing_that_was_flushed_and_says_so_once() {
     assert_eq!(half, refused);
     assert_eq!(WARNINGS.load(Ordering::SeqCst), 1);
 
+    // Nor does a guest fill the log that reboots, and with it gets another device for the same disk.
+    let device = devices::block::Block::with(file.try_clone().unwrap(), SECTORS * 512, &options);
+    let other_ram = Ram::new();
+    let other_page = Page::new(&other_ram, device);
+    let rebooted = Block::new(other_page.probe(), &mut other_ram.dma(), WANTED, 64);
+    let full = rebooted
+        .unwrap()
+        .write(ROOM, &[0xaa; SECTOR], &mut patience());
+    assert_eq!(full, refused);
+    assert_eq!(WARNINGS.load(Ordering::SeqCst), 1);
+
     block.flush(&mut patience()).unwrap();
     let flushed = content.len() - SECTOR;
     let mut seen = vec![0; flushed];

@@ -165,6 +165,7 @@ impl Pair {
             queues: QUEUES as u16,
             block_size: 512,
             name: "fuzzed",
+            reported: Arc::default(),
         };
         let copy = file.try_clone().expect("a descriptor");
         let block = Block::with(copy, disk.len() as u64, &options);

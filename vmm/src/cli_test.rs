@@ -105,20 +105,22 @@ fn a_serial_has_1_to_20_printable_characters() {
 #[test]
 fn what_a_disk_does_is_said_by_keys() {
     assert_eq!(
-        disk("d,cache=writethrough,direct=on,queues=3,lock=off,format=raw"),
+        disk("d,cache=writethrough,direct=on,queues=3,block-size=4096,lock=off,format=raw"),
         Ok(Disk {
             write_through: true,
             direct: true,
             queues: Some(3),
+            block_size: 4096,
             lock: false,
             format: Some(DiskFormat::Raw),
             ..Disk::new("d".into())
         })
     );
-    let text = "a,,b,readonly,serial=x,,y,cache=writethrough,queues=3,lock=off,format=qcow2";
+    let text = "a,,b,readonly,serial=x,,y,cache=writethrough,queues=3,block-size=4096,lock=off,format=qcow2";
     assert_eq!(disk(text).unwrap().text(), text);
     let plain = Ok(Disk::new("d".into()));
-    assert_eq!(disk("d,cache=writeback,direct=off,lock=on"), plain);
+    let same = "d,cache=writeback,direct=off,block-size=512,lock=on,readonly=off";
+    assert_eq!(disk(same), plain);
     for number in ["0", "17", "-1", "x", ""] {
         let error = disk(&format!("d,queues={number}")).unwrap_err();
         assert!(error.contains("expected 1 to 16"), "{error}");
@@ -129,15 +131,36 @@ fn what_a_disk_does_is_said_by_keys() {
 
 #[test]
 fn unknown_disk_keys_are_refused_naming_the_known_ones() {
-    for text in ["d,ro", "d,readonly=on", "d,", "d,format=vmdk"] {
+    for text in [
+        "d,ro",
+        "d,readonly=yes",
+        "d,",
+        "d,format=vmdk",
+        "d,block-size=1024",
+    ] {
         let error = disk(text).unwrap_err();
-        assert!(error.contains("readonly, serial=TEXT"), "{error}");
+        assert!(error.contains("readonly[=on|off], serial=TEXT"), "{error}");
     }
     assert!(
         disk(",readonly")
             .unwrap_err()
             .contains("file name is missing")
     );
+}
+
+#[test]
+fn the_spellings_of_other_monitors_are_understood() {
+    let expected = Disk {
+        readonly: true,
+        ..Disk::new("a.img".into())
+    };
+    for text in ["path=a.img,readonly=on", "file=a.img,readonly"] {
+        assert_eq!(disk(text), Ok(expected.clone()));
+    }
+    assert_eq!(disk("path=path=a").unwrap().path, PathBuf::from("path=a"));
+    assert_eq!(disk("./path=a").unwrap().path, PathBuf::from("./path=a"));
+    assert!(disk("path=").unwrap_err().contains("file name is missing"));
+    assert!(disk("a,path=b").unwrap_err().contains("\"path=b\""));
 }
 
 #[test]

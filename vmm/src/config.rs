@@ -165,10 +165,12 @@ impl BackEnd {
     /// # Errors
     /// The text names no device; the message says what would.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
-        match text.as_bytes().strip_prefix(b"block,path=") {
-            Some(disk) => Disk::parse(OsStr::from_bytes(disk)).map(BackEnd::Block),
+        match text.as_bytes().strip_prefix(b"block,") {
+            Some(disk) if disk.starts_with(b"path=") => {
+                Disk::parse(OsStr::from_bytes(disk)).map(BackEnd::Block)
+            }
             None if text == "rng" => Ok(BackEnd::Rng),
-            None => Err("expected block,path=FILE[,readonly][,serial=TEXT] or rng".into()),
+            _ => Err("expected block,path=FILE[,readonly][,serial=TEXT] or rng".into()),
         }
     }
 }

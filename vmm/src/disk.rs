@@ -1,13 +1,16 @@
-//! The disks: opened, checked, and kept from being written by two machines at once.
+//! The disks: opened, checked, and kept from being written by two users at once.
 
 mod format;
 mod lock;
+mod users;
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use devices::block::{self, Block, Image, QUEUES_MAX};
 use log::warn;
@@ -17,6 +20,8 @@ use crate::config::{self, DiskFormat};
 use crate::error::Error;
 use crate::files;
 use crate::layout::VIRTIO_SLOTS;
+
+use self::users::Identity;
 
 /// How many disks there can be at most: the console has the first virtio-mmio slot.
 const DISKS_MAX: usize = VIRTIO_SLOTS - 1;
@@ -34,6 +39,10 @@ pub struct Disk {
     pub queues: u16,
     /// How `file` holds it.
     pub format: DiskFormat,
+    /// What keeps others away from it: the claim on a block device, the locked files behind a loop device.
+    held: OnceLock<Vec<File>>,
+    /// Whether an error of the host's was reported, in this life of the guest or an earlier one.
+    reported: Arc<AtomicBool>,
 }
 
 /// Opens the disks of a machine with `cpus` vCPUs, in their order.
@@ -61,7 +70,7 @@ pub fn open(configs: &[config::Disk], rng: bool, cpus: u32) -> Result<Vec<Disk>,
         let disk = Disk::open(config, cpus)?;
         for other in &disks {
             if !(disk.config.readonly && other.config.readonly)
-                && disk.identity()? == other.identity()?
+                && disk.identity()?.overlaps(other.identity()?)
             {
                 return Err(Error::DiskTwice {
                     first: other.config.path.clone(),
@@ -82,6 +91,9 @@ impl Disk {
     pub(crate) fn open(config: &config::Disk, cpus: u32) -> Result<Disk, Error> {
         let path = &config.path;
         let file = files::open_disk(path, config.readonly)?;
+        if !config.readonly {
+            check_writable(path, &file)?;
+        }
         let format = match config.format {
             Some(format) => format,
             None => format::of(path, &file)?,
@@ -95,12 +107,14 @@ impl Disk {
         let one_per_vcpu = u16::try_from(cpus).map_or(QUEUES_MAX, |cpus| cpus.min(QUEUES_MAX));
         let disk = Disk {
             size: match format {
-                DiskFormat::Raw => length(&file).map_err(|source| unreadable(path, source))?,
+                DiskFormat::Raw => raw_length(path, &file)?,
                 DiskFormat::Qcow2 => format::qcow2_size(path, &file)?,
             },
             file,
             queues: config.queues.unwrap_or(one_per_vcpu),
             format,
+            held: OnceLock::new(),
+            reported: Arc::default(),
             config: config.clone(),
         };
         disk.check_size()?;
@@ -110,8 +124,8 @@ impl Disk {
     fn check_size(&self) -> Result<(), Error> {
         let (path, size) = (self.config.path.clone(), self.size);
         let multiple = match self.format {
-            DiskFormat::Raw => block::granularity(&self.file),
-            DiskFormat::Qcow2 => block::SECTOR,
+            DiskFormat::Raw => block::granularity(&self.file).max(self.config.block_size.into()),
+            DiskFormat::Qcow2 => self.config.block_size.into(),
         };
         match size {
             0 => Err(Error::EmptyFile { what: "disk", path }),
@@ -139,36 +153,96 @@ impl Disk {
         .text()
     }
 
-    /// What tells one file of the host from another, whatever its names: device and inode, or the device it stands for.
-    fn identity(&self) -> Result<(u64, u64), Error> {
+    fn identity(&self) -> Result<Identity, Error> {
         let metadata = self.file.metadata();
         let metadata = metadata.map_err(|source| unreadable(&self.config.path, source))?;
-        Ok(if metadata.rdev() == 0 {
-            (metadata.dev(), metadata.ino())
-        } else {
-            (u64::MAX, metadata.rdev())
-        })
+        Ok(Identity::of(&metadata))
     }
 
-    /// Keeps other machines, ours and QEMU's, from writing to it, or from having it at all where this one writes. The
-    /// lock ends with the process.
+    /// Makes sure that this host does not use it otherwise, and keeps it from doing so: by a claim on
+    /// a block device, and by locks on the files behind loop devices. Both end with the process.
     ///
     /// # Errors
-    /// Another machine has it.
-    pub fn lock(&self) -> Result<(), Error> {
-        if !self.config.lock {
+    /// It is in use.
+    pub fn claim(&self) -> Result<(), Error> {
+        if !self.config.lock || self.held.get().is_some() {
             return Ok(());
         }
-        match lock::take(&self.file, self.config.readonly) {
+        let identity = self.identity()?;
+        let claim = users::claim(&self.file, self.config.readonly);
+        let users = users::of(identity);
+        if let Some(user) = users
+            .iter()
+            .find(|user| user.writes || !self.config.readonly)
+        {
+            return Err(self.in_use(&user.what));
+        }
+        let mut held = Vec::new();
+        match claim {
+            // Other readers are welcome.
+            Ok(claim) => held.extend(claim.filter(|_| !self.config.readonly)),
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                if users.is_empty() {
+                    let process = users::process(identity).unwrap_or("a program".into());
+                    return Err(self.in_use(&format!("{process} has claimed it, or a part of it")));
+                }
+            }
+            Err(error) => warn!("cannot claim disk {:?}: {error}", self.config.path),
+        }
+        for (path, whole) in users::backing_files(identity) {
+            match File::open(&path) {
+                Ok(file) => {
+                    self.take(&file)?;
+                    // Other parts of a file may have other users, so its lock is only looked at.
+                    held.extend(Some(file).filter(|_| whole));
+                }
+                Err(error) => warn!(
+                    "cannot lock {path:?} behind disk {:?}: {error}",
+                    self.config.path
+                ),
+            }
+        }
+        let _ = self.held.set(held);
+        Ok(())
+    }
+
+    fn in_use(&self, user: &str) -> Error {
+        Error::DiskInUse {
+            path: self.config.path.clone(),
+            user: user.into(),
+        }
+    }
+
+    /// [Claims](Disk::claim) it, and keeps other machines, ours and QEMU's, from writing to it, or from
+    /// having it at all where this one writes. The lock ends with the process.
+    ///
+    /// # Errors
+    /// It is in use, or another machine has it.
+    pub fn lock(&self) -> Result<(), Error> {
+        self.claim()?;
+        match self.config.lock {
+            true => self.take(&self.file),
+            false => Ok(()),
+        }
+    }
+
+    /// Locks a file that holds it.
+    fn take(&self, file: &File) -> Result<(), Error> {
+        match lock::take(file, self.config.readonly) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Error::DiskLocked {
-                path: self.config.path.clone(),
-                who: if self.config.readonly {
-                    "writes to"
-                } else {
-                    "has"
-                },
-            }),
+            Ok(false) => {
+                let metadata = file.metadata().ok();
+                let process = metadata.and_then(|it| users::process(Identity::of(&it)));
+                Err(Error::DiskLocked {
+                    path: self.config.path.clone(),
+                    who: if self.config.readonly {
+                        "writes to"
+                    } else {
+                        "has"
+                    },
+                    process: process.map_or(String::new(), |process| format!(", {process}")),
+                })
+            }
             Err(error) => {
                 warn!("cannot lock disk {:?}: {error}", self.config.path);
                 Ok(())
@@ -195,7 +269,8 @@ impl Disk {
             serial: self.config.serial.as_deref().unwrap_or_default(),
             write_through: self.config.write_through,
             queues: self.queues,
-            block_size: 512,
+            block_size: self.config.block_size,
+            reported: Arc::clone(&self.reported),
             name: &format!("disk {:?}", self.config.path),
         };
         let file = self.file.try_clone()?;
@@ -222,6 +297,46 @@ impl Disk {
 /// A block device has no length in its metadata, but an end. The file's position is nobody's concern.
 fn length(mut file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
+}
+
+/// Refuses what open(2) opens for writing and write(2) does not take: a block device that is set
+/// read-only, swap space. A write of no bytes tells, and changes nothing.
+fn check_writable(path: &Path, mut file: &File) -> Result<(), Error> {
+    let Err(source) = file.write(&[]) else {
+        return Ok(());
+    };
+    let why = match source.raw_os_error() {
+        Some(libc::EPERM | libc::EROFS) => "it is set read-only on this host",
+        Some(libc::ETXTBSY) => "it is swap space of this host",
+        _ => {
+            return Err(Error::OpenWritable {
+                path: path.into(),
+                source,
+            });
+        }
+    };
+    Err(Error::DiskReadOnly {
+        path: path.into(),
+        why,
+    })
+}
+
+/// The length in bytes of a raw image or a block device. The kernel's own files (`/proc`, `/sys`)
+/// look like regular ones, and have none, or less than they say.
+fn raw_length(path: &Path, file: &File) -> Result<u64, Error> {
+    let length = match length(file) {
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+            return Err(files::no_disk(path, "a file without a length"));
+        }
+        other => other.map_err(|source| unreadable(path, source))?,
+    };
+    match length
+        .checked_sub(1)
+        .map(|last| file.read_at(&mut [0], last))
+    {
+        Some(Ok(0)) => Err(files::no_disk(path, "a file that ends before its length")),
+        _ => Ok(length),
+    }
 }
 
 fn make_direct(file: &File) -> io::Result<()> {

@@ -320,21 +320,23 @@ pub enum Error {
         rounded: u64,
     },
 
-    /// An image that is not raw.
+    /// An image that does not look raw, and nothing was said of its format.
     #[error(
-        "disk {path:?} is a {format} image, expected a raw one ({hint}qemu-img convert -O raw makes a raw one, format=raw shows its bytes as they are)"
+        "disk {path:?} is a {format} image by {by}, expected a raw one ({hint}qemu-img convert -O raw makes a raw one, format=raw takes its bytes as they are)"
     )]
     DiskFormat {
         /// The path as the user gave it.
         path: PathBuf,
         /// The format's name.
         format: &'static str,
-        /// What else would take it, or nothing.
+        /// What tells: "its name", "its first bytes".
+        by: &'static str,
+        /// What else would open it, or nothing.
         hint: &'static str,
     },
 
     /// A qcow2 image is damaged, or has what is not taken from one.
-    #[error("disk {path:?} cannot be used as a qcow2 image")]
+    #[error("disk {path:?} cannot be used as a qcow2 image (a raw one needs format=raw)")]
     DiskImage {
         /// The path as the user gave it.
         path: PathBuf,
@@ -352,20 +354,40 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A disk could be opened for writing, and still takes no writes.
+    #[error("disk {path:?} takes no writes: {why} (to use it unwritten, give {path:?},readonly)")]
+    DiskReadOnly {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// Why: "it is set read-only on this host", …
+        why: &'static str,
+    },
+
+    /// This host uses the disk for something else.
+    #[error("disk {path:?} is in use: {user} (lock=off uses it all the same)")]
+    DiskInUse {
+        /// The path as the user gave it.
+        path: PathBuf,
+        /// Who uses it, and for what.
+        user: String,
+    },
+
     /// Another machine uses the image.
     #[error(
-        "another machine {who} disk {path:?}: it has one writer or, all with readonly, any number of readers (lock=off does not ask)"
+        "another machine {who} disk {path:?}{process}: it has one writer or, all with readonly, any number of readers (lock=off does not ask)"
     )]
     DiskLocked {
         /// The path as the user gave it.
         path: PathBuf,
         /// What the other one does: "has", or "writes to".
         who: &'static str,
+        /// Which process that is, behind a comma, if it is known.
+        process: String,
     },
 
     /// One image twice, at least once writable: the guest would destroy it.
     #[error(
-        "disks {first:?} and {second:?} are the same file: only possible with readonly on both"
+        "disks {first:?} and {second:?} are the same file, or parts of each other: only possible with readonly on both"
     )]
     DiskTwice {
         /// The path of one.
@@ -629,6 +651,8 @@ impl Error {
             | Error::DiskFormat { .. }
             | Error::DiskImage { .. }
             | Error::DiskDirect { .. }
+            | Error::DiskReadOnly { .. }
+            | Error::DiskInUse { .. }
             | Error::DiskLocked { .. }
             | Error::DiskTwice { .. }
             | Error::Create { .. }

@@ -36,19 +36,18 @@ pub(crate) fn open_disk(path: &Path, readonly: bool) -> Result<File, Error> {
         source,
     };
     expect_disk(path, &path.metadata().map_err(open_error)?)?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(!readonly)
-        .open(path)
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !readonly => {
-                Error::OpenWritable {
-                    path: path.into(),
-                    source,
-                }
+    let file = OpenOptions::new().read(true).write(!readonly).open(path);
+    let file = file.map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            if !readonly && File::open(path).is_ok() =>
+        {
+            Error::OpenWritable {
+                path: path.into(),
+                source,
             }
-            _ => open_error(source),
-        })?;
+        }
+        _ => open_error(source),
+    })?;
     expect_disk(path, &file.metadata().map_err(open_error)?)?;
     Ok(file)
 }
@@ -74,13 +73,17 @@ fn expect_disk(path: &Path, metadata: &Metadata) -> Result<(), Error> {
     if metadata.is_file() || metadata.file_type().is_block_device() {
         return Ok(());
     }
-    let wanted = "a raw image file or a block device";
-    Err(Error::FileType {
+    Err(no_disk(path, kind(metadata)))
+}
+
+/// The error of a disk that is of a kind which cannot serve.
+pub(crate) fn no_disk(path: &Path, kind: &'static str) -> Error {
+    Error::FileType {
         what: "disk",
         path: path.into(),
-        kind: kind(metadata),
-        wanted,
-    })
+        kind,
+        wanted: "a raw image file or a block device",
+    }
 }
 
 /// What a path names, for people.

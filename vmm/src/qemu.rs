@@ -97,7 +97,11 @@ fn start(
         UnixStream::pair().map_err(|source| cannot("create a socket pair", source))?;
     let mut backends = match devices {
         config::Devices::Ours => Backends::start(machine, observer)?,
-        config::Devices::Qemu => Backends::default(),
+        config::Devices::Qemu => {
+            // The lock is QEMU's to take.
+            machine.disks.iter().try_for_each(Disk::claim)?;
+            Backends::default()
+        }
     };
     let addresses = backends.addresses();
     let devices = match devices {

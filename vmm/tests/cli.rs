@@ -232,12 +232,30 @@ fn disks_that_cannot_be_are_refused() {
         &["--disk", "/dev/zero"],
         &["\"/dev/zero\" is a character device", "block device"],
     );
+    folder.refused(
+        &["--disk", "/proc/version,readonly"],
+        &[
+            "\"/proc/version\" is a file without a length",
+            "a raw image",
+        ],
+    );
+    folder.refused(
+        &["--disk", "/sys/kernel/uevent_seqnum,readonly,format=raw"],
+        &["is a file that ends before its length"],
+    );
     folder.refused(&["--disk", "empty"], &["disk \"empty\" is empty"]);
     folder.refused(
         &["--disk", "odd"],
         &["\"odd\" has 1000 bytes", "multiple of 512", "-s 1024"],
     );
-    folder.refused(&["--disk", "good,ro"], &["\"ro\"", "readonly, serial=TEXT"]);
+    folder.refused(
+        &["--disk", "odd,block-size=4096"],
+        &["multiple of 4096", "-s 4096"],
+    );
+    folder.refused(
+        &["--disk", "good,ro"],
+        &["\"ro\"", "readonly[=on|off], serial=TEXT"],
+    );
     folder.refused(
         &["--disk", "good,serial=123456789012345678901"],
         &["has 21 bytes, at most 20"],
@@ -252,23 +270,30 @@ fn disks_that_cannot_be_are_refused() {
     folder.refused(&many, &["8 disks, at most 7"]);
 }
 
+/// What a guest writes to its raw disk must not make it another disk at the next start.
 #[test]
-fn an_image_of_another_format_is_shown_raw_only_when_told_so() {
+fn a_disk_that_looks_like_another_format_is_refused_until_its_format_is_given() {
     let folder = Folder::new();
-    for (format, magic) in [
-        ("qcow2", &b"QFI\xfb"[..]),
-        ("vmdk", b"KDMV"),
-        ("vhdx", b"vhdxfile"),
+    for (format, offset, mark) in [
+        ("qcow2", 0, &b"QFI\xfb"[..]),
+        ("vmdk", 0, b"KDMV"),
+        ("vhdx", 0, b"vhdxfile"),
+        ("vhd", 0, b"conectix"),
+        ("vdi", 64, b"\x7f\x10\xda\xbe"),
     ] {
-        if cfg!(feature = "qcow2") && format == "qcow2" {
-            continue;
-        }
-        let mut content = magic.to_vec();
+        let mut content = vec![0; offset];
+        content.extend(mark);
         content.resize(4096, 0);
         folder.file("image", &content);
         folder.refused(
             &["--disk", "image,readonly"],
-            &["\"image\" is a", format, "qemu-img convert", "format=raw"],
+            &[
+                "\"image\" is a",
+                format,
+                "by its first bytes",
+                "qemu-img convert",
+                "format=raw",
+            ],
         );
         let raw = ["--kernel", "kernel", "--disk", "image,format=raw"];
         let output = folder.run(&[&raw[..], &["--print-command"]].concat());
@@ -280,16 +305,33 @@ fn an_image_of_another_format_is_shown_raw_only_when_told_so() {
 #[test]
 fn a_qcow2_image_is_opened_where_this_build_can_and_else_it_says_which_can() {
     let folder = Folder::new();
-    folder.file("image", &[&b"QFI\xfb"[..], &[0; 4092]].concat());
-    folder.file("raw", &[0; 4096]);
-    for disk in ["image", "image,format=qcow2", "raw,format=qcow2"] {
-        let words: &[&str] = match (cfg!(feature = "qcow2"), disk.split(',').next()) {
-            (true, Some("raw")) => &["\"raw\"", "as a qcow2 image: it is no qcow2 image"],
-            (true, _) => &["\"image\" cannot be used as a qcow2 image: its refcounts"],
-            (false, _) => &["is a qcow2 image", "a build with the feature qcow2"],
-        };
-        folder.refused(&["--disk", disk], words);
+    let image = [&b"QFI\xfb"[..], &[0; 4092]].concat();
+    for name in ["image", "image.qcow2"] {
+        folder.file(name, &image);
     }
+    folder.file("raw", &[0; 4096]);
+    folder.file("raw.QCOW2", &[0; 4096]);
+    let (damaged, raw, unable) = (
+        "cannot be used as a qcow2 image (a raw one needs format=raw): its refcounts",
+        "cannot be used as a qcow2 image (a raw one needs format=raw): it is no qcow2 image",
+        "a build with the feature qcow2 opens one",
+    );
+    for (disk, with, without) in [
+        ("image", "format=qcow2 opens it as one", unable),
+        ("image,format=qcow2", damaged, unable),
+        ("image.qcow2", damaged, unable),
+        ("raw,format=qcow2", raw, unable),
+        ("raw.QCOW2", raw, unable),
+    ] {
+        let words = match cfg!(feature = "qcow2") {
+            true => [with],
+            false => [without],
+        };
+        folder.refused(&["--disk", disk], &words);
+    }
+    let raw = ["--kernel", "kernel", "--print-command", "--disk"];
+    let output = folder.run(&[&raw[..], &["raw.QCOW2,format=raw"]].concat());
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
@@ -297,7 +339,7 @@ fn direct_io_is_asked_for_where_the_file_has_it() {
     let folder = Folder::new();
     let image = File::create(folder.path("image")).unwrap();
     image.set_len(1 << 20).unwrap();
-    let disk = "image,direct=on,cache=writethrough,queues=2,lock=off";
+    let disk = "image,direct=on,cache=writethrough,queues=2,block-size=4096,lock=off";
     let arguments = ["--kernel", "kernel", "--print-command", "--disk", disk];
     let expected: [(&str, &[&str]); 2] = [
         (
@@ -305,13 +347,13 @@ fn direct_io_is_asked_for_where_the_file_has_it() {
             &[
                 "cache.direct=on,",
                 "file.locking=off,",
-                ",write-cache=off,num-queues=2 ",
+                ",logical_block_size=4096,physical_block_size=4096,write-cache=off,num-queues=2 ",
             ],
         ),
         (
             "ours",
             &[
-                "block,path=image,cache=writethrough,direct=on,queues=2,lock=off &\n",
+                "block,path=image,cache=writethrough,direct=on,queues=2,block-size=4096,lock=off &\n",
                 ",num-queues=2,",
             ],
         ),
@@ -349,12 +391,15 @@ fn a_disk_that_may_only_be_read_says_how_to_do_that() {
         ],
     );
     fs::set_permissions(folder.path("disk"), PermissionsExt::from_mode(0o000)).unwrap();
-    let output = as_nobody(&folder, &["--disk", "disk,readonly"]);
-    expect(
-        &output,
-        2,
-        &["cannot open disk \"disk\": Permission denied"],
-    );
+    // There it would not help to give up writing.
+    for disk in ["disk,readonly", "disk"] {
+        let output = as_nobody(&folder, &["--disk", disk]);
+        expect(
+            &output,
+            2,
+            &["cannot open disk \"disk\": Permission denied"],
+        );
+    }
 }
 
 /// Root may open everything, so as root this needs another user, and a program where that user can reach it.

@@ -73,7 +73,7 @@ fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
         };
     }
     fs::write(at("raw"), &content).unwrap();
-    let (raw, full, new, packed) = (at("raw"), at("full"), at("new"), at("packed"));
+    let (raw, full, new, packed) = (at("raw"), at("full.qcow2"), at("new"), at("packed.qcow2"));
     qemu_img(&["convert", "-O", "qcow2"], &[&raw, &full]);
     qemu_img(&["convert", "-c", "-O", "qcow2"], &[&raw, &packed]);
     qemu_img(

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::warn;
 
@@ -41,7 +42,7 @@ pub(super) struct Disk {
     /// What a warning calls it.
     pub(super) name: String,
     /// Whether a host error was reported: the first says it all, and a guest must not fill the log.
-    pub(super) reported: bool,
+    pub(super) reported: Arc<AtomicBool>,
     /// Who is told of what the host does for it.
     pub(super) watch: Option<Arc<dyn Watch>>,
 }
@@ -59,7 +60,7 @@ impl Disk {
             Err(Failure::Unsupported) => (Status::Unsupp, 0),
             Err(Failure::Refused) => (Status::IoErr, 0),
             Err(Failure::Host(error)) => {
-                if !std::mem::replace(&mut self.reported, true) {
+                if !self.reported.swap(true, Ordering::Relaxed) {
                     warn!(
                         "{}: {error} (said once; the guest sees I/O errors)",
                         self.name

@@ -1,6 +1,7 @@
 //! A disk: `--disk FILE[,KEY[=VALUE]]…`.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use devices::block::{QUEUES_MAX, SERIAL_MAX};
@@ -29,10 +30,13 @@ pub struct Disk {
     /// The number of queues: 1 to 16.
     #[serde(default)]
     pub queues: Option<u16>,
-    /// Another machine that has the image open is respected.
+    /// The logical block size that the guest sees: 512 or 4096 bytes.
+    #[serde(default = "block_size")]
+    pub block_size: u32,
+    /// Other users of the image or block device, on this host and in other machines, are respected.
     #[serde(default = "super::yes")]
     pub lock: bool,
-    /// What the image is, whatever it looks like.
+    /// What the image is, whatever its name and its content look like.
     #[serde(default)]
     pub format: Option<DiskFormat>,
 }
@@ -48,16 +52,13 @@ pub enum DiskFormat {
 }
 
 /// The keys. A new one is a field above, a row here, and its use.
-const KEYS: [Key<Disk>; 7] = [
+const KEYS: [Key<Disk>; 8] = [
     Key {
-        form: "readonly",
+        form: "readonly[=on|off]",
         help: "",
-        set: |disk, value| match value {
-            None => {
-                disk.readonly = true;
-                Ok(())
-            }
-            Some(_) => Err(Wrong::Form),
+        set: |disk, value| {
+            disk.readonly = choice(value.or(Some("on")), SWITCH)?;
+            Ok(())
         },
         text: |disk| disk.readonly.then(|| "readonly".into()),
     },
@@ -102,8 +103,17 @@ const KEYS: [Key<Disk>; 7] = [
         text: |disk| Some(format!("queues={}", disk.queues?)),
     },
     Key {
+        form: "block-size=512|4096",
+        help: "block-size=4096 shows blocks of 4096 bytes instead of 512, for a disk that was partitioned so.",
+        set: |disk, value| {
+            disk.block_size = choice(value, [("512", 512), ("4096", 4096)])?;
+            Ok(())
+        },
+        text: |disk| (disk.block_size != 512).then(|| format!("block-size={}", disk.block_size)),
+    },
+    Key {
         form: "lock=on|off",
-        help: "lock=off opens an image that another machine has open.",
+        help: "lock=off opens a disk that another machine or this host uses.",
         set: |disk, value| {
             disk.lock = choice(value, SWITCH)?;
             Ok(())
@@ -112,8 +122,8 @@ const KEYS: [Key<Disk>; 7] = [
     },
     Key {
         form: "format=raw|qcow2",
-        help: "format=raw shows the bytes of what would else be taken for an image of another format; \
-               format=qcow2 insists on that one (in builds that have it).",
+        help: "A file is raw unless its name ends in .qcow2 or format=qcow2 says otherwise (in builds that have it); \
+               format=raw treats it as raw even if it looks like another image format.",
         set: |disk, value| {
             let values = [("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
             disk.format = Some(choice(value, values)?);
@@ -147,18 +157,25 @@ impl Disk {
             write_through: false,
             direct: false,
             queues: None,
+            block_size: block_size(),
             lock: true,
             format: None,
         }
     }
 
-    /// Reads `FILE[,KEY[=VALUE]]…`, a doubled comma being one that belongs to a part.
+    /// Reads `FILE[,KEY[=VALUE]]…`, a doubled comma being one that belongs to a part. `path=FILE` and
+    /// `file=FILE`, as other monitors have it, are the same as `FILE`.
     ///
     /// # Errors
     /// The text names no disk; the message says what would.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
         let mut parts = split_at_single_commas(text).into_iter();
-        let path = PathBuf::from(parts.next().unwrap_or_default());
+        let first = parts.next().unwrap_or_default();
+        let first = first.as_bytes();
+        let file = [&b"path="[..], b"file="]
+            .iter()
+            .find_map(|key| first.strip_prefix(*key));
+        let path = PathBuf::from(OsStr::from_bytes(file.unwrap_or(first)));
         if path.as_os_str().is_empty() {
             return Err("the file name is missing, expected FILE[,readonly][,serial=TEXT]".into());
         }
@@ -189,8 +206,18 @@ impl Disk {
         if let Some(number) = self.queues.filter(|number| !range.contains(number)) {
             return Err(queues(&number.to_string()));
         }
+        if !matches!(self.block_size, 512 | 4096) {
+            return Err(format!(
+                "block-size {}, expected 512 or 4096",
+                self.block_size
+            ));
+        }
         self.serial.as_deref().map_or(Ok(()), check_serial)
     }
+}
+
+fn block_size() -> u32 {
+    512
 }
 
 fn queues(given: &str) -> String {

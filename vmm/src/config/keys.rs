@@ -50,7 +50,7 @@ pub(super) enum Wrong {
 
 impl<T> Key<T> {
     fn name(&self) -> &'static str {
-        self.form.split('=').next().unwrap_or_default()
+        self.form.split(['=', '[']).next().unwrap_or_default()
     }
 }
 

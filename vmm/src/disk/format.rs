@@ -1,4 +1,9 @@
 //! Which format an image has, and qcow2 where this build has it.
+//!
+//! The user says it, by `format=` or by a name that ends in `.qcow2`. The content never decides: a
+//! guest writes what it likes to its raw disk, and one that becomes qcow2 by that at the next start
+//! may be of any size, and feeds the parser. So a raw disk that looks like something else is refused
+//! until the user says `format=raw`.
 
 use std::fs::File;
 use std::io;
@@ -10,40 +15,58 @@ use devices::block::Image;
 use crate::config::DiskFormat;
 use crate::error::Error;
 
-/// How the formats begin that a user may take for a disk.
-const BEGINNINGS: [(&str, &[u8]); 3] = [
-    ("qcow2", b"QFI\xfb"),
-    ("vmdk", b"KDMV"),
-    ("vhdx", b"vhdxfile"),
+/// How the formats look that a user may take for a disk: a name, an offset in bytes, what is there.
+const MARKS: [(&str, usize, &[u8]); 10] = [
+    ("qcow2", 0, b"QFI\xfb"),
+    ("qed", 0, b"QED\0"),
+    ("vmdk", 0, b"KDMV"),
+    ("vmdk", 0, b"COWD"),
+    ("vmdk", 0, b"# Disk DescriptorFile"),
+    ("vhdx", 0, b"vhdxfile"),
+    ("vhd", 0, b"conectix"),
+    ("vdi", 64, b"\x7f\x10\xda\xbe"),
+    ("parallels", 0, b"WithoutFreeSpace"),
+    ("parallels", 0, b"WithouFreSpacExt"),
 ];
 
-/// What `file`, opened from `path`, looks like.
-///
-/// A raw disk may come to begin like an image, since its guest writes what it likes. That does it no good: an image that refers
-/// to other files of the host is refused, whatever it is.
+/// The format of `file`, opened from `path`, of which the user said nothing.
 ///
 /// # Errors
-/// It is an image that this build cannot open.
+/// It looks like an image of another format, or is one that this build cannot open.
 pub(super) fn of(path: &Path, file: &File) -> Result<DiskFormat, Error> {
-    let mut beginning = [0; 8];
-    // What is shorter, or cannot be read, is told by others.
-    if file.read_exact_at(&mut beginning, 0).is_err() {
-        return Ok(DiskFormat::Raw);
+    let extension = path.extension().unwrap_or_default();
+    if extension.eq_ignore_ascii_case("qcow2") {
+        return match cfg!(feature = "qcow2") {
+            true => Ok(DiskFormat::Qcow2),
+            false => Err(refused(path, "qcow2", "its name")),
+        };
     }
-    let is = |(_, magic): &&(&str, &[u8])| beginning.starts_with(magic);
-    match BEGINNINGS.iter().find(is) {
+    match looks_like(file) {
         None => Ok(DiskFormat::Raw),
-        Some(("qcow2", _)) if cfg!(feature = "qcow2") => Ok(DiskFormat::Qcow2),
-        Some((format, _)) => Err(refused(path, format)),
+        Some(format) => Err(refused(path, format, "its first bytes")),
     }
 }
 
-fn refused(path: &Path, format: &'static str) -> Error {
+fn looks_like(file: &File) -> Option<&'static str> {
+    let mut beginning = [0; 128];
+    // What cannot be read is reported by others.
+    let _ = file.read_at(&mut beginning, 0);
+    let is = |(_, offset, mark): &&(&str, usize, &[u8])| {
+        beginning
+            .get(*offset..)
+            .is_some_and(|it| it.starts_with(mark))
+    };
+    MARKS.iter().find(is).map(|(format, ..)| *format)
+}
+
+fn refused(path: &Path, format: &'static str, by: &'static str) -> Error {
     Error::DiskFormat {
         path: path.into(),
         format,
-        hint: match format {
-            "qcow2" => "a build with the feature qcow2 takes it, ",
+        by,
+        hint: match (format, cfg!(feature = "qcow2")) {
+            ("qcow2", true) => "format=qcow2 opens it as one, ",
+            ("qcow2", false) => "a build with the feature qcow2 opens one, ",
             _ => "",
         },
     }
@@ -55,7 +78,7 @@ fn refused(path: &Path, format: &'static str) -> Error {
 /// It cannot be opened as one, or this build has no qcow2.
 pub(super) fn qcow2_size(path: &Path, file: &File) -> Result<u64, Error> {
     if !cfg!(feature = "qcow2") {
-        return Err(refused(path, "qcow2"));
+        return Err(refused(path, "qcow2", "format=qcow2"));
     }
     let image = file.try_clone().and_then(|file| qcow2(file, true));
     let size = image.and_then(|image| image.size());

@@ -265,6 +265,12 @@ impl Line {
             device.push(",serial=");
             device.push(double_commas(OsStr::new(serial)));
         }
+        if disk.config.block_size != 512 {
+            let size = disk.config.block_size;
+            device.push(format!(
+                ",logical_block_size={size},physical_block_size={size}"
+            ));
+        }
         if disk.config.write_through {
             device.push(",write-cache=off");
         }

@@ -63,6 +63,15 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A kernel or an initrd is not what was checked and placed any more.
+    #[error("{what} {path:?} was written to since it was opened: start again to boot the new one")]
+    FileChanged {
+        /// What the file is for.
+        what: &'static str,
+        /// The path as the user gave it.
+        path: PathBuf,
+    },
+
     /// A file could be opened, but not read to its end.
     #[error("cannot read {what} {path:?}")]
     Read {
@@ -629,6 +638,7 @@ impl Error {
             | Error::OpenWritable { .. }
             | Error::FileType { .. }
             | Error::EmptyFile { .. }
+            | Error::FileChanged { .. }
             | Error::Write { .. }
             | Error::Dtb { .. }
             | Error::Config { .. }

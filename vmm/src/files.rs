@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use crate::error::Error;
@@ -25,6 +25,26 @@ pub(crate) fn open_input(what: &'static str, path: &Path) -> Result<(File, u64),
             path: path.into(),
         }),
         length => Ok((file, length)),
+    }
+}
+
+/// What tells whether somebody wrote to an open file. One that was replaced (by rename, as package managers
+/// do it) is another file, and the open one stays as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    length: u64,
+    /// The time of the last write: seconds and nanoseconds.
+    written: (i64, i64),
+}
+
+impl Stamp {
+    /// That of `file`, now.
+    pub(crate) fn of(file: &File) -> io::Result<Stamp> {
+        let metadata = file.metadata()?;
+        Ok(Stamp {
+            length: metadata.len(),
+            written: (metadata.mtime(), metadata.mtime_nsec()),
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::config::{self, KernelFormat};
 use crate::error::Error;
-use crate::files;
+use crate::files::{self, Stamp};
 use crate::layout::{self, FDT_MAX_SIZE, KERNEL_BASE, LOW_END};
 use crate::size;
 
@@ -38,6 +38,8 @@ pub struct Kernel {
     path: PathBuf,
     /// The user's, or what was unpacked from it.
     file: File,
+    /// When it was opened.
+    stamp: Stamp,
     packing: Option<&'static str>,
     format: Format,
     entry: u64,
@@ -86,6 +88,8 @@ pub struct Initrd {
     pub file: File,
     /// Its length in bytes, not 0.
     pub size: u64,
+    /// When it was opened.
+    stamp: Stamp,
 }
 
 impl Initrd {
@@ -97,6 +101,7 @@ impl Initrd {
         let (file, size) = files::open_input("initrd", path)?;
         Ok(Initrd {
             path: path.into(),
+            stamp: stamp("initrd", path, &file)?,
             file,
             size,
         })
@@ -121,7 +126,7 @@ impl Kernel {
         let path = option.path.as_path();
         let (file, length) = files::open_input("kernel", path)?;
         if option.format == KernelFormat::Raw {
-            return Ok(Kernel::raw(path, file, length));
+            return Kernel::raw(path, file, length);
         }
         let (packing, section) = match format::recognise(path, &file, length)? {
             found @ (Found::Elf | Found::Image) => {
@@ -176,6 +181,7 @@ impl Kernel {
         };
         Ok(Kernel {
             path: path.into(),
+            stamp: stamp("kernel", path, &file)?,
             file,
             packing: None,
             format,
@@ -185,21 +191,22 @@ impl Kernel {
     }
 
     /// The whole file at the usual place, entered at its first byte.
-    fn raw(path: &Path, file: File, length: u64) -> Kernel {
+    fn raw(path: &Path, file: File, length: u64) -> Result<Kernel, Error> {
         let segment = Segment {
             offset: 0,
             file_size: length,
             address: KERNEL_BASE,
             memory_size: length,
         };
-        Kernel {
+        Ok(Kernel {
             path: path.into(),
+            stamp: stamp("kernel", path, &file)?,
             file,
             packing: None,
             format: Format::Raw,
             entry: KERNEL_BASE,
             segments: vec![segment],
-        }
+        })
     }
 
     /// How the file that the user gave is compressed, if it is: "gzip", "zstd".
@@ -327,7 +334,21 @@ fn highest(gap: &Range<u64>, need: u64) -> Option<u64> {
     (start >= gap.start).then_some(start)
 }
 
+fn stamp(what: &'static str, path: &Path, file: &File) -> Result<Stamp, Error> {
+    Stamp::of(file).map_err(|source| Error::Read {
+        what,
+        path: path.into(),
+        source,
+    })
+}
+
 /// Copies the kernel and the initrd to their places. BSS needs nothing: fresh memory is zero.
+///
+/// They are copied anew when the guest reboots. What was placed and checked at the start may then be
+/// something else, so a file that was written to is refused rather than started half old, half new.
+///
+/// # Errors
+/// A file cannot be read, or was written to since it was opened.
 pub fn load(
     kernel: &Kernel,
     initrd: Option<&Initrd>,
@@ -348,6 +369,7 @@ pub fn load(
             source,
         })?;
     }
+    expect_unchanged("kernel", &kernel.path, &kernel.file, kernel.stamp)?;
     if let (Some(initrd), Some(place)) = (initrd, &placement.initrd) {
         copy(
             &initrd.file,
@@ -361,8 +383,25 @@ pub fn load(
             path: initrd.path.clone(),
             source,
         })?;
+        expect_unchanged("initrd", &initrd.path, &initrd.file, initrd.stamp)?;
     }
     Ok(())
+}
+
+/// Looked at after the copy, so that a write during it is seen as well.
+fn expect_unchanged(
+    what: &'static str,
+    path: &Path,
+    file: &File,
+    opened: Stamp,
+) -> Result<(), Error> {
+    match stamp(what, path, file)? == opened {
+        true => Ok(()),
+        false => Err(Error::FileChanged {
+            what,
+            path: path.into(),
+        }),
+    }
 }
 
 /// Copies `length` bytes from `offset` of a file straight into guest memory.

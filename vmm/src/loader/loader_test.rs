@@ -305,3 +305,31 @@ fn the_bytes_arrive_at_their_addresses() {
         "{error}"
     );
 }
+
+/// As after a reboot of the guest, when all is copied anew.
+#[test]
+fn a_file_that_was_written_in_place_is_refused_and_one_that_was_replaced_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name| directory.path().join(name);
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM_BASE), 16 << 20)]).unwrap();
+    for written in ["kernel", "initrd"] {
+        std::fs::write(path("kernel"), two_segments().bytes()).unwrap();
+        std::fs::write(path("initrd"), b"070701 and so on").unwrap();
+        let kernel = Kernel::open(&auto(&path("kernel")), 16 * MIB).unwrap();
+        let initrd = Initrd::open(&path("initrd")).unwrap();
+        let placement = place(&kernel, Some(initrd.size), 16 * MIB).unwrap();
+        let load = || load(&kernel, Some(&initrd), &placement, &memory);
+
+        let aside = path("aside");
+        std::fs::rename(path(written), &aside).unwrap();
+        std::fs::write(path(written), "something else").unwrap();
+        load().unwrap();
+
+        let file = File::options().write(true).open(&aside).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
+        let error = load().unwrap_err();
+        assert!(matches!(error, Error::FileChanged { what, .. } if what == written));
+        assert_eq!(error.exit_code(), 2);
+    }
+}

@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 pub use self::config::Config;
 pub use self::image::{Image, granularity};
 use self::request::Disk;
+use crate::memory::Memory;
 use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
 use crate::watch::Watch;
@@ -169,7 +170,7 @@ impl VirtioDevice for Block {
         self.shared_config()
     }
 
-    fn activate(&mut self, features: u64) {
+    fn activate(&mut self, features: u64, _memory: &Memory) {
         self.disk.features = features;
         self.disk.config.negotiated(features);
     }

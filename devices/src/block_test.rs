@@ -46,7 +46,7 @@ impl Bench {
     pub(super) fn of(mut block: Block, file: &File) -> Bench {
         let rig = Rig::new(512);
         let queue: Queue = rig.queue(crate::virtio::queue::FEATURES);
-        block.activate(block.features());
+        block.activate(block.features(), &rig.memory);
         Bench {
             block,
             queues: Queues::new(vec![Some(queue)]),
@@ -299,7 +299,7 @@ fn an_unknown_request_is_unsupported() {
     for kind in [2, 3, 5, 11, 13, 14, 99, u32::MAX] {
         let mut bench = bench(false);
         // Of a driver that did not accept DISCARD and WRITE_ZEROES these are unknown, too.
-        bench.block.activate(feature::FLUSH);
+        bench.block.activate(feature::FLUSH, &bench.rig.memory);
         let data = (PAYLOAD, 512, rig::WRITE);
         assert_eq!(bench.request(kind, 0, &[data]), (UNSUPP, 1), "type {kind}");
     }
@@ -405,7 +405,7 @@ fn a_driver_without_flush_gets_write_through() {
         (offered & !feature::FLUSH, true),
         (0, true),
     ] {
-        bench.block.activate(features);
+        bench.block.activate(features, &bench.rig.memory);
         assert_eq!(durable(&mut bench), expected, "{features:#x}");
         assert_eq!(bench.config(32, 1), [u8::from(!expected)]);
         bench.block.reset();
@@ -426,7 +426,7 @@ fn the_driver_may_turn_its_cache_off_and_on_if_it_said_so() {
     assert_eq!(bench.config(32, 1), [1]);
     config.write(32, &[0]);
     assert_eq!(bench.config(32, 1), [1], "before anything was negotiated");
-    bench.block.activate(feature::FLUSH);
+    bench.block.activate(feature::FLUSH, &bench.rig.memory);
     config.write(32, &[0]);
     assert_eq!(bench.config(32, 1), [1], "without CONFIG_WCE");
 }
@@ -444,7 +444,8 @@ fn a_write_through_disk_begins_so_after_each_reset() {
     bench.block.config().write(32, &[1]);
     assert!(!durable(&mut bench));
     bench.block.reset();
-    bench.block.activate(bench.block.features());
+    let features = bench.block.features();
+    bench.block.activate(features, &bench.rig.memory);
     assert!(durable(&mut bench));
 }
 

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::memory::Memory;
 use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
@@ -258,7 +259,7 @@ impl VirtioDevice for Console {
         }
     }
 
-    fn activate(&mut self, features: u64) {
+    fn activate(&mut self, features: u64, _memory: &Memory) {
         self.multiport = features & feature::MULTIPORT != 0;
     }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::irq::{Interrupt, IrqLine};
+use crate::irq::IrqLine;
 use crate::memory::Memory;
-use crate::virtio::queue::{Queue, QueueConfig, QueueError};
+use crate::transport::interrupt::Interrupt;
+use crate::virtio::QueueError;
+use crate::virtio::queue::{Queue, QueueConfig};
 
 #[path = "../tests/support/wire.rs"]
 mod wire;

@@ -1,13 +1,23 @@
-//! Virtio below its transports: the device trait, the queues, and the thread that calls the one for
-//! the other.
+//! Virtio below its transports: the device trait, the queues, and the thread that serves them.
+//!
+//! ```text
+//!   lifecycle   offered, live, paused: for every transport
+//!   worker      the device's thread
+//!   device      what a device model is            notify   how it notifies its driver
+//!   queue       the split virtqueue: chain, descriptor
+//! ```
 
 pub mod chain;
 pub(crate) mod descriptor;
 pub mod device;
 mod error;
+pub(crate) mod lifecycle;
+mod notify;
 pub mod queue;
-pub mod worker;
+mod stop;
+pub(crate) mod worker;
 
 pub use self::device::{ConfigSpace, Queues, Ready, VirtioDevice};
 pub use self::error::QueueError;
+pub use self::notify::Notify;
 pub use crate::spec::{DeviceId, features, status};

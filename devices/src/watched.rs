@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::irq::IrqLine;
+use crate::memory::Memory;
 use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 use crate::watch::{Event, Watch};
@@ -62,8 +63,8 @@ impl VirtioDevice for Watched {
         self.device.config()
     }
 
-    fn activate(&mut self, features: u64) {
-        self.device.activate(features);
+    fn activate(&mut self, features: u64, memory: &Memory) {
+        self.device.activate(features, memory);
     }
 
     fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use devices::virtio::queue::QueueError;
+use devices::virtio::QueueError;
 use devices::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
 use guest::mmio::offset;
 use guest::{Console, Dma, Queue, Region, Registers, Segment, Transport};

@@ -15,11 +15,12 @@ mod support;
 
 use std::sync::Arc;
 
-use devices::irq::Interrupt;
 use devices::memory::Memory;
+use devices::transport::interrupt::Interrupt;
+use devices::virtio::QueueError;
 use devices::virtio::chain::Chain;
 use devices::virtio::features;
-use devices::virtio::queue::{self, QueueConfig, QueueError};
+use devices::virtio::queue::{self, QueueConfig};
 use proptest::prelude::*;
 use support::Wire;
 use virtio_queue::{DescriptorChain, Queue as Oracle, QueueT};
@@ -149,7 +150,7 @@ impl Pair {
         };
         let accepted = features::VERSION_1 | features::RING_INDIRECT_DESC | event;
         let memory = Memory::new(Arc::clone(&ours));
-        let queue = config.activate(&memory, accepted, Arc::clone(&interrupt));
+        let queue = config.activate(&memory, accepted, interrupt.clone());
 
         let mut oracle = Oracle::new(size).unwrap();
         let low = |address: u64| Some(u32::try_from(address).unwrap());

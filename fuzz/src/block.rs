@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use devices::block::{Block, Config, Options};
-use devices::irq::Interrupt;
+use devices::transport::interrupt::Interrupt;
 use devices::virtio::{Queues, VirtioDevice};
 
 use crate::driver::{Driver, Layout, Shape, cut, few, seldom};
@@ -207,7 +207,7 @@ impl Pair {
             queues.push(queue);
         }
         self.queues = Queues::new(queues);
-        self.block.activate(self.features);
+        self.block.activate(self.features, &self.ram.memory());
     }
 
     fn step(&mut self, step: &Step) {

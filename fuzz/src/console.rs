@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use devices::console::Console;
-use devices::irq::Interrupt;
+use devices::transport::interrupt::Interrupt;
 use devices::virtio::{Queues, VirtioDevice};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
@@ -164,7 +164,7 @@ impl Guest {
             });
         }
         self.queues = Queues::new(queues);
-        self.console.activate(features);
+        self.console.activate(features, &self.ram.memory());
     }
 
     fn step(&mut self, step: &Step) {

@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use devices::irq::{Interrupt, IrqLine};
+use devices::irq::IrqLine;
+use devices::transport::interrupt::Interrupt;
 use devices::virtio::queue::{Queue, QueueConfig};
 
 use crate::driver::{Driver, Layout, Shape, few};
@@ -133,7 +134,7 @@ pub fn activate(
     config.device = rings.device;
     config.ready = true;
     config
-        .activate(&ram.memory(), features, Arc::clone(interrupt))
+        .activate(&ram.memory(), features, interrupt.clone())
         .ok()
 }
 

@@ -276,7 +276,7 @@ impl World {
         let block = Block::with(file, (SECTORS * 512) as u64, &options);
         let event = || EventFd::new(EFD_NONBLOCK).expect("a descriptor");
         World {
-            backend: Arc::new(VhostUser::new(Box::new(block))),
+            backend: Arc::new(VhostUser::new(Box::new(block)).expect("a thread")),
             ram: Ram::new(),
             drivers: [0, 1].map(|index| Driver::new(Layout::default().rings(index))),
             events: [event(), event(), event(), event()],

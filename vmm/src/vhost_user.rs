@@ -47,7 +47,8 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
         }
         BackEnd::Rng => Box::new(Rng::default()),
     };
-    let service = Arc::new(VhostUser::new(device));
+    let service = VhostUser::new(device).map_err(|it| host("start a device", it))?;
+    let service = Arc::new(service);
     let socket = Socket::listen(&options.socket)?;
     loop {
         if let Some(signal) = wait(&signals, &socket)? {

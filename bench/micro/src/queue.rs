@@ -3,8 +3,9 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use devices::irq::{Interrupt, IrqLine};
+use devices::irq::IrqLine;
 use devices::memory::Memory;
+use devices::transport::interrupt::Interrupt;
 use devices::virtio::queue::{FEATURES, QueueConfig};
 use virtio_queue::QueueT;
 use vm_memory::GuestMemoryBackend;

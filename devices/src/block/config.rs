@@ -134,6 +134,10 @@ impl Config {
 }
 
 impl ConfigSpace for Config {
+    fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
     fn read(&self, offset: usize, data: &mut [u8]) {
         self.bytes().read(offset, data);
     }

@@ -205,9 +205,9 @@ fn a_read_only_disk_offers_neither_and_refuses_both() {
     for kind in BOTH {
         assert_eq!(bench.segments(kind, &[(0, 1, 0)]), (UNSUPP, 1));
         // A driver that accepted what was not offered is refused by the transport; this one was not.
-        bench.block.activate(u64::MAX);
+        bench.block.activate(u64::MAX, &bench.rig.memory);
         assert_eq!(bench.segments(kind, &[(0, 1, 0)]), (IOERR, 1));
-        bench.block.activate(offered);
+        bench.block.activate(offered, &bench.rig.memory);
     }
     bench.assert_untouched();
 }

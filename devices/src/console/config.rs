@@ -71,6 +71,10 @@ pub(super) struct Config {
 }
 
 impl ConfigSpace for Config {
+    fn len(&self) -> usize {
+        EMERG_WR + 4
+    }
+
     fn read(&self, offset: usize, data: &mut [u8]) {
         let size = self.window.as_ref().map(|window| window.bytes());
         let mut fields = size.unwrap_or_default().to_vec();

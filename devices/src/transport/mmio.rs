@@ -5,18 +5,23 @@
 //! eventfd, or the device itself where nobody else is at work, and atomics. The rest sets the device up, behind a lock.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use log::{debug, error};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use log::debug;
+use vmm_sys_util::eventfd::EventFd;
 
-use crate::irq::{Interrupt, IrqLine};
+use super::interrupt::Interrupt;
+use super::registers::{CONFIG_MAX, Registers};
+use crate::irq::IrqLine;
 use crate::memory::Memory;
 use crate::platform::bus::BusDevice;
-use crate::transport::registers::Registers;
-use crate::virtio::queue::{self, Queue, QueueConfig, QueueError};
-use crate::virtio::worker::Worker;
-use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice, features, status};
+use crate::sync::{event, lock};
+use crate::virtio::lifecycle::Lifecycle;
+use crate::virtio::queue::{self, Queue, QueueConfig};
+use crate::virtio::worker::Inline;
+use crate::virtio::{
+    ConfigSpace, DeviceId, Notify, QueueError, Queues, VirtioDevice, features, status,
+};
 
 mod register;
 
@@ -28,9 +33,6 @@ const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
 /// "QEMU": some drivers (xv6's, for one) accept no other.
 const VENDOR: u32 = 0x554d_4551;
-
-/// Bytes of a configuration space that may be other than zero: more than any device here has.
-const CONFIG_LEN: usize = 128;
 
 /// The features that the transport itself has.
 const FEATURES: u64 = features::VERSION_1 | features::RING_RESET;
@@ -44,8 +46,9 @@ pub struct Mmio {
     offered: u64,
     config: Arc<dyn ConfigSpace>,
     kicks: Arc<[EventFd]>,
-    /// Of each queue, whether a store to QueueNotify serves it at once.
+    /// Of each queue, whether the vCPU that notifies it serves it.
     inline: Vec<bool>,
+    server: Inline,
     registers: Arc<Registers>,
     interrupt: Arc<Interrupt>,
     memory: Memory,
@@ -59,37 +62,42 @@ struct Setup {
     accepted_sel: u32,
     queue_sel: u32,
     queues: Vec<QueueConfig>,
-    device: State,
-}
-
-enum State {
-    Offered(Box<dyn VirtioDevice>),
-    Live(Worker),
-    /// The host could not run it. It needs a reset, and a reset does not help.
-    Lost,
+    device: Lifecycle,
 }
 
 impl Mmio {
-    /// Registers for `device`, which reaches its driver's buffers in `memory` and interrupts it by `line`.
+    /// Registers for `device`, which reaches its driver's buffers in `memory` and interrupts it by
+    /// `line`. Its thread is started here.
     ///
     /// # Errors
-    /// The host has no file descriptor left for the notifications.
+    /// The host has no thread or file descriptor left, or the device's configuration space has no
+    /// room in the page.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: Memory,
         line: Box<dyn IrqLine>,
     ) -> io::Result<Mmio> {
-        let sizes = device.queues();
-        let kicks: io::Result<Vec<_>> = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect();
+        let sizes = device.queues().to_vec();
+        let kicks: io::Result<Arc<[EventFd]>> = sizes.iter().map(|_| event()).collect();
+        let kicks = kicks?;
         let inline = (0..sizes.len()).map(|index| device.inline_notify(index));
+        let inline = inline.collect();
         let registers = Arc::new(Registers::default());
+        let interrupt = Arc::new(Interrupt::shown_in(Arc::clone(&registers), line));
+        let (id, offered, config) = (device.id(), device.features(), device.config());
+        if config.len() > CONFIG_MAX {
+            return Err(io::Error::other("the configuration space is too long"));
+        }
+        let notify: Arc<dyn Notify> = interrupt.clone();
+        let device = Lifecycle::new(device, Arc::clone(&kicks), notify, None)?;
         let mmio = Mmio {
-            id: device.id(),
-            offered: device.features() | queue::FEATURES | FEATURES,
-            config: device.config(),
-            kicks: kicks?.into(),
-            inline: inline.collect(),
-            interrupt: Arc::new(Interrupt::shown_in(Arc::clone(&registers), line)),
+            id,
+            offered: offered | queue::FEATURES | FEATURES,
+            config,
+            kicks,
+            inline,
+            server: device.inline(),
+            interrupt,
             registers,
             memory,
             setup: Mutex::new(Setup {
@@ -98,12 +106,12 @@ impl Mmio {
                 accepted_sel: 0,
                 queue_sel: 0,
                 queues: sizes.iter().map(|&max| QueueConfig::new(max)).collect(),
-                device: State::Offered(device),
+                device,
             }),
         };
         mmio.init_registers();
-        mmio.show(&mmio.setup());
-        mmio.show_config();
+        mmio.sync_registers(&mmio.setup());
+        mmio.sync_config();
         Ok(mmio)
     }
 
@@ -124,7 +132,7 @@ impl Mmio {
         let _setup = self.setup();
         // Before and after: whoever read half of each sees another generation at the end than at the beginning (§ 2.5.1).
         self.new_generation();
-        self.show_config();
+        self.sync_config();
         self.new_generation();
         if self.status() & status::DRIVER_OK != 0 {
             self.interrupt.config_changed();
@@ -137,14 +145,24 @@ impl Mmio {
             .set(register::CONFIG_GENERATION, old.wrapping_add(1));
     }
 
-    /// Stops the device for good: when this returns it has finished what it had begun.
+    /// Stops the device for good: when this returns it has finished the request in hand.
     pub fn stop(&self) {
         self.reset(&mut self.setup());
     }
 
+    /// Makes a live device serve nothing until [`resume`](Self::resume): when this returns it has
+    /// finished the request in hand. No vCPU may run meanwhile.
+    pub fn pause(&self) {
+        self.setup().device.pause();
+    }
+
+    /// Makes a device that was paused go on where it was.
+    pub fn resume(&self) {
+        self.setup().device.resume();
+    }
+
     fn setup(&self) -> MutexGuard<'_, Setup> {
-        // Nothing behind the lock panics; were it to, the registers would still be plain values.
-        self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.setup)
     }
 
     /// The registers that never change.
@@ -166,7 +184,7 @@ impl Mmio {
     }
 
     /// The registers that follow from the set-up. Everything that can be read of an absent queue is 0.
-    fn show(&self, setup: &Setup) {
+    fn sync_registers(&self, setup: &Setup) {
         let queue = setup.queues.get(setup.queue_sel as usize);
         let max = queue.map_or(0, |queue| queue.max.into());
         let ready = queue.map_or(0, |queue| queue.ready.into());
@@ -177,10 +195,12 @@ impl Mmio {
     }
 
     /// The configuration space, as it is now. Called with the lock held, so that the last one shows what came last.
-    fn show_config(&self) {
-        let mut config = [0; CONFIG_LEN];
-        self.config.read(0, &mut config);
-        self.registers.set_config(&config);
+    fn sync_config(&self) {
+        let mut config = [0; CONFIG_MAX];
+        let config = config.get_mut(..self.config.len().next_multiple_of(8));
+        let config = config.unwrap_or_default();
+        self.config.read(0, config);
+        self.registers.set_config(config);
     }
 
     /// The Status register, without DEVICE_NEEDS_RESET.
@@ -196,7 +216,7 @@ impl Mmio {
             _ => {
                 let mut setup = self.setup();
                 self.write_setup(offset, value, &mut setup);
-                self.show(&setup);
+                self.sync_registers(&setup);
             }
         }
     }
@@ -204,7 +224,7 @@ impl Mmio {
     /// The driver has notified queue `index`.
     fn notified(&self, index: usize) {
         let inline = self.inline.get(index) == Some(&true);
-        if inline && self.try_serve(index) {
+        if inline && self.server.try_serve(index) {
             return;
         }
         if let Some(kick) = self.kicks.get(index) {
@@ -213,22 +233,12 @@ impl Mmio {
         }
     }
 
-    /// Serves queue `index` in this thread, if the device is live and nobody else has to do with it now. While that lasts the
-    /// set-up is locked, so that no reset comes in between.
-    fn try_serve(&self, index: usize) -> bool {
-        let setup = self.setup.try_lock();
-        setup.is_ok_and(|setup| match &setup.device {
-            State::Live(worker) => worker.try_serve(index),
-            State::Offered(_) | State::Lost => false,
-        })
-    }
-
     fn write_setup(&self, offset: u64, value: u32, setup: &mut Setup) {
         match offset {
             register::STATUS => {
                 self.write_status(value, setup);
                 // What was negotiated, or reset, may change it.
-                self.show_config();
+                self.sync_config();
             }
             register::QUEUE_READY => self.write_queue_ready(value & 1 != 0, setup),
             register::QUEUE_RESET if value == 1 => self.reset_queue(setup),
@@ -266,11 +276,10 @@ impl Mmio {
                 return;
             }
             self.add_status(bit);
-            if let (status::FEATURES_OK, State::Offered(device)) = (bit, &mut setup.device) {
-                device.activate(setup.accepted);
-            }
-            if bit == status::DRIVER_OK {
-                self.go_live(setup);
+            match bit {
+                status::FEATURES_OK => setup.device.activate(setup.accepted, &self.memory),
+                status::DRIVER_OK => self.go_live(setup),
+                _ => {}
             }
         }
     }
@@ -284,52 +293,19 @@ impl Mmio {
     }
 
     fn go_live(&self, setup: &mut Setup) {
-        let state = std::mem::replace(&mut setup.device, State::Lost);
-        let State::Offered(device) = state else {
-            setup.device = state;
-            return self.interrupt.needs_reset();
-        };
         let activate = |config| self.activate(config, setup.accepted);
         let queues: Result<Vec<_>, QueueError> = setup.queues.iter().map(activate).collect();
         match queues {
-            Ok(queues) => setup.device = self.start(device, Queues::new(queues)),
-            Err(broken) => {
-                setup.device = State::Offered(device);
-                self.broken(&broken);
-            }
+            Ok(queues) => setup.device.start(Queues::new(queues)),
+            Err(invalid) => setup.device.break_off(&invalid),
         }
     }
 
     /// The running queue that `config` describes; `None` if it is not enabled.
     fn activate(&self, config: &QueueConfig, accepted: u64) -> Result<Option<Queue>, QueueError> {
-        let activate = || config.activate(&self.memory, accepted, Arc::clone(&self.interrupt));
+        let notify = || -> Arc<dyn Notify> { self.interrupt.clone() };
+        let activate = || config.activate(&self.memory, accepted, notify());
         config.ready.then(activate).transpose()
-    }
-
-    /// The driver set up a queue that cannot be.
-    fn broken(&self, broken: &QueueError) {
-        debug!("{:?}: {broken}", self.id);
-        self.interrupt.needs_reset();
-    }
-
-    fn start(&self, device: Box<dyn VirtioDevice>, queues: Queues) -> State {
-        let kicks = Arc::clone(&self.kicks);
-        match Worker::start(device, queues, kicks, Arc::clone(&self.interrupt)) {
-            Ok(worker) => State::Live(worker),
-            Err(error) => {
-                error!("cannot start the {:?} device's thread: {error}", self.id);
-                self.interrupt.needs_reset();
-                State::Lost
-            }
-        }
-    }
-
-    /// Takes device and queues back from a worker.
-    fn stopped(&self, worker: Worker) -> Option<(Box<dyn VirtioDevice>, Queues)> {
-        worker
-            .stop()
-            .map_err(|error| error!("the {:?} device is lost: {error}", self.id))
-            .ok()
     }
 
     /// § 4.2.2.2: while QueueReady is 0 the device touches nothing of the queue. In a live device the queue stops here,
@@ -358,52 +334,31 @@ impl Mmio {
         }
     }
 
-    /// Gives a live device the queue `index` that its registers describe now, in place of the one it had. The other
-    /// queues go on where they were: what was kicked meanwhile is looked at when the worker starts again.
+    /// Gives a live device the queue `index` that its registers describe now, in place of the one it
+    /// had. The other queues go on where they were.
     fn replace_queue(&self, index: usize, setup: &mut Setup) {
-        let state = std::mem::replace(&mut setup.device, State::Lost);
-        let State::Live(worker) = state else {
-            setup.device = state;
+        if !setup.device.is_live() {
             return;
-        };
-        let Some((mut device, mut queues)) = self.stopped(worker) else {
-            return self.interrupt.needs_reset();
-        };
+        }
         let config = setup.queues.get(index);
-        let queue = match config.map(|config| self.activate(config, setup.accepted)) {
-            Some(Ok(queue)) => queue,
-            Some(Err(broken)) => {
-                self.broken(&broken);
-                None
-            }
-            None => None,
-        };
-        queues.set(index, queue);
-        device.queue_reset(index);
-        setup.device = self.start(device, queues);
+        let queue = config.map_or(Ok(None), |config| self.activate(config, setup.accepted));
+        let queue = queue.unwrap_or_else(|invalid| {
+            setup.device.break_off(&invalid);
+            None
+        });
+        setup.device.replace_queue(index, queue);
     }
 
     /// § 2.4: when the driver reads status 0, nothing of what it set up is in use.
     fn reset(&self, setup: &mut Setup) {
-        let mut state = std::mem::replace(&mut setup.device, State::Lost);
-        if let State::Live(worker) = state {
-            let stopped = self.stopped(worker);
-            state = stopped.map_or(State::Lost, |(device, _)| State::Offered(device));
+        setup.device.reset();
+        for queue in &mut setup.queues {
+            *queue = QueueConfig::new(queue.max);
         }
-        if let State::Offered(device) = &mut state {
-            device.reset();
-        }
-        let queues = setup.queues.iter().map(|queue| QueueConfig::new(queue.max));
-        *setup = Setup {
-            offered_sel: 0,
-            accepted: 0,
-            accepted_sel: 0,
-            queue_sel: 0,
-            queues: queues.collect(),
-            device: state,
-        };
+        (setup.offered_sel, setup.accepted) = (0, 0);
+        (setup.accepted_sel, setup.queue_sel) = (0, 0);
         self.interrupt.reset();
-        self.show(setup);
+        self.sync_registers(setup);
         // Last: a driver on another vCPU may be waiting for it.
         self.registers.set(register::STATUS, 0);
     }
@@ -464,7 +419,7 @@ impl BusDevice for Mmio {
             let offset = usize::try_from(offset).unwrap_or(usize::MAX);
             let _setup = self.setup();
             self.config.write(offset, data);
-            self.show_config();
+            self.sync_config();
         } else if let Ok(data) = <[u8; 4]>::try_from(data)
             && offset.is_multiple_of(4)
         {

@@ -23,18 +23,21 @@ const PAGE: usize = 0x1000;
 /// Bytes of the control registers: up to [`CONFIG`].
 const CONTROL_LEN: usize = 0x100;
 
-/// RingWords of the control registers. Loom follows each word there is, and needs two.
+/// Words of the control registers. Loom follows each word there is, and needs two.
 const CONTROL_WORDS: usize = if cfg!(all(test, loom)) {
     8
 } else {
     CONTROL_LEN / 4
 };
-/// RingWords of the configuration space.
+/// Words of the configuration space.
 const CONFIG_WORDS: usize = if cfg!(all(test, loom)) {
     1
 } else {
-    (PAGE - CONTROL_LEN) / 8
+    CONFIG_MAX / 8
 };
+
+/// The most bytes that a configuration space can have here.
+pub(crate) const CONFIG_MAX: usize = PAGE - CONTROL_LEN;
 
 /// A device's page of registers. The page has nothing else in it.
 pub struct Registers(Box<Page>);

@@ -22,25 +22,33 @@
 //! a front end that shortens a memory file after it was mapped ends this process by SIGBUS, unless the file is sealed
 //! against that (QEMU's memory-backend-memfd is).
 
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use log::{debug, error};
+use log::debug;
 use thiserror::Error;
 use vhost::vhost_user::{self as protocol, BackendReqHandler, VhostUserVirtioFeatures};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
-use crate::irq::Interrupt;
+use crate::sync::{event, lock};
+use crate::virtio::lifecycle::Lifecycle;
 use crate::virtio::queue;
-use crate::virtio::worker::Worker;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice, features};
 
 mod messages;
 mod ring;
 mod table;
 
-use ring::{Errors, Ring};
+use ring::{Errors, Ring, Silent};
 use table::Table;
+
+/// How long a device may take to finish the request in hand when its front end changes something
+/// or has gone. The eventfd by which we interrupt is shared with the front end: one that has filled
+/// it and made it blocking stops our thread in the middle of a write, for ever. The device is
+/// [lost](Error::Lost) then.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a front end is no longer served.
 #[derive(Debug, Error)]
@@ -48,8 +56,8 @@ pub enum Error {
     /// It asked for what cannot be, or broke off in the middle. The device is as new.
     #[error("the front end broke the protocol: {0}")]
     Protocol(protocol::Error),
-    /// The device's thread could not be started, or died: nobody can be served any more.
-    #[error("the device is lost")]
+    /// The device does not finish a request: nobody can be served any more.
+    #[error("the device is lost: it has been at one request for {} s", PATIENCE.as_secs())]
     Lost,
 }
 
@@ -59,11 +67,14 @@ pub struct VhostUser {
 }
 
 impl VhostUser {
-    /// Serves `device`.
-    pub fn new(device: Box<dyn VirtioDevice>) -> Self {
-        VhostUser {
-            backend: Arc::new(Mutex::new(Backend::new(device))),
-        }
+    /// Serves `device`, whose thread is started here.
+    ///
+    /// # Errors
+    /// The host has no thread or file descriptor left.
+    pub fn new(device: Box<dyn VirtioDevice>) -> io::Result<Self> {
+        Ok(VhostUser {
+            backend: Arc::new(Mutex::new(Backend::new(device)?)),
+        })
     }
 
     /// Serves the front end at the other end of `stream` until it disconnects. Then nothing of its memory is in use, and
@@ -86,13 +97,12 @@ impl VhostUser {
                 Err(error) => break Err(Error::Protocol(error)),
             }
         };
-        // Nothing behind the lock panics; were it to, all of it is set anew here.
-        let mut backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut backend = lock(&self.backend);
         backend.disconnected();
-        match backend.device {
-            State::Lost => Err(Error::Lost),
-            _ => ended,
+        if backend.device.is_lost() {
+            return Err(Error::Lost);
         }
+        ended
     }
 }
 
@@ -105,17 +115,7 @@ struct Backend {
     accepted: Option<u64>,
     table: Table,
     rings: Vec<Ring>,
-    device: State,
-}
-
-enum State {
-    /// As new.
-    Offered(Box<dyn VirtioDevice>),
-    /// Between two workers: the driver's features are known to it.
-    Paused(Box<dyn VirtioDevice>),
-    Live(Worker),
-    /// The host could not run it.
-    Lost,
+    device: Lifecycle,
 }
 
 /// A message was refused: the connection ends.
@@ -125,8 +125,8 @@ fn refused(why: impl std::fmt::Display) -> protocol::Error {
 }
 
 impl Backend {
-    fn new(device: Box<dyn VirtioDevice>) -> Self {
-        Backend {
+    fn new(device: Box<dyn VirtioDevice>) -> io::Result<Self> {
+        Ok(Backend {
             id: device.id(),
             offered: device.features()
                 | queue::FEATURES
@@ -136,8 +136,8 @@ impl Backend {
             accepted: None,
             table: Table::default(),
             rings: device.queues().iter().map(|_| Ring::new()).collect(),
-            device: State::Offered(device),
-        }
+            device: Lifecycle::new(device, Arc::new([]), Arc::new(Silent), Some(PATIENCE))?,
+        })
     }
 
     /// Changes something that all rings depend on.
@@ -183,29 +183,23 @@ impl Backend {
         }) && !self.table.is_empty()
     }
 
-    /// Takes device and queues back from the worker: when this returns nothing touches the guest's memory.
+    /// Stops the device where it is: when this returns nothing touches the guest's memory.
     fn pause(&mut self) {
-        let state = std::mem::replace(&mut self.device, State::Lost);
-        let State::Live(worker) = state else {
-            self.device = state;
+        if !self.device.is_live() {
             return;
-        };
-        match worker.stop() {
-            Ok((device, mut queues)) => {
-                for (index, ring) in self.rings.iter_mut().enumerate() {
-                    if let Some(queue) = queues.get(index) {
-                        ring.base = queue.next_available();
-                    }
-                }
-                self.device = State::Paused(device);
+        }
+        self.device.pause();
+        let mut queues = self.device.take_queues();
+        for (index, ring) in self.rings.iter_mut().enumerate() {
+            if let Some(queue) = queues.get(index) {
+                ring.base = queue.next_available();
             }
-            Err(error) => error!("the {:?} device is lost: {error}", self.id),
         }
     }
 
-    /// Starts a worker if there is none, and rings for it.
+    /// Lets the device go on, if it does not and rings are there for it.
     fn resume(&mut self) -> protocol::Result<()> {
-        if matches!(self.device, State::Live(_)) || !self.rings.iter().any(|ring| self.runs(ring)) {
+        if self.device.is_live() || !self.rings.iter().any(|ring| self.runs(ring)) {
             return Ok(());
         }
         let accepted = self.accepted.unwrap_or(0);
@@ -221,33 +215,22 @@ impl Backend {
         if queues.iter().all(Option::is_none) {
             return Ok(());
         }
-        let queues = Queues::new(queues);
-        let host = |_| protocol::Error::BackendInternalError;
-        let kicks: std::io::Result<Vec<_>> = self
-            .rings
-            .iter()
-            .map(|ring| match &ring.kick {
-                Some(kick) => kick.try_clone(),
-                None => EventFd::new(EFD_NONBLOCK),
-            })
-            .collect();
-        let kicks = kicks.map_err(host)?.into();
-        let errors = Errors::of(&self.rings).map_err(host)?;
-        let errors = Arc::new(Interrupt::unlatched(Box::new(errors)));
-        let device = match std::mem::replace(&mut self.device, State::Lost) {
-            State::Offered(mut device) => {
-                device.activate(accepted);
-                device
-            }
-            State::Paused(device) => device,
-            State::Live(_) | State::Lost => return Err(protocol::Error::BackendInternalError),
-        };
-        let worker = Worker::start(device, queues, kicks, errors).map_err(|error| {
-            error!("cannot start the {:?} device's thread: {error}", self.id);
-            protocol::Error::BackendInternalError
-        })?;
-        self.device = State::Live(worker);
+        self.connect()
+            .map_err(|_| protocol::Error::BackendInternalError)?;
+        self.device.activate(accepted, &memory);
+        self.device.start(Queues::new(queues));
         Ok(())
+    }
+
+    /// Gives the device the kicks that its rings have now, and their error descriptors.
+    fn connect(&mut self) -> io::Result<()> {
+        let kick = |ring: &Ring| match &ring.kick {
+            Some(kick) => kick.try_clone(),
+            None => event(),
+        };
+        let kicks: io::Result<Arc<[EventFd]>> = self.rings.iter().map(kick).collect();
+        let errors = Errors::of(&self.rings)?;
+        self.device.connect(kicks?, Arc::new(errors))
     }
 
     /// Stops every ring and resets the device. The front end's memory stays known.
@@ -262,13 +245,7 @@ impl Backend {
     /// Has the device forget what its driver began.
     fn forget(&mut self) {
         self.pause();
-        self.device = match std::mem::replace(&mut self.device, State::Lost) {
-            State::Offered(mut device) | State::Paused(mut device) => {
-                device.reset();
-                State::Offered(device)
-            }
-            other => other,
-        };
+        self.device.reset();
     }
 
     fn disconnected(&mut self) {

@@ -3,54 +3,59 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-pub use crate::spec::{DeviceId, features, status};
-use crate::virtio::error::QueueError;
-use crate::virtio::queue::Queue;
+use super::error::QueueError;
+use super::queue::Queue;
+use super::stop::Stop;
+use crate::memory::Memory;
+use crate::spec::DeviceId;
 use crate::watch::Watch;
 
 /// A device model: what it does with the buffers of its queues.
 ///
-/// It knows no address, interrupt controller, hypervisor or thread. A transport asks what it offers, negotiates, and
-/// hands it to a [`Worker`](crate::virtio::worker::Worker), which calls `process_queue` and `handle_event`, one at a time, until it is stopped:
+/// It knows no address, interrupt controller, hypervisor or thread. A transport asks what it
+/// offers, negotiates, and starts it. From then on `process_queue` and `handle_event` are called,
+/// one at a time, until the transport pauses or resets the device:
 ///
 /// ```text
-///   offered ──activate──▶ live ──(kicked | ready)*──▶ stopped ──reset──▶ offered
+///   offered ──activate──▶ live ──(process_queue | handle_event)*──▶ reset ──▶ offered
 /// ```
 ///
-/// A request that makes no sense is answered in the device's own way (a status byte). A ring that makes no sense is
-/// `Err(QueueError)`: the worker then sets DEVICE_NEEDS_RESET and calls nothing more until the reset.
+/// An invalid request is answered in the device's own way (a status byte). An invalid ring is
+/// `Err(QueueError)`: DEVICE_NEEDS_RESET is set then, and nothing more is called until the reset.
 pub trait VirtioDevice: Send {
     /// The device type.
     fn id(&self) -> DeviceId;
 
-    /// The largest size of each of its queues: powers of two.
+    /// The largest size of each of its queues, in descriptors: powers of two.
     fn queues(&self) -> &[u16];
 
-    /// The device's own feature bits. Those of the rings and the transport are not its business.
+    /// The device's own feature bits, without those of the rings and the transport.
     fn features(&self) -> u64;
 
-    /// The configuration space. It is read while a worker owns the device, so it is shared.
+    /// The configuration space. The driver may read it at any time, so it is shared.
     fn config(&self) -> Arc<dyn ConfigSpace>;
 
-    /// The driver has accepted `features`: FEATURES_OK is set, and DRIVER_OK is still to come.
-    fn activate(&mut self, features: u64) {
-        let _ = features;
+    /// The driver has accepted `features`, and its buffers lie in `memory`. FEATURES_OK is set, and
+    /// DRIVER_OK is still to come.
+    fn activate(&mut self, features: u64, memory: &Memory) {
+        let _ = (features, memory);
     }
 
-    /// The driver notified queue `index`, or the worker has come back to a queue that was left unfinished.
+    /// The driver notified queue `index`, or the queue was left unfinished before.
     ///
     /// # Errors
-    /// The ring is broken.
+    /// The ring is invalid.
     fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError>;
 
-    /// Whether queue `index` is better served where its notification comes, in the vCPU's thread, than after waking another:
-    /// its driver does nothing meanwhile but wait, and serving it never waits for anything.
+    /// Whether the vCPU that notifies queue `index` should serve it itself: its driver does nothing
+    /// but wait meanwhile, and serving it never blocks.
     fn inline_notify(&self, index: usize) -> bool {
         let _ = index;
         false
     }
 
-    /// Host files whose readiness the device waits for: edge-triggered, so `handle_event` must use up what there is.
+    /// Host files whose readiness the device waits for, the same ones throughout its life. They are
+    /// edge-triggered, so `handle_event` must use up what there is.
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
         Vec::new()
     }
@@ -58,13 +63,14 @@ pub trait VirtioDevice: Send {
     /// File `index` of `files` has become ready.
     ///
     /// # Errors
-    /// A ring is broken.
+    /// A ring is invalid.
     fn handle_event(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let _ = (index, queues);
         Ok(())
     }
 
-    /// Forgets what the driver began with queue `index`, which was reset or disabled. The other queues go on.
+    /// Forgets what the driver began with queue `index`, which was reset or disabled. The other
+    /// queues go on.
     fn queue_reset(&mut self, index: usize) {
         let _ = index;
     }
@@ -72,7 +78,8 @@ pub trait VirtioDevice: Send {
     /// Forgets what the driver began. No queue is in use any more.
     fn reset(&mut self) {}
 
-    /// `watch` wants to know what the device does beside what its queues tell. To be called before it is offered.
+    /// Attaches an observer for events that the queues do not report. Called before the device is
+    /// offered.
     fn watch(&mut self, watch: &Arc<dyn Watch>) {
         let _ = watch;
     }
@@ -81,18 +88,24 @@ pub trait VirtioDevice: Send {
 /// What to wait for on a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
-    /// There is something to read, or it has ended.
+    /// There is something to read, or the file has ended.
     Read,
-    /// There is room to write, or nobody reads any more.
+    /// There is room to write, or the reader is gone.
     Write,
 }
 
-/// The queues of a live device. One that the driver did not enable is absent.
+/// The queues of a live device. A queue that the driver did not enable is absent.
+#[derive(Default)]
 pub struct Queues(Vec<Option<Queue>>);
 
 impl Queues {
     /// The queues by index.
-    pub fn new(queues: Vec<Option<Queue>>) -> Self {
+    pub fn new(mut queues: Vec<Option<Queue>>) -> Self {
+        for (queue, index) in queues.iter_mut().zip(0..) {
+            if let Some(queue) = queue {
+                queue.set_index(index);
+            }
+        }
         Queues(queues)
     }
 
@@ -101,28 +114,53 @@ impl Queues {
         self.0.get_mut(index)?.as_mut()
     }
 
-    /// Lets `watch` know what happens on each of them.
-    pub(crate) fn watch(&mut self, watch: &Arc<dyn Watch>) {
-        for (queue, index) in self.0.iter_mut().zip(0..) {
-            if let Some(queue) = queue {
-                queue.watch(watch, index);
-            }
+    /// The indices of the queues that were left [unfinished](Queue::is_unfinished).
+    pub(crate) fn unfinished(&self) -> impl Iterator<Item = u64> {
+        let indexed = (0..).zip(&self.0);
+        let unfinished = |queue: &Option<Queue>| queue.as_ref().is_some_and(Queue::is_unfinished);
+        indexed.filter_map(move |(index, queue)| unfinished(queue).then_some(index))
+    }
+
+    /// Has each of them stop before its next chain while `stop` is set.
+    pub(crate) fn set_stop(&mut self, stop: &Stop) {
+        for queue in self.0.iter_mut().flatten() {
+            queue.set_stop(stop);
         }
     }
 
-    /// Puts another queue, or none, in the place of queue `index`. A chain that the old one held back is dropped.
-    pub(crate) fn set(&mut self, index: usize, queue: Option<Queue>) {
+    /// Lets `watch` know what happens on each of them.
+    pub(crate) fn watch(&mut self, watch: &Arc<dyn Watch>) {
+        for queue in self.0.iter_mut().flatten() {
+            queue.watch(watch);
+        }
+    }
+
+    /// Puts another queue, or none, in the place of queue `index`. A chain that the old one stalled
+    /// on is dropped.
+    pub(crate) fn set(&mut self, index: usize, mut queue: Option<Queue>) {
+        if let (Some(queue), Ok(index)) = (&mut queue, u16::try_from(index)) {
+            queue.set_index(index);
+        }
         if let Some(place) = self.0.get_mut(index) {
             *place = queue;
         }
     }
 }
 
-/// A device's configuration space (§ 2.5): little-endian fields, read and written by the driver at any time.
+/// A device's configuration space (§ 2.5): little-endian fields, read and written by the driver at
+/// any time.
 ///
-/// A transport that shows it reads it again after each write and each change of status; whoever changes it otherwise tells
-/// the transport.
+/// A transport that shows it reads it again after each write and each change of status; whoever
+/// changes it otherwise notifies the transport.
 pub trait ConfigSpace: Send + Sync {
+    /// Its length in bytes.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Copies the bytes from `offset` on; those past the end read as zero.
     fn read(&self, offset: usize, data: &mut [u8]);
 
@@ -134,6 +172,10 @@ pub trait ConfigSpace: Send + Sync {
 
 /// A configuration space that never changes.
 impl ConfigSpace for Vec<u8> {
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
     fn read(&self, offset: usize, data: &mut [u8]) {
         let here = self.get(offset..).unwrap_or_default();
         for (to, from) in data

@@ -30,7 +30,7 @@ fn a_device_that_says_no_more_than_it_must_waits_for_nothing_and_keeps_nothing()
     let mut device = Least;
     let mut queues = Queues::new(vec![None]);
     assert!(device.files().is_empty());
-    device.activate(u64::MAX);
+    device.activate(u64::MAX, &crate::rig::Rig::new(2).memory);
     assert!(device.handle_event(0, &mut queues).is_ok());
     device.queue_reset(0);
     device.reset();

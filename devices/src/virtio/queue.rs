@@ -17,15 +17,17 @@
 
 use std::sync::Arc;
 
-use crate::irq::Interrupt;
+use super::chain::{Buffers, Chain};
+use super::descriptor::{self, Table};
+use super::stop::Stop;
+use super::{Notify, QueueError};
 use crate::memory::{Memory, RingWord, RingWords};
 use crate::rings::{FLAGS, IDX, RING, View};
 use crate::spec::features;
 use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
-use crate::virtio::chain::{Buffers, Chain};
-use crate::virtio::descriptor::{self, Table};
-pub use crate::virtio::error::QueueError;
 use crate::watch::{DESCRIPTORS_TOLD, Event, QueueWatch, Watch};
+
+mod drain;
 
 /// The ring features that every queue of ours has.
 pub const FEATURES: u64 = features::RING_INDIRECT_DESC | features::RING_EVENT_IDX;
@@ -84,7 +86,7 @@ impl QueueConfig {
         &self,
         memory: &Memory,
         negotiated: u64,
-        interrupt: Arc<Interrupt>,
+        notify: Arc<dyn Notify>,
     ) -> Result<Queue, QueueError> {
         let &QueueConfig { max, size, .. } = self;
         if !size.is_power_of_two() || size > max.min(SIZE_MAX) {
@@ -124,12 +126,15 @@ impl QueueConfig {
             size,
             event_idx: negotiated & features::RING_EVENT_IDX != 0,
             next_available: self.resume.unwrap_or(0),
+            waiting: 0,
             next_used,
             published: next_used,
-            held: None,
+            stalled: None,
             unfinished: false,
             spare: Vec::new(),
-            interrupt,
+            notify,
+            index: 0,
+            stop: Stop::default(),
             watch: None,
         })
     }
@@ -148,17 +153,23 @@ pub struct Queue {
     size: u16,
     event_idx: bool,
     next_available: u16,
+    /// Chains that were available behind the one popped last.
+    waiting: u16,
     next_used: u16,
     /// The used index that the driver can see.
     published: u16,
-    held: Option<Chain>,
+    /// The chain that could not be served to its end.
+    stalled: Option<Chain>,
     unfinished: bool,
     #[expect(
         clippy::vec_box,
         reason = "chains move about: a pointer is cheaper than two vectors"
     )]
     spare: Vec<Box<Buffers>>,
-    interrupt: Arc<Interrupt>,
+    notify: Arc<dyn Notify>,
+    /// Which of its device's queues it is.
+    index: u16,
+    stop: Stop,
     watch: Option<QueueWatch>,
 }
 
@@ -172,7 +183,7 @@ impl Queue {
     pub fn next_available(&self) -> u16 {
         // A chain that is held back has not been served.
         self.next_available
-            .wrapping_sub(u16::from(self.held.is_some()))
+            .wrapping_sub(u16::from(self.stalled.is_some()))
     }
 
     /// The next chain that the driver made available, or `None`.
@@ -200,6 +211,7 @@ impl Queue {
         buffers.clear();
         let descriptors = self.table.collect(head, &mut buffers)?;
         self.next_available = next.wrapping_add(1);
+        self.waiting = available - 1;
         let mut chain = Chain { head, buffers };
         if let Some(watch) = &self.watch {
             tell_popped(watch, &self.table, &mut chain, descriptors, available);
@@ -248,7 +260,7 @@ impl Queue {
             tell_published(watch, old, new, wanted);
         }
         if wanted {
-            self.interrupt.used_buffer();
+            self.notify.used(self.index);
         }
     }
 
@@ -277,63 +289,6 @@ impl Queue {
         self.driver.load(IDX, Ordering::Relaxed) != self.next_available
     }
 
-    /// Serves the chains that are available, one after another, and publishes them in one batch.
-    ///
-    /// `serve` says how many bytes it wrote, or `None` if it cannot go on now: the queue then holds the chain back, with
-    /// what was consumed of it consumed, and the next call begins with it. After as many chains as the ring is long the
-    /// queue counts as [unfinished](Self::is_unfinished), so that one that is refilled forever does not starve the
-    /// others.
-    ///
-    /// # Errors
-    /// The ring or a chain is broken. What was served before is published.
-    pub fn drain(
-        &mut self,
-        mut serve: impl FnMut(&mut Chain) -> Option<u32>,
-    ) -> Result<(), QueueError> {
-        self.unfinished = false;
-        let mut budget = self.size;
-        let mut promised = false;
-        loop {
-            let before = budget;
-            self.suppress_kicks();
-            while budget > 0 {
-                let next = match self.held.take() {
-                    Some(chain) => Ok(Some(chain)),
-                    None => self.pop(),
-                };
-                let mut chain = match next {
-                    Ok(Some(chain)) => chain,
-                    Ok(None) => break,
-                    Err(broken) => {
-                        self.notify();
-                        return Err(broken);
-                    }
-                };
-                let Some(written) = serve(&mut chain) else {
-                    self.held = Some(chain);
-                    self.notify();
-                    return Ok(());
-                };
-                self.push(chain, written);
-                budget -= 1;
-            }
-            self.notify();
-            if !self.allow_kicks() {
-                return Ok(());
-            }
-            if budget == 0 {
-                self.unfinished = true;
-                return Ok(());
-            }
-            // Twice there was something to come, and nothing came: the areas lie on each other so that our flags are the
-            // driver's index, and would be for ever.
-            if promised && budget == before {
-                return Ok(());
-            }
-            promised = true;
-        }
-    }
-
     /// Its three areas, to be looked at by any thread, at any time.
     pub(crate) fn view(&self) -> View {
         View {
@@ -347,11 +302,21 @@ impl Queue {
         }
     }
 
-    /// Lets `watch` know what happens here, as queue `index`, unless somebody does already.
-    pub(crate) fn watch(&mut self, watch: &Arc<dyn Watch>, index: u16) {
+    /// Which of its device's queues it is.
+    pub(super) fn set_index(&mut self, index: u16) {
+        self.index = index;
+    }
+
+    /// Has [`drain`](Self::drain) leave the queue unfinished while `stop` is set.
+    pub(super) fn set_stop(&mut self, stop: &Stop) {
+        self.stop = stop.clone();
+    }
+
+    /// Lets `watch` know what happens here, unless somebody does already.
+    pub(crate) fn watch(&mut self, watch: &Arc<dyn Watch>) {
         self.watch.get_or_insert_with(|| QueueWatch {
             watch: Arc::clone(watch),
-            queue: index,
+            queue: self.index,
             descriptors: watch.wants_descriptors(),
         });
     }

@@ -11,6 +11,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use super::*;
 use crate::irq::IrqLine;
 use crate::sync::{AtomicBool, AtomicU64};
+use crate::transport::interrupt::Interrupt;
 
 const SIZE: u16 = 2;
 /// used_event in the driver area, avail_event in the device area.
@@ -69,10 +70,13 @@ fn rings(event_idx: bool) -> (Rings, Queue) {
         next_available: 0,
         next_used: 0,
         published: 0,
-        held: None,
+        waiting: 0,
+        stalled: None,
         unfinished: false,
         spare: Vec::new(),
-        interrupt: Arc::new(Interrupt::new(Box::new(Wire(Arc::clone(&rings.wire))))),
+        notify: Arc::new(Interrupt::new(Box::new(Wire(Arc::clone(&rings.wire))))),
+        index: 0,
+        stop: Stop::default(),
         watch: None,
     };
     (rings, queue)

@@ -1,206 +1,364 @@
-//! A live device's thread: it waits for kicks and files, and calls the device.
+//! A device's thread: it waits for kicks and files, and calls the device.
 //!
-//! Whoever calls the device has the lock of device and queues, one event long. Nearly always that is the device's own thread. A
-//! thread that brings a kick may serve the queue itself, unless another is at work ([`Worker::try_serve`]).
+//! The thread lives as long as the device. Device and queues are behind a lock that is held for one
+//! event at a time, nearly always by that thread. There are two others who take it:
+//!
+//! - a vCPU that serves a queue where it notifies it, unless somebody is at work
+//!   ([`Inline::try_serve`]);
+//! - the transport, to start, pause or reset the device ([`Worker::with`]). It first sets the stop
+//!   flag, which every queue looks at before each chain. So it waits for at most one request.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, error};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
-use crate::irq::Interrupt;
-use crate::virtio::error::QueueError;
-use crate::virtio::{Queues, Ready, VirtioDevice};
+use super::stop::Stop;
+use super::{Notify, QueueError, Queues, Ready, VirtioDevice};
+use crate::sync::{event, lock};
 
 /// What an event is about: a queue's kick, or one of these.
-const STOP: u64 = u64::MAX;
+const WAKE: u64 = u64::MAX;
 const FILES: u64 = 1 << 16;
 
 /// Events that are taken from the kernel at once.
 const BATCH: usize = 16;
 
-/// A live device and its thread. Both end with this.
-pub struct Worker {
-    live: Arc<Mutex<Live>>,
-    thread: Thread,
+/// How often a lock that must not be waited for without end is tried.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// A device, what it serves, and the thread that does it. All end with this.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    /// How long [`with`](Self::with) waits; `None` is as long as it takes.
+    patience: Option<Duration>,
 }
 
 impl Worker {
-    /// Makes `device` live: from now on it serves `queues`, of which queue `i` is notified by `kicks[i]`.
+    /// Starts the thread of `device`, which serves nothing yet. `notify` is the transport's.
     ///
     /// # Errors
-    /// The host has no thread or file descriptor left. The device is lost.
-    pub fn start(
+    /// The host has no thread or file descriptor left.
+    pub(super) fn start(
         device: Box<dyn VirtioDevice>,
-        queues: Queues,
         kicks: Arc<[EventFd]>,
-        interrupt: Arc<Interrupt>,
+        notify: Arc<dyn Notify>,
+        patience: Option<Duration>,
     ) -> io::Result<Worker> {
-        let stop = EventFd::new(EFD_NONBLOCK)?;
         let name = format!("{:?}", device.id()).to_lowercase();
-        let live = Live {
-            device,
-            queues,
-            kicks,
-            interrupt,
-        };
-        let epoll = Epoll::new()?;
-        for (file, event) in live.events(&stop) {
-            match epoll.ctl(ControlOperation::Add, file, event) {
-                // A file that cannot be waited for is always ready, and its queue's kick will try it.
+        let shared = Arc::new(Shared {
+            served: Mutex::new(Served {
+                device,
+                queues: Queues::default(),
+                kicks: Arc::new([]),
+                notify,
+                running: false,
+                broken: false,
+            }),
+            turn: Mutex::new(()),
+            stop: Stop::default(),
+            ended: AtomicBool::new(false),
+            epoll: Epoll::new()?,
+            wake: event()?,
+        });
+        shared.add(&shared.wake, WAKE, EventSet::IN)?;
+        let mut served = lock(&shared.served);
+        for ((file, ready), data) in served.device.files().into_iter().zip(FILES..) {
+            match shared.add(&file, data, ready.set()) {
+                // A file that cannot be waited for is always ready; its queue's kick will try it.
                 Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
                 other => other?,
             }
         }
-        let live = Arc::new(Mutex::new(live));
-        let its = Arc::clone(&live);
-        let handle = Builder::new()
-            .name(name)
-            .spawn(move || serve(&its, &epoll))?;
-        let thread = Thread {
-            handle: Some(handle),
-            stop,
-        };
-        Ok(Worker { live, thread })
-    }
-
-    /// Serves queue `index` here and now, as the device's thread would after its kick. Says whether it did: not while that
-    /// thread, or another in here, is at work. What is left unfinished, or held back, is the thread's to go on with.
-    pub fn try_serve(&self, index: usize) -> bool {
-        match (u64::try_from(index), self.live.try_lock()) {
-            (Ok(data @ ..FILES), Ok(mut live)) => {
-                live.handle(data);
-                true
+        served.set_kicks(&shared.epoll, kicks)?;
+        drop(served);
+        let its = Arc::clone(&shared);
+        let thread = Builder::new().name(name).spawn(move || {
+            if let Err(error) = its.serve() {
+                let served = lock(&its.served);
+                error!(
+                    "the {:?} device's thread ended: {error}",
+                    served.device.id()
+                );
+                served.notify.needs_reset();
             }
-            _ => false,
-        }
+        })?;
+        Ok(Worker {
+            shared,
+            thread: Some(thread),
+            patience,
+        })
     }
 
-    /// Ends the thread and returns device and queues. When this returns nothing touches the queues any more.
+    /// A way to serve queues in another thread.
+    pub(super) fn inline(&self) -> Inline {
+        Inline(Arc::clone(&self.shared))
+    }
+
+    /// Calls `change` while nobody else has device and queues: the request in hand is finished
+    /// first, and no other begun. If the device runs afterwards, it looks at all its queues and
+    /// files anew.
     ///
     /// # Errors
-    /// The thread has died; the device is lost.
-    pub fn stop(self) -> io::Result<(Box<dyn VirtioDevice>, Queues)> {
-        let Worker { live, mut thread } = self;
-        thread.end()?;
-        // The other one was the thread's.
-        let live = Arc::into_inner(live)
-            .ok_or_else(|| io::Error::other("the device's thread has not ended"))?;
-        let live = live.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok((live.device, live.queues))
+    /// [`Stuck`]: the request in hand has not ended in the time that this worker was given.
+    pub(super) fn with<T>(
+        &self,
+        change: impl FnOnce(&mut Served, &Epoll) -> T,
+    ) -> Result<T, Stuck> {
+        let shared = &*self.shared;
+        let _turn = lock(&shared.turn);
+        shared.stop.set(true);
+        // Where nobody lets go, the stop flag stays: if the request ever ends, it was the last.
+        let mut served = shared.lock_within(self.patience)?;
+        shared.stop.set(false);
+        let result = change(&mut served, &shared.epoll);
+        if served.running {
+            served.queues.set_stop(&shared.stop);
+            served.rearm(&shared.epoll);
+            // Cannot fail: the counter is far from its limit.
+            let _ = shared.wake.write(1);
+        }
+        Ok(result)
     }
 }
 
-/// The thread itself, ended when dropped.
-struct Thread {
-    handle: Option<JoinHandle<io::Result<()>>>,
-    stop: EventFd,
-}
-
-impl Thread {
-    /// Ends it, unless that was done.
-    fn end(&mut self) -> io::Result<()> {
-        let Some(handle) = self.handle.take() else {
-            return Ok(());
-        };
-        // Cannot fail: the counter is far from its limit.
-        let _ = self.stop.write(1);
-        let died = |_| Err(io::Error::other("the device's thread panicked"));
-        handle.join().unwrap_or_else(died)
-    }
-}
-
-impl Drop for Thread {
+impl Drop for Worker {
     fn drop(&mut self) {
-        // Nobody asked for the device.
-        let _ = self.end();
-    }
-}
-
-/// What the thread does: until stopped, wait and dispatch.
-///
-/// By epoll itself: event-manager looks each event's file and subscriber up in hash tables, a third of what a request cost us.
-fn serve(live: &Mutex<Live>, epoll: &Epoll) -> io::Result<()> {
-    let mut events = [EpollEvent::default(); BATCH];
-    loop {
-        let count = match epoll.wait(-1, &mut events) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
-            other => other?,
+        self.shared.ended.store(true, Ordering::SeqCst);
+        self.shared.stop.set(true);
+        // Cannot fail: the counter is far from its limit.
+        let _ = self.shared.wake.write(1);
+        let Some(thread) = self.thread.take() else {
+            return;
         };
-        for event in events.iter().take(count) {
-            match event.data() {
-                STOP => return Ok(()),
-                data => locked(live).handle(data),
-            }
+        // A thread that is stuck in a request is left behind: what it uses, it keeps alive.
+        if self.patience.is_none() || self.shared.lock_within(self.patience).is_ok() {
+            // A thread that panicked has said so.
+            let _ = thread.join();
         }
     }
 }
 
-fn locked(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
-    // Devices do not panic on what a guest does; one that did is as good as its queues are.
-    live.lock().unwrap_or_else(PoisonError::into_inner)
+/// The request in hand takes longer than its transport can wait.
+#[derive(Debug)]
+pub(super) struct Stuck;
+
+/// Serves queues of a device where they are notified, in the thread of a vCPU.
+pub(crate) struct Inline(Arc<Shared>);
+
+impl Inline {
+    /// Serves queue `index` here and now, as the device's thread would after its kick. Returns
+    /// whether it did: not while that thread, or another in here, is at work, nor while the device
+    /// is not live. The device's thread goes on with what is left unfinished, or stalled.
+    pub(crate) fn try_serve(&self, index: usize) -> bool {
+        let shared = &*self.0;
+        let Ok(data @ ..FILES) = u64::try_from(index) else {
+            return false;
+        };
+        if shared.stop.is_set() {
+            return false;
+        }
+        let Ok(mut served) = shared.served.try_lock() else {
+            return false;
+        };
+        if served.running && served.handle(data) {
+            // Cannot fail: the counter is far from its limit.
+            let _ = shared.wake.write(1);
+        }
+        served.running
+    }
 }
 
-struct Live {
-    device: Box<dyn VirtioDevice>,
-    queues: Queues,
+/// What the thread and those who control it share.
+struct Shared {
+    served: Mutex<Served>,
+    /// Held by whoever set `stop`, until it is done: what the thread waits for then.
+    turn: Mutex<()>,
+    stop: Stop,
+    ended: AtomicBool,
+    epoll: Epoll,
+    /// Wakes the thread to look at `ended`, and at queues that another thread left unfinished.
+    wake: EventFd,
+}
+
+impl Shared {
+    /// What the thread does: until ended, wait and dispatch.
+    ///
+    /// By epoll itself: event-manager looks each event's file and subscriber up in hash tables, a
+    /// third of what a request cost us.
+    fn serve(&self) -> io::Result<()> {
+        let mut events = [EpollEvent::default(); BATCH];
+        let mut unfinished = false;
+        loop {
+            let timeout = if unfinished { 0 } else { -1 };
+            let count = match self.epoll.wait(timeout, &mut events) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+                other => other?,
+            };
+            if self.ended.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            let mut go_on = unfinished;
+            for event in events.iter().take(count) {
+                match event.data() {
+                    WAKE => go_on = true,
+                    data => unfinished = self.lock().handle(data),
+                }
+            }
+            if go_on {
+                unfinished = self.lock().go_on();
+            }
+        }
+    }
+
+    /// The lock for the device's own thread, which gives way to whoever waits for it.
+    fn lock(&self) -> MutexGuard<'_, Served> {
+        if self.stop.is_set() {
+            drop(lock(&self.turn));
+        }
+        lock(&self.served)
+    }
+
+    fn lock_within(&self, patience: Option<Duration>) -> Result<MutexGuard<'_, Served>, Stuck> {
+        let Some(patience) = patience else {
+            return Ok(lock(&self.served));
+        };
+        let began = Instant::now();
+        loop {
+            match self.served.try_lock() {
+                Ok(served) => return Ok(served),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if began.elapsed() < patience => {
+                    thread::sleep(RETRY);
+                }
+                Err(TryLockError::WouldBlock) => return Err(Stuck),
+            }
+        }
+    }
+
+    /// Waits for `file` from now on. Everything is edge-triggered: a kick is news even while the
+    /// last one's count stands in the eventfd, which so never needs to be read.
+    fn add(&self, file: &impl AsRawFd, data: u64, set: EventSet) -> io::Result<()> {
+        let event = EpollEvent::new(set | EventSet::EDGE_TRIGGERED, data);
+        self.epoll
+            .ctl(ControlOperation::Add, file.as_raw_fd(), event)
+    }
+}
+
+impl Ready {
+    fn set(self) -> EventSet {
+        match self {
+            Ready::Read => EventSet::IN,
+            Ready::Write => EventSet::OUT,
+        }
+    }
+}
+
+/// A device and its queues, behind the lock.
+pub(super) struct Served {
+    pub(super) device: Box<dyn VirtioDevice>,
+    pub(super) queues: Queues,
     kicks: Arc<[EventFd]>,
-    interrupt: Arc<Interrupt>,
+    pub(super) notify: Arc<dyn Notify>,
+    /// Whether the device serves its queues. Events that come while it does not are dropped:
+    /// everything is looked at anew when it begins to.
+    pub(super) running: bool,
+    /// A ring is broken: the device does nothing more until it is reset.
+    broken: bool,
 }
 
-impl Live {
-    /// Everything to wait for. All is edge-triggered: a kick is news even while the last one's count stands in the
-    /// eventfd, which so never needs to be read.
-    fn events(&self, stop: &EventFd) -> Vec<(RawFd, EpollEvent)> {
-        let event = |file: &dyn AsRawFd, data, set| {
-            let event = EpollEvent::new(set | EventSet::EDGE_TRIGGERED, data);
-            (file.as_raw_fd(), event)
-        };
-        let kicks = self.kicks.iter().zip(0..);
-        let kicks = kicks.map(|(kick, index)| event(kick, index, EventSet::IN));
-        let files = self.device.files().into_iter().zip(FILES..);
-        let files = files.map(|((file, ready), data)| match ready {
-            Ready::Read => event(&file, data, EventSet::IN),
-            Ready::Write => event(&file, data, EventSet::OUT),
-        });
-        let stop = event(stop, STOP, EventSet::IN);
-        kicks.chain(files).chain([stop]).collect()
-    }
-
-    /// An event has come. A device whose ring is broken hears of no more.
-    fn handle(&mut self, data: u64) {
-        if !self.interrupt.is_reset_needed()
-            && let Err(broken) = self.dispatch(data)
-        {
-            debug!("{:?}: {broken}", self.device.id());
-            self.interrupt.needs_reset();
+impl Served {
+    /// Waits for `kicks` instead of those before: kick `i` notifies queue `i`.
+    pub(super) fn set_kicks(&mut self, epoll: &Epoll, kicks: Arc<[EventFd]>) -> io::Result<()> {
+        for kick in &*self.kicks {
+            // A duplicate elsewhere would keep it in the set after we close ours.
+            epoll.ctl(
+                ControlOperation::Delete,
+                kick.as_raw_fd(),
+                EpollEvent::default(),
+            )?;
         }
-    }
-
-    fn dispatch(&mut self, data: u64) -> Result<(), QueueError> {
-        // Neither is ever more than a hundred above its base.
-        let index = |base| usize::try_from(data - base).unwrap_or(usize::MAX);
-        if data < FILES {
-            self.device.process_queue(index(0), &mut self.queues)?;
-        } else {
-            self.device.handle_event(index(FILES), &mut self.queues)?;
+        self.kicks = Arc::new([]);
+        for (kick, data) in kicks.iter().zip(0..) {
+            epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), kick_event(data))?;
         }
-        for (index, kick) in self.kicks.iter().enumerate() {
-            if self
-                .queues
-                .get(index)
-                .is_some_and(|queue| queue.is_unfinished())
-            {
-                // Cannot fail short of 2^64 kicks; the driver's next one would do as well.
-                let _ = kick.write(1);
-            }
-        }
+        self.kicks = kicks;
         Ok(())
     }
+
+    /// Has every file and kick that is ready now reported once more.
+    fn rearm(&self, epoll: &Epoll) {
+        let modify = |file: RawFd, event| {
+            if let Err(error) = epoll.ctl(ControlOperation::Modify, file, event) {
+                // One that cannot be waited for was never in the set.
+                debug!("{:?}: not waited for: {error}", self.device.id());
+            }
+        };
+        for (kick, data) in self.kicks.iter().zip(0..) {
+            modify(kick.as_raw_fd(), kick_event(data));
+        }
+        for ((file, ready), data) in self.device.files().into_iter().zip(FILES..) {
+            let event = EpollEvent::new(ready.set() | EventSet::EDGE_TRIGGERED, data);
+            modify(file.as_raw_fd(), event);
+        }
+    }
+
+    /// The device cannot go on with what its driver set up.
+    pub(super) fn break_off(&mut self, why: &QueueError) {
+        debug!("{:?}: {why}", self.device.id());
+        self.broken = true;
+        self.notify.needs_reset();
+    }
+
+    /// The device is as new.
+    pub(super) fn reset(&mut self) {
+        self.running = false;
+        self.broken = false;
+        self.queues = Queues::default();
+        self.device.reset();
+    }
+
+    /// Handles an event. Returns whether a queue is left unfinished.
+    fn handle(&mut self, data: u64) -> bool {
+        if !self.running || self.broken {
+            return false;
+        }
+        // Neither is ever more than a hundred above its base.
+        let index = |base| usize::try_from(data - base).unwrap_or(usize::MAX);
+        let result = if data < FILES {
+            self.device.process_queue(index(0), &mut self.queues)
+        } else {
+            self.device.handle_event(index(FILES), &mut self.queues)
+        };
+        match result {
+            Ok(()) => self.queues.unfinished().next().is_some(),
+            Err(why) => {
+                self.break_off(&why);
+                false
+            }
+        }
+    }
+
+    /// Goes on with each queue that is unfinished. Returns whether one still is.
+    fn go_on(&mut self) -> bool {
+        let unfinished: Vec<_> = self.queues.unfinished().collect();
+        let mut left = false;
+        for index in unfinished {
+            left = self.handle(index);
+        }
+        left
+    }
+}
+
+fn kick_event(data: u64) -> EpollEvent {
+    EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, data)
 }
 
 #[cfg(test)]

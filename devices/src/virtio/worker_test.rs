@@ -3,6 +3,7 @@ use std::thread::{self, ThreadId};
 
 use super::*;
 use crate::rig::{DATA, Rig, WRITE};
+use crate::virtio::lifecycle::Lifecycle;
 use crate::virtio::{ConfigSpace, DeviceId};
 
 /// Tells which thread each chain was served in. A chain of queue 1 waits until it is let go.
@@ -52,15 +53,16 @@ impl VirtioDevice for Probe {
 }
 
 /// A live device with queue 0, and what the test has of it.
-struct Bench {
+struct Live {
     rig: Arc<Rig>,
-    worker: Worker,
+    device: Lifecycle,
+    server: Inline,
     kicks: Arc<[EventFd]>,
     served: Receiver<ThreadId>,
     release: Sender<()>,
 }
 
-fn bench(refills: u32) -> Bench {
+fn live(refills: u32) -> Live {
     let rig = Arc::new(Rig::new(4));
     rig.descriptor(0, (DATA, 8), WRITE, 0);
     let ((served, seen), (release, released)) = (channel(), channel());
@@ -70,17 +72,15 @@ fn bench(refills: u32) -> Bench {
         refills,
         rig: Arc::clone(&rig),
     };
-    let event = || EventFd::new(EFD_NONBLOCK).unwrap();
-    let kicks: Arc<[EventFd]> = [event(), event()].into();
-    let worker = Worker::start(
-        Box::new(probe),
-        Queues::new(vec![Some(rig.queue(0)), None]),
-        Arc::clone(&kicks),
-        Arc::clone(&rig.interrupt),
-    );
-    Bench {
+    let kicks: Arc<[EventFd]> = [event().unwrap(), event().unwrap()].into();
+    let notify: Arc<dyn Notify> = rig.interrupt.clone();
+    let device = Lifecycle::new(Box::new(probe), Arc::clone(&kicks), notify, None);
+    let mut device = device.unwrap();
+    device.start(Queues::new(vec![Some(rig.queue(0)), None]));
+    Live {
         rig,
-        worker: worker.unwrap(),
+        server: device.inline(),
+        device,
         kicks,
         served: seen,
         release,
@@ -89,36 +89,36 @@ fn bench(refills: u32) -> Bench {
 
 #[test]
 fn a_kick_that_is_served_at_once_is_done_on_return_and_by_the_thread_that_brought_it() {
-    let bench = bench(0);
-    bench.rig.offer(0);
-    assert!(bench.worker.try_serve(0));
-    assert_eq!(bench.rig.used_idx(), 1);
-    assert_eq!(bench.served.try_recv(), Ok(thread::current().id()));
-    assert!(bench.rig.wire.is_high());
+    let live = live(0);
+    live.rig.offer(0);
+    assert!(live.server.try_serve(0));
+    assert_eq!(live.rig.used_idx(), 1);
+    assert_eq!(live.served.try_recv(), Ok(thread::current().id()));
+    assert!(live.rig.wire.is_high());
 }
 
 #[test]
 fn while_the_devices_thread_is_at_work_nobody_else_serves() {
-    let bench = bench(0);
-    bench.kicks[1].write(1).unwrap();
-    assert_ne!(bench.served.recv(), Ok(thread::current().id()));
-    bench.rig.offer(0);
-    assert!(!bench.worker.try_serve(0));
-    assert_eq!(bench.rig.used_idx(), 0);
+    let mut live = live(0);
+    live.kicks[1].write(1).unwrap();
+    assert_ne!(live.served.recv(), Ok(thread::current().id()));
+    live.rig.offer(0);
+    assert!(!live.server.try_serve(0));
+    assert_eq!(live.rig.used_idx(), 0);
     // As a transport does then.
-    bench.kicks[0].write(1).unwrap();
-    bench.release.send(()).unwrap();
-    assert_ne!(bench.served.recv(), Ok(thread::current().id()));
-    bench.worker.stop().unwrap();
-    assert_eq!(bench.rig.used_idx(), 1);
+    live.kicks[0].write(1).unwrap();
+    live.release.send(()).unwrap();
+    assert_ne!(live.served.recv(), Ok(thread::current().id()));
+    live.device.reset();
+    assert_eq!(live.rig.used_idx(), 1);
 }
 
 #[test]
 fn what_a_thread_leaves_unfinished_the_devices_thread_goes_on_with() {
-    let bench = bench(6);
-    bench.rig.offer(0);
-    assert!(bench.worker.try_serve(0));
-    let served: Vec<_> = (0..7).map(|_| bench.served.recv().unwrap()).collect();
+    let live = live(6);
+    live.rig.offer(0);
+    assert!(live.server.try_serve(0));
+    let served: Vec<_> = (0..7).map(|_| live.served.recv().unwrap()).collect();
     let here = thread::current().id();
     let own = served.iter().take_while(|id| **id == here).count();
     assert_eq!(own, 4, "as many as the ring is long");
@@ -127,38 +127,38 @@ fn what_a_thread_leaves_unfinished_the_devices_thread_goes_on_with() {
 
 #[test]
 fn a_ring_that_breaks_at_once_needs_a_reset_and_is_left_alone() {
-    let bench = bench(0);
-    bench.rig.set_available(5);
-    assert!(bench.worker.try_serve(0));
-    assert!(bench.rig.interrupt.is_reset_needed());
-    bench.rig.set_available(0);
-    bench.rig.offer(0);
-    assert!(bench.worker.try_serve(0));
-    assert_eq!(bench.rig.used_idx(), 0);
+    let live = live(0);
+    live.rig.set_available(5);
+    assert!(live.server.try_serve(0));
+    assert!(live.rig.interrupt.is_reset_needed());
+    live.rig.set_available(0);
+    live.rig.offer(0);
+    assert!(live.server.try_serve(0));
+    assert_eq!(live.rig.used_idx(), 0);
 }
 
 #[test]
 fn a_queue_that_is_none_does_nothing() {
-    let bench = bench(0);
-    let beyond = [FILES, STOP].map(|data| usize::try_from(data).unwrap());
+    let mut live = live(0);
+    let beyond = [FILES, WAKE].map(|data| usize::try_from(data).unwrap());
     for index in [2, usize::MAX].into_iter().chain(beyond) {
-        bench.worker.try_serve(index);
+        live.server.try_serve(index);
     }
-    bench.rig.offer(0);
-    assert!(bench.worker.try_serve(0));
-    bench.worker.stop().unwrap();
+    live.rig.offer(0);
+    assert!(live.server.try_serve(0));
+    live.device.reset();
 }
 
 #[test]
 fn threads_that_serve_beside_each_other_serve_each_chain_once() {
     const CHAINS: u16 = 500;
-    let bench = bench(0);
-    let (rig, worker, kick) = (&bench.rig, &bench.worker, &bench.kicks[0]);
+    let mut live = live(0);
+    let (rig, server, kick) = (&live.rig, &live.server, &live.kicks[0]);
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(move || {
                 while rig.used_idx() != CHAINS {
-                    if !worker.try_serve(0) {
+                    if !server.try_serve(0) {
                         kick.write(1).unwrap();
                     }
                     thread::yield_now();
@@ -172,6 +172,6 @@ fn threads_that_serve_beside_each_other_serve_each_chain_once() {
             rig.offer(0);
         }
     });
-    bench.worker.stop().unwrap();
-    assert_eq!(bench.served.try_iter().count(), usize::from(CHAINS));
+    live.device.reset();
+    assert_eq!(live.served.try_iter().count(), usize::from(CHAINS));
 }

@@ -42,7 +42,7 @@ pub(crate) type Served = JoinHandle<Result<usize, Error>>;
 
 impl Service {
     pub(crate) fn new(device: impl VirtioDevice + 'static) -> Self {
-        Service(Arc::new(VhostUser::new(Box::new(device))))
+        Service(Arc::new(VhostUser::new(Box::new(device)).unwrap()))
     }
 
     /// A connection to it, and the thread that serves it.

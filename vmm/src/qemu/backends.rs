@@ -46,7 +46,8 @@ impl Backends {
         let (ours, theirs) = pair.map_err(|source| cannot("create a socket pair", source))?;
         let theirs = OwnedFd::from(theirs);
         inherit(&theirs)?;
-        let service = Arc::new(VhostUser::new(device));
+        let service = VhostUser::new(device);
+        let service = Arc::new(service.map_err(|it| cannot("start a device", it))?);
         self.sessions.push(Session::start(&service, ours)?);
         self.theirs.push(theirs);
         Ok(())

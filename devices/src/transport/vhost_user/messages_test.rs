@@ -6,7 +6,7 @@ use super::*;
 use crate::rng::Rng;
 
 fn backend() -> Backend {
-    Backend::new(Box::new(Rng::default()))
+    Backend::new(Box::new(Rng::default())).unwrap()
 }
 
 #[test]

@@ -11,8 +11,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::refused;
 use super::table::Table;
-use crate::irq::{Interrupt, IrqLine};
 use crate::memory::Memory;
+use crate::virtio::Notify;
 use crate::virtio::queue::{Queue, QueueConfig, SIZE_MAX};
 
 /// One ring of a front end.
@@ -72,10 +72,9 @@ impl Ring {
     ) -> protocol::Result<Option<Queue>> {
         let call = self.call.as_ref().map(EventFd::try_clone).transpose();
         let call = call.map_err(|_| protocol::Error::BackendInternalError)?;
-        let interrupt = Interrupt::unlatched(Box::new(Call(call)));
         let config = self.config(table);
         let queue = config.and_then(|config| {
-            let queue = config.activate(memory, accepted, Arc::new(interrupt));
+            let queue = config.activate(memory, accepted, Arc::new(Call(call)));
             queue.map_err(refused)
         });
         if queue.is_err() {
@@ -103,37 +102,56 @@ impl Ring {
     }
 }
 
-/// An eventfd in the place of a wire.
+/// Notifies the driver of one ring, by the eventfd of that ring.
 struct Call(Option<EventFd>);
 
-impl IrqLine for Call {
-    fn set(&self, high: bool) {
-        if let Some(event) = self.0.as_ref().filter(|_| high) {
+impl Notify for Call {
+    fn used(&self, _index: u16) {
+        if let Some(event) = &self.0 {
             // Fails only when 2^64 events are outstanding: one of them will do.
             let _ = event.write(1);
         }
     }
+
+    fn config_changed(&self) {}
+
+    fn needs_reset(&self) {}
 }
 
-/// What is driven when the device meets a broken ring: the error descriptors of all rings, since one thread serves them all.
-pub(super) struct Errors(Vec<Call>);
+/// The error descriptors of all rings: one thread serves them, and stops with the first that is
+/// invalid.
+pub(super) struct Errors(Vec<EventFd>);
 
 impl Errors {
     pub(super) fn of(rings: &[Ring]) -> io::Result<Self> {
         let errors = rings.iter().filter_map(|ring| ring.error.as_ref());
-        let errors: io::Result<Vec<_>> = errors
-            .map(|error| Ok(Call(Some(error.try_clone()?))))
-            .collect();
+        let errors: io::Result<Vec<_>> = errors.map(EventFd::try_clone).collect();
         errors.map(Errors)
     }
 }
 
-impl IrqLine for Errors {
-    fn set(&self, high: bool) {
+impl Notify for Errors {
+    fn used(&self, _index: u16) {}
+
+    fn config_changed(&self) {}
+
+    fn needs_reset(&self) {
         for error in &self.0 {
-            error.set(high);
+            // Fails only when 2^64 errors are outstanding.
+            let _ = error.write(1);
         }
     }
+}
+
+/// Before there are rings, there is nobody to notify.
+pub(super) struct Silent;
+
+impl Notify for Silent {
+    fn used(&self, _index: u16) {}
+
+    fn config_changed(&self) {}
+
+    fn needs_reset(&self) {}
 }
 
 /// A descriptor that came with a message, as the eventfd that it must be.

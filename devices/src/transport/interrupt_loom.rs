@@ -32,10 +32,10 @@ fn agree(wire: &Wire, interrupt: &Interrupt) {
 fn a_raise_and_an_acknowledgement_leave_the_wire_right() {
     loom::model(|| {
         let (wire, interrupt) = interrupt();
-        interrupt.used_buffer();
+        interrupt.used(0);
         let worker = {
             let interrupt = Arc::clone(&interrupt);
-            thread::spawn(move || interrupt.used_buffer())
+            thread::spawn(move || interrupt.used(0))
         };
         interrupt.acknowledge(INTERRUPT_USED);
         worker.join().unwrap();
@@ -49,7 +49,7 @@ fn two_raises_and_an_acknowledgement_leave_the_wire_right() {
         let (wire, interrupt) = interrupt();
         let used = Arc::clone(&interrupt);
         let config = Arc::clone(&interrupt);
-        let used = thread::spawn(move || used.used_buffer());
+        let used = thread::spawn(move || used.used(0));
         let config = thread::spawn(move || config.config_changed());
         interrupt.acknowledge(INTERRUPT_USED);
         used.join().unwrap();

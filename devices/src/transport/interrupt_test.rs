@@ -8,7 +8,7 @@ use crate::rig::Wire;
 fn the_wire_is_high_from_the_event_to_the_acknowledgement() {
     let wire = Wire::default();
     let interrupt = Interrupt::new(Box::new(wire.clone()));
-    interrupt.used_buffer();
+    interrupt.used(0);
     assert_eq!((interrupt.status(), wire.is_high()), (INTERRUPT_USED, true));
     interrupt.config_changed();
     interrupt.acknowledge(INTERRUPT_USED);
@@ -25,7 +25,7 @@ fn a_bit_that_is_left_gives_a_new_edge() {
     let wire = Wire::default();
     let interrupt = Interrupt::new(Box::new(wire.clone()));
     interrupt.config_changed();
-    interrupt.used_buffer();
+    interrupt.used(0);
     assert_eq!(wire.edges(), 1);
     interrupt.acknowledge(INTERRUPT_CONFIG);
     assert_eq!((wire.edges(), wire.is_high()), (2, true));
@@ -51,7 +51,7 @@ fn no_interleaving_of_raise_and_acknowledge_leaves_the_wire_wrong() {
     let interrupt = Arc::new(Interrupt::new(Box::new(wire.clone())));
     for round in 0..2000 {
         thread::scope(|scope| {
-            scope.spawn(|| interrupt.used_buffer());
+            scope.spawn(|| interrupt.used(0));
             scope.spawn(|| interrupt.acknowledge(INTERRUPT_USED));
             scope.spawn(|| interrupt.acknowledge(INTERRUPT_USED));
         });
@@ -75,7 +75,7 @@ fn a_register_says_why_before_the_wire_rises() {
     let registers = Arc::new(Registers::default());
     let line = Box::new(Looks(Arc::clone(&registers)));
     let interrupt = Interrupt::shown_in(registers, line);
-    interrupt.used_buffer();
+    interrupt.used(0);
     interrupt.acknowledge(INTERRUPT_USED);
     interrupt.needs_reset();
     interrupt.reset();

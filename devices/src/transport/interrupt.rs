@@ -1,0 +1,102 @@
+//! The interrupt side of virtio-mmio: InterruptStatus, DEVICE_NEEDS_RESET, and the wire (§ 4.2.2).
+
+use std::sync::Arc;
+
+use super::registers::{INTERRUPT_STATUS, Registers, STATUS};
+use crate::irq::IrqLine;
+use crate::spec::{INTERRUPT_CONFIG, INTERRUPT_USED, status};
+use crate::virtio::Notify;
+
+/// DEVICE_NEEDS_RESET as a bit of a register.
+const NEEDS_RESET: u32 = status::DEVICE_NEEDS_RESET as u32;
+
+/// The interrupt side of one virtio device: the InterruptStatus register (§ 4.2.2), DEVICE_NEEDS_RESET, and the wire.
+///
+/// The device's worker raises and the vCPUs read and acknowledge, so everything here is atomic and nothing locks. A register
+/// says its new value before the wire rises.
+pub struct Interrupt {
+    registers: Arc<Registers>,
+    line: Box<dyn IrqLine>,
+}
+
+impl Interrupt {
+    /// An interrupt that drives `line`, which is low.
+    pub fn new(line: Box<dyn IrqLine>) -> Self {
+        Interrupt::shown_in(Arc::default(), line)
+    }
+
+    /// The same, whose registers are among `registers`.
+    pub(crate) fn shown_in(registers: Arc<Registers>, line: Box<dyn IrqLine>) -> Self {
+        Interrupt { registers, line }
+    }
+
+    /// Whether [`needs_reset`](Notify::needs_reset) was called since the last reset.
+    pub fn is_reset_needed(&self) -> bool {
+        self.registers.get(STATUS) & NEEDS_RESET != 0
+    }
+
+    /// The InterruptStatus register.
+    pub fn status(&self) -> u32 {
+        self.registers.get(INTERRUPT_STATUS)
+    }
+
+    /// A write to InterruptACK: clears `bits`.
+    ///
+    /// The wire falls even if bits are left, and rises again: a driver that learns of edges alone would otherwise never
+    /// learn of a bit that was set while it looked at another.
+    pub fn acknowledge(&self, bits: u32) {
+        self.registers.remove(INTERRUPT_STATUS, bits);
+        self.drive(false);
+    }
+
+    /// Forgets everything, as a device reset does. The caller has stopped whoever raises.
+    pub fn reset(&self) {
+        self.registers.remove(STATUS, NEEDS_RESET);
+        self.acknowledge(u32::MAX);
+    }
+
+    fn raise(&self, bit: u32) {
+        // A bit that is still set was raised and is unacknowledged: the wire is high already, and the driver has yet to
+        // acknowledge, after which it looks at what we did before this line.
+        if self.registers.add(INTERRUPT_STATUS, bit) & bit == 0 {
+            self.drive(true);
+        }
+    }
+
+    /// Drives the wire, and looks whether the status agrees: another thread may have changed the status in between and
+    /// driven the wire before us. Whoever drives it last finds the two equal.
+    fn drive(&self, mut high: bool) {
+        loop {
+            self.line.set(high);
+            if (self.status() != 0) == high {
+                return;
+            }
+            high = !high;
+        }
+    }
+}
+
+impl Notify for Interrupt {
+    fn used(&self, _index: u16) {
+        self.raise(INTERRUPT_USED);
+    }
+
+    fn config_changed(&self) {
+        self.raise(INTERRUPT_CONFIG);
+    }
+
+    fn needs_reset(&self) {
+        self.registers.add(STATUS, NEEDS_RESET);
+        self.config_changed();
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+#[path = "interrupt_test.rs"]
+mod tests;
+
+#[cfg(test)]
+#[cfg(loom)]
+#[path = "interrupt_loom.rs"]
+mod interleavings;

@@ -10,7 +10,7 @@
 //! A clock that the guest sets is the guest's own: the difference to the host's clock is kept until the machine restarts.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::Builder;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::error;
@@ -36,7 +36,11 @@ mod register {
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The clock.
-pub struct Rtc(Arc<Shared>);
+pub struct Rtc {
+    shared: Arc<Shared>,
+    /// The alarm's thread. It is started when the alarm is first armed: few guests ever do.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
 
 struct Shared {
     state: Mutex<State>,
@@ -55,8 +59,6 @@ struct State {
     armed: bool,
     pending: bool,
     enabled: bool,
-    /// Whether the alarm has a thread. It gets one when it is first armed: few guests ever do.
-    watched: bool,
     gone: bool,
     /// What the line was last driven to.
     high: bool,
@@ -65,15 +67,18 @@ struct State {
 impl Rtc {
     /// A clock that shows the host's time and interrupts by `line`, which is low.
     pub fn new(line: Box<dyn IrqLine>) -> Rtc {
-        Rtc(Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            line,
-        }))
+        Rtc {
+            shared: Arc::new(Shared {
+                state: Mutex::default(),
+                changed: Condvar::new(),
+                line,
+            }),
+            thread: Mutex::default(),
+        }
     }
 
     fn read_register(&self, offset: u64) -> u32 {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         match offset {
             register::TIME_LOW => {
                 let now = state.now();
@@ -90,7 +95,7 @@ impl Rtc {
     }
 
     fn write_register(&self, offset: u64, value: u32) {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         match offset {
             register::TIME_LOW => {
                 let wanted = u64::from(state.time_high) << 32 | u64::from(value);
@@ -107,18 +112,46 @@ impl Rtc {
             register::CLEAR_INTERRUPT => state.pending = false,
             _ => return,
         }
-        self.0.look(&mut state);
-        if state.armed && !state.watched {
-            state.watched = watch(&self.0);
+        self.shared.look(&mut state);
+        let armed = state.armed;
+        drop(state);
+        if armed {
+            self.watch();
         }
-        self.0.changed.notify_one();
+        self.shared.changed.notify_one();
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the thread that waits for the alarm, unless it runs already.
+    fn watch(&self) {
+        let mut thread = self.thread();
+        if thread.is_some() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let started = Builder::new()
+            .name("rtc".to_owned())
+            .spawn(move || wait(&shared));
+        match started {
+            Ok(handle) => *thread = Some(handle),
+            Err(error) => error!("rtc: no thread for the alarm: {error}"),
+        }
     }
 }
 
+/// Waits for the thread: it drives the line, which belongs to the machine.
 impl Drop for Rtc {
     fn drop(&mut self) {
-        self.0.state().gone = true;
-        self.0.changed.notify_one();
+        self.shared.state().gone = true;
+        self.shared.changed.notify_one();
+        let thread = self.thread().take();
+        if let Some(thread) = thread {
+            // The panic hook has reported a panic.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -140,18 +173,6 @@ impl Shared {
             self.line.set(high);
         }
     }
-}
-
-/// Starts the thread that waits for the alarm; it ends with the clock.
-fn watch(shared: &Arc<Shared>) -> bool {
-    let shared = Arc::clone(shared);
-    let thread = Builder::new()
-        .name("rtc".to_owned())
-        .spawn(move || wait(&shared));
-    if let Err(error) = &thread {
-        error!("rtc: no thread for the alarm: {error}");
-    }
-    thread.is_ok()
 }
 
 fn wait(shared: &Shared) {

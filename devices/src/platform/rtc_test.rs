@@ -46,7 +46,7 @@ fn reading_the_low_half_latches_the_high_one() {
     let low = get(&rtc, register::TIME_LOW);
     // The clock goes on past a carry; the latched half does not.
     let later = (6 << 32) | u64::from(low);
-    rtc.0.state().offset = later.wrapping_sub(host());
+    rtc.shared.state().offset = later.wrapping_sub(host());
     assert_eq!(get(&rtc, register::TIME_HIGH), 5);
     assert_eq!(time(&rtc) >> 32, 6);
 }
@@ -95,6 +95,15 @@ fn a_cleared_alarm_stays_silent_and_a_disabled_interrupt_waits() {
     assert!(!wire.is_high());
     set(&rtc, register::IRQ_ENABLED, 1);
     assert!(wire.is_high());
+}
+
+#[test]
+fn a_clock_that_is_dropped_leaves_nobody_with_its_line() {
+    let (rtc, _) = rtc();
+    set_pair(&rtc, register::ALARM_LOW, u64::MAX);
+    let shared = Arc::downgrade(&rtc.shared);
+    drop(rtc);
+    assert_eq!(shared.strong_count(), 0, "the thread still has it");
 }
 
 #[test]

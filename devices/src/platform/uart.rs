@@ -206,6 +206,21 @@ impl Shared {
         let _ = self.wake.write(1);
     }
 
+    /// An access by the guest. Afterwards the line is right, and the thread looks again if the port waits for something
+    /// that it did not wait for before, whichever register caused that.
+    fn access<T>(&self, access: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
+        let waited = state.wants_input();
+        let result = access(&mut state);
+        self.drive(&mut state);
+        let listening = state.is_listening();
+        let changed = self.listening.swap(listening, Ordering::SeqCst) != listening;
+        if changed || !waited && state.wants_input() || !state.backlog.is_empty() {
+            self.wake();
+        }
+        result
+    }
+
     /// Drives the line to what the state says, if that is news: an edge-triggered line takes each rise for an interrupt.
     fn drive(&self, state: &mut State) {
         let high = state.interrupt() != iir::NONE;
@@ -230,6 +245,16 @@ impl State {
 
     fn is_listening(&self) -> bool {
         self.ier & ier::RECEIVED != 0
+    }
+
+    /// In loop mode the receiver is disconnected from the outside (§ 8.7).
+    fn is_looped(&self) -> bool {
+        self.mcr & MCR_LOOP != 0
+    }
+
+    /// Whether the thread takes input as soon as there is some.
+    fn wants_input(&self) -> bool {
+        self.is_listening() && self.received.is_empty() && !self.is_looped()
     }
 
     fn is_busy(&self) -> bool {
@@ -266,7 +291,7 @@ impl State {
     }
 
     fn send(&mut self, byte: u8) {
-        if self.mcr & MCR_LOOP != 0 {
+        if self.is_looped() {
             if self.received.len() < FIFO {
                 self.received.push_back(byte);
             }
@@ -278,10 +303,11 @@ impl State {
     }
 
     fn line_status(&mut self) -> u8 {
-        if self.received.is_empty() && self.is_listening() {
+        if self.wants_input() {
             self.fill();
         }
-        let ready = !self.received.is_empty() || thread::is_readable(&self.inputs);
+        let waiting = || !self.is_looped() && thread::is_readable(&self.inputs);
+        let ready = !self.received.is_empty() || waiting();
         let data = if ready { lsr::DATA_READY } else { 0 };
         let empty = if self.is_busy() { 0 } else { lsr::EMPTY };
         data | empty
@@ -289,7 +315,7 @@ impl State {
 
     /// In loop mode the modem outputs are its inputs (§ 8.7); else the other end is always there.
     fn modem_status(&self) -> u8 {
-        if self.mcr & MCR_LOOP == 0 {
+        if !self.is_looped() {
             return msr::CTS | msr::DSR | msr::DCD;
         }
         // DTR, RTS, OUT1, OUT2.
@@ -306,7 +332,7 @@ impl State {
             register::DATA if latch => self.divisor[0],
             register::IER if latch => self.divisor[1],
             register::DATA => {
-                if self.received.is_empty() && self.mcr & MCR_LOOP == 0 {
+                if self.received.is_empty() && !self.is_looped() {
                     self.fill();
                 }
                 self.received.pop_front().unwrap_or(0)
@@ -362,25 +388,13 @@ fn is_temporary(error: &io::Error) -> bool {
 impl BusDevice for Uart {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let [data] = data {
-            let mut state = self.shared.state();
-            *data = state.read(offset);
-            self.shared.drive(&mut state);
-            if offset == register::DATA && state.is_listening() && state.received.is_empty() {
-                self.shared.wake();
-            }
+            *data = self.shared.access(|state| state.read(offset));
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let [value] = *data {
-            let mut state = self.shared.state();
-            state.write(offset, value);
-            self.shared.drive(&mut state);
-            let listening = state.is_listening();
-            let changed = self.shared.listening.swap(listening, Ordering::SeqCst) != listening;
-            if changed || !state.backlog.is_empty() {
-                self.shared.wake();
-            }
+            self.shared.access(|state| state.write(offset, value));
         }
     }
 }

@@ -205,6 +205,40 @@ fn the_loop_that_drivers_probe_with_works() {
 }
 
 #[test]
+fn a_cleared_fifo_takes_input_again() {
+    let mut bench = bench();
+    bench.set(register::IER, ier::RECEIVED);
+    bench.keyboard.write_all(b"ab").unwrap();
+    eventually("an interrupt", || bench.wire.is_high());
+    bench.set(register::IIR_FCR, fcr::ENABLE | fcr::CLEAR_RECEIVED);
+    assert!(!bench.wire.is_high());
+    bench.keyboard.write_all(b"c").unwrap();
+    eventually("another interrupt", || bench.wire.is_high());
+    assert_eq!(bench.get(register::DATA), b'c');
+}
+
+#[test]
+fn in_loop_mode_input_stays_outside_and_comes_in_afterwards() {
+    let mut bench = bench();
+    bench.set(register::MCR, MCR_LOOP);
+    bench.set(register::IER, ier::RECEIVED);
+    bench.keyboard.write_all(b"key").unwrap();
+    // The thread has looked: it answers each change of IER.
+    for enabled in [0, ier::RECEIVED] {
+        bench.set(register::IER, enabled);
+        assert_eq!(bench.get(register::LSR) & lsr::DATA_READY, 0);
+    }
+    bench.set(register::DATA, 0x5a);
+    assert!(bench.wire.is_high());
+    assert_eq!(bench.get(register::DATA), 0x5a);
+    assert_eq!(bench.get(register::LSR) & lsr::DATA_READY, 0);
+    bench.set(register::MCR, 0);
+    eventually("the input", || bench.wire.is_high());
+    let seen = [(); 3].map(|()| bench.get(register::DATA));
+    assert_eq!(&seen, b"key");
+}
+
+#[test]
 fn the_divisor_latch_hides_data_and_interrupt_enable() {
     let bench = bench();
     bench.set(register::LCR, LCR_DLAB | 3);

@@ -21,7 +21,7 @@ pub(super) fn serve(shared: &Shared) {
             let _ = shared.wake.read();
         }
         let mut state = shared.state();
-        if state.is_listening() && state.received.is_empty() {
+        if state.wants_input() {
             state.fill();
         }
         state.flush();
@@ -33,7 +33,7 @@ pub(super) fn serve(shared: &Shared) {
 /// What the port waits for now.
 fn wanted(state: &State) -> Vec<libc::pollfd> {
     let mut fds = Vec::new();
-    if state.is_listening() && state.received.is_empty() {
+    if state.wants_input() {
         let live = state.inputs.iter().filter(|input| !input.ended);
         fds.extend(live.map(|input| want(&input.file, libc::POLLIN)));
     }

@@ -14,6 +14,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, ToPropertyValue};
 
 use crate::error::Error;
+use crate::fdt::with_slack;
 use crate::files;
 use crate::layout::FDT_MAX_SIZE;
 use crate::size;
@@ -48,7 +49,7 @@ impl Dtb {
         match complete(&bytes, length, cmdline, initrd) {
             Ok(tree) => Ok(Dtb {
                 path: path.into(),
-                tree,
+                tree: with_slack(tree),
             }),
             Err(problem) => Err(Error::Dtb {
                 path: path.into(),

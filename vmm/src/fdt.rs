@@ -19,8 +19,9 @@ mod platform;
 const SUPERVISOR_EXTERNAL: u32 = 9;
 /// A context of the PLIC that leads nowhere: the M-mode one, as the guest begins in S-mode (binding of sifive,plic-1.0.0).
 const NO_CONTEXT: u32 = u32::MAX;
-/// An interrupt that a rising edge raises (the second cell of an APLIC's interrupts, as everywhere in device trees).
-const EDGE_RISING: u32 = 1;
+/// Spare bytes at the end of a device tree. A boot loader edits the tree it is given in place: U-Boot adds the command
+/// line, the initrd and memory reservations, and fails where there is no room.
+const SLACK: usize = 8 << 10;
 /// Phandle of what the devices' interrupts go to: the PLIC or the APLIC.
 const IRQCHIP_PHANDLE: u32 = 1;
 /// Phandle of the IMSICs.
@@ -54,6 +55,15 @@ pub enum Irqchip {
     Aia,
 }
 
+/// What raises an interrupt: the second cell of an APLIC's interrupts, with the values that device trees use everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trigger {
+    /// A virtio device: [`devices::irq::Interrupt::acknowledge`] makes an edge of what is left.
+    EdgeRising = 1,
+    /// A device whose line stays high from one cause to the next.
+    LevelHigh = 4,
+}
+
 /// What the device tree describes.
 #[derive(Clone, Debug)]
 pub struct Board<'a> {
@@ -75,7 +85,7 @@ pub struct Board<'a> {
     pub rng_seed: [u8; 32],
 }
 
-/// Builds the device tree of a board: a DTB of at most [`FDT_MAX_SIZE`] bytes.
+/// Builds the device tree of a board: a DTB of at most [`FDT_MAX_SIZE`] bytes, some of them [spare](with_slack).
 pub fn build(board: &Board) -> Result<Vec<u8>, Error> {
     let dtb = tree(board).map_err(Error::Fdt)?;
     match dtb.len() {
@@ -83,8 +93,27 @@ pub fn build(board: &Board) -> Result<Vec<u8>, Error> {
             size,
             limit: FDT_MAX_SIZE,
         }),
-        _ => Ok(dtb),
+        _ => Ok(with_slack(dtb)),
     }
+}
+
+/// The tree with 8 KiB to spare, or with what [`FDT_MAX_SIZE`] leaves of that.
+///
+/// The strings are the last block of the trees that come here, or spare bytes follow them already; a boot loader finds
+/// the room by `totalsize` in the header (Devicetree Specification v0.4 § 5.2).
+pub fn with_slack(mut dtb: Vec<u8>) -> Vec<u8> {
+    let limit = usize::try_from(FDT_MAX_SIZE).unwrap_or(usize::MAX);
+    let size = dtb.len().saturating_add(SLACK).min(limit);
+    let Ok(total) = u32::try_from(size) else {
+        return dtb;
+    };
+    if size > dtb.len()
+        && let Some(field) = dtb.get_mut(4..8)
+    {
+        field.copy_from_slice(&total.to_be_bytes());
+        dtb.resize(size, 0);
+    }
+    dtb
 }
 
 fn tree(board: &Board) -> Result<Vec<u8>, FdtError> {
@@ -239,12 +268,17 @@ fn aplic(fdt: &mut FdtWriter) -> Result<(), FdtError> {
     fdt.end_node(node)
 }
 
-/// The interrupt of a device: its source, and under an APLIC that a rising edge raises it.
-fn interrupts(fdt: &mut FdtWriter, irqchip: Irqchip, source: u32) -> Result<(), FdtError> {
+/// The interrupt of a device: its source, and under an APLIC what raises it. A PLIC's sources are level-high.
+fn interrupts(
+    fdt: &mut FdtWriter,
+    irqchip: Irqchip,
+    source: u32,
+    trigger: Trigger,
+) -> Result<(), FdtError> {
     fdt.property_u32("interrupt-parent", IRQCHIP_PHANDLE)?;
     match irqchip {
         Irqchip::Plic => fdt.property_u32("interrupts", source),
-        Irqchip::Aia => fdt.property_array_u32("interrupts", &[source, EDGE_RISING]),
+        Irqchip::Aia => fdt.property_array_u32("interrupts", &[source, trigger as u32]),
     }
 }
 
@@ -253,7 +287,7 @@ fn virtio(fdt: &mut FdtWriter, slot: usize, irqchip: Irqchip) -> Result<(), FdtE
     let node = fdt.begin_node(&format!("virtio_mmio@{address:x}"))?;
     fdt.property_string("compatible", "virtio,mmio")?;
     fdt.property_array_u64("reg", &[address, VIRTIO_STRIDE])?;
-    interrupts(fdt, irqchip, layout::virtio_irq(slot))?;
+    interrupts(fdt, irqchip, layout::virtio_irq(slot), Trigger::EdgeRising)?;
     fdt.end_node(node)
 }
 

@@ -146,7 +146,15 @@ fn with_an_aia_wires_go_to_the_aplic_and_messages_to_the_imsics() {
         cells(&dtb, console, "interrupt-parent"),
         cells(&dtb, aplic, "phandle")
     );
-    assert_eq!(cells(&dtb, console, "interrupts"), [1, EDGE_RISING]);
+    assert_eq!(cells(&dtb, console, "interrupts"), [1, 1], "edge");
+    for (node, source) in [("serial@10000000", 10), ("rtc@101000", 11)] {
+        let interrupts = cells(&dtb, &format!("/soc/{node}"), "interrupts");
+        assert_eq!(
+            interrupts,
+            [source, 4],
+            "{node}: its line stays high from cause to cause"
+        );
+    }
     assert!(
         Fdt::new(&dtb)
             .unwrap()
@@ -174,6 +182,21 @@ fn only_slots_with_a_device_have_a_node() {
             .find_node("/soc/virtio_mmio@10004000")
             .is_none()
     );
+}
+
+#[test]
+fn a_boot_loader_finds_room_to_edit_the_tree_in_place() {
+    let room = |dtb: &[u8]| {
+        let field = |at: usize| u32::from_be_bytes(dtb[at..at + 4].try_into().unwrap()) as usize;
+        let (total, strings, strings_size) = (field(4), field(12), field(32));
+        assert_eq!(total, dtb.len());
+        total - (strings + strings_size)
+    };
+    let dtb = dtb(2, 3);
+    assert!(room(&dtb) >= SLACK, "{}", room(&dtb));
+    let limit = usize::try_from(FDT_MAX_SIZE).unwrap();
+    assert_eq!(with_slack(vec![0; limit - 5]).len(), limit);
+    assert_eq!(with_slack(vec![0; limit]).len(), limit);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use devices::platform::{finisher, rtc, uart};
 use vm_fdt::{Error as FdtError, FdtWriter};
 
-use super::{FINISHER_PHANDLE, Irqchip};
+use super::{FINISHER_PHANDLE, Irqchip, Trigger};
 use crate::layout::{FINISHER_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
 
 /// Where an early console writes without being told (`earlycon` alone).
@@ -23,14 +23,14 @@ pub(super) fn devices(fdt: &mut FdtWriter, irqchip: Irqchip) -> Result<(), FdtEr
     let node = fdt.begin_node(&format!("rtc@{RTC_BASE:x}"))?;
     fdt.property_string("compatible", "google,goldfish-rtc")?;
     fdt.property_array_u64("reg", &[RTC_BASE, rtc::SIZE])?;
-    super::interrupts(fdt, irqchip, RTC_IRQ)?;
+    super::interrupts(fdt, irqchip, RTC_IRQ, Trigger::LevelHigh)?;
     fdt.end_node(node)?;
 
     let node = fdt.begin_node(&format!("serial@{UART_BASE:x}"))?;
     fdt.property_string("compatible", "ns16550a")?;
     fdt.property_array_u64("reg", &[UART_BASE, uart::SIZE])?;
     fdt.property_u32("clock-frequency", uart::CLOCK)?;
-    super::interrupts(fdt, irqchip, UART_IRQ)?;
+    super::interrupts(fdt, irqchip, UART_IRQ, Trigger::LevelHigh)?;
     fdt.end_node(node)
 }
 

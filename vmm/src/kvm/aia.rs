@@ -147,7 +147,7 @@ impl Aia {
     }
 }
 
-/// An APLIC input. The guest learns of its rising edges.
+/// An APLIC input, whose source mode the guest sets: rising edges or the level.
 ///
 /// Not an irqfd: with one, Debian's disk stalled (KVM of Linux 6.12). An irqfd can say that the input rises, but not that
 /// it falls again, and an input that stays high has no second edge.

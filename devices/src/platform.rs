@@ -3,5 +3,6 @@
 pub mod bus;
 pub mod finisher;
 pub mod plic;
+pub mod pvpanic;
 pub mod rtc;
 pub mod uart;

@@ -31,6 +31,7 @@ Exit status:
   2      usage, or bad input
   3      this host cannot (no KVM, no permission, no QEMU)
   4      a failure of hartvisor itself
+  5      the guest's kernel panicked and said so (pvpanic, on KVM only: QEMU's virt has none)
   128+n  ended by signal n
 
 Environment:
@@ -251,9 +252,16 @@ pub struct Run {
     )]
     pub ports: Vec<Port>,
 
-    /// End when the guest reboots, with status 0, instead of starting it anew
-    #[arg(long)]
-    pub no_reboot: bool,
+    /// End when the guest reboots, with this exit status (0 unless given), instead of starting it anew. A Linux guest that
+    /// panics reboots with panic=-1 in --cmdline
+    #[arg(
+        long,
+        value_name = "STATUS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "0"
+    )]
+    pub no_reboot: Option<u8>,
 
     /// What runs the guest; auto takes KVM where it can run RISC-V guests, else QEMU
     #[arg(long, value_enum, default_value_t = Accel::Auto)]

@@ -74,9 +74,9 @@ pub struct Machine {
     /// Whose disks and random numbers a guest under QEMU has.
     #[serde(default)]
     pub devices: Devices,
-    /// A guest that reboots ends the run instead of starting anew.
+    /// A guest that reboots ends the run, with this exit status, instead of starting anew.
     #[serde(default)]
-    pub no_reboot: bool,
+    pub no_reboot: Option<u8>,
 }
 
 fn one() -> u32 {
@@ -106,7 +106,7 @@ impl Machine {
             serial: Target::default(),
             ports: Vec::new(),
             devices: Devices::default(),
-            no_reboot: false,
+            no_reboot: None,
         }
     }
 }

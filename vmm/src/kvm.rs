@@ -72,7 +72,7 @@ pub fn run(machine: &Machine, observer: &Observer) -> Result<End, Error> {
     let consoles = Consoles::open(machine, move || leave.set(Ok(End::Left)))?;
     loop {
         boot(&kvm, machine, &consoles, &ending, observer)?;
-        if machine.config.no_reboot || !ending.forget_reboot() {
+        if machine.config.no_reboot.is_some() || !ending.forget_reboot() {
             return ending.take();
         }
         info!("the guest reboots");

@@ -3,6 +3,7 @@
 //! ```text
 //! 0x0010_0000  test finisher: a store ends or restarts the machine, as SBI SRST does
 //! 0x0010_1000  goldfish real-time clock, source 11
+//! 0x0010_2000  pvpanic: a store reports a panic of the guest's kernel. QEMU's virt has nothing here
 //! 0x0c00_0000  PLIC, 96 sources (0 is none), S context of hart h is 2h + 1 … or, with an AIA, instead of it:
 //! 0x0d00_0000  APLIC of the S level, the same sources
 //! 0x1000_0000  UART 16550, source 10
@@ -31,6 +32,8 @@ pub const FINISHER_BASE: u64 = 0x10_0000;
 pub const RTC_BASE: u64 = 0x10_1000;
 /// PLIC source of the real-time clock.
 pub const RTC_IRQ: u32 = 11;
+/// Guest physical address of the pvpanic register.
+pub const PVPANIC_BASE: u64 = 0x10_2000;
 /// Guest physical address of the serial port's registers.
 pub const UART_BASE: u64 = 0x1000_0000;
 /// PLIC source of the serial port.

@@ -115,6 +115,8 @@ pub enum End {
     Reboot,
     /// The guest reported a failure (SBI SRST, reason 1).
     Failure,
+    /// The guest's kernel panicked (pvpanic).
+    Panic,
     /// The user left with Ctrl-a x.
     Left,
     /// A signal ended the monitor in order.
@@ -122,11 +124,13 @@ pub enum End {
 }
 
 impl End {
-    /// The exit status of `hartvisor`: 0, 1 when the guest failed, 128 + n after signal n.
+    /// The exit status of `hartvisor`: 0, 1 when the guest failed, 5 when its kernel panicked, 128 + n after signal n. A
+    /// reboot is 0 here; [`config::Machine::no_reboot`] may say otherwise.
     pub fn exit_code(self) -> u8 {
         match self {
             End::PowerOff | End::Reboot | End::Left => 0,
             End::Failure => 1,
+            End::Panic => 5,
             End::Signal(number) => {
                 u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
             }

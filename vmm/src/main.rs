@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 fn hartvisor() -> Result<u8, Error> {
     logger::start()?;
     match cli::parse(std::env::args_os())? {
-        Parsed::Command(Command::Run(options)) => Ok(run::run((*options).into())?.exit_code()),
+        Parsed::Command(Command::Run(options)) => run::run((*options).into()),
         Parsed::Command(Command::VhostUser(options)) => {
             Ok(vhost_user::run(&options.into())?.exit_code())
         }

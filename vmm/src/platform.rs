@@ -1,22 +1,26 @@
-//! The platform's own devices on the bus: test finisher, clock, serial port.
+//! The platform's own devices on the bus: test finisher, clock, pvpanic, serial port.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use devices::irq::IrqLine;
 use devices::platform::bus::Bus;
 use devices::platform::finisher::{self, Finish, Finisher};
+use devices::platform::pvpanic::{self, Panic, Pvpanic};
 use devices::platform::rtc::{self, Rtc};
 use devices::platform::uart::{self, Uart};
-use log::warn;
+use log::{error, warn};
 
 use crate::consoles::Consoles;
 use crate::error::Error;
-use crate::layout::{FINISHER_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
+use crate::layout::{FINISHER_BASE, PVPANIC_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
 use crate::machine::End;
 
+/// The warning of a crash kernel was written: once for all lives of the guest.
+static CRASH_KERNEL: Once = Once::new();
+
 /// Puts them on the bus; `line` gives the wire of an interrupt source, `end` is called when the guest ends by the
-/// finisher. Returns the serial port, which wants to be stopped.
+/// finisher or its kernel panics. Returns the serial port, which wants to be stopped.
 ///
 /// # Errors
 /// The host has no thread or file descriptor left.
@@ -30,9 +34,22 @@ pub fn plug(
     let uart = Uart::new(inputs, output, listens, line(UART_IRQ));
     let uart = Arc::new(uart.map_err(failed)?);
     let rtc = Arc::new(Rtc::new(line(RTC_IRQ)));
+    let end = Arc::new(end);
+    let panicked = Arc::clone(&end);
+    let pvpanic = Arc::new(Pvpanic::new(move |panic| match panic {
+        Panic::Final => {
+            error!("the guest's kernel panicked");
+            panicked(End::Panic);
+        }
+        // The guest goes on, and may store as often as it likes.
+        Panic::CrashKernel => CRASH_KERNEL.call_once(|| {
+            warn!("the guest's kernel panicked and starts its crash kernel");
+        }),
+    }));
     let finisher = Arc::new(Finisher::new(move |finish| end(ended(finish))));
     bus.insert(FINISHER_BASE, finisher::SIZE, finisher)
         .and_then(|()| bus.insert(RTC_BASE, rtc::SIZE, rtc))
+        .and_then(|()| bus.insert(PVPANIC_BASE, pvpanic::SIZE, pvpanic))
         .and_then(|()| bus.insert(UART_BASE, uart::SIZE, uart.clone()))
         .map_err(|overlap| Error::Internal(overlap.to_string()))?;
     Ok(uart)

@@ -12,11 +12,19 @@ use crate::observe::Observer;
 use crate::pidfile::PidFile;
 use crate::{qemu, signals};
 
-/// Runs the guest that `run` describes, to its end.
+/// Runs the guest that `run` describes, to its end; gives the exit status.
 ///
 /// # Errors
 /// The machine cannot be had, or a system call failed.
-pub fn run(run: config::Run) -> Result<End, Error> {
+pub fn run(run: config::Run) -> Result<u8, Error> {
+    let no_reboot = run.machine.no_reboot;
+    to_its_end(run).map(|end| match (end, no_reboot) {
+        (End::Reboot, Some(status)) => status,
+        _ => end.exit_code(),
+    })
+}
+
+fn to_its_end(run: config::Run) -> Result<End, Error> {
     if run.accel == Accel::Kvm && run.machine.devices == Devices::Qemu {
         let problem =
             "--devices qemu gives a guest QEMU's devices, there are none with --accel kvm";

@@ -254,6 +254,7 @@ fn describe(end: &Result<End, Error>) -> String {
         Ok(End::PowerOff) => "power-off".to_owned(),
         Ok(End::Reboot) => "reboot".to_owned(),
         Ok(End::Failure) => "failure".to_owned(),
+        Ok(End::Panic) => "panic".to_owned(),
         Ok(End::Left) => "left".to_owned(),
         Ok(End::Signal(number)) => format!("signal {number}"),
         Err(_) => "error".to_owned(),

@@ -20,7 +20,7 @@ mod linux;
 mod support;
 
 use lab::{hartvisor, host_file, run, text};
-use support::{Elf, finish, reboot, seed};
+use support::{Elf, finish, panic, reboot, seed};
 
 /// A shell on the serial port, though there is a virtio console as well, which takes input as soon as there is some. The
 /// disk's first byte says which life this is.
@@ -142,6 +142,18 @@ fn a_store_to_the_finisher_ends_the_run() {
     assert!(text.contains("the guest reported failure 7"), "{text}");
 }
 
+#[test]
+fn a_panic_of_the_guests_kernel_has_a_status_of_its_own() {
+    let (status, text) = runs(&panic(1), &[]);
+    assert_eq!(status, Some(5), "{text}");
+    assert!(text.contains("the guest's kernel panicked"), "{text}");
+    // A crash kernel goes on, here to the end of the code that says it.
+    let crash_kernel = [panic(2), finish(0x5555)].concat();
+    let (status, text) = runs(&crash_kernel, &[]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("starts its crash kernel"), "{text}");
+}
+
 /// KVM hands the `seed` CSR on to us where the host has Zkr.
 #[test]
 fn the_entropy_source_gives_entropy() {
@@ -152,8 +164,10 @@ fn the_entropy_source_gives_entropy() {
 #[test]
 fn no_reboot_makes_a_reset_the_end() {
     for code in [reboot(), finish(0x7777)] {
-        let (status, text) = runs(&code, &["--no-reboot"]);
-        assert_eq!(status, Some(0), "{text}");
+        for (option, expected) in [("--no-reboot", 0), ("--no-reboot=42", 42)] {
+            let (status, text) = runs(&code, &[option]);
+            assert_eq!(status, Some(expected), "{text}");
+        }
     }
 }
 

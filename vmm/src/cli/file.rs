@@ -112,6 +112,11 @@ fn as_arguments(key: &str, option: &Arg, value: &Value) -> Result<Vec<OsString>,
         (ArgAction::SetTrue, Value::Bool(true)) => Ok(vec![format!("--{key}").into()]),
         (ArgAction::SetTrue, Value::Bool(false)) => Ok(Vec::new()),
         (ArgAction::SetTrue, _) => refuse("true or false"),
+        // An option whose value may be left out.
+        (ArgAction::Set, Value::Bool(on)) if option.is_require_equals_set() => match on {
+            true => Ok(vec![format!("--{key}").into()]),
+            false => Ok(Vec::new()),
+        },
         (ArgAction::Append, Value::Array(values)) => {
             let values = values
                 .iter()

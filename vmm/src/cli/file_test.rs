@@ -79,6 +79,16 @@ fn one_disk_needs_no_list_and_a_switch_is_true_or_false() {
 }
 
 #[test]
+fn an_option_whose_value_may_be_left_out_is_true_false_or_the_value() {
+    for (value, expected) in [("true", Some(0)), ("false", None), ("7", Some(7))] {
+        let text = format!("kernel='k'\nno-reboot={value}");
+        assert_eq!(run("c.toml", &text, &[]).unwrap().no_reboot, expected);
+    }
+    let error = run("c.toml", "kernel='k'\nno-reboot=256", &[]).unwrap_err();
+    assert!(error.contains("256"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_is_refused_in_one_line_naming_the_file() {
     for (name, content, part) in [
         (

@@ -1,17 +1,17 @@
 //! The nodes of the platform's own devices, as QEMU's `virt` has them.
 
-use devices::platform::{finisher, rtc, uart};
+use devices::platform::{finisher, pvpanic, rtc, uart};
 use vm_fdt::{Error as FdtError, FdtWriter};
 
 use super::{FINISHER_PHANDLE, Irqchip, Trigger};
-use crate::layout::{FINISHER_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
+use crate::layout::{FINISHER_BASE, PVPANIC_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
 
 /// Where an early console writes without being told (`earlycon` alone).
 pub(super) fn stdout_path() -> String {
     format!("/soc/serial@{UART_BASE:x}")
 }
 
-/// Finisher, clock and serial port.
+/// Finisher, clock, pvpanic and serial port. An alarm and a key can wake a guest that sleeps, if its drivers arrange it.
 pub(super) fn devices(fdt: &mut FdtWriter, irqchip: Irqchip) -> Result<(), FdtError> {
     let node = fdt.begin_node(&format!("test@{FINISHER_BASE:x}"))?;
     let names = ["sifive,test1", "sifive,test0", "syscon"];
@@ -24,6 +24,12 @@ pub(super) fn devices(fdt: &mut FdtWriter, irqchip: Irqchip) -> Result<(), FdtEr
     fdt.property_string("compatible", "google,goldfish-rtc")?;
     fdt.property_array_u64("reg", &[RTC_BASE, rtc::SIZE])?;
     super::interrupts(fdt, irqchip, RTC_IRQ, Trigger::LevelHigh)?;
+    fdt.property_null("wakeup-source")?;
+    fdt.end_node(node)?;
+
+    let node = fdt.begin_node(&format!("pvpanic@{PVPANIC_BASE:x}"))?;
+    fdt.property_string("compatible", "qemu,pvpanic-mmio")?;
+    fdt.property_array_u64("reg", &[PVPANIC_BASE, pvpanic::SIZE])?;
     fdt.end_node(node)?;
 
     let node = fdt.begin_node(&format!("serial@{UART_BASE:x}"))?;
@@ -31,6 +37,7 @@ pub(super) fn devices(fdt: &mut FdtWriter, irqchip: Irqchip) -> Result<(), FdtEr
     fdt.property_array_u64("reg", &[UART_BASE, uart::SIZE])?;
     fdt.property_u32("clock-frequency", uart::CLOCK)?;
     super::interrupts(fdt, irqchip, UART_IRQ, Trigger::LevelHigh)?;
+    fdt.property_null("wakeup-source")?;
     fdt.end_node(node)
 }
 

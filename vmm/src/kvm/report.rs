@@ -98,11 +98,20 @@ fn debug_console(vcpu: &KvmVcpu) -> String {
 /// completes it.
 const WAKES: (u32, u32) = (6, 18);
 
+/// What may happen before that.
+pub(super) const LOST_WAKEUPS: &str =
+    "before Linux 6.18 an idle hart may sleep on with an interrupt pending";
+
+/// Whether an interrupt of this AIA may fail to wake an idle hart.
+pub(super) fn may_lose_wakeups(aia: &Aia) -> bool {
+    aia.has_files() && kernel().is_some_and(|version| version < WAKES)
+}
+
 /// The whole set-up is tried, for one hart.
 fn aia(vm: &VmFd) -> String {
     match Aia::new(vm, 1) {
-        Ok(aia) if aia.has_files() && kernel().is_some_and(|version| version < WAKES) => format!(
-            "yes, {}; before Linux 6.18 an idle hart may sleep on with an interrupt pending (--irqchip plic avoids that)",
+        Ok(aia) if may_lose_wakeups(&aia) => format!(
+            "yes, {}; {LOST_WAKEUPS} (--irqchip plic avoids that)",
             aia.mode()
         ),
         Ok(aia) => format!("yes, {}", aia.mode()),

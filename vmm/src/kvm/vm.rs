@@ -1,15 +1,19 @@
 //! The VM, its vCPUs and its interrupt controller, as far as KVM makes them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use kvm_ioctls::{Kvm, VmFd};
 use log::warn;
 
 use super::aia::{Aia, Failed};
 use super::failed;
+use super::report::{LOST_WAKEUPS, may_lose_wakeups};
 use super::vcpu::KvmVcpu;
 use crate::config::Irqchip;
 use crate::error::Error;
+
+/// The warning of lost wake-ups was written: once for all lives of the guest.
+static WARNED: Once = Once::new();
 
 /// What KVM made.
 pub(super) struct Hardware {
@@ -45,6 +49,13 @@ fn with(
     }
     match make(&hardware.vm, cpus) {
         Ok(aia) => {
+            if irqchip == Irqchip::Auto && may_lose_wakeups(&aia) {
+                WARNED.call_once(|| {
+                    warn!(
+                        "in-kernel AIA: {LOST_WAKEUPS} (--irqchip plic avoids that, --irqchip aia takes it knowingly)"
+                    );
+                });
+            }
             hardware.aia = Some(aia);
             Ok(hardware)
         }

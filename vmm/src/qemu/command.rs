@@ -94,7 +94,7 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
     }
     // Only what is named here, no window.
     line.add(["-nodefaults", "-no-user-config", "-display", "none"]);
-    if machine.config.no_reboot {
+    if machine.config.no_reboot.is_some() {
         line.add(["-no-reboot"]);
     }
     // Virtio 1, not the legacy interface that QEMU's virtio-mmio shows otherwise.

@@ -139,6 +139,15 @@ pub fn fail_by_finisher() -> Vec<u8> {
     ])
 }
 
+/// RISC-V code that stores `events` to the pvpanic register and goes on behind its own end.
+pub fn panic(events: u8) -> Vec<u8> {
+    code(&[
+        0x0010_2537,                           // lui  a0, 0x102
+        0x0000_0593 | u32::from(events) << 20, // li   a1, events
+        0x00b5_0023,                           // sb   a1, 0(a0)
+    ])
+}
+
 /// RISC-V code that stores `value` to the test finisher.
 pub fn finish(value: u32) -> Vec<u8> {
     let (upper, lower) = (value.wrapping_add(0x800) >> 12, value & 0xfff);

@@ -1,0 +1,89 @@
+//! The pvpanic device (QEMU's docs/specs/pvpanic.rst), by which a guest's kernel reports that it panicked.
+//!
+//! ```text
+//!   0x0   read: the events that are understood   write: the events that happened
+//!           bit 0  PANICKED      the kernel panicked and stops
+//!           bit 1  CRASH_LOADED  the kernel panicked and starts its crash kernel (kdump)
+//! ```
+//!
+//! Linux has the driver (`qemu,pvpanic-mmio` in the device tree, CONFIG_PVPANIC_MMIO).
+
+use super::bus::BusDevice;
+
+/// Bytes of the register area.
+pub const SIZE: u64 = 2;
+
+const PANICKED: u8 = 1 << 0;
+const CRASH_LOADED: u8 = 1 << 1;
+
+/// What the guest's kernel reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Panic {
+    /// It stops.
+    Final,
+    /// It starts its crash kernel.
+    CrashKernel,
+}
+
+/// The device: calls back when the guest reports a panic, on the storing vCPU's thread.
+pub struct Pvpanic {
+    report: Box<dyn Fn(Panic) + Send + Sync>,
+}
+
+impl Pvpanic {
+    /// A device that calls `report`, as often as the guest stores.
+    pub fn new(report: impl Fn(Panic) + Send + Sync + 'static) -> Pvpanic {
+        Pvpanic {
+            report: Box::new(report),
+        }
+    }
+}
+
+/// The register is a byte, and is accessed as a byte.
+impl BusDevice for Pvpanic {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let ([data], 0) = (data, offset) {
+            *data = PANICKED | CRASH_LOADED;
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let ([events], 0) = (data, offset) else {
+            return;
+        };
+        if events & PANICKED != 0 {
+            (self.report)(Panic::Final);
+        } else if events & CRASH_LOADED != 0 {
+            (self.report)(Panic::CrashKernel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn what_the_guest_reports_is_passed_on_and_nothing_else() {
+        let (sender, reports) = mpsc::channel();
+        let device = Pvpanic::new(move |panic| sender.send(panic).unwrap());
+        let mut events = [0];
+        device.read(0, &mut events);
+        assert_eq!(events, [3]);
+        device.write(0, &[2]);
+        device.write(0, &[3]);
+        device.write(0, &[1]);
+        device.write(0, &[0x80]);
+        device.write(0, &[1, 0]);
+        device.write(1, &[1]);
+        let mut wide = [0; 2];
+        device.read(0, &mut wide);
+        device.read(1, &mut wide[..1]);
+        assert_eq!(wide, [0; 2]);
+        drop(device);
+        let seen: Vec<_> = reports.iter().collect();
+        assert_eq!(seen, [Panic::CrashKernel, Panic::Final, Panic::Final]);
+    }
+}

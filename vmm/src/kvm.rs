@@ -20,15 +20,16 @@ mod threads;
 mod vcpu;
 mod vm;
 
-use std::io;
+use std::io::{self, Cursor};
 use std::sync::Arc;
 
 use devices::memory::Memory;
 use devices::platform::bus::Bus;
 use devices::transport::mmio::{Mmio, QUEUE_NOTIFY};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
+use linux_loader::loader::load_dtb;
 use log::{debug, info};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use self::end::Ending;
 use self::irq::Irqchip;
@@ -234,7 +235,7 @@ fn prepare_boot(
     ram: &GuestMemoryMmap,
 ) -> Result<(), Error> {
     let placement = &machine.placement;
-    ram.write_slice(tree, GuestAddress(placement.fdt))
+    load_dtb(ram, GuestAddress(placement.fdt), &mut Cursor::new(tree))
         .map_err(|error| Error::Internal(format!("the device tree has no room: {error}")))?;
     first(vcpus)?.boot_at(placement.entry, placement.fdt)
 }

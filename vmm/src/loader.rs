@@ -355,21 +355,26 @@ pub fn load(
     placement: &Placement,
     memory: &GuestMemoryMmap,
 ) -> Result<(), Error> {
-    for segment in &kernel.segments {
-        copy(
-            &kernel.file,
-            segment.offset,
-            segment.file_size,
-            memory,
-            segment.address,
-        )
-        .map_err(|source| Error::Read {
-            what: "kernel",
-            path: kernel.path.clone(),
-            source,
-        })?;
-    }
+    let loaded = match kernel.format {
+        // Only where there is KVM for it: linux-loader has flat Images of the machine that it is built for.
+        #[cfg(target_arch = "riscv64")]
+        Format::Image => image::load(&kernel.file, memory),
+        _ => kernel.segments.iter().try_for_each(|segment| {
+            copy(
+                &kernel.file,
+                segment.offset,
+                segment.file_size,
+                memory,
+                segment.address,
+            )
+        }),
+    };
     expect_unchanged("kernel", &kernel.path, &kernel.file, kernel.stamp)?;
+    loaded.map_err(|source| Error::Read {
+        what: "kernel",
+        path: kernel.path.clone(),
+        source,
+    })?;
     if let (Some(initrd), Some(place)) = (initrd, &placement.initrd) {
         copy(
             &initrd.file,

@@ -17,9 +17,15 @@ mod lab;
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/linux.rs"]
 mod linux;
+#[cfg(feature = "full")]
+#[allow(dead_code, unreachable_pub)]
+#[path = "support/session.rs"]
+mod session;
 mod support;
 
 use lab::{hartvisor, host_file, run, text};
+#[cfg(feature = "full")]
+use session::Session;
 use support::{Elf, finish, panic, reboot, seed};
 
 /// A shell on the serial port, though there is a virtio console as well, which takes input as soon as there is some. The
@@ -114,6 +120,53 @@ fn lives_twice(host: &[&str], controller: &str) {
     // The emulated host's clock is set from ours; what is left is the time that messages take.
     assert_eq!(dates.len(), 2, "{seen}");
     assert!(dates.iter().all(|off| *off < 60), "{dates:?} s off: {seen}");
+}
+
+/// Sleeps (s2idle) until a key comes in by the serial port, and says whether the alarm could wake it too.
+#[cfg(feature = "full")]
+const SLEEPER: &str = r#"exec </dev/ttyS0 >/dev/ttyS0 2>&1
+stty -echo
+echo enabled >/sys/class/tty/ttyS0/power/wakeup
+tree=/proc/device-tree/soc
+for node in serial@10000000 rtc@101000; do [ -e $tree/$node/wakeup-source ] && echo "guest: wakeup-source $node"; done
+echo "guest: goes to sleep"
+echo freeze >/sys/power/state
+echo "guest: awake again"
+poweroff -f
+"#;
+
+/// Linux' driver of the clock (6.12) arms no alarm as a wake-up source; that of the serial port does, once it is enabled.
+#[test]
+#[cfg(feature = "full")]
+fn a_key_wakes_a_guest_that_sleeps() {
+    for host in [&[][..], &["--aia"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let initramfs = linux::initramfs(folder.path(), "host", SLEEPER);
+        let mut guest = Session::on_kvm(
+            host,
+            folder.path(),
+            &[
+                "--memory",
+                "256M",
+                "--cmdline",
+                "console=ttyS0 no_console_suspend panic=-1",
+                "--kernel",
+                host_file("vmlinux").to_str().unwrap(),
+                "--initrd",
+                initramfs.to_str().unwrap(),
+            ],
+        );
+        guest.expect("guest: wakeup-source serial@10000000", 600);
+        guest.expect("guest: wakeup-source rtc@101000", 120);
+        guest.expect("guest: goes to sleep", 120);
+        guest.expect("remaining freezable tasks completed", 120);
+        // Before the kernel suspends interrupts a key is only input, and wakes nobody. So more than one.
+        while !guest.comes("guest: awake again", 2) {
+            guest.send("x");
+        }
+        let (status, seen) = guest.end(120);
+        assert_eq!(status, Some(0), "{seen}");
+    }
 }
 
 /// Runs code on KVM, with options.

@@ -1,4 +1,4 @@
-//! U-Boot for S-mode, which others wrote, as a guest on RISC-V KVM.
+//! U-Boot for S-mode, which others wrote, as a guest on RISC-V KVM; and what it boots from a disk.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,6 +7,7 @@
 )]
 
 use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[allow(dead_code, unreachable_pub)]
@@ -23,7 +24,7 @@ mod session;
 mod tested;
 
 use lab::cached;
-use linux::succeed;
+use linux::{initramfs, succeed};
 use session::Session;
 use tested::Row;
 
@@ -99,4 +100,117 @@ fn u_boot_comes_to_its_prompt_and_reads_the_disk() {
 #[test]
 fn u_boot_as_a_raw_binary_does_the_same_on_a_host_with_aia() {
     u_boot("u-boot.bin", "raw", &["--aia-guests", "2"]);
+}
+
+/// What Debian's kernel is started with by U-Boot.
+#[cfg(feature = "full")]
+const CMDLINE: &str = "console=ttyS0 panic=-1";
+
+/// Says that it is there, and with which command line.
+#[cfg(feature = "full")]
+const INIT: &str = r#"exec </dev/ttyS0 >/dev/ttyS0 2>&1
+echo "guest: alive, $(cat /proc/cmdline)"
+poweroff -f
+"#;
+
+/// A disk with Debian's kernel, an initramfs, and a menu for U-Boot, in an ext4 file system.
+#[cfg(feature = "full")]
+fn bootable(folder: &Path) -> PathBuf {
+    let root = folder.join("files");
+    fs::create_dir_all(root.join("extlinux")).unwrap();
+    fs::copy(cached("host", "vmlinux"), root.join("vmlinux")).unwrap();
+    fs::copy(initramfs(folder, "host", INIT), root.join("initrd")).unwrap();
+    let menu = format!(
+        "default linux\nlabel linux\n  kernel /vmlinux\n  initrd /initrd\n  append {CMDLINE}\n"
+    );
+    fs::write(root.join("extlinux/extlinux.conf"), menu).unwrap();
+    let disk = folder.join("disk");
+    File::create(&disk).unwrap().set_len(128 << 20).unwrap();
+    succeed(
+        Command::new("mkfs.ext4")
+            .args(["-q", "-d"])
+            .arg(&root)
+            .arg(&disk),
+    );
+    disk
+}
+
+/// U-Boot for S-mode with a disk that Debian's kernel can be booted from, at its countdown.
+#[cfg(feature = "full")]
+fn at_countdown(folder: &Path, options: &[&str]) -> Session {
+    let disk = bootable(folder);
+    let kernel = format!("{},format=raw", cached("u-boot", "u-boot.bin").display());
+    let mut arguments = vec!["--memory", "512M", "--console", "null", "--no-reboot=42"];
+    arguments.extend(["--kernel", &kernel, "--disk", disk.to_str().unwrap()]);
+    arguments.extend(options);
+    let mut guest = Session::on_kvm(&[], folder, &arguments);
+    guest.expect("Hit any key to stop autoboot", STEP);
+    guest
+}
+
+/// U-Boot adds command line and initramfs to the device tree that it was given, in place, and hands it on.
+#[cfg(feature = "full")]
+fn boots_debian_by_extlinux(options: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut guest = at_countdown(folder.path(), options);
+    guest.expect(&format!("guest: alive, {CMDLINE}"), 5 * STEP);
+    let (status, seen) = guest.end(STEP);
+    assert_eq!(status, Some(0), "{seen}");
+}
+
+#[test]
+#[cfg(feature = "full")]
+fn u_boot_boots_debian_by_extlinux() {
+    boots_debian_by_extlinux(&[]);
+}
+
+/// A device tree of the user's own has room as well.
+#[test]
+#[cfg(feature = "full")]
+fn u_boot_boots_debian_by_extlinux_with_a_given_device_tree() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tree, disk) = (folder.path().join("dtb"), folder.path().join("disk"));
+    File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    let kernel = format!("{},format=raw", cached("u-boot", "u-boot.bin").display());
+    let mut dump = lab::lab(&["--timeout", "300"], &[folder.path()]);
+    dump.arg(lab::hartvisor());
+    dump.args(["run", "--accel", "kvm", "--memory", "512M", "--kernel"]);
+    dump.args([kernel.as_str(), "--disk"]).arg(&disk);
+    succeed(dump.arg("--dump-dtb").arg(&tree));
+    let written = fs::read(&tree).unwrap();
+    // As dtc writes it, without room.
+    let packed = folder.path().join("packed.dtb");
+    fs::write(&packed, without_slack(&written)).unwrap();
+    boots_debian_by_extlinux(&["--dtb", packed.to_str().unwrap()]);
+}
+
+/// A tree that ends with its strings (Devicetree Specification v0.4 § 5.2).
+#[cfg(feature = "full")]
+fn without_slack(tree: &[u8]) -> Vec<u8> {
+    let field = |at: usize| u32::from_be_bytes(tree[at..at + 4].try_into().unwrap());
+    let end = field(12) + field(32);
+    let mut packed = tree[..end as usize].to_vec();
+    packed[4..8].copy_from_slice(&end.to_be_bytes());
+    packed
+}
+
+/// The kernel's EFI stub is started without an initramfs, so that it ends by a panic, and that by the reset that was asked for.
+#[test]
+#[cfg(feature = "full")]
+fn u_boot_boots_debian_by_efi() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut guest = at_countdown(folder.path(), &[]);
+    for command in [
+        "",
+        "load virtio 0 ${kernel_addr_r} vmlinux",
+        &format!("setenv bootargs {CMDLINE}"),
+    ] {
+        guest.send(&format!("{command}\n"));
+        guest.expect("=> ", STEP);
+    }
+    guest.send("bootefi ${kernel_addr_r} ${fdtcontroladdr}\n");
+    guest.expect("efi: EFI v2", 5 * STEP);
+    guest.expect("Kernel panic - not syncing: VFS", 5 * STEP);
+    let (status, seen) = guest.end(STEP);
+    assert_eq!(status, Some(42), "{seen}");
 }

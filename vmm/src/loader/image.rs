@@ -7,11 +7,18 @@
 //! All little-endian; Documentation/arch/riscv/boot-image-header.rst of Linux.
 
 use std::fs::File;
+#[cfg(target_arch = "riscv64")]
+use std::io;
 use std::path::Path;
+
+#[cfg(target_arch = "riscv64")]
+use linux_loader::loader::{KernelLoader, PE};
 
 use object::pe::{ImageDosHeader, ImageNtHeaders64};
 use object::read::ReadCache;
 use object::read::pe::ImageNtHeaders;
+#[cfg(target_arch = "riscv64")]
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::header::Headed;
 use super::{Format, Segment};
@@ -113,6 +120,18 @@ pub(super) fn read(
         }
     }
     Ok((Format::Image, segment.address, vec![segment]))
+}
+
+/// Puts an Image at its place by linux-loader, which reads the header anew, and the whole file in one read(2).
+///
+/// # Errors
+/// The file cannot be read, or is no Image any more.
+#[cfg(target_arch = "riscv64")]
+pub(super) fn load(mut file: &File, memory: &GuestMemoryMmap) -> io::Result<()> {
+    match PE::load(memory, Some(GuestAddress(RAM_BASE)), &mut file, None) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+    }
 }
 
 /// Where the file of an EFI program ends, in bytes: the Image header knows no file length, so this is how a truncated

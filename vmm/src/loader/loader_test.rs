@@ -333,3 +333,19 @@ fn a_file_that_was_written_in_place_is_refused_and_one_that_was_replaced_stays()
         assert_eq!(error.exit_code(), 2);
     }
 }
+
+#[test]
+fn an_image_arrives_whole_behind_its_text_offset() {
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM_BASE), 16 << 20)]).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let original = image(0x40_0000, MIB, 5000);
+    std::fs::write(file.path(), &original).unwrap();
+    let kernel = Kernel::open(&auto(file.path()), 16 * MIB).unwrap();
+    let placement = place(&kernel, None, 16 * MIB).unwrap();
+    load(&kernel, None, &placement, &memory).unwrap();
+    let mut seen = vec![0; original.len()];
+    memory
+        .read_slice(&mut seen, GuestAddress(RAM_BASE + 0x40_0000))
+        .unwrap();
+    assert!(seen == original);
+}

@@ -76,6 +76,23 @@ impl Session {
         }
     }
 
+    /// Whether this text comes within so many seconds, after what was expected before.
+    pub fn comes(&mut self, text: &str, seconds: u64) -> bool {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(at) = self.seen[self.read..].find(text) {
+                self.read += at + text.len();
+                return true;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left) {
+                Ok(bytes) => self.seen += &String::from_utf8_lossy(&bytes),
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(why) => panic!("{text:?} did not come ({why}), but {}", self.seen),
+            }
+        }
+    }
+
     /// Waits for a text.
     #[track_caller]
     pub fn expect(&mut self, text: &str, seconds: u64) {

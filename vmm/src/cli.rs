@@ -55,6 +55,9 @@ Examples:
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
+A distribution's kernel that stays silent: --cmdline 'console=ttyS0 earlycon=sbi' needs no module, where
+console=hvc0 needs virtio_mmio.
+
 At a terminal, Ctrl-a x leaves the guest, Ctrl-a h shows what else there is.";
 
 const DISK_HELP: &str = "\
@@ -233,7 +236,7 @@ pub struct Run {
     pub console: Target,
 
     /// What the serial port (ttyS0) and the SBI console lead to, likewise. Where both are stdio, what is typed goes to
-    /// the serial port while the guest has that open
+    /// the serial port while the guest has that open; under QEMU to the virtio console, and Ctrl-a c changes that
     #[arg(
         long,
         value_name = "stdio|pty|file:PATH|socket:PATH|null",

@@ -24,8 +24,9 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getppid};
 
-use crate::config;
+use crate::config::{self, Target};
 use crate::error::Error;
+use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::Observer;
 use crate::signals::{self, REPORT};
@@ -113,11 +114,25 @@ fn start(
     if let Some(why) = why {
         eprintln!("hartvisor: using QEMU: {why}");
     }
+    if io::stdin().is_terminal() && keys_miss_the_guest(machine) {
+        warn!(
+            "QEMU gives what is typed to the virtio console first: Ctrl-a c passes it on to the serial port (--console null does for good)"
+        );
+    }
     let mut qmp = Qmp::new(ours, program())?;
     let signal = qemu.watch(&mut qmp, &signals, observer)?;
     let status = qemu.finish()?;
     backends.finish();
     how_it_ended(&qmp, signal, status)
+}
+
+/// Whether the guest seems to read the serial port while QEMU's keys go to the virtio console: of two front ends of one
+/// terminal, QEMU begins with the one that came last, and that is never the board's serial port.
+fn keys_miss_the_guest(machine: &Machine) -> bool {
+    let config = &machine.config;
+    // Firmware such as U-Boot is a raw binary.
+    let serial = machine.kernel.format() == Format::Raw || config.cmdline.contains("console=ttyS");
+    serial && (&config.console, &config.serial) == (&Target::Stdio, &Target::Stdio)
 }
 
 fn how_it_ended(qmp: &Qmp, signal: Option<i32>, status: ExitStatus) -> Result<End, Error> {

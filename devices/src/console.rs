@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::memory::Memory;
@@ -111,6 +112,8 @@ pub struct Console {
     window: Option<Arc<Window>>,
     /// Whether MULTIPORT was negotiated.
     multiport: bool,
+    /// Set once a driver has taken the device.
+    driven: Arc<AtomicBool>,
 }
 
 impl Console {
@@ -124,7 +127,14 @@ impl Console {
             sizes: vec![QUEUE_SIZE; 2],
             window: None,
             multiport: false,
+            driven: Arc::default(),
         }
+    }
+
+    /// The same, which sets `driven` once a driver has taken it.
+    #[must_use]
+    pub fn noting_driver(self, driven: Arc<AtomicBool>) -> Console {
+        Console { driven, ..self }
     }
 
     /// The same, shown in a window whose size the driver is told.
@@ -261,6 +271,7 @@ impl VirtioDevice for Console {
 
     fn activate(&mut self, features: u64, _memory: &Memory) {
         self.multiport = features & feature::MULTIPORT != 0;
+        self.driven.store(true, Ordering::Relaxed);
     }
 
     fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use devices::console::{Console, Window};
@@ -23,6 +23,8 @@ pub struct Consoles {
     /// By their names.
     ports: Vec<(String, Port)>,
     window: Option<Arc<Window>>,
+    /// Whether the guest, in any of its lives, has used one of them.
+    used: Arc<AtomicBool>,
     /// The virtio console's transport, to be told of a new window size.
     shown: Arc<Mutex<Weak<Mmio>>>,
     _watch: Option<Watch>,
@@ -68,6 +70,7 @@ impl Consoles {
             serial,
             ports,
             window,
+            used: Arc::default(),
             shown,
             _watch: watch,
         })
@@ -79,7 +82,7 @@ impl Consoles {
     /// The host has no file descriptor left.
     pub fn virtio(&self) -> Result<Console, Error> {
         let (input, output) = self.ends(self.console.as_ref())?;
-        let mut console = Console::new(input, output);
+        let mut console = Console::new(input, output).noting_driver(Arc::clone(&self.used));
         if let Some(window) = &self.window {
             console = console.in_window(Arc::clone(window));
         }
@@ -87,6 +90,16 @@ impl Consoles {
             console = console.with_port(name, port.input()?, port.output()?, port.link());
         }
         Ok(console)
+    }
+
+    /// The guest has sent something by another console than the virtio one.
+    pub fn note_output(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the guest has had a driver of the virtio console, or sent a byte by another one.
+    pub fn were_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// Which transport shows the virtio console now.

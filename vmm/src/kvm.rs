@@ -28,7 +28,7 @@ use devices::platform::bus::Bus;
 use devices::transport::mmio::{Mmio, QUEUE_NOTIFY};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use linux_loader::loader::load_dtb;
-use log::{debug, info};
+use log::{debug, info, warn};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use self::end::Ending;
@@ -39,7 +39,7 @@ use crate::board::{Devices, Sizes};
 use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::fdt::{self, Board};
-use crate::loader;
+use crate::loader::{self, Format};
 use crate::machine::{Disk, End, Machine};
 use crate::observe::Observer;
 use crate::signals::{REPORT, RESIZED};
@@ -74,9 +74,20 @@ pub fn run(machine: &Machine, observer: &Observer) -> Result<End, Error> {
     loop {
         boot(&kvm, machine, &consoles, &ending, observer)?;
         if machine.config.no_reboot.is_some() || !ending.forget_reboot() {
+            hint_at_silence(machine, &consoles);
             return ending.take();
         }
         info!("the guest reboots");
+    }
+}
+
+/// A kernel of a distribution may have no driver for the console that it was told to use.
+fn hint_at_silence(machine: &Machine, consoles: &Consoles) {
+    let ran = machine.dump_dtb.is_none();
+    if ran && machine.kernel.format() == Format::Image && !consoles.were_used() {
+        warn!(
+            "the guest used no console: --cmdline 'console=ttyS0 earlycon=sbi' needs no module, console=hvc0 needs virtio_mmio"
+        );
     }
 }
 
@@ -163,6 +174,9 @@ fn live(
     threads::run(&mut vcpus, &bus, &console, ending, observer, heard)?;
     devices.iter().for_each(|device| device.stop());
     serial.stop();
+    if serial.has_sent() || console.has_sent() {
+        consoles.note_output();
+    }
     observer.died(|| counted().unwrap_or_default());
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -77,6 +78,7 @@ pub struct Console {
     memory: Arc<GuestMemoryMmap>,
     input: File,
     output: File,
+    spoken: AtomicBool,
 }
 
 impl Console {
@@ -86,7 +88,13 @@ impl Console {
             memory,
             input,
             output,
+            spoken: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the guest has sent anything.
+    pub fn has_sent(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
     }
 
     /// Answers a call.
@@ -124,6 +132,7 @@ impl Console {
         let mut bytes = vec![0; count];
         let read = self.memory.read_slice(&mut bytes, address);
         read.map_err(|_| ERR_INVALID_PARAM)?;
+        self.spoken.fetch_or(count > 0, Ordering::Relaxed);
         Ok(send(&self.output, &bytes) as u64)
     }
 
@@ -156,6 +165,7 @@ impl Console {
     }
 
     fn put(&self, byte: u64) -> bool {
+        self.spoken.store(true, Ordering::Relaxed);
         // The calls pass a character in the low byte.
         #[expect(clippy::cast_possible_truncation, reason = "the low byte of it")]
         let sent = send(&self.output, &[byte as u8]);

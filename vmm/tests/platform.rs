@@ -26,7 +26,7 @@ mod support;
 use lab::{hartvisor, host_file, run, text};
 #[cfg(feature = "full")]
 use session::Session;
-use support::{Elf, finish, panic, reboot, seed};
+use support::{Elf, finish, image, panic, putchar, reboot, seed};
 
 /// A shell on the serial port, though there is a virtio console as well, which takes input as soon as there is some. The
 /// disk's first byte says which life this is.
@@ -176,9 +176,14 @@ fn runs(code: &[u8], options: &[&str]) -> (Option<i32>, String) {
 
 /// As [`runs`], on such a host.
 fn runs_on(host: &[&str], code: &[u8], options: &[&str]) -> (Option<i32>, String) {
+    boots(host, &Elf::new(0x8020_0000, code).bytes(), options)
+}
+
+/// Boots this kernel file on KVM, on such a host.
+fn boots(host: &[&str], file: &[u8], options: &[&str]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
-    fs::write(&kernel, Elf::new(0x8020_0000, code).bytes()).unwrap();
+    fs::write(&kernel, file).unwrap();
     let mut command: Command = lab::lab(host, &[folder.path()]);
     command.arg(hartvisor()).args(["run", "--accel", "kvm"]);
     command.args(options).arg("--kernel").arg(&kernel);
@@ -193,6 +198,23 @@ fn a_store_to_the_finisher_ends_the_run() {
     let (status, text) = runs(&finish(0x0007_3333), &[]);
     assert_eq!(status, Some(1), "{text}");
     assert!(text.contains("the guest reported failure 7"), "{text}");
+}
+
+#[test]
+fn a_flat_image_that_stays_silent_ends_with_a_hint() {
+    let silent = |code: &[u8]| {
+        let mut file = image(0x20_0000, 1 << 20, 64);
+        // j . + 64, over the header.
+        file[..4].copy_from_slice(&0x0400_006f_u32.to_le_bytes());
+        file.extend(code);
+        boots(&[], &file, &[])
+    };
+    let (status, text) = silent(&finish(0x5555));
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("the guest used no console"), "{text}");
+    let (status, text) = silent(&[putchar(b'!'), finish(0x5555)].concat());
+    assert_eq!(status, Some(0), "{text}");
+    assert!(!text.contains("the guest used no console"), "{text}");
 }
 
 #[test]

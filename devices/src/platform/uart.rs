@@ -126,6 +126,8 @@ struct State {
     became_empty: bool,
     /// What the line was last driven to.
     high: bool,
+    /// The guest has sent something.
+    sent: bool,
 }
 
 struct Input {
@@ -161,6 +163,7 @@ impl Uart {
                 divisor: [12, 0],
                 became_empty: false,
                 high: false,
+                sent: false,
             }),
             line,
             wake: EventFd::new(EFD_NONBLOCK)?,
@@ -175,6 +178,11 @@ impl Uart {
             shared,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// Whether the guest has sent anything.
+    pub fn has_sent(&self) -> bool {
+        self.shared.state().sent
     }
 
     /// Ends the port's thread; output that is still kept goes out first, if the host takes it soon.
@@ -296,6 +304,7 @@ impl State {
                 self.received.push_back(byte);
             }
         } else if self.backlog.len() < BACKLOG_MAX {
+            self.sent = true;
             self.backlog.push_back(byte);
             self.flush();
         }

@@ -66,6 +66,7 @@ impl Bench {
 #[test]
 fn what_the_guest_writes_comes_out() {
     let mut bench = bench();
+    assert!(!bench.uart.has_sent());
     for byte in b"hello" {
         assert_eq!(bench.get(register::LSR) & lsr::EMPTY, lsr::EMPTY);
         bench.set(register::DATA, *byte);
@@ -73,6 +74,7 @@ fn what_the_guest_writes_comes_out() {
     let mut seen = [0; 5];
     bench.screen.read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"hello");
+    assert!(bench.uart.has_sent());
 }
 
 #[test]

@@ -139,6 +139,15 @@ pub fn fail_by_finisher() -> Vec<u8> {
     ])
 }
 
+/// RISC-V code that sends a byte by the serial port and goes on behind its own end.
+pub fn putchar(byte: u8) -> Vec<u8> {
+    code(&[
+        0x1000_0537,                         // lui  a0, 0x10000
+        0x0000_0593 | u32::from(byte) << 20, // li   a1, byte
+        0x00b5_0023,                         // sb   a1, 0(a0)
+    ])
+}
+
 /// RISC-V code that stores `events` to the pvpanic register and goes on behind its own end.
 pub fn panic(events: u8) -> Vec<u8> {
     code(&[

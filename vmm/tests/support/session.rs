@@ -76,17 +76,15 @@ impl Session {
         }
     }
 
-    /// Whether this text comes within so many seconds, after what was expected before.
-    pub fn comes(&mut self, text: &str, seconds: u64) -> bool {
-        let end = Instant::now() + Duration::from_secs(seconds);
+    /// Whether this text comes, or has come, after what was expected before; waits for one [`LOOK`] of silence.
+    pub fn comes(&mut self, text: &str) -> bool {
         loop {
             if let Some(at) = self.seen[self.read..].find(text) {
                 self.read += at + text.len();
                 return true;
             }
-            let left = end.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left) {
-                Ok(bytes) => self.seen += &String::from_utf8_lossy(&bytes),
+            match self.output.recv_timeout(LOOK) {
+                Ok((_, bytes)) => self.seen += &String::from_utf8_lossy(&bytes),
                 Err(RecvTimeoutError::Timeout) => return false,
                 Err(why) => panic!("{text:?} did not come ({why}), but {}", self.seen),
             }

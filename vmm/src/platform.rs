@@ -1,7 +1,7 @@
 //! The platform's own devices on the bus: test finisher, clock, pvpanic, serial port.
 
 use std::io;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use devices::irq::IrqLine;
 use devices::platform::bus::Bus;
@@ -15,9 +15,6 @@ use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::layout::{FINISHER_BASE, PVPANIC_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
 use crate::machine::End;
-
-/// The warning of a crash kernel was written: once for all lives of the guest.
-static CRASH_KERNEL: Once = Once::new();
 
 /// Puts them on the bus; `line` gives the wire of an interrupt source, `end` is called when the guest ends by the
 /// finisher or its kernel panics. Returns the serial port, which wants to be stopped.
@@ -41,10 +38,7 @@ pub fn plug(
             error!("the guest's kernel panicked");
             panicked(End::Panic);
         }
-        // The guest goes on, and may store as often as it likes.
-        Panic::CrashKernel => CRASH_KERNEL.call_once(|| {
-            warn!("the guest's kernel panicked and starts its crash kernel");
-        }),
+        Panic::CrashKernel => warn!("the guest's kernel panicked and starts its crash kernel"),
     }));
     let finisher = Arc::new(Finisher::new(move |finish| end(ended(finish))));
     bus.insert(FINISHER_BASE, finisher::SIZE, finisher)

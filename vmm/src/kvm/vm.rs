@@ -1,6 +1,6 @@
 //! The VM, its vCPUs and its interrupt controller, as far as KVM makes them.
 
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VmFd};
 use log::warn;
@@ -11,9 +11,6 @@ use super::report::{LOST_WAKEUPS, may_lose_wakeups};
 use super::vcpu::KvmVcpu;
 use crate::config::Irqchip;
 use crate::error::Error;
-
-/// The warning of lost wake-ups was written: once for all lives of the guest.
-static WARNED: Once = Once::new();
 
 /// What KVM made.
 pub(super) struct Hardware {
@@ -50,11 +47,9 @@ fn with(
     match make(&hardware.vm, cpus) {
         Ok(aia) => {
             if irqchip == Irqchip::Auto && may_lose_wakeups(&aia) {
-                WARNED.call_once(|| {
-                    warn!(
-                        "in-kernel AIA: {LOST_WAKEUPS} (--irqchip plic avoids that, --irqchip aia takes it knowingly)"
-                    );
-                });
+                warn!(
+                    "in-kernel AIA: {LOST_WAKEUPS} (--irqchip plic avoids that, --irqchip aia takes it knowingly)"
+                );
             }
             hardware.aia = Some(aia);
             Ok(hardware)

@@ -7,6 +7,7 @@
 )]
 
 use std::fs::{self, File};
+#[cfg(feature = "full")]
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,7 +25,9 @@ mod session;
 mod tested;
 
 use lab::cached;
-use linux::{initramfs, succeed};
+#[cfg(feature = "full")]
+use linux::initramfs;
+use linux::succeed;
 use session::Session;
 use tested::Row;
 

@@ -26,7 +26,8 @@ use crate::size;
 /// What the kernel says of its huge pages of 2 MiB.
 pub(super) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
-/// Maps guest RAM and gives it to `vm`: zeroed pages that the host provides as the guest touches them, or at once.
+/// Maps guest RAM for `vm`: zeroed pages that the host provides as the guest touches them, or at once. [`show`] makes them the
+/// guest's.
 ///
 /// # Errors
 /// The host has not so much, or its KVM cannot address it.
@@ -41,8 +42,14 @@ pub(super) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> 
         let region = GuestRegionMmap::new(mapping, GuestAddress(RAM_BASE));
         region.ok_or(Error::Internal("RAM ends beyond 2^64".to_owned()))
     })?;
-    let ram = GuestMemoryMmap::from_regions(vec![region])
-        .map_err(|error| Error::Internal(error.to_string()))?;
+    GuestMemoryMmap::from_regions(vec![region]).map_err(|error| Error::Internal(error.to_string()))
+}
+
+/// Makes `ram` the guest's memory, in KVM's memory slots from 0 on. The caller keeps it until the VM is gone.
+///
+/// # Errors
+/// KVM refuses it.
+pub(super) fn show(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), Error> {
     for (slot, region) in (0..).zip(ram.iter()) {
         let region = kvm_userspace_memory_region {
             slot,
@@ -54,7 +61,7 @@ pub(super) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> 
         // SAFETY: the region is a mapping that `ram` owns, and the caller keeps it until the VM is gone.
         unsafe { vm.set_user_memory_region(region) }.map_err(failed("set the guest's memory"))?;
     }
-    Ok(ram)
+    Ok(())
 }
 
 /// Stage-2 translation has a width of its own: 41, 50 or 59 bits.

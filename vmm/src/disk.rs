@@ -91,13 +91,17 @@ impl Disk {
     pub(crate) fn open(config: &config::Disk, cpus: u32) -> Result<Disk, Error> {
         let path = &config.path;
         let file = files::open_disk(path, config.readonly)?;
-        if !config.readonly {
-            check_writable(path, &file)?;
-        }
         let format = match config.format {
             Some(format) => format,
             None => format::of(path, &file)?,
         };
+        let size = match format {
+            DiskFormat::Raw => raw_length(path, &file)?,
+            DiskFormat::Qcow2 => format::qcow2_size(path, &file)?,
+        };
+        if !config.readonly {
+            check_writable(path, &file)?;
+        }
         if config.direct {
             make_direct(&file).map_err(|source| Error::DiskDirect {
                 path: path.clone(),
@@ -106,10 +110,7 @@ impl Disk {
         }
         let one_per_vcpu = u16::try_from(cpus).map_or(QUEUES_MAX, |cpus| cpus.min(QUEUES_MAX));
         let disk = Disk {
-            size: match format {
-                DiskFormat::Raw => raw_length(path, &file)?,
-                DiskFormat::Qcow2 => format::qcow2_size(path, &file)?,
-            },
+            size,
             file,
             queues: config.queues.unwrap_or(one_per_vcpu),
             format,
@@ -182,7 +183,7 @@ impl Disk {
             // Other readers are welcome.
             Ok(claim) => held.extend(claim.filter(|_| !self.config.readonly)),
             Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-                if users.is_empty() {
+                if !users.iter().any(|user| user.claims) {
                     let process = users::process(identity).unwrap_or("a program".into());
                     return Err(self.in_use(&format!("{process} has claimed it, or a part of it")));
                 }

@@ -23,7 +23,8 @@ const INIT: &str = r#"while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdc ]; do sleep 0.
 exec </dev/hvc0 >/dev/hvc0 2>&1
 stty -echo
 cd /sys/block/vda
-echo "mq=$(ls mq | wc -l) physical=$(cat queue/physical_block_size)"
+echo "mq=$(ls mq | wc -l) physical=$(cat queue/physical_block_size) logical=$(cat /sys/block/vdc/queue/logical_block_size)"
+echo "segment=$(cat queue/max_segment_size)"
 echo "discard=$(cat queue/discard_max_bytes) zeroes=$(cat queue/write_zeroes_max_bytes)"
 echo "cache=$(cat cache_type)"
 echo "write through" >cache_type; echo "cache=$(cat cache_type)"
@@ -109,6 +110,8 @@ fn linux_uses_all_that_a_disk_offers() {
     assert_eq!(values(&text, "status"), ["0"], "{text}");
     assert_eq!(values(&text, "mq"), ["2"], "{text}");
     assert_eq!(values(&text, "physical"), ["4096"], "{text}");
+    assert_eq!(values(&text, "logical"), ["512"], "{text}");
+    assert_eq!(values(&text, "segment"), ["1048576"], "{text}");
     assert_eq!(values(&text, "discard"), [(1 << 30).to_string()], "{text}");
     // The first is the limit, the others what was not zero in what was discarded, then in what was to be zero: as the guest sees
     // it, and in the file.

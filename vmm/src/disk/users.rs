@@ -61,6 +61,8 @@ pub(super) struct User {
     pub(super) what: String,
     /// It may write.
     pub(super) writes: bool,
+    /// It has claimed the block device.
+    pub(super) claims: bool,
 }
 
 /// The users of a disk that this host's `/proc` and `/sys` name.
@@ -167,6 +169,7 @@ fn mount(line: &str, is_ours: impl Fn(Identity) -> bool) -> Option<User> {
     (is_ours(Identity::Device(device)) || source_is_ours()).then(|| User {
         what: format!("{source} is mounted at {place}"),
         writes: options.split(',').any(|option| option == "rw"),
+        claims: true,
     })
 }
 
@@ -181,6 +184,7 @@ fn swaps(disk: Identity) -> Vec<User> {
         .map(|path| User {
             what: format!("{path} is swap space"),
             writes: true,
+            claims: true,
         })
         .collect()
 }
@@ -203,6 +207,7 @@ fn holders(disk: Identity) -> Vec<User> {
             User {
                 what: format!("it is part of /dev/{device}{name}"),
                 writes: !is_readonly(&holder),
+                claims: true,
             }
         })
         .collect()
@@ -219,6 +224,7 @@ fn loops(disk: Identity) -> Vec<User> {
             User {
                 what: format!("loop device /dev/{name} is over it"),
                 writes: !is_readonly(&device),
+                claims: false,
             }
         })
         .collect()

@@ -65,6 +65,12 @@ fn a_full_host_loses_nothing_that_was_flushed_and_says_so_once() {
     let page = Page::new(&ram, device);
     let mut block = Block::new(page.probe(), &mut ram.dma(), WANTED, 64).unwrap();
 
+    // Its device after a reboot. No memory can be made for it below the limit.
+    let device = devices::block::Block::with(file.try_clone().unwrap(), SECTORS * 512, &options);
+    let other_ram = Ram::new();
+    let other_page = Page::new(&other_ram, device);
+    let mut rebooted = Block::new(other_page.probe(), &mut other_ram.dma(), WANTED, 64).unwrap();
+
     limit(ROOM * 512);
     let content: Vec<u8> = (0..ROOM)
         .flat_map(|n| [n.to_le_bytes(); 64].concat())
@@ -83,13 +89,7 @@ fn a_full_host_loses_nothing_that_was_flushed_and_says_so_once() {
     assert_eq!(WARNINGS.load(Ordering::SeqCst), 1);
 
     // Nor does a guest fill the log that reboots, and with it gets another device for the same disk.
-    let device = devices::block::Block::with(file.try_clone().unwrap(), SECTORS * 512, &options);
-    let other_ram = Ram::new();
-    let other_page = Page::new(&other_ram, device);
-    let rebooted = Block::new(other_page.probe(), &mut other_ram.dma(), WANTED, 64);
-    let full = rebooted
-        .unwrap()
-        .write(ROOM, &[0xaa; SECTOR], &mut patience());
+    let full = rebooted.write(ROOM, &[0xaa; SECTOR], &mut patience());
     assert_eq!(full, refused);
     assert_eq!(WARNINGS.load(Ordering::SeqCst), 1);
 

@@ -63,6 +63,7 @@ test: all ## unit tests, then end to end in the emulated host and under QEMU; a 
 test-full: compare-build ## as test, and the long ones: Debian, its next kernel, Chromium (all fetched first)
 	lab/fetch
 	lab/cargo build --release --target $(LINUX) --package vmm --features qcow2 --target-dir $(TARGET)/qcow2
+	lab/cargo build --release --target $(LINUX) --package vmm --example kexec
 	@lab/suite $(UNITS) $(FULL)
 
 units: setup ## unit tests, on this machine and as a RISC-V build in the emulated host

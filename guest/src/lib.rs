@@ -11,7 +11,7 @@
 //!                                                               │
 //!    fdt   plic  aplic  imsic   intc   tap                      ┘
 //!
-//!   boot  trap  sbi  irq  timer  hart  patch                      bare metal only
+//!   boot  trap  sbi  irq  timer  hart  patch  fault               bare metal only
 //! ```
 //!
 //! # The drivers in a test
@@ -63,6 +63,8 @@ mod wait;
 
 #[cfg(target_os = "none")]
 pub mod boot;
+#[cfg(target_os = "none")]
+pub mod fault;
 #[cfg(target_os = "none")]
 pub mod hart;
 #[cfg(target_os = "none")]

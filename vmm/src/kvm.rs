@@ -41,6 +41,7 @@ use crate::board::{Devices, Sizes};
 use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::fdt::{self, Board};
+use crate::hart::fault::{Budget, Faults};
 use crate::loader::{self, Format};
 use crate::machine::{Disk, End, Machine};
 use crate::observe::Observer;
@@ -73,8 +74,9 @@ pub fn run(machine: &Machine, observer: &Observer) -> Result<End, Error> {
     }
     let leave = Arc::clone(&ending);
     let consoles = Consoles::open(machine, move || leave.set(Ok(End::Left)))?;
+    let budget = Budget::default();
     loop {
-        boot(&kvm, machine, &consoles, &ending, observer)?;
+        boot(&kvm, machine, &consoles, &budget, &ending, observer)?;
         if machine.config.no_reboot.is_some() || !ending.forget_reboot() {
             hint_at_silence(machine, &consoles);
             return ending.take();
@@ -98,6 +100,7 @@ fn boot(
     kvm: &Kvm,
     machine: &Machine,
     consoles: &Consoles,
+    budget: &Budget,
     ending: &Arc<Ending>,
     observer: &Observer,
 ) -> Result<(), Error> {
@@ -110,6 +113,7 @@ fn boot(
         hardware,
         Arc::clone(&ram),
         consoles,
+        budget,
         ending,
         observer,
     )
@@ -121,6 +125,7 @@ fn live(
     hardware: Hardware,
     ram: Arc<GuestMemoryMmap>,
     consoles: &Consoles,
+    budget: &Budget,
     ending: &Arc<Ending>,
     observer: &Observer,
 ) -> Result<(), Error> {
@@ -162,6 +167,7 @@ fn live(
     }
     prepare_boot(machine, &vcpus, &tree, &ram)?;
     let (input, output) = consoles.sbi()?;
+    let faults = Faults::new(Arc::clone(&ram), budget.clone());
     let console = sbi::Console::new(ram, input, output);
 
     let sizes = Sizes::new(machine, disks, &devices);
@@ -174,7 +180,7 @@ fn live(
         REPORT => observer.tell(counted),
         _ => {}
     };
-    threads::run(&mut vcpus, &bus, &console, ending, observer, heard)?;
+    threads::run(&mut vcpus, &bus, &console, &faults, ending, observer, heard)?;
     devices.iter().for_each(|device| device.stop());
     serial.stop();
     if serial.has_sent() || console.has_sent() {

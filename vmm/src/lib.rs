@@ -7,7 +7,8 @@
 //!    │        │           ├─ dtb              a device tree of the user's own
 //!    │        │           └─ layout           the address map
 //!    │        ├─ kvm ───────┬─ vcpu           the run loop: an exit in, an answer out
-//!    │        │  (riscv64)  ├─ board, sbi     devices in their slots; the SBI consoles
+//!    │        │  (riscv64)  ├─ hart           what a hart does where KVM gives up
+//!    │        │             ├─ board, sbi     devices in their slots; the SBI consoles
 //!    │        │             ├─ fdt            what the guest is told
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
@@ -33,6 +34,7 @@ pub mod error;
 pub mod external;
 pub mod fdt;
 mod files;
+pub mod hart;
 pub mod isa;
 #[cfg(target_arch = "riscv64")]
 pub mod kvm;

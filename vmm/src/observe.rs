@@ -12,6 +12,7 @@ use devices::watched::{Watched, WatchedLine};
 
 use crate::config;
 use crate::error::Error;
+use crate::hart::Hart;
 use crate::machine::{End, Machine};
 use crate::rings::Recorder;
 use crate::stats::Stats;
@@ -283,5 +284,9 @@ impl<V: Vcpu> Vcpu for WatchedVcpu<'_, V> {
         let exit = self.vcpu.run()?;
         self.probe.left(&exit);
         Ok(exit)
+    }
+
+    fn hart(&mut self) -> &mut dyn Hart {
+        self.vcpu.hart()
     }
 }

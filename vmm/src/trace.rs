@@ -70,6 +70,7 @@ pub(crate) enum ExitNote {
     /// The number of its name in [`crate::sbi::NAMES`].
     Sbi(usize),
     Csr(u64),
+    Fault,
     Ended,
     Interrupted,
 }
@@ -87,6 +88,7 @@ impl ExitNote {
             }
             Exit::Sbi(call) => ExitNote::Sbi(call.name()),
             Exit::ReadCsr(number, _) => ExitNote::Csr(*number),
+            Exit::Fault => ExitNote::Fault,
             Exit::Ended(_) => ExitNote::Ended,
             Exit::Interrupted => ExitNote::Interrupted,
         }

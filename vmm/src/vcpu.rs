@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use devices::platform::bus::Bus;
 
 use crate::error::Error;
+use crate::hart::Hart;
+use crate::hart::fault::Faults;
 use crate::machine::End;
 use crate::{csr, sbi};
 
@@ -19,6 +21,8 @@ pub enum Exit<'a> {
     Sbi(sbi::Call<'a>),
     /// A read of a CSR that KVM does not emulate: the answer goes into the reference.
     ReadCsr(u64, &'a mut u64),
+    /// The hypervisor cannot execute the instruction at which the hart stands.
+    Fault,
     /// The guest ended.
     Ended(End),
     /// A signal, or nothing at all: look whether to stop, and go on.
@@ -32,6 +36,9 @@ pub trait Vcpu {
     /// # Errors
     /// The hypervisor's: the vCPU cannot go on.
     fn run(&mut self) -> Result<Exit<'_>, Error>;
+
+    /// Its registers.
+    fn hart(&mut self) -> &mut dyn Hart;
 }
 
 /// Runs `vcpu` until the guest ends, and says how, or until `stop` is set.
@@ -42,12 +49,26 @@ pub fn run(
     vcpu: &mut impl Vcpu,
     bus: &Bus,
     console: &sbi::Console,
+    mut faults: Faults,
     stop: &AtomicBool,
 ) -> Result<Option<End>, Error> {
     while !stop.load(Ordering::SeqCst) {
         match vcpu.run()? {
-            Exit::MmioRead(address, data) => bus.read(address, data),
-            Exit::MmioWrite(address, data) => bus.write(address, data),
+            Exit::MmioRead(address, data) => {
+                if !bus.read(address, data) {
+                    faults.unclaimed(vcpu.hart())?;
+                }
+            }
+            Exit::MmioWrite(address, data) => {
+                if !bus.write(address, data) {
+                    faults.unclaimed(vcpu.hart())?;
+                }
+            }
+            Exit::Fault => {
+                if let Some(end) = faults.answer(vcpu.hart(), bus)? {
+                    return Ok(Some(end));
+                }
+            }
             Exit::Sbi(call) => console.call(call),
             Exit::ReadCsr(number, value) => *value = csr::read(number),
             Exit::Ended(end) => return Ok(Some(end)),

@@ -2,15 +2,21 @@ use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use devices::platform::bus::BusDevice;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::hart::Register;
+use crate::hart::fault::Budget;
+use crate::hart::model::Model;
+
+/// Where memory has the instruction lw a0, 0(a0).
+const LOAD_A0: u64 = 0x8000_0000;
 
 /// One register that remembers.
 #[derive(Default)]
-struct Register(Mutex<u8>);
+struct Scratch(Mutex<u8>);
 
-impl BusDevice for Register {
+impl BusDevice for Scratch {
     fn read(&self, _: u64, data: &mut [u8]) {
         data[0] = *self.0.lock().unwrap();
     }
@@ -26,6 +32,7 @@ enum Step {
     Call(u64),
     Nothing,
     End(End),
+    Fault,
     Fail,
 }
 
@@ -34,6 +41,7 @@ struct Script {
     steps: std::vec::IntoIter<Step>,
     data: [u8; 1],
     ret: [u64; 2],
+    hart: Model,
 }
 
 impl Script {
@@ -42,6 +50,7 @@ impl Script {
             steps: steps.into_iter(),
             data: [0],
             ret: [u64::MAX - 1, 0],
+            hart: Model::default(),
         }
     }
 }
@@ -62,14 +71,19 @@ impl Vcpu for Script {
             }),
             Step::Nothing => Exit::Interrupted,
             Step::End(end) => Exit::Ended(end),
+            Step::Fault => Exit::Fault,
             Step::Fail => return Err(Error::Internal("scripted".to_owned())),
         })
+    }
+
+    fn hart(&mut self) -> &mut dyn Hart {
+        &mut self.hart
     }
 }
 
 fn play(script: &mut Script, stop: bool) -> Result<Option<End>, Error> {
     let mut bus = Bus::default();
-    bus.insert(0x1000, 0x1000, Arc::new(Register::default()))
+    bus.insert(0x1000, 0x1000, Arc::new(Scratch::default()))
         .unwrap();
     let null = || {
         File::options()
@@ -80,8 +94,12 @@ fn play(script: &mut Script, stop: bool) -> Result<Option<End>, Error> {
     };
     let memory =
         Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0x8000_0000), 0x1000)]).unwrap());
-    let console = sbi::Console::new(memory, null(), null());
-    run(script, &bus, &console, &AtomicBool::new(stop))
+    memory
+        .write_slice(&0x0005_2503_u32.to_le_bytes(), GuestAddress(LOAD_A0))
+        .unwrap();
+    let console = sbi::Console::new(Arc::clone(&memory), null(), null());
+    let faults = Faults::new(memory, Budget::default());
+    run(script, &bus, &console, faults, &AtomicBool::new(stop))
 }
 
 #[test]
@@ -110,6 +128,28 @@ fn a_load_from_nowhere_is_zero() {
         Some(End::Failure)
     ));
     assert_eq!(script.data, [0]);
+}
+
+#[test]
+fn a_hart_that_cannot_execute_an_instruction_takes_an_exception() {
+    let mut script = Script::new(vec![Step::Fault, Step::End(End::PowerOff)]);
+    script.hart.set(Register::Pc, 0xa000_0000).unwrap();
+    script.hart.set(Register::Stvec, 0x8000_0000).unwrap();
+    let end = play(&mut script, false).unwrap();
+    assert!(matches!(end, Some(End::PowerOff)));
+    assert_eq!(script.hart.get(Register::Pc).unwrap(), 0x8000_0000);
+    assert_eq!(script.hart.get(Register::Scause).unwrap(), 1);
+}
+
+#[test]
+fn an_access_beyond_the_end_of_ram_is_an_exception() {
+    let mut script = Script::new(vec![Step::Load(0x8000_1000), Step::End(End::PowerOff)]);
+    script.hart.set(Register::Pc, LOAD_A0).unwrap();
+    script.hart.set(Register::X(10), 0x8000_1000).unwrap();
+    script.hart.set(Register::Stvec, 0x8000_0100).unwrap();
+    play(&mut script, false).unwrap();
+    assert_eq!(script.hart.get(Register::Pc).unwrap(), 0x8000_0100);
+    assert_eq!(script.hart.get(Register::Scause).unwrap(), 5);
 }
 
 #[test]

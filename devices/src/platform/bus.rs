@@ -56,19 +56,23 @@ impl Bus {
         Ok(())
     }
 
-    /// A load. Where no device is, zeroes.
-    pub fn read(&self, address: u64, data: &mut [u8]) {
+    /// A load. Where no device is, zeroes, and false.
+    pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
         data.fill(0);
-        if let Some((device, offset)) = self.find(address, data.len()) {
+        let found = self.find(address, data.len());
+        if let Some((device, offset)) = found {
             device.read(offset, data);
         }
+        found.is_some()
     }
 
-    /// A store. Where no device is, nothing happens.
-    pub fn write(&self, address: u64, data: &[u8]) {
-        if let Some((device, offset)) = self.find(address, data.len()) {
+    /// A store. Where no device is, nothing happens, and false.
+    pub fn write(&self, address: u64, data: &[u8]) -> bool {
+        let found = self.find(address, data.len());
+        if let Some((device, offset)) = found {
             device.write(offset, data);
         }
+        found.is_some()
     }
 
     fn find(&self, address: u64, len: usize) -> Option<(&dyn BusDevice, u64)> {

@@ -9,9 +9,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use kvm_bindings::{
     KVM_REG_RISCV, KVM_REG_RISCV_CONFIG, KVM_REG_RISCV_CORE, KVM_REG_RISCV_CSR,
-    KVM_REG_RISCV_CSR_SMSTATEEN, KVM_REG_RISCV_ISA_EXT, KVM_REG_RISCV_SBI_EXT, KVM_REG_RISCV_TIMER,
-    KVM_REG_SIZE_U64, KVMIO, kvm_device_attr, kvm_interrupt, kvm_riscv_config, kvm_riscv_core,
-    kvm_riscv_timer, user_regs_struct,
+    KVM_REG_RISCV_CSR_SMSTATEEN, KVM_REG_RISCV_FP_D, KVM_REG_RISCV_ISA_EXT, KVM_REG_RISCV_SBI_EXT,
+    KVM_REG_RISCV_TIMER, KVM_REG_RISCV_VECTOR, KVM_REG_SIZE_U64, KVMIO, kvm_device_attr,
+    kvm_interrupt, kvm_riscv_config, kvm_riscv_core, kvm_riscv_csr, kvm_riscv_timer,
+    user_regs_struct,
 };
 use kvm_ioctls::{DeviceFd, VcpuFd};
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
@@ -26,13 +27,14 @@ ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 const INTERRUPT_SET: u32 = u32::MAX;
 const INTERRUPT_UNSET: u32 = u32::MAX - 1;
 
-/// Runs a vCPU until it exits (api.rst, 4.10). VcpuFd::run would form a reference to all of `kvm_run`, of which another thread
-/// may store a byte.
+/// Runs a vCPU until it exits (api.rst, 4.10). VcpuFd::run would form a reference to all of
+/// `kvm_run`, of which another thread may store a byte.
 ///
 /// # Errors
 /// The kernel's. `kvm_run` then says nothing about this exit.
 pub(super) fn run(vcpu: &VcpuFd) -> io::Result<()> {
-    // SAFETY: KVM_RUN has no argument; of our memory the kernel writes `kvm_run` only, to which no reference exists during the call.
+    // SAFETY: KVM_RUN has no argument; of our memory the kernel writes `kvm_run` only, to which no
+    // reference exists during the call.
     match unsafe { ioctl(&vcpu.as_raw_fd(), KVM_RUN()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -138,6 +140,10 @@ pub(super) mod register {
         id(KVM_REG_RISCV_CONFIG, word(byte_offset))
     }
 
+    const fn csr(byte_offset: usize) -> u64 {
+        id(KVM_REG_RISCV_CSR, word(byte_offset))
+    }
+
     const fn core(byte_offset: usize) -> u64 {
         let regs = offset_of!(kvm_riscv_core, regs);
         id(KVM_REG_RISCV_CORE, word(regs + byte_offset))
@@ -154,10 +160,29 @@ pub(super) mod register {
     pub(crate) const PC: u64 = core(offset_of!(user_regs_struct, pc));
     pub(crate) const A0: u64 = core(offset_of!(user_regs_struct, a0));
     pub(crate) const A1: u64 = core(offset_of!(user_regs_struct, a1));
+    pub(crate) const MODE: u64 = id(KVM_REG_RISCV_CORE, word(offset_of!(kvm_riscv_core, mode)));
+    pub(crate) const SSTATUS: u64 = csr(offset_of!(kvm_riscv_csr, sstatus));
+    pub(crate) const STVEC: u64 = csr(offset_of!(kvm_riscv_csr, stvec));
+    pub(crate) const SEPC: u64 = csr(offset_of!(kvm_riscv_csr, sepc));
+    pub(crate) const SCAUSE: u64 = csr(offset_of!(kvm_riscv_csr, scause));
+    pub(crate) const STVAL: u64 = csr(offset_of!(kvm_riscv_csr, stval));
+    pub(crate) const SATP: u64 = csr(offset_of!(kvm_riscv_csr, satp));
+    /// The vector registers' state begins with it.
+    pub(crate) const VSTART: u64 = id(KVM_REG_RISCV_VECTOR, 0);
     pub(crate) const TIMER_FREQUENCY: u64 = id(
         KVM_REG_RISCV_TIMER,
         word(offset_of!(kvm_riscv_timer, frequency)),
     );
+
+    /// Integer register `number`, which follows pc where x0 would stand.
+    pub(crate) const fn x(number: u8) -> u64 {
+        PC + number as u64
+    }
+
+    /// Floating-point register `number`.
+    pub(crate) const fn f(number: u8) -> u64 {
+        id(KVM_REG_RISCV_FP_D, number as u64)
+    }
 
     /// What the guest's U-mode may reach; there only where the host has Smstateen.
     pub(crate) const SSTATEEN0: u64 = id(KVM_REG_RISCV_CSR | KVM_REG_RISCV_CSR_SMSTATEEN, 0);

@@ -14,6 +14,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use super::end::Ending;
 use super::vcpu::KvmVcpu;
 use crate::error::Error;
+use crate::hart::fault::Faults;
 use crate::observe::{Observer, WatchedVcpu};
 use crate::{sbi, vcpu};
 
@@ -25,6 +26,7 @@ pub(super) fn run(
     vcpus: &mut [KvmVcpu],
     bus: &Bus,
     console: &sbi::Console,
+    faults: &Faults,
     ending: &Ending,
     observer: &Observer,
     heard: impl Fn(Signal),
@@ -36,12 +38,16 @@ pub(super) fn run(
         for ((vcpu, kick), id) in vcpus.iter_mut().zip(&kicks).zip(0..) {
             let run = move || {
                 kick.arrive();
-                let stop = &ending.stop;
+                let (stop, faults) = (&ending.stop, faults.clone());
                 let end = match observer.vcpu(id) {
-                    None => vcpu::run(vcpu, bus, console, stop),
-                    Some(probe) => {
-                        vcpu::run(&mut WatchedVcpu::new(vcpu, probe), bus, console, stop)
-                    }
+                    None => vcpu::run(vcpu, bus, console, faults, stop),
+                    Some(probe) => vcpu::run(
+                        &mut WatchedVcpu::new(vcpu, probe),
+                        bus,
+                        console,
+                        faults,
+                        stop,
+                    ),
                 };
                 if let Some(end) = end.transpose() {
                     ending.set(end);
@@ -60,8 +66,8 @@ pub(super) fn run(
         }
         ending.wait(heard);
         for kick in &kicks {
-            // SAFETY: the vCPUs outlive this scope. `threads` holds the handles until after this loop, so no thread is joined or
-            // detached before.
+            // SAFETY: the vCPUs outlive this scope. `threads` holds the handles until after this
+            // loop, so no thread is joined or detached before.
             unsafe { kick.out() };
         }
     });

@@ -7,7 +7,7 @@ use std::io;
 use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTR, KVM_EXIT_MMIO, KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI,
@@ -15,10 +15,10 @@ use kvm_bindings::{
     kvm_run__bindgen_ty_1 as Details,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
-use log::warn;
 
 use super::ext::{self, register};
 use crate::error::Error;
+use crate::hart::{Hart, Register};
 use crate::machine::End;
 use crate::sbi;
 use crate::vcpu::{Exit, Vcpu};
@@ -26,12 +26,14 @@ use crate::vcpu::{Exit, Vcpu};
 /// A vCPU; its id is its hart id.
 pub(super) struct KvmVcpu {
     fd: VcpuFd,
-    /// Mapped as long as `fd` is open. Never a reference to the whole: another thread may store `immediate_exit` at any time.
+    /// Mapped as long as `fd` is open. Never a reference to the whole: another thread may store
+    /// `immediate_exit` at any time.
     run: NonNull<kvm_run>,
     id: u32,
 }
 
-// SAFETY: `run` points to a mapping that belongs to `fd`, and so to this value, in whichever thread it is.
+// SAFETY: `run` points to a mapping that belongs to `fd`, and so to this value, in whichever thread
+// it is.
 unsafe impl Send for KvmVcpu {}
 
 impl KvmVcpu {
@@ -103,15 +105,54 @@ impl KvmVcpu {
         unsafe { self.run.byte_add(offset) }.cast()
     }
 
-    /// A load or store that KVM cannot emulate (misaligned, or by an instruction that it does not decode) comes as EIO or
-    /// EOPNOTSUPP: the guest's fault, which ends the guest and not us.
-    fn fault(&self, error: &io::Error) -> Exit<'static> {
-        let pc = self.get(register::PC).unwrap_or(0);
-        let id = self.id;
-        warn!(
-            "vCPU {id}: the guest accessed a device at pc {pc:#x} in a way that KVM cannot carry out ({error})"
-        );
-        Exit::Ended(End::Failure)
+    /// The id by which KVM knows a register.
+    const fn register_id(register: Register) -> u64 {
+        match register {
+            Register::Pc => register::PC,
+            Register::Mode => register::MODE,
+            Register::X(number) => register::x(number),
+            Register::F(number) => register::f(number),
+            Register::Vstart => register::VSTART,
+            Register::Sstatus => register::SSTATUS,
+            Register::Stvec => register::STVEC,
+            Register::Sepc => register::SEPC,
+            Register::Scause => register::SCAUSE,
+            Register::Stval => register::STVAL,
+            Register::Satp => register::SATP,
+        }
+    }
+}
+
+impl Hart for KvmVcpu {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn get(&self, register: Register) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        self.fd
+            .get_one_reg(KvmVcpu::register_id(register), &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn set(&mut self, register: Register, value: u64) -> io::Result<()> {
+        KvmVcpu::set(self, KvmVcpu::register_id(register), value)
+    }
+
+    /// KVM takes the answer to an exit first, and turns back then.
+    fn complete(&mut self) -> io::Result<()> {
+        // SAFETY: mapped as long as the vCPU exists.
+        let immediate_exit = unsafe { self.immediate_exit().as_ref() };
+        immediate_exit.store(1, Ordering::SeqCst);
+        let ran = ext::run(&self.fd);
+        // A kick in between is not lost: whoever kicks has said before why, and the caller looks at
+        // that next.
+        immediate_exit.store(0, Ordering::SeqCst);
+        match ran {
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => Err(io::Error::other("KVM did not turn back")),
+        }
     }
 }
 
@@ -120,7 +161,7 @@ impl Vcpu for KvmVcpu {
         if let Err(source) = ext::run(&self.fd) {
             return match source.raw_os_error() {
                 Some(libc::EINTR | libc::EAGAIN) => Ok(Exit::Interrupted),
-                Some(libc::EIO | libc::EOPNOTSUPP) => Ok(self.fault(&source)),
+                Some(libc::EIO | libc::EOPNOTSUPP) => Ok(Exit::Fault),
                 _ => Err(Error::Kvm {
                     what: format!("run vCPU {}", self.id),
                     source,
@@ -130,13 +171,19 @@ impl Vcpu for KvmVcpu {
         let run = self.run.as_ptr();
         // SAFETY: mapped, and KVM writes it in KVM_RUN only.
         let reason = unsafe { (*run).exit_reason };
-        // SAFETY: the same; the only other field that anyone stores meanwhile, `immediate_exit`, is outside of it.
+        // SAFETY: the same; the only other field that anyone stores meanwhile, `immediate_exit`, is
+        // outside of it.
         let details = unsafe { &mut (*run).__bindgen_anon_1 };
         decode(reason, details, self.id)
     }
+
+    fn hart(&mut self) -> &mut dyn Hart {
+        self
+    }
 }
 
-/// Why KVM_RUN returned (api.rst, 5). The arm is chosen by `reason`, which says which member of the union holds.
+/// Why KVM_RUN returned (api.rst, 5). The arm is chosen by `reason`, which says which member of the
+/// union holds.
 fn decode(reason: u32, details: &mut Details, id: u32) -> Result<Exit<'_>, Error> {
     match reason {
         KVM_EXIT_MMIO => {

@@ -13,7 +13,7 @@ use crate::vcpu::Exit;
 
 /// One vCPU's.
 pub(crate) struct VcpuCounters {
-    exits: [AtomicU64; 6],
+    exits: [AtomicU64; 7],
     registers: Vec<[AtomicU64; 2]>,
     sbi: [AtomicU64; sbi::NAMES.len()],
 }
@@ -25,6 +25,7 @@ const SBI: usize = 2;
 const CSR: usize = 3;
 const ENDED: usize = 4;
 const INTERRUPTED: usize = 5;
+const FAULT: usize = 6;
 
 impl VcpuCounters {
     pub(super) fn new() -> VcpuCounters {
@@ -54,6 +55,7 @@ impl VcpuCounters {
                 SBI
             }
             Exit::ReadCsr(..) => CSR,
+            Exit::Fault => FAULT,
             Exit::Ended(_) => ENDED,
             Exit::Interrupted => INTERRUPTED,
         };
@@ -70,7 +72,7 @@ impl VcpuCounters {
     }
 
     pub(super) fn exits(&self) -> report::Vcpu {
-        let [mmio_read, mmio_write, sbi, csr, ended, interrupted] =
+        let [mmio_read, mmio_write, sbi, csr, ended, interrupted, fault] =
             self.exits.each_ref().map(|counter| counter.load(Relaxed));
         report::Vcpu {
             mmio_read,
@@ -79,6 +81,7 @@ impl VcpuCounters {
             csr,
             ended,
             interrupted,
+            fault,
         }
     }
 

@@ -53,12 +53,16 @@ pub struct Vcpu {
     pub ended: u64,
     /// A signal, or nothing.
     pub interrupted: u64,
+    /// Instructions that KVM cannot execute.
+    #[serde(default)]
+    pub fault: u64,
 }
 
 impl Vcpu {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.mmio_read + self.mmio_write + self.sbi + self.csr + self.ended + self.interrupted
+        let answered = self.mmio_read + self.mmio_write + self.sbi + self.csr + self.fault;
+        answered + self.ended + self.interrupted
     }
 }
 

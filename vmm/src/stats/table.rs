@@ -49,6 +49,7 @@ fn vcpus(report: &Report) -> Rows {
         "csr",
         "ended",
         "interrupted",
+        "fault",
     ])];
     for (id, vcpu) in report.vcpus.iter().flatten().enumerate() {
         let mut row = vec![format!("vcpu{id}")];
@@ -60,6 +61,7 @@ fn vcpus(report: &Report) -> Rows {
             vcpu.csr,
             vcpu.ended,
             vcpu.interrupted,
+            vcpu.fault,
         ];
         row.extend(counts.iter().map(u64::to_string));
         rows.push(row);

@@ -294,6 +294,7 @@ fn exit(note: ExitNote, devices: &[String]) -> (String, String) {
             (name.to_owned(), String::new())
         }
         ExitNote::Csr(number) => ("CSR".to_owned(), format!(r#""number":"{number:#x}""#)),
+        ExitNote::Fault => ("fault".to_owned(), String::new()),
         ExitNote::Ended => ("ended".to_owned(), String::new()),
         ExitNote::Interrupted => ("interrupted".to_owned(), String::new()),
     }

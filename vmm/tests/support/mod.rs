@@ -183,6 +183,20 @@ pub fn seed() -> Vec<u8> {
     bytes
 }
 
+/// RISC-V code that jumps to where no RAM is. Its trap vector powers off with reason 0, or is there too.
+pub fn jump(to_vector: bool) -> Vec<u8> {
+    let mut bytes = code(&[
+        0x0000_0297,                                       // auipc t0, 0
+        if to_vector { 0x0182_8293 } else { 0x0000_0013 }, // addi  t0, t0, 24: the vector; or nop
+        0x0050_0313,                                       // li    t1, 5
+        0x01d3_1313,                                       // slli  t1, t1, 29: 0xa0000000
+        if to_vector { 0x1052_9073 } else { 0x1053_1073 }, // csrw  stvec, t0; or t1
+        0x0003_0067,                                       // jr    t1
+    ]);
+    bytes.extend(shutdown(0));
+    bytes
+}
+
 /// RISC-V code that waits for ever.
 pub fn wait() -> Vec<u8> {
     // wfi, and back to it

@@ -4,12 +4,15 @@
 //!   when all went well, else 1.
 //! - `echo`: sends back what arrives on the console, until Ctrl-d.
 //! - `bench traps`: moves the same bytes in several ways and says how long each takes; `method=NAME` picks one.
+//! - `faults`: executes what a hart traps at, and says what comes of it.
 //! - `poweroff`: starts and stops.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
 mod echo;
+#[cfg(target_os = "none")]
+mod faults;
 #[cfg(target_os = "none")]
 mod modes;
 #[cfg(target_os = "none")]

@@ -9,6 +9,7 @@ enum Mode {
     Test,
     Echo,
     Traps,
+    Faults,
     Poweroff,
 }
 
@@ -18,7 +19,9 @@ pub(crate) fn main(boot: Boot) -> Outcome {
         Ok(Mode::Poweroff) => return Outcome::Passed,
         Ok(mode) => mode,
         Err(word) => {
-            println!("guest: no mode `{word}`; there are test, echo, bench traps and poweroff");
+            println!(
+                "guest: no mode `{word}`; there are test, echo, bench traps, faults and poweroff"
+            );
             return Outcome::Failed;
         }
     };
@@ -31,6 +34,7 @@ pub(crate) fn main(boot: Boot) -> Outcome {
     };
     match mode {
         Mode::Echo => crate::echo::run(&board, boot.dma),
+        Mode::Faults => crate::faults::run(&board, fdt::uart(boot.fdt)),
         Mode::Traps => crate::traps::run(&board, boot),
         Mode::Test | Mode::Poweroff => crate::test::run(&board, boot),
     }
@@ -45,6 +49,7 @@ fn mode(bootargs: &str) -> Result<Mode, &str> {
         None | Some("test") => Ok(Mode::Test),
         Some("echo") => Ok(Mode::Echo),
         Some("bench") if words.next() == Some("traps") => Ok(Mode::Traps),
+        Some("faults") => Ok(Mode::Faults),
         Some("poweroff") => Ok(Mode::Poweroff),
         Some(other) => Err(other),
     }

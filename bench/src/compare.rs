@@ -1,6 +1,7 @@
 //! Two results side by side: what moved.
 
-use crate::results::{Results, more_is_better, order};
+use crate::metrics::more_is_better;
+use crate::results::{Results, order};
 use crate::table::{align, number};
 
 /// What differs by less than this share is the same.

@@ -15,6 +15,7 @@
 
 pub mod compare;
 pub mod cpio;
+pub mod metrics;
 pub mod pattern;
 pub mod plan;
 pub mod protocol;

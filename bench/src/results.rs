@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::{Metrics, name};
 use crate::protocol::Kind;
 use crate::record::{Counts, Measure, Measured, Record};
 use crate::scale;
-
-/// A metric's value, by its name with its unit.
-pub type Metrics = BTreeMap<String, f64>;
 
 /// All that one run of `bench` found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,24 +25,6 @@ pub struct Results {
     pub seeds: u64,
     /// By the case's name: the VMM, the host, what else is special.
     pub cases: BTreeMap<String, Metrics>,
-}
-
-/// Names of the metrics of a start as a whole.
-pub mod name {
-    /// Of the stripped program.
-    pub const BINARY: &str = "binary, KiB";
-    /// Exec to KVM_RUN.
-    pub const RUN: &str = "exec to first KVM_RUN, ms";
-    /// Exec to the first line of the guest's kernel.
-    pub const OUTPUT: &str = "exec to kernel's first line, ms";
-    /// Exec to init.
-    pub const INIT: &str = "exec to guest's init, ms";
-    /// Power-off to exit.
-    pub const EXIT: &str = "power-off to exit, ms";
-    /// Memory.
-    pub const PSS: &str = "memory: PSS, KiB";
-    /// Memory.
-    pub const ANONYMOUS: &str = "memory: anonymous, KiB";
 }
 
 /// All metrics in the order in which a table has them.
@@ -80,11 +60,6 @@ fn speed(kind: Kind) -> String {
         Kind::Read1m | Kind::Write1m => format!("{}: MiB/s", kind.name()),
         _ => format!("{}: µs", kind.name()),
     }
-}
-
-/// Whether more of this metric is better. Of most of them less is.
-pub fn more_is_better(metric: &str) -> bool {
-    metric.ends_with("MiB/s")
 }
 
 /// The medians of `records`: times from those that measured time, counts from the others.

@@ -11,8 +11,8 @@ use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches,
 
 use vmm::cli::file;
 
+use crate::clock::Clock;
 use crate::error::Error;
-use crate::ways::Clock;
 
 const AFTER_HELP: &str = "\
 Every way in which this machine can run the guest is tried: hartvisor on KVM (here, or in an emulated host), hartvisor's

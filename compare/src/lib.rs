@@ -16,6 +16,7 @@
 //! So the monitor itself holds none of this, and a peer is treated as it is.
 
 pub mod cli;
+pub mod clock;
 pub mod counts;
 pub mod error;
 pub mod figure;

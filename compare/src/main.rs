@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use compare::cli::{self, Compare};
+use compare::clock::Clock;
 use compare::error::Error;
 use compare::observe::{Signals, observe};
 use compare::report::{Report, Seen, Setting};
-use compare::ways::{Clock, Place, Way};
+use compare::ways::{Place, Way};
 use compare::{lab, page, table, ways};
 
 fn main() -> ExitCode {

@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::clock::Clock;
 use crate::counts;
 use crate::error::Error;
 use crate::figure::{self, Bar, Course, Curve};
@@ -10,7 +11,6 @@ use crate::report::{self, Measured, Report, Times};
 use crate::spread::Spread;
 use crate::table;
 use crate::transcript::firmware_end;
-use crate::ways::Clock;
 
 const STYLE: &str = include_str!("page.css");
 

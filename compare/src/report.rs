@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Clock;
 use crate::latency::{self, Latency};
 use crate::plan::{Counts, Ending, Line, Run};
 use crate::spread::Spread;
 use crate::transcript::{self, Difference, Points, Said};
-use crate::ways::Clock;
 
 /// What changes when a field changes its meaning or goes away; new fields do not change it.
 pub const VERSION: u32 = 1;

@@ -1,10 +1,10 @@
 //! The comparison as text.
 
 use super::*;
+use crate::clock::Clock;
 use crate::plan::Ending;
 use crate::report::Seen;
 use crate::report::tests::{run, seen, setting};
-use crate::ways::Clock;
 
 const OFF: Ending = Ending::Status(0);
 

@@ -12,10 +12,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use compare::clock::Clock;
 use compare::page::page;
 use compare::plan::{Counts, Ending, Line, Memory, Run};
 use compare::report::{Report, Seen, Setting};
-use compare::ways::Clock;
 use serde::Deserialize;
 
 const RULER: &str = include_str!("support/ruler.html");

@@ -198,7 +198,7 @@ fn a_plan_goes_into_the_emulated_host_and_observations_come_back() {
     let first = report.ran().next().unwrap();
     assert_eq!(
         (first.clock, first.runs.len()),
-        (compare::ways::Clock::Lab, 3)
+        (compare::clock::Clock::Lab, 3)
     );
     assert_eq!(first.verdict, Some(Verdict::Reference));
     let options = fs::read_to_string(place.path("lab.options")).unwrap();

@@ -8,7 +8,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use dtoolkit::fdt::Fdt;
 
-use crate::{Dma, Error, MmioRegisters, Registers, fdt, sbi, timer};
+use crate::{Dma, Error, MmioRegisters, Registers, fdt, sbi, stack, timer};
+
+pub use crate::sbi::Outcome;
 
 // The firmware or VMM enters in S-mode with a0 = hartid and a1 = address of the device tree; no
 // other register can be relied on (RISC-V SBI 2.0 §9.1). The other harts wait for an SBI HSM call:
@@ -33,12 +35,8 @@ global_asm!(
     "   la      t0, trap_vector",
     "   csrw    stvec, t0",
     "   tail    guest_start",
-    canary = const CANARY,
+    canary = const stack::CANARY,
 );
-
-/// In the lowest word of the stack, for as long as the stack has not overflown. Nothing faults
-/// there, as paging is off.
-pub(crate) const CANARY: u64 = 0x5afe_57ac_5afe_57ac;
 
 /// Bytes of the test finisher's registers.
 const FINISHER_LEN: usize = 4;
@@ -49,8 +47,6 @@ const FINISHER_FAIL: u32 = 0x3333;
 static DEVICE_TREE: AtomicUsize = AtomicUsize::new(0);
 
 unsafe extern "C" {
-    /// The word with the canary, from the linker script.
-    static __stack_bottom: u64;
     /// The DMA arena, from the linker script.
     static __dma_start: u8;
     static __dma_end: u8;
@@ -70,15 +66,6 @@ pub struct Boot {
     pub fdt: Fdt<'static>,
     /// Memory for devices; bus addresses are physical, and so are all others here.
     pub dma: Dma,
-}
-
-/// How the program ends: the reason of the system reset (SBI SRST).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Reason 0, none: all is well.
-    Passed,
-    /// Reason 1, system failure.
-    Failed,
 }
 
 /// Makes `fn main(boot: Boot) -> Outcome` the program's entry point.
@@ -109,7 +96,7 @@ extern "C" fn guest_start(hart: usize, fdt: usize) -> ! {
             Outcome::Failed
         }
     };
-    check_stack();
+    stack::check_boot();
     end(outcome)
 }
 
@@ -123,7 +110,7 @@ pub(crate) fn end(outcome: Outcome) -> ! {
         && let Ok(fdt) = device_tree(DEVICE_TREE.load(Ordering::Relaxed))
         && let Some(base) = fdt::finisher(fdt)
     {
-        registers(base, FINISHER_LEN).write(0, FINISHER_FAIL | 1 << 16);
+        MmioRegisters::physical(base, FINISHER_LEN).write(0, FINISHER_FAIL | 1 << 16);
         // QEMU stops the hart a moment later. A reset before that would win, with status 0.
         let end = timer::now() + fdt::timebase(fdt).unwrap_or(0);
         while timer::now() < end {
@@ -131,13 +118,6 @@ pub(crate) fn end(outcome: Outcome) -> ! {
         }
     }
     sbi::shutdown(outcome)
-}
-
-/// Panics when the stack has ever been too small.
-pub(crate) fn check_stack() {
-    // SAFETY: the linker script reserves the word; volatile, as no Rust code ever wrote it.
-    let word = unsafe { (&raw const __stack_bottom).read_volatile() };
-    assert!(word == CANARY, "the stack has overflown");
 }
 
 fn device_tree(address: usize) -> Result<Fdt<'static>, Error> {
@@ -158,14 +138,4 @@ fn dma() -> Dma {
     // SAFETY: the linker script keeps the arena apart from all else, and only this call, which
     // happens once, hands it out.
     unsafe { Dma::new(start, bus, len) }
-}
-
-/// The registers that the device tree puts at `base`.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "usize has 64 bits on the only bare target"
-)]
-pub fn registers(base: u64, len: usize) -> MmioRegisters {
-    // SAFETY: the device tree says that a device's registers are there, and paging is off.
-    unsafe { MmioRegisters::new(base as usize, len) }
 }

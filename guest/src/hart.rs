@@ -15,9 +15,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use riscv::register::{sie, sip, sstatus};
 use sbi_rt::{HartMask, SbiRet};
 
-use crate::Wait;
-use crate::boot::CANARY;
-use crate::timer::Deadline;
+use crate::stack::{self, CANARY};
+use crate::timer::until;
 
 /// Harts that can be used, the boot hart among them.
 pub const MAX: usize = 64;
@@ -211,21 +210,16 @@ impl Hart {
         ptr::from_ref(self).expose_provenance()
     }
 
+    /// Panics if the stack of this hart, not the boot hart, has ever been too small.
+    pub(crate) fn check_stack(&self) {
+        // SAFETY: `guest_hart` wrote the word; volatile, as only an overflow changes it.
+        stack::check(unsafe { self.canary().read_volatile() });
+    }
+
     /// The lowest word of its stack.
     fn canary(&self) -> *mut u64 {
         ptr::with_exposed_provenance_mut(self.stack_top.load(Ordering::Relaxed) - STACK)
     }
-}
-
-/// Waits for a condition. `false` when it does not hold within so many microseconds.
-pub fn until(microseconds: u64, condition: impl Fn() -> bool) -> bool {
-    let mut wait = Deadline::after(microseconds);
-    while !condition() {
-        if !wait.wait() {
-            return condition();
-        }
-    }
-    true
 }
 
 /// Called by `hart_entry` each time a hart is started, on its own stack.
@@ -257,7 +251,7 @@ extern "C" fn guest_hart(id: usize, opaque: usize) -> ! {
                 core::hint::spin_loop();
             }
             hart.result.store(task(hart), Ordering::Relaxed);
-            check_stack();
+            hart.check_stack();
             hart.task.store(ptr::null_mut(), Ordering::Release);
         }
     }
@@ -269,12 +263,4 @@ pub(crate) fn rung() {
     // SAFETY: this bit is ours to clear (SBI 2.0 §7.1).
     unsafe { sip::clear_ssoft() };
     of(index()).ipis.fetch_add(1, Ordering::Release);
-}
-
-/// Panics when this hart's stack has ever been too small. For the boot hart see
-/// [`crate::boot::check_stack`].
-pub(crate) fn check_stack() {
-    // SAFETY: `guest_hart` wrote the word; volatile, as only an overflow changes it.
-    let word = unsafe { of(index()).canary().read_volatile() };
-    assert!(word == CANARY, "a hart's stack has overflown");
 }

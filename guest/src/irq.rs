@@ -10,12 +10,11 @@ use riscv::interrupt::supervisor::free;
 use riscv::register::sie;
 
 use crate::aplic::{self, AplicDirect, AplicMsi};
-use crate::boot::registers;
 use crate::fdt::{self, MAX_SLOTS, Slot};
 use crate::imsic::{Imsic, InterruptFile};
 use crate::intc::Intc;
 use crate::plic::{self, Plic};
-use crate::{MmioRegisters, hart, mmio};
+use crate::{MmioRegisters, events, hart, mmio};
 
 /// Interrupts of one source, with no progress of the program between them, that are a storm.
 const STORM: u32 = 10_000;
@@ -49,7 +48,9 @@ struct Line {
     slot: Once<(Slot, MmioRegisters)>,
     count: AtomicU32,
     status: AtomicU32,
+    /// Interrupts in one step of the program, and which step that is.
     burst: AtomicU32,
+    step: AtomicU32,
     storm: AtomicBool,
     hart: AtomicUsize,
 }
@@ -62,12 +63,11 @@ static LINES: [Line; MAX_SLOTS] = [const {
         count: AtomicU32::new(0),
         status: AtomicU32::new(0),
         burst: AtomicU32::new(0),
+        step: AtomicU32::new(0),
         storm: AtomicBool::new(false),
         hart: AtomicUsize::new(0),
     }
 }; MAX_SLOTS];
-/// External interrupts so far, of whatever source.
-static EVENTS: AtomicU32 = AtomicU32::new(0);
 /// The last source that came without being watched, or 0.
 static STRANGER: AtomicU32 = AtomicU32::new(0);
 
@@ -134,12 +134,20 @@ fn view(index: usize, controller: fdt::Controller) -> &'static Controller {
             base,
             context,
             sources,
-        } => Controller::Plic(Plic::new(registers(base, plic::LEN), context, sources)),
+        } => Controller::Plic(Plic::new(
+            MmioRegisters::physical(base, plic::LEN),
+            context,
+            sources,
+        )),
         fdt::Controller::AplicDirect {
             base,
             hart,
             sources,
-        } => Controller::AplicDirect(AplicDirect::new(registers(base, aplic::LEN), hart, sources)),
+        } => Controller::AplicDirect(AplicDirect::new(
+            MmioRegisters::physical(base, aplic::LEN),
+            hart,
+            sources,
+        )),
         fdt::Controller::AplicMsi {
             base,
             hart,
@@ -148,7 +156,7 @@ fn view(index: usize, controller: fdt::Controller) -> &'static Controller {
         } => {
             let imsic = Imsic::new(Csrs, identities);
             Controller::AplicMsi(AplicMsi::new(
-                registers(base, aplic::LEN),
+                MmioRegisters::physical(base, aplic::LEN),
                 hart,
                 sources,
                 imsic,
@@ -171,7 +179,7 @@ pub fn watch(slot: Slot) -> bool {
     };
     line.slot
         .0
-        .get_or_init(|| (slot, registers(slot.base, mmio::LEN)));
+        .get_or_init(|| (slot, MmioRegisters::physical(slot.base, mmio::LEN)));
     controller.intc().enable(slot.source, slot.trigger());
     true
 }
@@ -196,21 +204,9 @@ pub fn stranger() -> Option<u32> {
     Some(STRANGER.load(Ordering::Relaxed)).filter(|source| *source != 0)
 }
 
-/// External interrupts so far.
-pub(crate) fn events() -> u32 {
-    EVENTS.load(Ordering::Relaxed)
-}
-
-/// The program goes on between interrupts: what came up to now was no storm.
-pub(crate) fn progress() {
-    for line in &LINES {
-        line.burst.store(0, Ordering::Relaxed);
-    }
-}
-
 /// The handler of the external interrupt.
 pub(crate) fn external() {
-    EVENTS.fetch_add(1, Ordering::Relaxed);
+    events::count_interrupt();
     let Some(controller) = controller() else {
         return;
     };
@@ -238,6 +234,10 @@ impl Line {
             .fetch_or(mmio::acknowledge(device), Ordering::Relaxed);
         self.hart.store(hart::index(), Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Release);
+        let step = events::steps();
+        if self.step.swap(step, Ordering::Relaxed) != step {
+            self.burst.store(0, Ordering::Relaxed);
+        }
         let storm = self.burst.fetch_add(1, Ordering::Relaxed) >= STORM;
         self.storm.fetch_or(storm, Ordering::Relaxed);
         storm

@@ -64,6 +64,8 @@ mod wait;
 #[cfg(target_os = "none")]
 pub mod boot;
 #[cfg(target_os = "none")]
+mod events;
+#[cfg(target_os = "none")]
 pub mod fault;
 #[cfg(target_os = "none")]
 pub mod hart;
@@ -73,6 +75,8 @@ pub mod irq;
 pub mod patch;
 #[cfg(target_os = "none")]
 pub mod sbi;
+#[cfg(target_os = "none")]
+mod stack;
 #[cfg(target_os = "none")]
 pub mod timer;
 #[cfg(target_os = "none")]

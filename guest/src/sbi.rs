@@ -5,7 +5,14 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use sbi_rt::{NoReason, Physical, Shutdown, SystemFailure};
 
-use crate::boot::Outcome;
+/// How the program ends: the reason of the system reset (SRST).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Reason 0, none: all is well.
+    Passed,
+    /// Reason 1, system failure.
+    Failed,
+}
 
 /// Bytes that one call to the firmware prints at most.
 const BUFFER: usize = 128;

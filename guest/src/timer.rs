@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use riscv::register::{sie, sstatus, time};
 
 use crate::fdt::Board;
-use crate::{Wait, irq, sbi};
+use crate::{Wait, events, sbi};
 
 /// Longest sleep between two looks at a device, in microseconds. An interrupt ends a sleep at
 /// once; one that is lost costs this much, and the tests of interrupts report it.
@@ -97,7 +97,7 @@ impl Deadline {
     pub fn after(microseconds: u64) -> Self {
         Self {
             end: now().saturating_add(ticks(microseconds)),
-            seen: irq::events(),
+            seen: events::interrupts(),
         }
     }
 }
@@ -109,7 +109,7 @@ impl Wait for Deadline {
         if now >= self.end {
             return false;
         }
-        irq::progress();
+        events::count_step();
         if !WORKS.load(Ordering::Relaxed) {
             core::hint::spin_loop();
             return true;
@@ -118,13 +118,24 @@ impl Wait for Deadline {
         // wakes up for a pending one all the same.
         // SAFETY: turning interrupts off breaks nothing.
         unsafe { sstatus::clear_sie() };
-        if irq::events() == self.seen {
+        if events::interrupts() == self.seen {
             set(self.end.min(now.saturating_add(ticks(LONGEST_SLEEP))));
             riscv::asm::wfi();
         }
         // SAFETY: as in `start`; a pending interrupt is taken here.
         unsafe { sstatus::set_sie() };
-        self.seen = irq::events();
+        self.seen = events::interrupts();
         true
     }
+}
+
+/// Waits for a condition. `false` if it does not hold within so many microseconds.
+pub fn until(microseconds: u64, condition: impl Fn() -> bool) -> bool {
+    let mut wait = Deadline::after(microseconds);
+    while !condition() {
+        if !wait.wait() {
+            return condition();
+        }
+    }
+    true
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use riscv::register::{scause, sepc, stval};
 
 use crate::boot::{self, Outcome};
-use crate::{hart, irq, timer};
+use crate::{hart, irq, stack, timer};
 
 /// The top bit of scause: an interrupt.
 const INTERRUPT: usize = 1 << 63;
@@ -66,8 +66,8 @@ global_asm!(
 #[unsafe(no_mangle)]
 extern "C" fn guest_trap() {
     match hart::index() {
-        0 => boot::check_stack(),
-        _ => hart::check_stack(),
+        0 => stack::check_boot(),
+        index => hart::of(index).check_stack(),
     }
     match scause::read().bits() {
         SOFTWARE => hart::rung(),

@@ -54,6 +54,17 @@ impl MmioRegisters {
         Self { base, len }
     }
 
+    /// The `len` bytes of registers that the device tree puts at `base`.
+    #[cfg(target_os = "none")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "usize has 64 bits on the only bare target"
+    )]
+    pub const fn physical(base: u64, len: usize) -> Self {
+        // SAFETY: the device tree says that a device's registers are there, and paging is off.
+        unsafe { Self::new(base as usize, len) }
+    }
+
     /// The address of the first register.
     pub const fn base(&self) -> usize {
         self.base

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use bench::cpio::Archive;
+use bench::metrics::{Metrics, name};
 use bench::plan::{FOLDER, Plan, ScalePlan, Start};
 use bench::protocol::{SEED, TESTS, Test};
 use bench::record::{Measure, Record};
-use bench::results::{Metrics, name};
 use bench::scale::Sample;
 use bench::template;
 

@@ -1,7 +1,8 @@
 //! The picture of docs/performance.md: how costs grow, as SVG drawn by plotters.
 
 use anyhow::{Context, Result, anyhow};
-use bench::results::{Results, name};
+use bench::metrics::name;
+use bench::results::Results;
 use bench::scale::metric;
 use plotters::coord::Shift;
 use plotters::prelude::*;

@@ -1,13 +1,13 @@
 //! What the tests are run on: the devices that were found, each brought back to life after each test.
 
-use guest::boot::{Outcome, registers};
+use guest::boot::Outcome;
 use guest::fdt::{Board, Slot};
 use guest::sbi::Output;
 use guest::tap::{Failure, Point, Tap, Verdict};
 use guest::virtio::device;
 use guest::{Dma, Error, MmioRegisters, Transport, mmio, timer};
 
-use crate::device::{Device, Kind, Met};
+use crate::device::{Device, Kind, Met, is_read_only};
 use crate::tests::{Area, Test};
 
 /// One device of each kind at most.
@@ -195,14 +195,9 @@ fn attempt(device: &mut Device, number: u32, test: &Test) -> (Verdict, u64) {
 /// The devices of the machine, in the order of their addresses.
 fn found(board: &Board<'_>) -> impl Iterator<Item = (Slot, Transport<MmioRegisters>)> {
     board.slots().filter_map(|slot| {
-        let transport = Transport::probe(registers(slot.base, mmio::LEN));
+        let transport = Transport::probe(MmioRegisters::physical(slot.base, mmio::LEN));
         Some((slot, transport.ok()??))
     })
-}
-
-/// Whether a block device offers RO (§ 5.2.3).
-pub(crate) fn is_read_only(transport: &Transport<MmioRegisters>) -> bool {
-    transport.offered() & guest::block::features::RO != 0
 }
 
 /// One verdict of two: a failure, else a pass, else a skip.

@@ -1,18 +1,15 @@
-//! One device under test: its registers, its rings written by hand, buffers, and the plainest request there is.
+//! One device under test: its registers, its rings written by hand, and its buffers.
 
 use core::fmt;
 use core::ops::Range;
 
-use guest::bare::{Descriptor, Ring, link};
+use guest::bare::Ring;
 use guest::fdt::Slot;
 use guest::mmio::offset;
 use guest::tap::Failure;
 use guest::timer;
 use guest::virtio::{device, status};
 use guest::{Dma, Error, MmioRegisters, Region, Registers, Transport, ensure};
-
-use crate::bench::is_read_only;
-use crate::disk;
 
 /// Longest time for a device to answer, in microseconds: it may be emulated twice, and its machine be busy.
 const PATIENCE: u64 = 5_000_000;
@@ -41,11 +38,6 @@ pub(crate) const DATA: usize = 512;
 pub(crate) const BLANKED: usize = 16 * UNIT;
 /// What they hold then: shows what the device wrote.
 pub(crate) const BLANK: u8 = 0xa5;
-/// What a plain request of the console sends.
-pub(crate) const TEXT: &[u8] = b".\n";
-/// Bytes that a plain request of the entropy device asks for.
-pub(crate) const RANDOM: u32 = 64;
-
 /// What kind of device it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -67,6 +59,11 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+/// Whether a block device offers RO (§ 5.2.3).
+pub(crate) fn is_read_only(transport: &Transport<MmioRegisters>) -> bool {
+    transport.offered() & guest::block::features::RO != 0
 }
 
 impl fmt::Display for Kind {
@@ -240,15 +237,8 @@ impl Device {
         self.seen = 0;
     }
 
-    /// Brings the device back after a test, to rings of the usual size, and has it serve a plain request.
-    pub(crate) fn heal(&mut self) -> Result<(), Failure> {
-        let size = self.usual_size();
-        self.live_with(size)
-            .and_then(|()| self.plain())
-            .map_err(|failure| Failure::new(format_args!("not healed by a reset: {failure}")))
-    }
-
-    fn usual_size(&self) -> u16 {
+    /// The size of the rings that most tests use.
+    pub(crate) fn usual_size(&self) -> u16 {
         self.registers.write(offset::QUEUE_SEL, 0);
         let max = self.registers.read(offset::QUEUE_SIZE_MAX);
         u16::try_from(max).unwrap_or(RING_MAX).clamp(4, RING_SIZE)
@@ -317,73 +307,6 @@ impl Device {
     /// The bus address of `offset` in the buffers.
     pub(crate) fn at(&self, offset: usize) -> u64 {
         self.memory.bus() + offset as u64
-    }
-
-    /// The buffers of the plain request number `unit`: a read of sector `unit`, a line of text, some random bytes. They are
-    /// unit `unit` of the memory.
-    pub(crate) fn buffers(&self, unit: u16) -> ([Descriptor; 3], usize) {
-        let start = UNIT * usize::from(unit);
-        let data = self.at(start + DATA);
-        let none = Descriptor::default();
-        match self.kind {
-            Kind::Disk | Kind::ReadOnly => (self.read_request(unit, 512), 3),
-            Kind::Console => {
-                self.memory.write(start + DATA, TEXT);
-                ([Descriptor::readable(data, 2), none, none], 1)
-            }
-            Kind::Entropy => ([Descriptor::writable(data, RANDOM), none, none], 1),
-        }
-    }
-
-    /// Writes a plain request to the descriptors from `first` on of a table.
-    pub(crate) fn chain(&self, table: &Region, first: u16, unit: u16) {
-        let (buffers, count) = self.buffers(unit);
-        link(table, first, buffers.get(..count).unwrap_or_default());
-    }
-
-    /// Descriptors of a plain request.
-    pub(crate) fn chain_len(&self) -> u16 {
-        match self.kind {
-            Kind::Disk | Kind::ReadOnly => 3,
-            _ => 1,
-        }
-    }
-
-    /// Holds the answer to the plain request `unit` against what it must be.
-    pub(crate) fn check(&self, unit: u16, written: u32) -> Result<(), Failure> {
-        match self.kind {
-            Kind::Disk | Kind::ReadOnly => {
-                disk::expect(self.status_of(unit), disk::OK)?;
-                ensure!(
-                    written == 513,
-                    "len {written} for a read of 512 bytes, not 513"
-                );
-                match self.kind {
-                    Kind::Disk => self.check_sector(unit),
-                    _ => Ok(()),
-                }
-            }
-            Kind::Console => {
-                ensure!(written == 0, "len {written} for output, not 0");
-                Ok(())
-            }
-            Kind::Entropy => {
-                ensure!(
-                    (1..=RANDOM).contains(&written),
-                    "len {written} for a buffer of {RANDOM} bytes"
-                );
-                Ok(())
-            }
-        }
-    }
-
-    /// One plain request, from beginning to end, by the device as it is.
-    pub(crate) fn plain(&mut self) -> Result<(), Failure> {
-        self.chain(self.ring().descriptors(), 0, 1);
-        self.offer(&[0]);
-        let (head, written) = self.answer()?;
-        ensure!(head == 0, "the answer is for head {head}, not 0");
-        self.check(1, written)
     }
 
     /// A byte of the buffers.

@@ -20,6 +20,8 @@ mod device;
 #[cfg(target_os = "none")]
 mod disk;
 #[cfg(target_os = "none")]
+mod plain;
+#[cfg(target_os = "none")]
 mod program;
 #[cfg(target_os = "none")]
 mod tests;

@@ -1,6 +1,6 @@
 //! Mode `echo`: what arrives is sent back, until Ctrl-d.
 
-use guest::boot::{Outcome, registers};
+use guest::boot::Outcome;
 use guest::fdt::Board;
 use guest::timer::{self, Deadline};
 use guest::{
@@ -43,7 +43,8 @@ pub(crate) fn run(board: &Board<'_>, mut dma: Dma) -> Outcome {
 /// The first virtio console, ready for use.
 fn open(board: &Board<'_>, dma: &mut Dma) -> Result<Option<Console<MmioRegisters>>, Error> {
     for slot in board.slots() {
-        let Some(transport) = Transport::probe(registers(slot.base, mmio::LEN))? else {
+        let Some(transport) = Transport::probe(MmioRegisters::physical(slot.base, mmio::LEN))?
+        else {
             continue;
         };
         if transport.device_id() == guest::virtio::device::CONSOLE {

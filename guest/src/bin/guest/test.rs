@@ -8,7 +8,7 @@ mod machine;
 mod smp;
 
 use dtoolkit::fdt::Fdt;
-use guest::boot::{Boot, Outcome, registers};
+use guest::boot::{Boot, Outcome};
 use guest::fdt::{Board, Slot};
 use guest::sbi::Output;
 use guest::tap::Tap;
@@ -62,7 +62,7 @@ fn deadline() -> Deadline {
 
 /// The device in a slot, `None` when it is empty.
 fn probe(slot: Slot) -> Result<Option<Transport<Registers>>, Error> {
-    Transport::probe(registers(slot.base, mmio::LEN))
+    Transport::probe(MmioRegisters::physical(slot.base, mmio::LEN))
 }
 
 /// The slots with a device of the given id, and the device.

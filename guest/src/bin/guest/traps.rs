@@ -9,7 +9,7 @@
 use core::fmt;
 
 use guest::block::{Request, SECTOR, Status};
-use guest::boot::{Boot, Outcome, registers};
+use guest::boot::{Boot, Outcome};
 use guest::fdt::{self, Board};
 use guest::latency::Latencies;
 use guest::sbi::{self, Output};
@@ -108,7 +108,7 @@ pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
     let count = METHODS.iter().filter(asked).count();
     let mut tap = Tap::new(Output, u32::try_from(count).unwrap_or(0));
     let mut machine = Machine {
-        uart: fdt::uart(boot.fdt).map(|base| registers(base, UART_LEN)),
+        uart: fdt::uart(boot.fdt).map(|base| MmioRegisters::physical(base, UART_LEN)),
         board,
         dma: boot.dma,
         rounds: rounds.unwrap_or(ROUNDS).min(ROUNDS_MAX),
@@ -234,7 +234,8 @@ impl Machine<'_> {
     /// The first device of this kind, as after a reset.
     fn find(&self, id: u32) -> Result<Option<Transport<MmioRegisters>>, Failure> {
         for slot in self.board.slots() {
-            if let Some(mut transport) = Transport::probe(registers(slot.base, mmio::LEN))?
+            if let Some(mut transport) =
+                Transport::probe(MmioRegisters::physical(slot.base, mmio::LEN))?
                 && transport.device_id() == id
             {
                 transport.reset()?;

@@ -1,12 +1,11 @@
 //! Whether a device's work interrupts.
 
 use guest::fdt::Slot;
-use guest::hart::until;
 use guest::irq::{self, Seen};
 use guest::mmio::{INTERRUPT_USED, offset};
 use guest::tap::{Failure, Point, Verdict};
-use guest::timer::Deadline;
-use guest::{Registers, Wait, ensure};
+use guest::timer::{Deadline, until};
+use guest::{MmioRegisters, Registers, Wait, ensure};
 
 /// Longest time from a completed request to its interrupt, in microseconds.
 const LATENCY: u64 = 1_000_000;
@@ -33,7 +32,7 @@ pub(super) fn arrives(
     nudge: impl FnOnce(),
 ) -> Result<bool, Failure> {
     // What an earlier, polled request left unacknowledged keeps the wire high, and then it has no edge.
-    let registers = guest::boot::registers(slot.base, guest::mmio::LEN);
+    let registers = MmioRegisters::physical(slot.base, guest::mmio::LEN);
     registers.write(
         offset::INTERRUPT_ACK,
         registers.read(offset::INTERRUPT_STATUS),

@@ -1,10 +1,9 @@
 //! Device tree, timer, interrupt controller, virtio-mmio slots.
 
-use guest::boot::registers;
 use guest::mmio::{self, offset};
 use guest::tap::{Failure, Point, Verdict};
 use guest::timer;
-use guest::{Registers, ensure, irq};
+use guest::{MmioRegisters, Registers, ensure, irq};
 
 use super::{Bench, kind, probe};
 
@@ -77,7 +76,7 @@ fn slots(bench: &mut Bench<'_>) -> Verdict {
     for slot in bench.board.slots() {
         // Errors of the probe name magic and version.
         let Some(device) = probe(slot)? else { continue };
-        let vendor = registers(slot.base, mmio::LEN).read(offset::VENDOR_ID);
+        let vendor = MmioRegisters::physical(slot.base, mmio::LEN).read(offset::VENDOR_ID);
         let (id, offered) = (device.device_id(), device.offered());
         bench.tap.comment(format_args!(
             "{:#x}, source {}: {} (id {id}), vendor {vendor:#x}, features {offered:#x}",

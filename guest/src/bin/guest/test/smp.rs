@@ -5,8 +5,9 @@ mod tasks;
 use core::sync::atomic::Ordering;
 
 use guest::fdt::{self, Board};
-use guest::hart::{self, Hart, until};
+use guest::hart::{self, Hart};
 use guest::tap::{Failure, Point, Verdict};
+use guest::timer::until;
 use guest::virtio::device;
 use guest::{Block, block, ensure, irq, patch};
 

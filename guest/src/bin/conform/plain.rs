@@ -1,0 +1,90 @@
+//! The plain request: the simplest request that a kind of device serves, checked from end to end.
+
+use guest::bare::{Descriptor, link};
+use guest::tap::Failure;
+use guest::{Region, ensure};
+
+use crate::device::{DATA, Device, Kind, UNIT};
+use crate::disk::{OK, expect};
+
+/// What a plain request of the console sends.
+pub(crate) const TEXT: &[u8] = b".\n";
+/// Bytes that a plain request of the entropy device asks for.
+pub(crate) const RANDOM: u32 = 64;
+
+impl Device {
+    /// Brings the device back after a test, to rings of the usual size, and has it serve a plain request.
+    pub(crate) fn heal(&mut self) -> Result<(), Failure> {
+        let size = self.usual_size();
+        self.live_with(size)
+            .and_then(|()| self.plain())
+            .map_err(|failure| Failure::new(format_args!("not healed by a reset: {failure}")))
+    }
+
+    /// The buffers of the plain request number `unit`: a read of sector `unit`, a line of text, some random bytes. They are
+    /// unit `unit` of the memory.
+    pub(crate) fn buffers(&self, unit: u16) -> ([Descriptor; 3], usize) {
+        let start = UNIT * usize::from(unit);
+        let data = self.at(start + DATA);
+        let none = Descriptor::default();
+        match self.kind {
+            Kind::Disk | Kind::ReadOnly => (self.read_request(unit, 512), 3),
+            Kind::Console => {
+                self.memory.write(start + DATA, TEXT);
+                ([Descriptor::readable(data, 2), none, none], 1)
+            }
+            Kind::Entropy => ([Descriptor::writable(data, RANDOM), none, none], 1),
+        }
+    }
+
+    /// Writes a plain request to the descriptors from `first` on of a table.
+    pub(crate) fn chain(&self, table: &Region, first: u16, unit: u16) {
+        let (buffers, count) = self.buffers(unit);
+        link(table, first, buffers.get(..count).unwrap_or_default());
+    }
+
+    /// Descriptors of a plain request.
+    pub(crate) fn chain_len(&self) -> u16 {
+        match self.kind {
+            Kind::Disk | Kind::ReadOnly => 3,
+            _ => 1,
+        }
+    }
+
+    /// Holds the answer to the plain request `unit` against what it must be.
+    pub(crate) fn check(&self, unit: u16, written: u32) -> Result<(), Failure> {
+        match self.kind {
+            Kind::Disk | Kind::ReadOnly => {
+                expect(self.status_of(unit), OK)?;
+                ensure!(
+                    written == 513,
+                    "len {written} for a read of 512 bytes, not 513"
+                );
+                match self.kind {
+                    Kind::Disk => self.check_sector(unit),
+                    _ => Ok(()),
+                }
+            }
+            Kind::Console => {
+                ensure!(written == 0, "len {written} for output, not 0");
+                Ok(())
+            }
+            Kind::Entropy => {
+                ensure!(
+                    (1..=RANDOM).contains(&written),
+                    "len {written} for a buffer of {RANDOM} bytes"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// One plain request, from beginning to end, by the device as it is.
+    pub(crate) fn plain(&mut self) -> Result<(), Failure> {
+        self.chain(self.ring().descriptors(), 0, 1);
+        self.offer(&[0]);
+        let (head, written) = self.answer()?;
+        ensure!(head == 0, "the answer is for head {head}, not 0");
+        self.check(1, written)
+    }
+}

@@ -1,6 +1,6 @@
 //! What hartvisor counts of a run (`--stats`), as lines of a table: those that tell one way from another.
 
-use vmm::stats::report::{Device, Histogram, Queue, Report, Vcpu};
+use observe::stats::report::{Device, Histogram, Queue, Report, Vcpu};
 
 use crate::plan::Counts;
 

@@ -3,10 +3,10 @@
 //! They are drawn for a phone's width, and in colours that only stand for what they mean: the page's style sheet
 //! (`page.css`) replaces each by one that suits a light or a dark screen, so it knows these values.
 
+use observe::stats::report::Histogram;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use vmm::stats::report::Histogram;
 
 use crate::error::Error;
 use crate::latency::Latency;

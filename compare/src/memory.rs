@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use vmm::smaps::usage;
+use observe::smaps::usage;
 
 use crate::plan::Memory;
 

@@ -16,7 +16,7 @@ use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::layout;
 use crate::machine::{Disk, Machine};
-use crate::observe::Observer;
+use crate::observe::{self, Observer};
 
 /// The machine's devices.
 pub struct Devices {
@@ -94,13 +94,13 @@ pub fn plug(
     bus: &mut Bus,
     memory: &Memory,
     devices: Vec<Box<dyn VirtioDevice>>,
-    observer: &Observer,
+    observer: &dyn Observer,
     line: impl Fn(u32) -> Box<dyn IrqLine>,
 ) -> Result<Vec<Arc<Mmio>>, Error> {
     let mut plugged = Vec::new();
     for (slot, device) in devices.into_iter().enumerate() {
         let line = line(layout::virtio_irq(slot));
-        let (device, line) = observer.device(slot, device, line);
+        let (device, line) = observe::device(observer, slot, device, line);
         let device = Mmio::new(device, memory.clone(), line).map_err(descriptors)?;
         let device = Arc::new(device);
         let address = layout::virtio_address(slot);

@@ -114,23 +114,10 @@ pub enum Error {
         problem: String,
     },
 
-    /// A trace cannot be shown.
-    #[error("trace {path:?}: {problem}")]
-    Trace {
-        /// The path as the user gave it.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-
-    /// Rings cannot be drawn.
-    #[error("rings {path:?}: {problem}")]
-    Rings {
-        /// The path as the user gave it.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
+    /// A recording cannot be made or shown.
+    #[cfg(feature = "observe")]
+    #[error(transparent)]
+    Observe(observe::Error),
 
     /// The pidfile is not ours to write.
     #[error("pidfile {path:?}: {problem}")]
@@ -632,6 +619,8 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::InUnpacked { source, .. } => source.exit_code(),
+            #[cfg(feature = "observe")]
+            Error::Observe(_) => 2,
             Error::Usage(_)
             | Error::LogLevel(_)
             | Error::Open { .. }
@@ -643,8 +632,6 @@ impl Error {
             | Error::Dtb { .. }
             | Error::Config { .. }
             | Error::PidFile { .. }
-            | Error::Trace { .. }
-            | Error::Rings { .. }
             | Error::KernelFormat { .. }
             | Error::KernelTruncated { .. }
             | Error::KernelHeader { .. }

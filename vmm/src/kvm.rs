@@ -44,7 +44,7 @@ use crate::fdt::{self, Board};
 use crate::hart::fault::{Budget, Faults};
 use crate::loader::{self, Format};
 use crate::machine::{Disk, End, Machine};
-use crate::observe::Observer;
+use crate::observe::{Moment, Observer};
 use crate::signals::{REPORT, RESIZED};
 use crate::{board, dtb, layout, platform, sbi};
 
@@ -66,7 +66,7 @@ pub fn report() -> Vec<(&'static str, String)> {
 ///
 /// # Errors
 /// This host's KVM cannot run it, or a system call failed.
-pub fn run(machine: &Machine, observer: &Observer) -> Result<End, Error> {
+pub fn run(machine: &Machine, observer: &dyn Observer) -> Result<End, Error> {
     let kvm = open()?;
     let ending = Arc::new(Ending::new()?);
     if machine.dump_dtb.is_none() {
@@ -102,7 +102,7 @@ fn boot(
     consoles: &Consoles,
     budget: &Budget,
     ending: &Arc<Ending>,
-    observer: &Observer,
+    observer: &dyn Observer,
 ) -> Result<(), Error> {
     let hardware = vm::create(kvm, machine.config.cpus, machine.config.irqchip)?;
     cpu::configure(&hardware.vcpus, machine);
@@ -127,7 +127,7 @@ fn live(
     consoles: &Consoles,
     budget: &Budget,
     ending: &Arc<Ending>,
-    observer: &Observer,
+    observer: &dyn Observer,
 ) -> Result<(), Error> {
     let Hardware { vm, mut vcpus, aia } = hardware;
     let mut bus = Bus::default();
@@ -171,13 +171,13 @@ fn live(
     let console = sbi::Console::new(ram, input, output);
 
     let sizes = Sizes::new(machine, disks, &devices);
-    observer.born(timebase);
+    observer.notify(Moment::VmStarted { timebase });
     let wanted = observer.wants_kvm();
     let counters = wanted.then(|| stats::Counters::open(&vm, &vcpus));
     let counted = || counters.as_ref().map(stats::Counters::read);
     let heard = |signal| match signal {
         RESIZED => sizes.look(),
-        REPORT => observer.tell(counted),
+        REPORT => observer.notify(Moment::Report(counted())),
         _ => {}
     };
     threads::run(&mut vcpus, &bus, &console, &faults, ending, observer, heard)?;
@@ -186,7 +186,7 @@ fn live(
     if serial.has_sent() || console.has_sent() {
         consoles.note_output();
     }
-    observer.died(|| counted().unwrap_or_default());
+    observer.notify(Moment::VmStopped(counted().unwrap_or_default()));
     Ok(())
 }
 

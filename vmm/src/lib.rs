@@ -13,7 +13,7 @@
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
 //!    │        ├─ qemu                         the same machine as a QEMU command
-//!    │        └─ observe ─ stats, trace, rings   who watches: what vCPUs and devices tell; smaps, for stats and hartvisor-compare
+//!    │        └─ observe                      the seam for observers; the crate observe records
 //!    ├── vhost_user                           one device on a socket
 //!    ├── external                             hartvisor-compare, a program of its own
 //!    └── check                                what this host offers
@@ -50,14 +50,11 @@ pub mod pidfile;
 pub mod platform;
 pub mod port;
 pub mod qemu;
-pub mod rings;
 pub mod run;
 pub mod sbi;
+pub mod show;
 pub mod signals;
 pub mod size;
-pub mod smaps;
-pub mod stats;
 pub mod terminal;
-pub mod trace;
 pub mod vcpu;
 pub mod vhost_user;

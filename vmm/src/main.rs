@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use vmm::cli::{self, Command, Parsed};
 use vmm::error::Error;
-use vmm::{check, external, logger, rings, run, terminal, trace, vhost_user};
+use vmm::{check, external, logger, run, show, terminal, vhost_user};
 
 fn main() -> ExitCode {
     terminal::install_panic_hook();
@@ -27,8 +27,8 @@ fn hartvisor() -> Result<u8, Error> {
         Parsed::Command(Command::Compare(options)) => {
             Err(external::become_program("compare", &options.arguments))
         }
-        Parsed::Command(Command::Trace(options)) => trace::run(&options),
-        Parsed::Command(Command::Rings(options)) => rings::run(&options),
+        Parsed::Command(Command::Trace(options)) => show::trace(&options),
+        Parsed::Command(Command::Rings(options)) => show::rings(&options),
         Parsed::Command(Command::Check) => check::check(),
         Parsed::Text(text) => {
             // Nothing is left to say when stdout is closed.

@@ -12,7 +12,7 @@ pub fn usable() -> Result<(), Error> {
 }
 
 /// Cannot run a machine here.
-pub fn run(_machine: &Machine, _observer: &Observer) -> Result<End, Error> {
+pub fn run(_machine: &Machine, _observer: &dyn Observer) -> Result<End, Error> {
     usable().map(|()| End::PowerOff)
 }
 

@@ -1,288 +1,157 @@
-//! Whoever watches a run: statistics, a trace, rings, and what is told to them by vCPUs and devices.
+//! The seam for observers: what devices and vCPUs report while a guest runs.
 //!
-//! Without a watcher nothing stands between: the vCPU loop is the one without, and no device is wrapped.
+//! ```text
+//!   run ──▶ Observer ──▶ device()  wraps a device and its interrupt line
+//!                        vcpu()    wraps a vCPU
+//!                        notify()  a VM starts or stops, a report is wanted, the run ends
+//! ```
+//!
+//! Without an observer nothing is wrapped: the data path is the one without, and has no test for it.
+//! Statistics, traces and ring recordings live in the crate `observe`, which knows devices but neither
+//! KVM nor the board; [`recorded`] ties it to this trait (cargo feature `observe`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use devices::irq::IrqLine;
-use devices::rings::View;
 use devices::virtio::VirtioDevice;
-use devices::watch::{Event, Watch};
+use devices::watch::Watch;
 use devices::watched::{Watched, WatchedLine};
 
-use crate::config;
 use crate::error::Error;
 use crate::hart::Hart;
-use crate::machine::{End, Machine};
-use crate::rings::Recorder;
-use crate::stats::Stats;
-use crate::stats::counters::VcpuCounters;
-use crate::stats::report::Kvm;
-use crate::trace::{ExitNote, Trace, Tracer};
+use crate::machine::End;
 use crate::vcpu::{Exit, Vcpu};
 
-/// The watchers of one run.
-pub struct Observer {
-    stats: Option<Stats>,
-    trace: Option<Mutex<Trace>>,
-    tracer: Option<Arc<Tracer>>,
-    rings: Option<Arc<Recorder>>,
-    disks: usize,
-}
+#[cfg(feature = "observe")]
+mod recorded;
+#[cfg(not(feature = "observe"))]
+#[path = "observe/none.rs"]
+mod recorded;
+#[cfg(feature = "observe")]
+mod register_names;
 
-impl Observer {
-    /// Those that are `wanted`, of a run of `machine`.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    pub fn new(wanted: &config::Observe, machine: &Machine) -> Result<Observer, Error> {
-        let stats = wanted.stats.as_deref();
-        let stats = stats.map(|target| Stats::new(target, machine.config.memory.size));
-        let rings = wanted.rings.as_deref().map(Recorder::new);
-        let trace = wanted.trace.as_deref().map(Trace::start).transpose()?;
-        Ok(Observer {
-            stats: stats.transpose()?,
-            tracer: trace.as_ref().map(|trace| Arc::clone(trace.tracer())),
-            trace: trace.map(Mutex::new),
-            rings: rings.transpose()?.map(Arc::new),
-            disks: machine.disks.len(),
-        })
-    }
+pub use recorded::{draw_rings, show_trace, start};
 
-    /// Nobody.
-    pub fn none() -> Observer {
-        Observer {
-            stats: None,
-            trace: None,
-            tracer: None,
-            rings: None,
-            disks: 0,
-        }
-    }
-
-    /// The device of a slot and its wire, watched if anybody watches.
-    pub fn device(
+/// Observes a run.
+pub trait Observer: Send + Sync {
+    /// The observer of the device in a slot, which reports its `interrupts` or not; `None`: nobody
+    /// observes it.
+    fn device(
         &self,
         slot: usize,
-        device: Box<dyn VirtioDevice>,
-        line: Box<dyn IrqLine>,
-    ) -> (Box<dyn VirtioDevice>, Box<dyn IrqLine>) {
-        match self.watch(slot, &*device, true) {
-            Some(watch) => (
-                Box::new(Watched::new(device, Arc::clone(&watch))),
-                Box::new(WatchedLine::new(line, watch)),
-            ),
-            None => (device, line),
-        }
+        device: &dyn VirtioDevice,
+        interrupts: bool,
+    ) -> Option<Arc<dyn Watch>>;
+
+    /// The observer of vCPU `id`; `None`: nobody observes it.
+    fn vcpu(&self, id: usize) -> Option<Box<dyn VcpuObserver>>;
+
+    /// Whether to open KVM's own counters, for [`Moment::VmStopped`] and [`Moment::Report`].
+    fn wants_kvm(&self) -> bool;
+
+    /// Something happens to the run as a whole.
+    fn notify(&self, moment: Moment<'_>);
+}
+
+/// What happens to a run as a whole.
+#[derive(Debug)]
+pub enum Moment<'a> {
+    /// KVM starts a VM for the guest.
+    VmStarted {
+        /// Ticks per second of its `time` CSR.
+        timebase: u32,
+    },
+    /// That VM has stopped; its memory is still mapped.
+    VmStopped(KvmCounters),
+    /// A user asks for a report (SIGUSR1).
+    Report(Option<KvmCounters>),
+    /// The run has ended.
+    Ended(&'a Result<End, Error>),
+}
+
+/// KVM's own counters, by the kernel's names (KVM_GET_STATS_FD).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KvmCounters {
+    /// Of the VM.
+    pub vm: BTreeMap<String, u64>,
+    /// Of each vCPU.
+    pub vcpus: Vec<BTreeMap<String, u64>>,
+}
+
+/// Observes one vCPU, in its thread.
+pub trait VcpuObserver: Send {
+    /// The vCPU has left the guest.
+    fn left(&mut self, exit: &Exit<'_>);
+    /// The vCPU is about to enter the guest again.
+    fn enters(&mut self);
+}
+
+/// No observer.
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn device(&self, _: usize, _: &dyn VirtioDevice, _: bool) -> Option<Arc<dyn Watch>> {
+        None
     }
 
-    /// The same for a device whose wire is somebody else's.
-    pub fn back_end(&self, slot: usize, device: Box<dyn VirtioDevice>) -> Box<dyn VirtioDevice> {
-        match self.watch(slot, &*device, false) {
-            Some(watch) => Box::new(Watched::new(device, watch)),
-            None => device,
-        }
+    fn vcpu(&self, _: usize) -> Option<Box<dyn VcpuObserver>> {
+        None
     }
 
-    fn watch(&self, slot: usize, device: &dyn VirtioDevice, wire: bool) -> Option<Arc<dyn Watch>> {
-        let kind = format!("{:?}", device.id()).to_lowercase();
-        let name = match slot {
-            0 => "console".to_owned(),
-            _ if slot <= self.disks => format!("disk{}", slot - 1),
-            _ => "rng".to_owned(),
-        };
-        let counters = self.stats.as_ref().map(|stats| -> Arc<dyn Watch> {
-            stats.device(&name, kind, device.queues().len(), wire)
-        });
-        let traced = self.tracer.as_ref().map(|tracer| -> Arc<dyn Watch> {
-            Arc::new(Traced {
-                device: tracer.device(&name),
-                tracer: Arc::clone(tracer),
-            })
-        });
-        let drawn = self.rings.as_ref().map(|rings| -> Arc<dyn Watch> {
-            Arc::new(Drawn {
-                rings: Arc::clone(rings),
-                name: name.clone(),
-            })
-        });
-        let mut watches: Vec<_> = [counters, traced, drawn].into_iter().flatten().collect();
-        match watches.len() {
-            // What counts is called at each step of a request: nothing in between.
-            0 | 1 => watches.pop(),
-            _ => Some(Arc::new(Several(watches))),
-        }
+    fn wants_kvm(&self) -> bool {
+        false
     }
 
-    /// What watches vCPU `id`, if anybody does.
-    pub fn vcpu(&self, id: usize) -> Option<VcpuProbe> {
-        let counters = self.stats.as_ref().map(|stats| stats.vcpu(id));
-        let tracer = self.tracer.clone();
-        (counters.is_some() || tracer.is_some()).then_some(VcpuProbe {
-            counters,
-            tracer,
-            exit: None,
-        })
-    }
+    fn notify(&self, _: Moment<'_>) {}
+}
 
-    /// The guest begins to live in a VM of KVM's, whose `time` CSR has so many ticks a second.
-    pub fn born(&self, timebase: u32) {
-        self.with(|stats| stats.born(timebase));
-    }
-
-    /// Its VM has ended; `kvm` gives what KVM has counted.
-    pub fn died(&self, kvm: impl FnOnce() -> Kvm) {
-        if let Some(rings) = &self.rings {
-            rings.died();
-        }
-        self.with(|stats| stats.died(&kvm()));
-    }
-
-    /// A user wants to know how it stands (SIGUSR1).
-    pub fn tell(&self, kvm: impl FnOnce() -> Option<Kvm>) {
-        if let Some(rings) = &self.rings {
-            rings.write();
-        }
-        self.with(|stats| stats.write(kvm().as_ref(), None));
-    }
-
-    /// The run has ended like this.
-    pub fn finish(&self, end: &Result<End, Error>) {
-        if let Some(trace) = &self.trace {
-            let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
-            trace.finish();
-        }
-        if let Some(rings) = &self.rings {
-            rings.write();
-        }
-        self.with(|stats| stats.write(None, Some(end)));
-    }
-
-    /// Whether KVM's own counters are of interest.
-    pub fn wants_kvm(&self) -> bool {
-        self.stats.is_some()
-    }
-
-    fn with(&self, tell: impl FnOnce(&Stats)) {
-        if let Some(stats) = &self.stats {
-            tell(stats);
-        }
+/// The device of a slot and its interrupt line, observed if `observer` wants that.
+pub fn device(
+    observer: &dyn Observer,
+    slot: usize,
+    device: Box<dyn VirtioDevice>,
+    line: Box<dyn IrqLine>,
+) -> (Box<dyn VirtioDevice>, Box<dyn IrqLine>) {
+    match observer.device(slot, &*device, true) {
+        Some(watch) => (
+            Box::new(Watched::new(device, Arc::clone(&watch))),
+            Box::new(WatchedLine::new(line, watch)),
+        ),
+        None => (device, line),
     }
 }
 
-/// A trace, of one device.
-struct Traced {
-    tracer: Arc<Tracer>,
-    /// The device's number in it.
-    device: u8,
-}
-
-impl Watch for Traced {
-    fn see(&self, event: Event) {
-        self.tracer.event(self.device, event);
-    }
-
-    fn wants_descriptors(&self) -> bool {
-        true
+/// As [`device()`], for a device whose interrupt line is another program's.
+pub fn back_end(
+    observer: &dyn Observer,
+    slot: usize,
+    device: Box<dyn VirtioDevice>,
+) -> Box<dyn VirtioDevice> {
+    match observer.device(slot, &*device, false) {
+        Some(watch) => Box::new(Watched::new(device, watch)),
+        None => device,
     }
 }
 
-/// What remembers rings, of one device.
-struct Drawn {
-    rings: Arc<Recorder>,
-    /// The device's name.
-    name: String,
-}
-
-impl Watch for Drawn {
-    fn see(&self, _event: Event) {}
-
-    fn wants_rings(&self) -> bool {
-        true
-    }
-
-    fn rings(&self, queue: u16, view: View) {
-        self.rings.kicked(&self.name, queue, view);
-    }
-}
-
-/// More than one.
-struct Several(Vec<Arc<dyn Watch>>);
-
-impl Watch for Several {
-    fn see(&self, event: Event) {
-        self.0.iter().for_each(|watch| watch.see(event));
-    }
-
-    fn wants_descriptors(&self) -> bool {
-        self.0.iter().any(|watch| watch.wants_descriptors())
-    }
-
-    fn wants_rings(&self) -> bool {
-        self.0.iter().any(|watch| watch.wants_rings())
-    }
-
-    fn rings(&self, queue: u16, view: View) {
-        // There is one.
-        if let Some(watch) = self.0.iter().find(|watch| watch.wants_rings()) {
-            watch.rings(queue, view);
-        }
-    }
-}
-
-/// What watches one vCPU.
-pub struct VcpuProbe {
-    counters: Option<Arc<VcpuCounters>>,
-    tracer: Option<Arc<Tracer>>,
-    /// The exit that is being answered, and when it came.
-    exit: Option<(ExitNote, u64)>,
-}
-
-impl VcpuProbe {
-    /// The vCPU has come back.
-    fn left(&mut self, exit: &Exit<'_>) {
-        if let Some(counters) = &self.counters {
-            counters.count(exit);
-        }
-        if let Some(tracer) = &self.tracer {
-            self.exit = Some((ExitNote::of(exit), tracer.now()));
-        }
-    }
-
-    /// The vCPU goes on, or is done.
-    fn goes_on(&mut self) {
-        if let Some(tracer) = &self.tracer
-            && let Some((note, began)) = self.exit.take()
-        {
-            tracer.exit(note, began);
-        }
-    }
-}
-
-impl Drop for VcpuProbe {
-    fn drop(&mut self) {
-        self.goes_on();
-    }
-}
-
-/// A vCPU that is watched: a vCPU as any other.
-pub struct WatchedVcpu<'a, V> {
+/// A vCPU that reports its exits.
+pub struct ObservedVcpu<'a, V> {
     vcpu: &'a mut V,
-    probe: VcpuProbe,
+    observer: Box<dyn VcpuObserver>,
 }
 
-impl<'a, V: Vcpu> WatchedVcpu<'a, V> {
-    /// `vcpu`, with `probe` told why it comes back.
-    pub fn new(vcpu: &'a mut V, probe: VcpuProbe) -> Self {
-        WatchedVcpu { vcpu, probe }
+impl<'a, V: Vcpu> ObservedVcpu<'a, V> {
+    /// `vcpu`, whose exits `observer` sees.
+    pub fn new(vcpu: &'a mut V, observer: Box<dyn VcpuObserver>) -> Self {
+        ObservedVcpu { vcpu, observer }
     }
 }
 
-impl<V: Vcpu> Vcpu for WatchedVcpu<'_, V> {
+impl<V: Vcpu> Vcpu for ObservedVcpu<'_, V> {
     fn run(&mut self) -> Result<Exit<'_>, Error> {
-        self.probe.goes_on();
+        self.observer.enters();
         let exit = self.vcpu.run()?;
-        self.probe.left(&exit);
+        self.observer.left(&exit);
         Ok(exit)
     }
 

@@ -28,7 +28,7 @@ use crate::config::{self, Target};
 use crate::error::Error;
 use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
-use crate::observe::Observer;
+use crate::observe::{Moment, Observer};
 use crate::signals::{self, REPORT};
 use crate::terminal::Restore;
 
@@ -50,7 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Runs a machine under QEMU until the guest ends, the user leaves, or a signal comes.
 ///
 /// `why` it is not KVM that runs it, if the user did not say so, is told in a line on stderr once QEMU has started.
-pub fn run(machine: &Machine, observer: &Observer, why: Option<&str>) -> Result<End, Error> {
+pub fn run(machine: &Machine, observer: &dyn Observer, why: Option<&str>) -> Result<End, Error> {
     command::check(machine)?;
     if let Some(path) = &machine.dump_dtb {
         return dump::device_tree(machine, path).map(|()| End::PowerOff);
@@ -81,7 +81,7 @@ fn lacks_vhost_user() -> bool {
 
 fn start(
     machine: &Machine,
-    observer: &Observer,
+    observer: &dyn Observer,
     why: Option<&str>,
     devices: config::Devices,
 ) -> Result<End, Error> {
@@ -201,7 +201,7 @@ impl Running {
         &mut self,
         qmp: &mut Qmp,
         signals: &SignalFd,
-        observer: &Observer,
+        observer: &dyn Observer,
     ) -> Result<Option<i32>, Error> {
         let mut signal = None;
         let mut deadline: Option<Instant> = None;
@@ -269,13 +269,13 @@ fn wait(qmp: &Qmp, signals: &SignalFd, timeout: PollTimeout) -> Result<bool, Err
 }
 
 /// A signal that is to end the run, if one has come. Who only asks how it stands is answered.
-fn next_signal(signals: &SignalFd, observer: &Observer) -> Result<Option<i32>, Error> {
+fn next_signal(signals: &SignalFd, observer: &dyn Observer) -> Result<Option<i32>, Error> {
     loop {
         let info = signals
             .read_signal()
             .map_err(|errno| cannot("read a signal", errno.into()))?;
         match info.and_then(|info| i32::try_from(info.ssi_signo).ok()) {
-            Some(number) if number == REPORT as i32 => observer.tell(|| None),
+            Some(number) if number == REPORT as i32 => observer.notify(Moment::Report(None)),
             other => return Ok(other),
         }
     }

@@ -8,7 +8,7 @@ use crate::config::{self, Accel, Devices};
 use crate::error::Error;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
-use crate::observe::Observer;
+use crate::observe::{self, Moment, Observer, Unobserved};
 use crate::pidfile::PidFile;
 use crate::{qemu, signals};
 
@@ -42,16 +42,16 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
         run.pidfile.as_deref().map(PidFile::create).transpose()?
     };
     if machine.dump_dtb.is_some() {
-        return accelerate(&machine, run.accel, &Observer::none());
+        return accelerate(&machine, run.accel, &Unobserved);
     }
-    let observer = Observer::new(&run.observe, &machine)?;
-    let end = accelerate(&machine, run.accel, &observer);
-    observer.finish(&end);
+    let observer = observe::start(&run.observe, &machine)?;
+    let end = accelerate(&machine, run.accel, &*observer);
+    observer.notify(Moment::Ended(&end));
     end
 }
 
 /// Has the machine run by what was asked for.
-fn accelerate(machine: &Machine, accel: Accel, observer: &Observer) -> Result<End, Error> {
+fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Result<End, Error> {
     match accel {
         Accel::Kvm => crate::kvm::run(machine, observer),
         Accel::Qemu => qemu::run(machine, observer, None),

@@ -10,8 +10,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
+use observe::stats::report::Report;
 use serde_json::Value;
-use vmm::stats::report::Report;
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/lab.rs"]
@@ -98,8 +98,9 @@ fn a_run_on_kvm_is_counted_and_traced() {
     let registers = report.registers.as_ref().unwrap();
     let accesses: u64 = registers.iter().map(|it| it.reads + it.writes).sum();
     assert_eq!(accesses, vcpu.mmio_read + vcpu.mmio_write);
-    let ack =
-        |it: &&vmm::stats::report::Register| it.register == "InterruptACK" && it.device == "disk0";
+    let ack = |it: &&observe::stats::report::Register| {
+        it.register == "InterruptACK" && it.device == "disk0"
+    };
     assert!(registers.iter().find(ack).unwrap().writes > 0);
     let kvm = report.kvm.unwrap();
     assert!(kvm.vcpus[0]["exits"] > vcpu.total(), "{kvm:?}");

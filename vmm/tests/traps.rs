@@ -11,7 +11,7 @@ use std::fmt::Write;
 use std::fs::{self, File};
 use std::path::Path;
 
-use vmm::stats::report::Report;
+use observe::stats::report::Report;
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "support/lab.rs"]

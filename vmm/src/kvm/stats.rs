@@ -12,7 +12,7 @@ use log::debug;
 
 use super::ext;
 use super::vcpu::KvmVcpu;
-use crate::stats::report::Kvm;
+use crate::observe::KvmCounters;
 
 /// The counters of a VM and its vCPUs. A KVM before 5.14 has none.
 pub(super) struct Counters {
@@ -35,9 +35,9 @@ impl Counters {
     }
 
     /// As they stand.
-    pub(super) fn read(&self) -> Kvm {
+    pub(super) fn read(&self) -> KvmCounters {
         let read = |group: &Option<Group>| group.as_ref().map(Group::read).unwrap_or_default();
-        Kvm {
+        KvmCounters {
             vm: read(&self.vm),
             vcpus: self.vcpus.iter().map(read).collect(),
         }

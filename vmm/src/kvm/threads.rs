@@ -15,7 +15,7 @@ use super::end::Ending;
 use super::vcpu::KvmVcpu;
 use crate::error::Error;
 use crate::hart::fault::Faults;
-use crate::observe::{Observer, WatchedVcpu};
+use crate::observe::{ObservedVcpu, Observer};
 use crate::{sbi, vcpu};
 
 /// The signal that brings a vCPU out of KVM_RUN: one that nobody sends to a process to mean something else.
@@ -28,7 +28,7 @@ pub(super) fn run(
     console: &sbi::Console,
     faults: &Faults,
     ending: &Ending,
-    observer: &Observer,
+    observer: &dyn Observer,
     heard: impl Fn(Signal),
 ) -> Result<(), Error> {
     install_kick_handler()?;
@@ -41,8 +41,8 @@ pub(super) fn run(
                 let (stop, faults) = (&ending.stop, faults.clone());
                 let end = match observer.vcpu(id) {
                     None => vcpu::run(vcpu, bus, console, faults, stop),
-                    Some(probe) => vcpu::run(
-                        &mut WatchedVcpu::new(vcpu, probe),
+                    Some(seen) => vcpu::run(
+                        &mut ObservedVcpu::new(vcpu, seen),
                         bus,
                         console,
                         faults,

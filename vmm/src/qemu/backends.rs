@@ -13,7 +13,7 @@ use log::warn;
 use super::{cannot, inherit};
 use crate::error::Error;
 use crate::machine::Machine;
-use crate::observe::Observer;
+use crate::observe::{self, Observer};
 use crate::vhost_user::Session;
 
 /// The devices of a machine, while they are served.
@@ -26,17 +26,17 @@ pub(super) struct Backends {
 
 impl Backends {
     /// Serves the machine's disks, and its random numbers behind them.
-    pub(super) fn start(machine: &Machine, observer: &Observer) -> Result<Self, Error> {
+    pub(super) fn start(machine: &Machine, observer: &dyn Observer) -> Result<Self, Error> {
         let mut backends = Backends::default();
         for (disk, slot) in machine.disks.iter().zip(1..) {
             disk.lock()?;
             let device = disk.device();
             let device = Box::new(device.map_err(|it| cannot("open a disk", it))?);
-            backends.serve(observer.back_end(slot, device))?;
+            backends.serve(observe::back_end(observer, slot, device))?;
         }
         if machine.config.rng {
             let slot = machine.disks.len() + 1;
-            backends.serve(observer.back_end(slot, Box::new(Rng::default())))?;
+            backends.serve(observe::back_end(observer, slot, Box::new(Rng::default())))?;
         }
         Ok(backends)
     }

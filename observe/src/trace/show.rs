@@ -27,6 +27,8 @@ struct Other {
 #[derive(Deserialize)]
 struct Event {
     name: String,
+    #[serde(default)]
+    cat: String,
     ph: String,
     tid: u64,
     #[serde(default)]
@@ -61,7 +63,8 @@ pub fn text(path: &Path, number: Option<u64>) -> Result<String, Error> {
         path: path.into(),
         source,
     })?;
-    text_of(&bytes, number).map_err(|problem| Error::Trace {
+    text_of(&bytes, number).map_err(|problem| Error::Recording {
+        what: "trace",
         path: path.into(),
         problem,
     })
@@ -215,9 +218,14 @@ fn arrival(events: &[Event], call: &Event, device: &str, steps: &mut Vec<Step>) 
             format!("the vCPU's thread serves queue {queue} at once")
         }
         (Some(queue), Some(_)) => format!("the device's thread wakes for queue {queue}"),
-        (Some(queue), None) => format!(
-            "the device's thread wakes for queue {queue}; the guest's store to QueueNotify did not exit (ioeventfd)"
-        ),
+        (Some(queue), None) => {
+            // Under QEMU no exit is ours to record.
+            let why = match events.iter().any(|event| event.cat == "exit") {
+                true => "; the guest's store to QueueNotify did not exit (ioeventfd)",
+                false => "",
+            };
+            format!("the device's thread wakes for queue {queue}{why}")
+        }
         (None, _) => "the device's thread wakes: a file of the host is ready".to_owned(),
     };
     steps.push((call.ts, "kick", what));

@@ -205,7 +205,7 @@ impl Kvm {
     }
 
     /// Adds another life's counts.
-    pub(super) fn add(&mut self, other: &Kvm) {
+    pub(crate) fn add(&mut self, other: &Kvm) {
         merge(&mut self.vm, &other.vm);
         self.vcpus
             .resize_with(self.vcpus.len().max(other.vcpus.len()), BTreeMap::new);

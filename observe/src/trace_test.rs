@@ -4,7 +4,7 @@ use devices::watch::HostCall;
 use serde_json::Value;
 
 use super::*;
-use crate::layout::virtio_address;
+use crate::exit::test;
 
 /// What a thread of this name tells.
 fn by(name: &str, tracer: &Arc<Tracer>, tell: impl FnOnce(&Tracer) + Send + 'static) {
@@ -65,27 +65,23 @@ fn request(tracer: &Tracer, device: u8, head: u16) {
 
 /// A finished trace of two requests of a disk, the second of which was notified by an exit. No load exits.
 fn two_requests() -> Vec<u8> {
-    traced(&[], &[(0x64, 1), (0x50, 0)])
+    traced(&[], &[(test::ACK, 1), (test::NOTIFY, 0)])
 }
 
 /// Two requests, and between them loads of these registers and stores to those.
-fn traced(loads: &'static [u64], stores: &'static [(u64, u32)]) -> Vec<u8> {
+fn traced(loads: &'static [usize], stores: &'static [(usize, u64)]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
-    let mut trace = Trace::start(&path).unwrap();
+    let mut trace = Trace::start(&path, Arc::new(test::names())).unwrap();
     let tracer = trace.tracer();
     assert_eq!((tracer.device("console"), tracer.device("disk0")), (0, 1));
     by("block", tracer, |tracer| request(tracer, 1, 3));
     by("vcpu0", tracer, move |tracer| {
         for register in loads {
-            let mut data = [0; 4];
-            let exit = Exit::MmioRead(virtio_address(1) + register, &mut data);
-            tracer.exit(ExitNote::of(&exit), tracer.now());
+            tracer.exit(Exit::Read(*register), tracer.now());
         }
         for (register, value) in stores {
-            let data = value.to_le_bytes();
-            let exit = Exit::MmioWrite(virtio_address(1) + register, &data);
-            tracer.exit(ExitNote::of(&exit), tracer.now());
+            tracer.exit(Exit::Write(*register, *value), tracer.now());
         }
     });
     by("block", tracer, |tracer| request(tracer, 1, 7));
@@ -175,7 +171,11 @@ fn a_load_of_the_status_is_told_where_it_exited_and_else_that_it_did_not() {
         in_place.contains("InterruptACK; its load of InterruptStatus did not exit (read in place)"),
         "{in_place}"
     );
-    let trapped = show::text_of(&traced(&[0x60], &[(0x64, 1), (0x50, 0)]), None).unwrap();
+    let trapped = show::text_of(
+        &traced(&[test::STATUS], &[(test::ACK, 1), (test::NOTIFY, 0)]),
+        None,
+    )
+    .unwrap();
     assert!(
         trapped.contains("status      the guest reads InterruptStatus, which exits to us"),
         "{trapped}"
@@ -201,11 +201,10 @@ fn a_store_that_exited_is_the_beginning() {
 fn a_request_that_a_vcpu_serves_lies_within_its_exit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
-    let mut trace = Trace::start(&path).unwrap();
+    let mut trace = Trace::start(&path, Arc::new(test::names())).unwrap();
     trace.tracer().device("console");
     by("vcpu0", trace.tracer(), |tracer| {
-        let data = 1_u32.to_le_bytes();
-        let note = ExitNote::of(&Exit::MmioWrite(virtio_address(0) + 0x50, &data));
+        let note = Exit::Write(test::CONSOLE_NOTIFY, 1);
         let began = tracer.now();
         request(tracer, 0, 3);
         tracer.exit(note, began);
@@ -233,7 +232,7 @@ fn a_request_that_is_not_there_and_a_file_that_is_no_trace_are_refused() {
 fn what_a_full_ring_cannot_take_is_counted_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
-    let mut trace = Trace::start(&path).unwrap();
+    let mut trace = Trace::start(&path, Arc::new(test::names())).unwrap();
     let told = 40 * RING as u64;
     by("block", trace.tracer(), move |tracer| {
         (0..told).for_each(|_| tracer.event(0, Event::Raised));
@@ -244,4 +243,51 @@ fn what_a_full_ring_cannot_take_is_counted_in_the_file() {
     let events = trace["traceEvents"].as_array().unwrap();
     let kept = events.iter().filter(|event| event["ph"] == "i").count() as u64;
     assert_eq!(kept + lost, told);
+}
+
+#[test]
+fn lanes_have_the_names_of_devices_and_outlive_threads() {
+    let trace: Value = serde_json::from_slice(&two_requests()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let names = |kind: &str| -> Vec<_> {
+        let named = events.iter().filter(|it| it["name"] == kind);
+        named
+            .map(|it| it["args"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names("process_name"), ["hartvisor"]);
+    let mut lanes = names("thread_name");
+    lanes.retain(|name| name.starts_with("disk0"));
+    assert_eq!(lanes, ["disk0 q0"], "one lane for two threads");
+}
+
+#[test]
+fn the_rings_of_threads_that_ended_are_dropped_while_the_trace_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trace = Trace::start(&folder.path().join("trace.json"), Arc::default()).unwrap();
+    let rings: Vec<_> = (0..300)
+        .map(|_| {
+            let ring = trace.tracer().greet();
+            Arc::downgrade(&ring.lost)
+        })
+        .collect();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while rings.iter().any(|ring| ring.strong_count() > 0) {
+        assert!(Instant::now() < deadline, "rings of ended threads are kept");
+        thread::sleep(Duration::from_millis(10));
+    }
+    trace.finish();
+}
+
+#[test]
+fn without_exits_nothing_is_said_of_an_ioeventfd() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.json");
+    let mut trace = Trace::start(&path, Arc::default()).unwrap();
+    trace.tracer().device("disk0");
+    by("block", trace.tracer(), |tracer| request(tracer, 0, 3));
+    trace.finish();
+    let text = show::text_of(&fs::read(&path).unwrap(), None).unwrap();
+    assert!(text.contains("wakes for queue 0\n"), "{text}");
+    assert!(!text.contains("ioeventfd"), "{text}");
 }

@@ -1,5 +1,7 @@
 //! The names of the registers that a guest can reach, by address.
 
+use observe::Place;
+
 use crate::layout::{
     FINISHER_BASE, PLIC_BASE, PLIC_SIZE, RTC_BASE, UART_BASE, VIRTIO_BASE, VIRTIO_SLOTS,
     VIRTIO_STRIDE,
@@ -35,15 +37,6 @@ const NOTHING_AT: usize = FINISHER_AT + 1;
 
 /// How many registers are told apart.
 pub(crate) const COUNT: usize = NOTHING_AT + 1;
-
-/// Where a register belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A virtio-mmio slot.
-    Slot(usize),
-    /// One of the platform's own devices, by name.
-    Board(&'static str),
-}
 
 /// The number of the register at a guest physical address: below [`COUNT`].
 pub(crate) fn number(address: u64) -> usize {

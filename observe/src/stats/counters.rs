@@ -7,15 +7,14 @@ use devices::watch::{Event, HostCall, Watch};
 
 use super::clock::{Clock, Ticks};
 use super::histogram::{Histogram, add};
-use super::{registers, report};
-use crate::sbi;
-use crate::vcpu::Exit;
+use super::report;
+use crate::exit::{Exit, Names};
 
 /// One vCPU's.
 pub(crate) struct VcpuCounters {
     exits: [AtomicU64; 7],
     registers: Vec<[AtomicU64; 2]>,
-    sbi: [AtomicU64; sbi::NAMES.len()],
+    sbi: Vec<AtomicU64>,
 }
 
 /// Places in `exits`.
@@ -28,35 +27,35 @@ const INTERRUPTED: usize = 5;
 const FAULT: usize = 6;
 
 impl VcpuCounters {
-    pub(super) fn new() -> VcpuCounters {
-        let registers = (0..registers::COUNT).map(|_| Default::default());
+    /// A counter for each of `names`.
+    pub(super) fn new(names: &Names) -> VcpuCounters {
         VcpuCounters {
             exits: Default::default(),
-            registers: registers.collect(),
-            sbi: Default::default(),
+            registers: names.registers.iter().map(|_| Default::default()).collect(),
+            sbi: names.sbi.iter().map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// To be called by the vCPU's thread alone.
-    pub(crate) fn count(&self, exit: &Exit<'_>) {
+    pub(crate) fn count(&self, exit: Exit) {
         let kind = match exit {
-            Exit::MmioRead(address, _) => {
-                self.access(*address, 0);
+            Exit::Read(register) => {
+                self.access(register, 0);
                 MMIO_READ
             }
-            Exit::MmioWrite(address, _) => {
-                self.access(*address, 1);
+            Exit::Write(register, _) => {
+                self.access(register, 1);
                 MMIO_WRITE
             }
             Exit::Sbi(call) => {
-                if let Some(counter) = self.sbi.get(call.name()) {
+                if let Some(counter) = self.sbi.get(call) {
                     add(counter, 1);
                 }
                 SBI
             }
-            Exit::ReadCsr(..) => CSR,
+            Exit::Csr(_) => CSR,
             Exit::Fault => FAULT,
-            Exit::Ended(_) => ENDED,
+            Exit::Ended => ENDED,
             Exit::Interrupted => INTERRUPTED,
         };
         if let Some(counter) = self.exits.get(kind) {
@@ -64,8 +63,8 @@ impl VcpuCounters {
         }
     }
 
-    fn access(&self, address: u64, direction: usize) {
-        let register = self.registers.get(registers::number(address));
+    fn access(&self, register: usize, direction: usize) {
+        let register = self.registers.get(register);
         if let Some(counter) = register.and_then(|both| both.get(direction)) {
             add(counter, 1);
         }
@@ -91,9 +90,9 @@ impl VcpuCounters {
         self.registers.iter().map(both)
     }
 
-    /// By [`sbi::NAMES`].
-    pub(super) fn sbi(&self) -> [u64; sbi::NAMES.len()] {
-        self.sbi.each_ref().map(|counter| counter.load(Relaxed))
+    /// SBI calls, by [`Names::sbi`].
+    pub(super) fn sbi(&self) -> impl Iterator<Item = u64> {
+        self.sbi.iter().map(|counter| counter.load(Relaxed))
     }
 }
 

@@ -8,10 +8,10 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -19,25 +19,11 @@ use std::time::{Duration, Instant};
 use devices::watch::Event;
 use log::warn;
 
-use crate::cli;
 use crate::error::Error;
-use crate::stats::registers;
-use crate::vcpu::Exit;
+use crate::exit::{Exit, Names};
 
 mod chrome;
 pub mod show;
-
-/// `hartvisor trace …`.
-///
-/// # Errors
-/// There is nothing to show.
-pub fn run(options: &cli::Trace) -> Result<u8, Error> {
-    let cli::Trace::Show { file, request } = options;
-    let text = show::text(file, *request)?;
-    // Nothing is left to say when stdout is closed.
-    let _ = io::stdout().write_all(text.as_bytes());
-    Ok(0)
-}
 
 /// Events that a thread may be ahead of the file: a MiB.
 const RING: usize = 16384;
@@ -58,41 +44,7 @@ enum What {
     /// In the device of this number.
     Device(u8, Event),
     /// A vCPU came back, and went on after so many nanoseconds.
-    Exit(ExitNote, u64),
-}
-
-/// An exit, without what belongs to the vCPU.
-#[derive(Clone, Copy)]
-pub(crate) enum ExitNote {
-    /// A load from the register of this number, or a store of a value to it.
-    Read(usize),
-    Write(usize, u64),
-    /// The number of its name in [`crate::sbi::NAMES`].
-    Sbi(usize),
-    Csr(u64),
-    Fault,
-    Ended,
-    Interrupted,
-}
-
-impl ExitNote {
-    pub(crate) fn of(exit: &Exit<'_>) -> ExitNote {
-        match exit {
-            Exit::MmioRead(address, _) => ExitNote::Read(registers::number(*address)),
-            Exit::MmioWrite(address, data) => {
-                let mut value = [0; 8];
-                for (to, from) in value.iter_mut().zip(*data) {
-                    *to = *from;
-                }
-                ExitNote::Write(registers::number(*address), u64::from_le_bytes(value))
-            }
-            Exit::Sbi(call) => ExitNote::Sbi(call.name()),
-            Exit::ReadCsr(number, _) => ExitNote::Csr(*number),
-            Exit::Fault => ExitNote::Fault,
-            Exit::Ended(_) => ExitNote::Ended,
-            Exit::Interrupted => ExitNote::Interrupted,
-        }
-    }
+    Exit(Exit, u64),
 }
 
 /// A trace while it is written.
@@ -106,6 +58,7 @@ pub(crate) struct Tracer {
     /// Which one: threads of a test may have known another before.
     id: usize,
     began: Instant,
+    names: Arc<Names>,
     /// The rings that the trace's thread has not seen yet.
     new: Mutex<Vec<Ring>>,
     /// The devices' names by number.
@@ -140,7 +93,7 @@ impl Trace {
     ///
     /// # Errors
     /// It cannot be written, or the host has no thread left.
-    pub(crate) fn start(path: &Path) -> Result<Trace, Error> {
+    pub(crate) fn start(path: &Path, names: Arc<Names>) -> Result<Trace, Error> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let cannot = |source| Error::Write {
             what: "the trace to",
@@ -151,6 +104,7 @@ impl Trace {
         let tracer = Arc::new(Tracer {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             began: Instant::now(),
+            names,
             new: Mutex::default(),
             devices: Mutex::default(),
             end: AtomicBool::new(false),
@@ -211,9 +165,9 @@ impl Tracer {
     }
 
     /// A vCPU, which is this thread's, has come back at `began`, and goes on now.
-    pub(crate) fn exit(&self, note: ExitNote, began: u64) {
+    pub(crate) fn exit(&self, exit: Exit, began: u64) {
         let took = self.now().saturating_sub(began);
-        self.tell(began, What::Exit(note, took));
+        self.tell(began, What::Exit(exit, took));
     }
 
     /// Nanoseconds since it began.
@@ -251,24 +205,39 @@ impl Tracer {
 }
 
 /// The trace's thread. Gives the number of events that were lost.
+///
+/// Threads come and go with resets of devices: the ring of one that has ended is dropped once it is
+/// empty, so that a guest cannot make the monitor grow.
 fn write(tracer: &Tracer, file: File) -> io::Result<u64> {
     let mut writer = chrome::Writer::new(BufWriter::new(file))?;
-    let mut rings: Vec<Ring> = Vec::new();
+    let mut rings: Vec<(chrome::Thread, Ring)> = Vec::new();
+    let mut lost = 0;
     loop {
         // Looked at before the rings: what was told before the end is then in them.
         let end = tracer.end.load(Ordering::Acquire);
         for ring in locked(&tracer.new).drain(..) {
-            writer.thread(&ring.thread)?;
-            rings.push(ring);
+            rings.push((chrome::Thread::new(&ring.thread), ring));
         }
-        for (ring, thread) in rings.iter().zip(0..) {
-            while let Ok(record) = ring.records.try_recv() {
-                writer.record(thread, &record, &locked(&tracer.devices))?;
+        let mut open = Vec::with_capacity(rings.len());
+        for (mut thread, ring) in rings.drain(..) {
+            let ended = loop {
+                match ring.records.try_recv() {
+                    Ok(record) => {
+                        let devices = locked(&tracer.devices);
+                        writer.record(&mut thread, &record, &tracer.names, &devices)?;
+                    }
+                    Err(empty) => break end || empty == TryRecvError::Disconnected,
+                }
+            };
+            if ended {
+                writer.end_thread(&mut thread)?;
+                lost += ring.lost.load(Ordering::Relaxed);
+            } else {
+                open.push((thread, ring));
             }
         }
+        rings = open;
         if end {
-            let lost = rings.iter().map(|ring| ring.lost.load(Ordering::Relaxed));
-            let lost = lost.sum();
             writer.finish(lost)?;
             return Ok(lost);
         }

@@ -6,7 +6,7 @@
 //! hangs; the main thread then reads guest memory while everything goes on, so an index may be newer than an entry.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,6 @@ use devices::rings::{Snapshot, View};
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-use crate::cli;
 use crate::error::Error;
 
 mod svg;
@@ -196,7 +195,7 @@ impl Recorder {
     }
 
     /// A queue was kicked, and is about to be served by this thread.
-    pub(crate) fn kicked(&self, device: &str, queue: u16, view: View) {
+    pub(crate) fn record(&self, device: &str, queue: u16, view: View) {
         let held = view.snapshot();
         let mut queues = self.queues();
         let known = queues
@@ -220,7 +219,7 @@ impl Recorder {
     }
 
     /// The guest's life is over, and its memory about to go.
-    pub(crate) fn died(&self) {
+    pub(crate) fn vm_stopped(&self) {
         for kept in self.queues().iter_mut() {
             if let Some(view) = kept.view.take() {
                 kept.last = Some(view.snapshot());
@@ -246,29 +245,40 @@ impl Recorder {
     }
 }
 
-/// `hartvisor rings FILE`.
+/// Which queues to draw, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Only those of the device of this name.
+    pub device: Option<&'a str>,
+    /// Only those of this index.
+    pub queue: Option<u16>,
+    /// As SVG, not as text.
+    pub svg: bool,
+}
+
+/// The drawing of queues in the file at `path`: what `hartvisor rings` prints or writes.
 ///
 /// # Errors
-/// There is nothing to draw, or the drawing cannot be written.
-pub fn run(options: &cli::Rings) -> Result<u8, Error> {
-    let path = &options.file;
+/// The file cannot be read, holds no rings, or not those that are wanted.
+pub fn draw(path: &Path, wanted: &Wanted<'_>) -> Result<String, Error> {
     let bytes = fs::read(path).map_err(|source| Error::Open {
         what: "rings",
-        path: path.clone(),
+        path: path.into(),
         source,
     })?;
-    let wrong = |problem| Error::Rings {
-        path: path.clone(),
+    let wrong = |problem| Error::Recording {
+        what: "rings",
+        path: path.into(),
         problem,
     };
     let queues: Vec<Queue> = serde_json::from_slice(&bytes)
         .map_err(|error| wrong(format!("expected what run --rings writes: {error}")))?;
-    let asked = |queue: &&Queue| {
-        options.device.as_ref().is_none_or(|it| *it == queue.device)
-            && options.queue.is_none_or(|it| it == queue.queue)
+    let is_wanted = |queue: &&Queue| {
+        wanted.device.is_none_or(|it| *it == queue.device)
+            && wanted.queue.is_none_or(|it| it == queue.queue)
     };
-    let asked: Vec<_> = queues.iter().filter(asked).collect();
-    if asked.is_empty() {
+    let found: Vec<_> = queues.iter().filter(is_wanted).collect();
+    if found.is_empty() {
         let known: Vec<_> = queues
             .iter()
             .map(|it| format!("{} {}", it.device, it.queue))
@@ -276,18 +286,11 @@ pub fn run(options: &cli::Rings) -> Result<u8, Error> {
         let known = known.join(", ");
         return Err(wrong(format!("no such queue in it, there are: {known}")));
     }
-    if let Some(out) = &options.svg {
-        fs::write(out, svg::draw(&asked)).map_err(|source| Error::Write {
-            what: "the drawing to",
-            path: out.clone(),
-            source,
-        })?;
-        return Ok(0);
+    if wanted.svg {
+        return Ok(svg::draw(&found));
     }
-    let texts: Vec<_> = asked.iter().map(|queue| text::draw(queue)).collect();
-    // Nothing is left to say when stdout is closed.
-    let _ = io::stdout().write_all(texts.join("\n").as_bytes());
-    Ok(0)
+    let texts: Vec<_> = found.iter().map(|queue| text::draw(queue)).collect();
+    Ok(texts.join("\n"))
 }
 
 #[cfg(test)]

@@ -9,29 +9,49 @@ use std::io::{self, Write};
 
 use devices::watch::{Event, HostCall};
 
-use super::{ExitNote, Record, What};
-use crate::sbi;
-use crate::stats::registers::{self, Place};
+use super::{Record, What};
+use crate::exit::{Exit, Names};
 
 /// Writes events as they come. No text in them needs escaping: names are our own.
+///
+/// What a device does stands in a lane of its own, such as `disk0 q0`, whichever thread does it; what
+/// a vCPU does, and what it does for a device, stands in the lane of its thread.
 pub(super) struct Writer<W: Write> {
     out: W,
     first: bool,
-    threads: Vec<Thread>,
+    /// Names, by number.
+    lanes: Vec<String>,
     /// The requests that a device holds, by device, queue and head.
     requests: HashMap<(u8, u16, u16), u64>,
     next_request: u64,
 }
 
-/// What a thread has begun.
-#[derive(Default)]
-struct Thread {
-    /// A call of its device: since when, and why.
-    call: Option<(u64, String)>,
+/// A thread that reports events, and what it has begun.
+pub(super) struct Thread {
+    name: String,
+    /// A call of its device.
+    call: Option<Call>,
     /// A call of the host: since when, what, and with what.
     host: Option<(u64, &'static str, String)>,
     /// A chain that was taken, whose descriptors are still to come.
     popped: Option<(u64, String)>,
+}
+
+impl Thread {
+    pub(super) fn new(name: &str) -> Thread {
+        Thread {
+            name: name.to_owned(),
+            call: None,
+            host: None,
+            popped: None,
+        }
+    }
+}
+
+struct Call {
+    lane: usize,
+    began: u64,
+    args: String,
 }
 
 /// An event's category and name.
@@ -40,34 +60,52 @@ type Name<'a> = (&'static str, &'a str);
 impl<W: Write> Writer<W> {
     pub(super) fn new(mut out: W) -> io::Result<Self> {
         out.write_all(b"{\"displayTimeUnit\":\"ns\",\"traceEvents\":[")?;
-        Ok(Writer {
+        let mut writer = Writer {
             out,
             first: true,
-            threads: Vec::new(),
+            lanes: Vec::new(),
             requests: HashMap::new(),
             next_request: 0,
-        })
+        };
+        writer.put(format_args!(
+            r#""ph":"M","name":"process_name","pid":1,"tid":0,"args":{{"name":"hartvisor"}}"#
+        ))?;
+        Ok(writer)
     }
 
-    /// One more thread, with the next number.
-    pub(super) fn thread(&mut self, name: &str) -> io::Result<()> {
-        let number = self.threads.len();
-        self.threads.push(Thread::default());
+    /// The number of the lane of this name.
+    fn lane(&mut self, name: &str) -> io::Result<usize> {
+        if let Some(lane) = self.lanes.iter().position(|known| known == name) {
+            return Ok(lane);
+        }
+        let lane = self.lanes.len();
+        self.lanes.push(name.to_owned());
         self.put(format_args!(
-            r#""ph":"M","name":"thread_name","pid":1,"tid":{number},"args":{{"name":"{name}"}}"#
-        ))
+            r#""ph":"M","name":"thread_name","pid":1,"tid":{lane},"args":{{"name":"{name}"}}"#
+        ))?;
+        Ok(lane)
+    }
+
+    /// The lane of what a thread does now.
+    fn lane_of(&mut self, thread: &Thread) -> io::Result<usize> {
+        match &thread.call {
+            Some(call) => Ok(call.lane),
+            None => self.lane(&thread.name),
+        }
     }
 
     pub(super) fn record(
         &mut self,
-        thread: usize,
+        thread: &mut Thread,
         record: &Record,
+        names: &Names,
         devices: &[String],
     ) -> io::Result<()> {
         match record.what {
-            What::Exit(note, took) => {
-                let (name, args) = exit(note, devices);
-                self.span(thread, ("exit", &name), record.at, took, &args)
+            What::Exit(why, took) => {
+                let (name, args) = exit(why, names, devices);
+                let lane = self.lane(&thread.name)?;
+                self.span(lane, ("exit", &name), record.at, took, &args)
             }
             What::Device(device, event) => {
                 let name = devices.get(usize::from(device));
@@ -77,16 +115,27 @@ impl<W: Write> Writer<W> {
         }
     }
 
+    /// A device's call begins, in `lane` unless a vCPU makes it.
+    fn begin(&mut self, thread: &mut Thread, lane: &str, at: u64, args: String) -> io::Result<()> {
+        let lane = match thread.name.starts_with("vcpu") {
+            true => self.lane(&thread.name)?,
+            false => self.lane(lane)?,
+        };
+        thread.call = Some(Call {
+            lane,
+            began: at,
+            args,
+        });
+        Ok(())
+    }
+
     fn event(
         &mut self,
-        thread: usize,
+        thread: &mut Thread,
         at: u64,
         (number, device): (u8, &str),
         event: Event,
     ) -> io::Result<()> {
-        let Some(state) = self.threads.get_mut(thread) else {
-            return Ok(());
-        };
         if let Event::Descriptor {
             index,
             address,
@@ -95,7 +144,7 @@ impl<W: Write> Writer<W> {
         } = event
         {
             // Without its chain, that was lost.
-            if let Some((_, args)) = &mut state.popped {
+            if let Some((_, args)) = &mut thread.popped {
                 let comma = if args.ends_with('[') { "" } else { "," };
                 let _ = write!(
                     args,
@@ -105,24 +154,24 @@ impl<W: Write> Writer<W> {
             return Ok(());
         }
         self.popped(thread)?;
-        let Some(state) = self.threads.get_mut(thread) else {
-            return Ok(());
-        };
+        let lane = self.lane_of(thread)?;
         match event {
             Event::Kicked { queue } => {
-                state.call = Some((at, format!(r#""device":"{device}","queue":{queue}"#)));
+                let args = format!(r#""device":"{device}","queue":{queue}"#);
+                return self.begin(thread, &format!("{device} q{queue}"), at, args);
             }
             Event::Ready { file } => {
-                state.call = Some((at, format!(r#""device":"{device}","file":{file}"#)));
+                let args = format!(r#""device":"{device}","file":{file}"#);
+                return self.begin(thread, &format!("{device} host"), at, args);
             }
             Event::Idle | Event::QueueError => {
-                if let Some((began, args)) = state.call.take() {
+                if let Some(call) = thread.call.take() {
                     let name = match event {
                         Event::QueueError => "broken",
                         _ => "serve",
                     };
-                    let took = at.saturating_sub(began);
-                    return self.span(thread, ("device", name), began, took, &args);
+                    let took = at.saturating_sub(call.began);
+                    return self.span(lane, ("device", name), call.began, took, &call.args);
                 }
             }
             Event::Popped {
@@ -136,7 +185,7 @@ impl<W: Write> Writer<W> {
                 let request = self.next_request;
                 self.next_request += 1;
                 self.requests.insert((number, queue, head), request);
-                state.popped = Some((
+                thread.popped = Some((
                     at,
                     format!(
                         r#""device":"{device}","queue":{queue},"request":{request},"head":{head},"descriptors":{descriptors},"readable":{readable},"writable":{writable},"waiting":{waiting},"buffers":["#
@@ -155,7 +204,7 @@ impl<W: Write> Writer<W> {
                 let args = format!(
                     r#""device":"{device}","queue":{queue},"request":{request},"head":{head},"written":{written}"#
                 );
-                return self.instant(thread, ("queue", "used"), at, &args);
+                return self.instant(lane, ("queue", "used"), at, &args);
             }
             Event::Published {
                 queue,
@@ -166,7 +215,7 @@ impl<W: Write> Writer<W> {
                 let args = format!(
                     r#""device":"{device}","queue":{queue},"index":{index},"count":{count},"interrupt":{interrupt}"#
                 );
-                return self.instant(thread, ("queue", "published"), at, &args);
+                return self.instant(lane, ("queue", "published"), at, &args);
             }
             Event::Host { call, offset, len } => {
                 let name = match call {
@@ -176,39 +225,46 @@ impl<W: Write> Writer<W> {
                     HostCall::Forget => "host forget",
                 };
                 let args = format!(r#""device":"{device}","offset":{offset},"len":{len}"#);
-                state.host = Some((at, name, args));
+                thread.host = Some((at, name, args));
             }
             Event::HostDone { ok } => {
-                if let Some((began, name, args)) = state.host.take() {
+                if let Some((began, name, args)) = thread.host.take() {
                     let args = format!(r#"{args},"ok":{ok}"#);
                     let took = at.saturating_sub(began);
-                    return self.span(thread, ("host", name), began, took, &args);
+                    return self.span(lane, ("host", name), began, took, &args);
                 }
             }
             Event::Failed { status } => {
                 let args = format!(r#""device":"{device}","status":{status}"#);
-                return self.instant(thread, ("device", "failed"), at, &args);
+                return self.instant(lane, ("device", "failed"), at, &args);
             }
             Event::Raised => {
                 let args = format!(r#""device":"{device}""#);
-                return self.instant(thread, ("interrupt", "interrupt"), at, &args);
+                return self.instant(lane, ("interrupt", "interrupt"), at, &args);
             }
         }
         Ok(())
     }
 
     /// Writes the taking of a chain, all of whose descriptors have come.
-    fn popped(&mut self, thread: usize) -> io::Result<()> {
-        let state = self.threads.get_mut(thread);
-        match state.and_then(|state| state.popped.take()) {
-            Some((at, args)) => self.instant(thread, ("queue", "popped"), at, &format!("{args}]")),
+    fn popped(&mut self, thread: &mut Thread) -> io::Result<()> {
+        match thread.popped.take() {
+            Some((at, args)) => {
+                let lane = self.lane_of(thread)?;
+                self.instant(lane, ("queue", "popped"), at, &format!("{args}]"))
+            }
             None => Ok(()),
         }
     }
 
+    /// Writes what a thread that has ended left behind.
+    pub(super) fn end_thread(&mut self, thread: &mut Thread) -> io::Result<()> {
+        self.popped(thread)
+    }
+
     fn span(
         &mut self,
-        thread: usize,
+        lane: usize,
         (category, name): Name<'_>,
         began: u64,
         took: u64,
@@ -216,20 +272,20 @@ impl<W: Write> Writer<W> {
     ) -> io::Result<()> {
         let (ts, dur) = (Microseconds(began), Microseconds(took));
         self.put(format_args!(
-            r#""ph":"X","cat":"{category}","name":"{name}","pid":1,"tid":{thread},"ts":{ts},"dur":{dur},"args":{{{args}}}"#
+            r#""ph":"X","cat":"{category}","name":"{name}","pid":1,"tid":{lane},"ts":{ts},"dur":{dur},"args":{{{args}}}"#
         ))
     }
 
     fn instant(
         &mut self,
-        thread: usize,
+        lane: usize,
         (category, name): Name<'_>,
         at: u64,
         args: &str,
     ) -> io::Result<()> {
         let ts = Microseconds(at);
         self.put(format_args!(
-            r#""ph":"i","s":"t","cat":"{category}","name":"{name}","pid":1,"tid":{thread},"ts":{ts},"args":{{{args}}}"#
+            r#""ph":"i","s":"t","cat":"{category}","name":"{name}","pid":1,"tid":{lane},"ts":{ts},"args":{{{args}}}"#
         ))
     }
 
@@ -241,9 +297,6 @@ impl<W: Write> Writer<W> {
 
     /// The end of the file, with the number of events that are missing in it.
     pub(super) fn finish(mut self, lost: u64) -> io::Result<()> {
-        for thread in 0..self.threads.len() {
-            self.popped(thread)?;
-        }
         let version = env!("CARGO_PKG_VERSION");
         writeln!(
             self.out,
@@ -263,39 +316,25 @@ impl std::fmt::Display for Microseconds {
 }
 
 /// The name of an exit, and what belongs to it.
-fn exit(note: ExitNote, devices: &[String]) -> (String, String) {
-    let register = |number| {
-        let (place, register) = registers::name(number);
-        let device = match place {
-            Place::Board(name) => name.to_owned(),
-            Place::Slot(slot) => match devices.get(slot) {
-                Some(name) => name.clone(),
-                None => format!("empty slot {slot}"),
-            },
-        };
-        (device, register)
-    };
-    match note {
-        ExitNote::Read(number) => {
-            let (device, register) = register(number);
+fn exit(exit: Exit, names: &Names, devices: &[String]) -> (String, String) {
+    match exit {
+        Exit::Read(number) => {
+            let (device, register) = names.register(number, devices);
             let name = format!("read {device} {register}");
             let args = format!(r#""device":"{device}","register":"{register}""#);
             (name, args)
         }
-        ExitNote::Write(number, value) => {
-            let (device, register) = register(number);
+        Exit::Write(number, value) => {
+            let (device, register) = names.register(number, devices);
             let name = format!("write {device} {register}");
             let args =
                 format!(r#""device":"{device}","register":"{register}","value":"{value:#x}""#);
             (name, args)
         }
-        ExitNote::Sbi(number) => {
-            let name = sbi::NAMES.get(number).copied().unwrap_or("SBI call");
-            (name.to_owned(), String::new())
-        }
-        ExitNote::Csr(number) => ("CSR".to_owned(), format!(r#""number":"{number:#x}""#)),
-        ExitNote::Fault => ("fault".to_owned(), String::new()),
-        ExitNote::Ended => ("ended".to_owned(), String::new()),
-        ExitNote::Interrupted => ("interrupted".to_owned(), String::new()),
+        Exit::Sbi(number) => (names.sbi(number).to_owned(), String::new()),
+        Exit::Csr(number) => ("CSR".to_owned(), format!(r#""number":"{number:#x}""#)),
+        Exit::Fault => ("fault".to_owned(), String::new()),
+        Exit::Ended => ("ended".to_owned(), String::new()),
+        Exit::Interrupted => ("interrupted".to_owned(), String::new()),
     }
 }

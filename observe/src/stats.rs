@@ -15,20 +15,17 @@ use std::time::Instant;
 use log::warn;
 
 use crate::error::Error;
-use crate::machine::End;
-use crate::sbi;
+use crate::exit::Names;
 
 mod clock;
 pub(crate) mod counters;
 mod histogram;
 mod memory;
-pub(crate) mod registers;
 pub mod report;
 mod table;
 
 use clock::Ticks;
 use counters::{DeviceCounters, VcpuCounters};
-use registers::Place;
 use report::{Kvm, Memory, Report};
 
 /// The counters of a run, and where their report goes.
@@ -39,6 +36,7 @@ pub(crate) struct Stats {
     ticks: u64,
     /// Bytes of the guest's RAM.
     ram: u64,
+    names: Arc<Names>,
     state: Mutex<State>,
 }
 
@@ -76,7 +74,7 @@ impl Stats {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(crate) fn new(target: &Path, ram: u64) -> Result<Stats, Error> {
+    pub(crate) fn new(target: &Path, ram: u64, names: Arc<Names>) -> Result<Stats, Error> {
         let target = match target.as_os_str().as_encoded_bytes() {
             b"-" => Target::Stderr,
             _ => {
@@ -94,6 +92,7 @@ impl Stats {
             started,
             ticks: clock::ticks(started),
             ram,
+            names,
             state: Mutex::default(),
         })
     }
@@ -107,10 +106,10 @@ impl Stats {
     pub(crate) fn vcpu(&self, id: usize) -> Arc<VcpuCounters> {
         let mut state = self.state();
         while state.vcpus.len() <= id {
-            state.vcpus.push(Arc::new(VcpuCounters::new()));
+            state.vcpus.push(Arc::new(VcpuCounters::new(&self.names)));
         }
         let counters = state.vcpus.get(id);
-        counters.map_or_else(|| Arc::new(VcpuCounters::new()), Arc::clone)
+        counters.map_or_else(|| Arc::new(VcpuCounters::new(&self.names)), Arc::clone)
     }
 
     /// The counters of the device of this name: the same ones in each life of the guest. `wire`: its interrupts are seen.
@@ -136,7 +135,7 @@ impl Stats {
     }
 
     /// A guest begins to live in a VM of KVM's, whose `time` CSR has so many ticks a second. It is the host's but for where it begins.
-    pub(crate) fn born(&self, timebase: u32) {
+    pub(crate) fn vm_started(&self, timebase: u32) {
         let mut state = self.state();
         state.kvm = true;
         state.timebase = Some(timebase);
@@ -144,14 +143,14 @@ impl Stats {
     }
 
     /// It has ended, and KVM has counted this.
-    pub(crate) fn died(&self, kvm: &Kvm) {
+    pub(crate) fn vm_stopped(&self, kvm: &Kvm) {
         let mut state = self.state();
         state.past.add(kvm);
         state.memory = memory::of_this_process(self.ram);
     }
 
     /// Writes a report. `present`: KVM's counts of the life that goes on; `end`: how the run ended.
-    pub(crate) fn write(&self, present: Option<&Kvm>, end: Option<&Result<End, Error>>) {
+    pub(crate) fn write(&self, present: Option<&Kvm>, end: Option<String>) {
         let report = self.report(present, end);
         let written = match &self.target {
             Target::Stderr => io::stderr().write_all(table::text(&report).as_bytes()),
@@ -173,7 +172,7 @@ impl Stats {
         }
     }
 
-    fn report(&self, present: Option<&Kvm>, end: Option<&Result<End, Error>>) -> Report {
+    fn report(&self, present: Option<&Kvm>, end: Option<String>) -> Report {
         let state = self.state();
         let mut kvm = state.past.clone();
         if let Some(present) = present {
@@ -185,28 +184,33 @@ impl Stats {
             version: report::VERSION,
             accel: if state.kvm { "kvm" } else { "qemu" }.to_owned(),
             nanoseconds: u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            end: end.map(describe),
             reboots: state.lives.saturating_sub(1),
             vcpus: state.kvm.then_some(exits),
-            registers: state.kvm.then(|| state.registers()),
-            sbi: state.kvm.then(|| state.sbi()),
+            registers: state.kvm.then(|| state.registers(&self.names)),
+            sbi: state.kvm.then(|| state.sbi(&self.names)),
             devices: state
                 .devices
                 .iter()
                 .map(|device| device.counters.report(&device.name, device.wire, ticks))
                 .collect(),
             kvm: state.kvm.then_some(kvm),
-            memory: match end {
+            memory: match &end {
                 Some(_) if state.kvm => state.memory,
                 _ => memory::of_this_process(self.ram),
             },
+            end,
         }
     }
 }
 
 impl State {
-    fn registers(&self) -> Vec<report::Register> {
-        let mut sums = vec![[0; 2]; registers::COUNT];
+    fn registers(&self, names: &Names) -> Vec<report::Register> {
+        let devices: Vec<_> = self
+            .devices
+            .iter()
+            .map(|device| device.name.clone())
+            .collect();
+        let mut sums = vec![[0; 2]; names.registers.len()];
         for vcpu in &self.vcpus {
             for (sum, [reads, writes]) in sums.iter_mut().zip(vcpu.registers()) {
                 *sum = [sum[0] + reads, sum[1] + writes];
@@ -216,9 +220,9 @@ impl State {
         let named = named.filter(|(_, both)| *both != [0, 0]);
         named
             .map(|(number, [reads, writes])| {
-                let (place, register) = registers::name(number);
+                let (device, register) = names.register(number, &devices);
                 report::Register {
-                    device: self.device(place),
+                    device,
                     register: register.to_owned(),
                     reads,
                     writes,
@@ -227,37 +231,15 @@ impl State {
             .collect()
     }
 
-    fn device(&self, place: Place) -> String {
-        match place {
-            Place::Board(name) => name.to_owned(),
-            Place::Slot(slot) => match self.devices.get(slot) {
-                Some(device) => device.name.clone(),
-                None => format!("empty slot {slot}"),
-            },
-        }
-    }
-
-    fn sbi(&self) -> std::collections::BTreeMap<String, u64> {
+    fn sbi(&self, names: &Names) -> std::collections::BTreeMap<String, u64> {
         let mut sums = std::collections::BTreeMap::new();
         for vcpu in &self.vcpus {
-            let counts = sbi::NAMES.into_iter().zip(vcpu.sbi());
+            let counts = names.sbi.iter().zip(vcpu.sbi());
             for (name, count) in counts.filter(|(_, count)| *count > 0) {
-                *sums.entry(name.to_owned()).or_default() += count;
+                *sums.entry((*name).to_owned()).or_default() += count;
             }
         }
         sums
-    }
-}
-
-fn describe(end: &Result<End, Error>) -> String {
-    match end {
-        Ok(End::PowerOff) => "power-off".to_owned(),
-        Ok(End::Reboot) => "reboot".to_owned(),
-        Ok(End::Failure) => "failure".to_owned(),
-        Ok(End::Panic) => "panic".to_owned(),
-        Ok(End::Left) => "left".to_owned(),
-        Ok(End::Signal(number)) => format!("signal {number}"),
-        Err(_) => "error".to_owned(),
     }
 }
 

@@ -1,0 +1,247 @@
+//! The recordings of one run, each of which may be off, and what devices and vCPUs report to them.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::rings::View;
+use devices::watch::{Event, Watch};
+
+use crate::error::Error;
+use crate::exit::{Exit, Names};
+use crate::rings::Recorder;
+use crate::stats::Stats;
+use crate::stats::counters::VcpuCounters;
+use crate::stats::report::Kvm;
+use crate::trace::{Trace, Tracer};
+
+/// What to record, and where to.
+#[derive(Clone, Debug, Default)]
+pub struct Options<'a> {
+    /// Counters: to a file, or as a table to stderr for `-`.
+    pub stats: Option<&'a Path>,
+    /// Events.
+    pub trace: Option<&'a Path>,
+    /// What queues hold.
+    pub rings: Option<&'a Path>,
+    /// Bytes of the guest's RAM.
+    pub ram: u64,
+    /// What can be named in exits.
+    pub names: Names,
+}
+
+/// The recordings of one run.
+pub struct Observers {
+    stats: Option<Stats>,
+    trace: Option<Mutex<Trace>>,
+    tracer: Option<Arc<Tracer>>,
+    rings: Option<Arc<Recorder>>,
+}
+
+impl Observers {
+    /// Starts the recordings that `options` ask for.
+    ///
+    /// # Errors
+    /// A file cannot be written, or the host has no thread left.
+    pub fn start(options: Options<'_>) -> Result<Observers, Error> {
+        let names = Arc::new(options.names);
+        let stats = options
+            .stats
+            .map(|target| Stats::new(target, options.ram, Arc::clone(&names)));
+        let rings = options.rings.map(Recorder::new);
+        let stats = stats.transpose()?;
+        let trace = options
+            .trace
+            .map(|path| Trace::start(path, names))
+            .transpose()?;
+        Ok(Observers {
+            stats,
+            tracer: trace.as_ref().map(|trace| Arc::clone(trace.tracer())),
+            trace: trace.map(Mutex::new),
+            rings: rings.transpose()?.map(Arc::new),
+        })
+    }
+
+    /// The observer of the device of this name and kind, if anything is recorded of it: the same
+    /// counters and lanes after each reboot. `interrupts`: whether it reports its interrupts.
+    pub fn device(
+        &self,
+        name: &str,
+        kind: &str,
+        queues: usize,
+        interrupts: bool,
+    ) -> Option<Arc<dyn Watch>> {
+        let counters = self.stats.as_ref().map(|stats| -> Arc<dyn Watch> {
+            stats.device(name, kind.to_owned(), queues, interrupts)
+        });
+        let traced = self.tracer.as_ref().map(|tracer| -> Arc<dyn Watch> {
+            Arc::new(Traced {
+                device: tracer.device(name),
+                tracer: Arc::clone(tracer),
+            })
+        });
+        let recorded = self.rings.as_ref().map(|rings| -> Arc<dyn Watch> {
+            Arc::new(Recorded {
+                rings: Arc::clone(rings),
+                name: name.to_owned(),
+            })
+        });
+        let mut all: Vec<_> = [counters, traced, recorded].into_iter().flatten().collect();
+        match all.len() {
+            // Counters are called at each step of a request: nothing stands between.
+            0 | 1 => all.pop(),
+            _ => Some(Arc::new(Several(all))),
+        }
+    }
+
+    /// The recorder of vCPU `id`, if anything is recorded of vCPUs.
+    pub fn vcpu(&self, id: usize) -> Option<VcpuRecorder> {
+        let counters = self.stats.as_ref().map(|stats| stats.vcpu(id));
+        let tracer = self.tracer.clone();
+        (counters.is_some() || tracer.is_some()).then_some(VcpuRecorder {
+            counters,
+            tracer,
+            exit: None,
+        })
+    }
+
+    /// KVM starts a VM for the guest, whose `time` CSR counts `timebase` ticks per second.
+    pub fn vm_started(&self, timebase: u32) {
+        if let Some(stats) = &self.stats {
+            stats.vm_started(timebase);
+        }
+    }
+
+    /// That VM has stopped, its memory still there; `kvm` is what KVM has counted.
+    pub fn vm_stopped(&self, kvm: &Kvm) {
+        if let Some(rings) = &self.rings {
+            rings.vm_stopped();
+        }
+        if let Some(stats) = &self.stats {
+            stats.vm_stopped(kvm);
+        }
+    }
+
+    /// Writes a report of a run that goes on; `kvm`: KVM's counts of the present VM.
+    pub fn report(&self, kvm: Option<&Kvm>) {
+        if let Some(rings) = &self.rings {
+            rings.write();
+        }
+        if let Some(stats) = &self.stats {
+            stats.write(kvm, None);
+        }
+    }
+
+    /// Ends all recordings. `end`: how the run ended, in a word or two. No thread reports any more.
+    pub fn finish(&self, end: &str) {
+        if let Some(trace) = &self.trace {
+            let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+            trace.finish();
+        }
+        if let Some(rings) = &self.rings {
+            rings.write();
+        }
+        if let Some(stats) = &self.stats {
+            stats.write(None, Some(end.to_owned()));
+        }
+    }
+
+    /// Whether KVM's own counters are recorded.
+    pub fn wants_kvm(&self) -> bool {
+        self.stats.is_some()
+    }
+}
+
+/// Traces one device.
+struct Traced {
+    tracer: Arc<Tracer>,
+    /// The device's number in the trace.
+    device: u8,
+}
+
+impl Watch for Traced {
+    fn see(&self, event: Event) {
+        self.tracer.event(self.device, event);
+    }
+
+    fn wants_descriptors(&self) -> bool {
+        true
+    }
+}
+
+/// Records the rings of one device.
+struct Recorded {
+    rings: Arc<Recorder>,
+    /// The device's name.
+    name: String,
+}
+
+impl Watch for Recorded {
+    fn see(&self, _event: Event) {}
+
+    fn wants_rings(&self) -> bool {
+        true
+    }
+
+    fn rings(&self, queue: u16, view: View) {
+        self.rings.record(&self.name, queue, view);
+    }
+}
+
+/// Several observers of one device.
+struct Several(Vec<Arc<dyn Watch>>);
+
+impl Watch for Several {
+    fn see(&self, event: Event) {
+        self.0.iter().for_each(|watch| watch.see(event));
+    }
+
+    fn wants_descriptors(&self) -> bool {
+        self.0.iter().any(|watch| watch.wants_descriptors())
+    }
+
+    fn wants_rings(&self) -> bool {
+        self.0.iter().any(|watch| watch.wants_rings())
+    }
+
+    fn rings(&self, queue: u16, view: View) {
+        // At most one wants them.
+        if let Some(watch) = self.0.iter().find(|watch| watch.wants_rings()) {
+            watch.rings(queue, view);
+        }
+    }
+}
+
+/// Records one vCPU, in its thread.
+pub struct VcpuRecorder {
+    counters: Option<Arc<VcpuCounters>>,
+    tracer: Option<Arc<Tracer>>,
+    /// The exit that is being handled, and when it came.
+    exit: Option<(Exit, u64)>,
+}
+
+impl VcpuRecorder {
+    /// The vCPU has left the guest.
+    pub fn left(&mut self, exit: Exit) {
+        if let Some(counters) = &self.counters {
+            counters.count(exit);
+        }
+        if let Some(tracer) = &self.tracer {
+            self.exit = Some((exit, tracer.now()));
+        }
+    }
+
+    /// The vCPU is about to enter the guest again, or its thread ends.
+    pub fn enters(&mut self) {
+        if let Some(tracer) = &self.tracer
+            && let Some((exit, began)) = self.exit.take()
+        {
+            tracer.exit(exit, began);
+        }
+    }
+}
+
+impl Drop for VcpuRecorder {
+    fn drop(&mut self) {
+        self.enters();
+    }
+}

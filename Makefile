@@ -13,6 +13,9 @@ FUZZ   ?=
 INPUT  ?=
 # `make compare`: more options, such as a peer
 COMPARE ?=
+# `make install`: where to, and a folder in front of that for packagers.
+PREFIX  ?= /usr/local
+DESTDIR ?=
 # `make crash`
 CYCLES ?= 100
 # `make bench` and its like: the emulated host's kernel, host or next
@@ -22,7 +25,7 @@ SHELL  := /bin/bash
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
 # The tests, as lab/suite takes them. Each command runs to its end, whatever fails.
 UNITS := 'unit tests: cargo test --no-fail-fast --workspace --exclude micro --features vmm/qcow2' \
-	'unit tests on RISC-V: $(IN_LAB) lab/cargo test --no-fail-fast --target $(LINUX) --package devices --package vmm --lib --features vmm/e2e' \
+	'unit tests on RISC-V: $(IN_LAB) lab/cargo test --no-fail-fast --target $(LINUX) --package devices --package observe --package vmm --lib --features vmm/e2e' \
 	'interleavings: $(MAKE) --no-print-directory interleavings'
 E2E   := 'end to end: cargo test --no-fail-fast --package vmm --features e2e --test "*"' \
 	'compare: cargo test --no-fail-fast --package compare --features e2e --test program'
@@ -34,7 +37,7 @@ FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features fu
 	'book: $(MAKE) --no-print-directory test-docs'
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run qemu test test-full compare compare-build man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup install run qemu test test-full compare compare-build man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
@@ -43,6 +46,13 @@ all: setup ## build hartvisor for this machine and for RISC-V, and the bare-meta
 
 setup: ## install what is missing: RISC-V targets, cross linker, QEMU, a riscv64 kernel
 	@lab/setup
+
+install: compare-build man ## hartvisor for this machine, with man pages and completions, in PREFIX=/usr/local
+	install -D --target-directory=$(DESTDIR)$(PREFIX)/bin $(TARGET)/release/hartvisor $(TARGET)/release/hartvisor-compare
+	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/man/man1 $(TARGET)/manual/man1/*.1
+	install -D --mode=644 $(TARGET)/manual/completions/hartvisor.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hartvisor
+	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(TARGET)/manual/completions/_hartvisor
+	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(TARGET)/manual/completions/hartvisor.fish
 
 run: all ## the guest in our VMM on RISC-V KVM, then the same guest under QEMU
 	@lab/demo

@@ -1,5 +1,6 @@
-//! A cpio archive as the kernel unpacks it into its first root file system ("newc"; Documentation/driver-api/early-userspace/buffer-format.rst).
-//! Owners, times and order are fixed, so the same content makes the same bytes.
+//! A cpio archive as the kernel unpacks it into its first root file system ("newc";
+//! Documentation/driver-api/early-userspace/buffer-format.rst). Owners, times and order are fixed,
+//! so the same content makes the same bytes.
 
 /// An archive that grows.
 #[derive(Debug, Default)]

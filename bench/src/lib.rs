@@ -10,8 +10,9 @@
 //!   load ───── the guest's init: reads, writes, prints, and verifies every byte
 //! ```
 //!
-//! `load` stops before each test until `meter` has read its counters, so a count belongs to one test. A test that does
-//! nothing (`null`) has the cost of that, which is subtracted. Times come from starts of their own, in which nothing counts.
+//! `load` stops before each test until `meter` has read its counters, so a count belongs to one
+//! test. A test that does nothing (`null`) has the cost of that, which is subtracted. Times come
+//! from starts of their own, in which nothing counts.
 
 pub mod compare;
 pub mod cpio;

@@ -14,7 +14,8 @@ pub fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// The bytes of `block` when it was written for the `generation`-th time: 0 is what the disk holds at first.
+/// The bytes of `block` when it was written for the `generation`-th time: 0 is what the disk holds
+/// at first.
 pub fn block(block: u64, generation: u8) -> impl Iterator<Item = [u8; 8]> {
     let first = mix(block << 8 | u64::from(generation));
     (0..BLOCK as u64 / 8).map(move |word| first.wrapping_add(word << 32 | word).to_le_bytes())

@@ -8,7 +8,8 @@ use crate::protocol::Test;
 use crate::record::Measure;
 use crate::scale::Scene;
 
-/// Where `meter` puts everything that a VMM reads: a file system in memory, so that no measured step waits for this machine.
+/// Where `meter` puts everything that a VMM reads: a file system in memory, so that no measured
+/// step waits for this machine.
 pub const FOLDER: &str = "/tmp/bench";
 
 /// The work of one run of `meter`.
@@ -22,8 +23,8 @@ pub struct Plan {
     pub ram: u64,
     /// Huge pages of 2 MiB that the host keeps free.
     pub hugepages: u64,
-    /// A start that nobody looks at: KVM, and what it needs of the kernel, is set up by the first VM of a host, and taken down
-    /// more slowly.
+    /// A start that nobody looks at: KVM, and what it needs of the kernel, is set up by the first
+    /// VM of a host, and taken down more slowly.
     pub warm_up: Start,
     /// The starts, in this order.
     pub starts: Vec<Start>,

@@ -65,7 +65,8 @@ impl fmt::Display for Line {
 impl FromStr for Line {
     type Err = ();
 
-    /// Takes a line without its end. Anything else on the console (the kernel's log, say) is an error.
+    /// Takes a line without its end. Anything else on the console (the kernel's log, say) is an
+    /// error.
     fn from_str(line: &str) -> Result<Line, ()> {
         let (kind, rest) = match line.strip_prefix(MARK).ok_or(())?.split_once(' ') {
             Some((kind, rest)) => (kind, rest),
@@ -196,7 +197,8 @@ impl FromStr for Test {
     }
 }
 
-/// The kernel's command line gives `load` its work as environment variables of init: the seed, and the tests by commas.
+/// The kernel's command line gives `load` its work as environment variables of init: the seed, and
+/// the tests by commas.
 pub const SEED: &str = "BENCH_SEED";
 /// See [`SEED`].
 pub const TESTS: &str = "BENCH_TESTS";

@@ -1,4 +1,5 @@
-//! From the records of many starts to one number for each metric: what is kept under `bench/results`.
+//! From the records of many starts to one number for each metric: what is kept under
+//! `bench/results`.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! How costs grow: with VMs, disks, memory and vCPUs. What `bench scale` asks `meter` for, and what it makes of the answers.
+//! How costs grow: with VMs, disks, memory and vCPUs. What `bench scale` asks `meter` for, and what
+//! it makes of the answers.
 
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +49,8 @@ pub struct Sample {
     pub exit: u64,
     /// Of the VMMs, beside their guests' RAM.
     pub memory: Memory,
-    /// PSS with their guests' RAM, as far as the guests have touched it, in KiB. What the kernel keeps for a VM is in neither.
+    /// PSS with their guests' RAM, as far as the guests have touched it, in KiB. What the kernel
+    /// keeps for a VM is in neither.
     pub with_ram: u64,
     /// In [`IDLE`] seconds of waiting.
     pub idle: Counts,

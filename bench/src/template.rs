@@ -1,9 +1,10 @@
 //! How a VMM is started: a file of arguments with places for what differs from start to start.
 //!
-//! One argument a line, the program first. `{kernel}`, `{initrd}`, `{cmdline}`, `{disk}`, `{memory}` (MiB), `{cpus}`, `{queues}` (of the
-//! disk) and `{root}` (the VMM's own folder) are replaced, within an argument too. Empty lines and lines that begin with `#` are skipped. A line that
-//! begins with `hugepages:` counts only where the guest's memory is to be of huge pages, one with `pages:` only elsewhere, and one with
-//! `stats:` only where the VMM is to count what happens.
+//! One argument a line, the program first. `{kernel}`, `{initrd}`, `{cmdline}`, `{disk}`,
+//! `{memory}` (MiB), `{cpus}`, `{queues}` (of the disk) and `{root}` (the VMM's own folder) are
+//! replaced, within an argument too. Empty lines and lines that begin with `#` are skipped. A line
+//! that begins with `hugepages:` counts only where the guest's memory is to be of huge pages, one
+//! with `pages:` only elsewhere, and one with `stats:` only where the VMM is to count what happens.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The command line: the options of `hartvisor run`, and those of the comparison.
 //!
-//! What a run is asked for is read by hartvisor's own definition, so that a wrong option is refused here at once, and then
-//! handed on as it was given.
+//! What a run is asked for is read by hartvisor's own definition, so that a wrong option is refused
+//! here at once, and then handed on as it was given.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ Examples:
       --peer 'plain=qemu-system-riscv64 -M virt -m {memory}M -nographic -no-reboot -kernel {kernel}' \\
       --peer 'lab:kvmtool=lab/cache/peers/kvmtool/lkvm run -k {kernel} -m {memory} -c {cpus}'";
 
-/// Options of `hartvisor run` that a comparison gives itself, or that make no sense for it. In a `--config` file, which may be
-/// one that is used for runs, they are passed over.
+/// Options of `hartvisor run` that a comparison gives itself, or that make no sense for it. In a
+/// `--config` file, which may be one that is used for runs, they are passed over.
 const NOT_HERE: [&str; 8] = [
     "accel",
     "devices",
@@ -87,7 +87,8 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 
-    /// The time until the guest prints a line with this is told, instead of that until its last line
+    /// The time until the guest prints a line with this is told, instead of that until its last
+    /// line
     #[arg(long, value_name = "TEXT")]
     pub marker: Option<String>,
 
@@ -99,14 +100,15 @@ pub struct Options {
     #[arg(long, value_name = "TEXT")]
     pub ignore: Vec<String>,
 
-    /// One more way, a command of any program. {kernel}, {initrd}, {cmdline}, {memory} (MiB), {cpus} and {disk} (the first)
-    /// are filled in; {{ is a brace. GROUP says whose time it is compared with: kvm, lab (then it runs in the emulated
-    /// host) or tcg, the default
+    /// One more way, a command of any program. {kernel}, {initrd}, {cmdline}, {memory} (MiB),
+    /// {cpus} and {disk} (the first) are filled in; {{ is a brace. GROUP says whose time it is
+    /// compared with: kvm, lab (then it runs in the emulated host) or tcg, the default
     #[arg(long = "peer", value_name = "[GROUP:]NAME=COMMAND", value_parser = Peer::parse)]
     pub peers: Vec<Peer>,
 
-    /// The command that runs another in an emulated RISC-V KVM host: lab/run of hartvisor's sources, with its options.
-    /// hartvisor's and hartvisor-compare's riscv64 builds must be on the PATH there [env: HARTVISOR_LAB]
+    /// The command that runs another in an emulated RISC-V KVM host: lab/run of hartvisor's
+    /// sources, with its options. hartvisor's and hartvisor-compare's riscv64 builds must be on the
+    /// PATH there [env: HARTVISOR_LAB]
     #[arg(long, value_name = "COMMAND")]
     pub lab: Option<String>,
 
@@ -167,7 +169,8 @@ pub fn command() -> Command {
     })
 }
 
-/// Reads the arguments, the program's own name first. Help and version are printed from here, and end the program.
+/// Reads the arguments, the program's own name first. Help and version are printed from here, and
+/// end the program.
 ///
 /// # Errors
 /// In one line, what is wrong.
@@ -229,8 +232,8 @@ pub fn text(value: &OsStr) -> Result<String, Error> {
     text.ok_or_else(|| Error::NotText(value.into()))
 }
 
-/// An error of clap's in one line. Help and version are no errors: they are printed. `config`: a file that has a share in the
-/// arguments.
+/// An error of clap's in one line. Help and version are no errors: they are printed. `config`: a
+/// file that has a share in the arguments.
 fn refuse(error: clap::Error, config: Option<&Path>) -> Error {
     if !error.use_stderr() {
         error.exit();

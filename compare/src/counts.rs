@@ -1,4 +1,5 @@
-//! What hartvisor counts of a run (`--stats`), as lines of a table: those that tell one way from another.
+//! What hartvisor counts of a run (`--stats`), as lines of a table: those that tell one way from
+//! another.
 
 use observe::stats::report::{Device, Histogram, Queue, Report, Vcpu};
 
@@ -79,7 +80,8 @@ pub fn lines(counts: &Counts) -> Vec<Count> {
     lines
 }
 
-/// How often vCPUs came back to the VMM, by kind, what never happened left out; nothing where it has no vCPUs.
+/// How often vCPUs came back to the VMM, by kind, what never happened left out; nothing where it
+/// has no vCPUs.
 pub fn exits(stats: &Report) -> Vec<(&'static str, u64)> {
     let Some(vcpus) = &stats.vcpus else {
         return Vec::new();
@@ -95,7 +97,8 @@ pub fn exits(stats: &Report) -> Vec<(&'static str, u64)> {
     sums.into_iter().filter(|(_, sum)| *sum > 0).collect()
 }
 
-/// Of a disk's requests: its first queue has most. A console's queues wait for input, which is no latency.
+/// Of a disk's requests: its first queue has most. A console's queues wait for input, which is no
+/// latency.
 pub fn latency(device: &Device) -> Option<&Histogram> {
     let queues = device.queues.iter().filter(|_| device.kind == "block");
     queues

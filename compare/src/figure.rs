@@ -1,7 +1,8 @@
 //! The pictures of the page, as SVG drawn by plotters.
 //!
-//! They are drawn for a phone's width, and in colours that only stand for what they mean: the page's style sheet
-//! (`page.css`) replaces each by one that suits a light or a dark screen, so it knows these values.
+//! They are drawn for a phone's width, and in colours that only stand for what they mean: the
+//! page's style sheet (`page.css`) replaces each by one that suits a light or a dark screen, so it
+//! knows these values.
 
 use observe::stats::report::Histogram;
 use plotters::coord::Shift;
@@ -27,8 +28,8 @@ fn series(number: usize) -> RGBColor {
     RGBColor(16, 0, u8::try_from(number % 6).unwrap_or(0))
 }
 
-/// A label of size 14 as far as it fits beside `right` in the width of a picture. A character takes 9 units on the average where
-/// the font is wide, and mostly less.
+/// A label of size 14 as far as it fits beside `right` in the width of a picture. A character takes
+/// 9 units on the average where the font is wide, and mostly less.
 fn shortened(label: &str, right: &str) -> String {
     let room = (WIDTH / 9) as usize;
     let room = room.saturating_sub(right.chars().count() + 1);
@@ -63,7 +64,8 @@ pub struct Course {
     pub lines: Vec<u64>,
 }
 
-/// Bars under one another, from 0 on. `about` says what the picture shows, to those who cannot see it.
+/// Bars under one another, from 0 on. `about` says what the picture shows, to those who cannot see
+/// it.
 ///
 /// # Errors
 /// plotters fails.
@@ -102,7 +104,8 @@ pub fn bars(about: &str, bars: &[Bar]) -> Result<String, Error> {
     })
 }
 
-/// Runs in time: until the guest speaks, until its marker, until the end; each line that it wrote is a stroke.
+/// Runs in time: until the guest speaks, until its marker, until the end; each line that it wrote
+/// is a stroke.
 ///
 /// # Errors
 /// plotters fails.

@@ -1,6 +1,8 @@
-//! The emulated host: a plan goes in, this program runs it there, and what it saw comes back as lines of JSON.
+//! The emulated host: a plan goes in, this program runs it there, and what it saw comes back as
+//! lines of JSON.
 //!
-//! So the time of a run is that of the emulated host's clock, from the start of the VMM there, not that of its boot.
+//! So the time of a run is that of the emulated host's clock, from the start of the VMM there, not
+//! that of its boot.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -94,7 +96,8 @@ fn files(compare: &Compare, plan: &Plan) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// The other side: runs the plan in a file, and writes what was seen, a line of JSON each, to standard output.
+/// The other side: runs the plan in a file, and writes what was seen, a line of JSON each, to
+/// standard output.
 ///
 /// # Errors
 /// There is no plan in the file, or its command cannot be started.

@@ -4,14 +4,15 @@
 //! # latency disk-both: p50 31.2, p90 40.0, p99 55.1, max 80.3 us of 320 requests
 //! ```
 //!
-//! The `# ` is for guests that speak TAP. Any percentiles do, in microseconds, rising; `max` is the hundredth. What follows `us` is
-//! for people.
+//! The `# ` is for guests that speak TAP. Any percentiles do, in microseconds, rising; `max` is the
+//! hundredth. What follows `us` is for people.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Line;
 
-/// Kinds of requests of which a guest is heard, and percentiles of each: what it prints is its own affair.
+/// Kinds of requests of which a guest is heard, and percentiles of each: what it prints is its own
+/// affair.
 const MOST: usize = 16;
 
 /// How long requests of one kind took.

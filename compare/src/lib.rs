@@ -12,8 +12,9 @@
 //!    └── table, page ─ figure       the report as text, as a page with pictures
 //! ```
 //!
-//! Imports run downward only. Nothing here runs a guest: that is `hartvisor`'s and QEMU's, which are started as a user would.
-//! So the monitor itself holds none of this, and a peer is treated as it is.
+//! Imports run downward only. Nothing here runs a guest: that is `hartvisor`'s and QEMU's, which
+//! are started as a user would. So the monitor itself holds none of this, and a peer is treated as
+//! it is.
 
 pub mod cli;
 pub mod clock;

@@ -1,4 +1,5 @@
-//! `hartvisor-compare`: what `hartvisor compare` starts. Runs the guest in each way, and shows what came of it.
+//! `hartvisor-compare`: what `hartvisor compare` starts. Runs the guest in each way, and shows what
+//! came of it.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};

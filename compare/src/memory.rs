@@ -6,8 +6,8 @@ use observe::smaps::usage;
 
 use crate::plan::Memory;
 
-/// What process `pid` and its descendants take now beside a guest's RAM of `ram` bytes. Nothing where none of them has a
-/// mapping of that size, since the guest's share is not known then.
+/// What process `pid` and its descendants take now beside a guest's RAM of `ram` bytes. Nothing
+/// where none of them has a mapping of that size, since the guest's share is not known then.
 pub fn beside_ram(pid: u32, ram: u64) -> Option<Memory> {
     let mut total = Memory::default();
     let mut has_ram = false;

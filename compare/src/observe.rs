@@ -1,7 +1,8 @@
 //! Starts a command as often as a plan says, and notes what it writes, when, and how it ends.
 //!
-//! Times and counts come from different runs: what counts looks at the command's memory all the while.
-//! Nothing that was started is left behind: it is asked to end, and killed with all of its process group if it does not.
+//! Times and counts come from different runs: what counts looks at the command's memory all the
+//! while. Nothing that was started is left behind: it is asked to end, and killed with all of its
+//! process group if it does not.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -20,7 +21,8 @@ use crate::error::Error;
 use crate::memory;
 use crate::plan::{Counts, Ending, Line, Memory, Plan, Run};
 
-/// Most bytes that a run may write to its standard output: a guest that prints for ever is ended before its time is up.
+/// Most bytes that a run may write to its standard output: a guest that prints for ever is ended
+/// before its time is up.
 pub const OUTPUT_MAX: usize = 4 << 20;
 /// How much of the end of standard error is kept, in bytes.
 const MESSAGES_MAX: usize = 16 << 10;
@@ -31,7 +33,8 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The signals that end a comparison, and the ends of children, to be waited for.
 ///
-/// They are caught, not blocked: a child would inherit that, and a shell that learns of no SIGCHLD waits for ever.
+/// They are caught, not blocked: a child would inherit that, and a shell that learns of no SIGCHLD
+/// waits for ever.
 pub struct Signals {
     ending: Vec<(Signal, UnixStream)>,
     children: UnixStream,
@@ -76,7 +79,8 @@ impl Signals {
     }
 }
 
-/// Runs a plan: the runs that are timed, and at the end the one that counts. Each is given to `each` when it has ended.
+/// Runs a plan: the runs that are timed, and at the end the one that counts. Each is given to
+/// `each` when it has ended.
 ///
 /// # Errors
 /// A disk cannot be copied, the command cannot be started, or a signal came.
@@ -213,7 +217,8 @@ impl Running {
         self.ended.is_none() || !self.out.closed || !self.err.closed
     }
 
-    /// Waits for something to happen, for at most `at_most`, and takes it. A signal that ends us is given.
+    /// Waits for something to happen, for at most `at_most`, and takes it. A signal that ends us is
+    /// given.
     fn wait(
         &mut self,
         signals: &Signals,

@@ -1,4 +1,5 @@
-//! What is to be run, and what was seen: what goes into the emulated host and comes out of it, as JSON.
+//! What is to be run, and what was seen: what goes into the emulated host and comes out of it, as
+//! JSON.
 
 use std::path::PathBuf;
 
@@ -9,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Plan {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// What is added for the run that counts, and the file in which the command leaves its counts then.
+    /// What is added for the run that counts, and the file in which the command leaves its counts
+    /// then.
     pub counting: Option<Counting>,
     /// How often it is timed. One more run counts.
     pub runs: u32,
@@ -73,7 +75,8 @@ pub struct Run {
 /// What the run that counts gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// The largest memory of all its processes beside the guest's RAM, where the two can be told apart.
+    /// The largest memory of all its processes beside the guest's RAM, where the two can be told
+    /// apart.
     pub memory: Option<Memory>,
     /// What the command left in its file, if that was JSON.
     pub stats: Option<serde_json::Value>,

@@ -1,4 +1,5 @@
-//! The comparison as text: a line for each measure, a column for each way, and a group of columns for each clock.
+//! The comparison as text: a line for each measure, a column for each way, and a group of columns
+//! for each clock.
 
 use crate::counts::{self, Count};
 use crate::latency::Latency;

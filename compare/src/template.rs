@@ -1,16 +1,20 @@
 //! The command of a peer: words as a shell would cut them, with places for what the guest needs.
 //!
-//! The words are cut before the places are filled, so that a command line with blanks stays one argument.
+//! The words are cut before the places are filled, so that a command line with blanks stays one
+//! argument.
 
 use std::collections::BTreeMap;
 
-/// What a place may name: `{kernel}`, `{initrd}`, `{cmdline}`, `{memory}` (MiB), `{cpus}`, `{disk}` (the first disk).
+/// What a place may name: `{kernel}`, `{initrd}`, `{cmdline}`, `{memory}` (MiB), `{cpus}`, `{disk}`
+/// (the first disk).
 pub const PLACES: [&str; 6] = ["kernel", "initrd", "cmdline", "memory", "cpus", "disk"];
 
-/// The words of `template`, its places filled with `values`. `{{` and `}}` stand for the braces themselves.
+/// The words of `template`, its places filled with `values`. `{{` and `}}` stand for the braces
+/// themselves.
 ///
 /// # Errors
-/// What is wrong: no command, a quote or brace left open, a place that there is not, or one that this guest has no value for.
+/// What is wrong: no command, a quote or brace left open, a place that there is not, or one that
+/// this guest has no value for.
 pub fn command(template: &str, values: &BTreeMap<&str, String>) -> Result<Vec<String>, String> {
     let words =
         shell_words::split(template).map_err(|_| format!("a quote in {template:?} has no end"))?;

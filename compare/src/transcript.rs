@@ -5,8 +5,8 @@
 //! - terminal escapes, carriage returns, blanks at the end of a line, empty lines;
 //! - the firmware's banner (OpenSBI), which only QEMU's machine has;
 //! - the kernel's time stamps, `[    0.123456] `;
-//! - in a TAP transcript: diagnostics (`# …`, YAML blocks). Of a test point that is marked TODO, known to fail, only number
-//!   and name are compared, and it is counted;
+//! - in a TAP transcript: diagnostics (`# …`, YAML blocks). Of a test point that is marked TODO,
+//!   known to fail, only number and name are compared, and it is counted;
 //! - what a guest reports of its latencies;
 //! - lines with a text that the user names (`--ignore`).
 
@@ -93,7 +93,8 @@ pub fn comparable(lines: &[Line], ignore: &[String]) -> Vec<Said> {
     said
 }
 
-/// Where `here` first differs from `there`; else how many lines are equal only because a test is known to fail.
+/// Where `here` first differs from `there`; else how many lines are equal only because a test is
+/// known to fail.
 pub fn difference(here: &[Said], there: &[Said]) -> Result<usize, Difference> {
     let mut known = 0;
     for index in 0..here.len().max(there.len()) {
@@ -128,7 +129,8 @@ fn same_point(a: &str, b: &str) -> bool {
     }
 }
 
-/// Whether a line is a passed or failed test point, and what follows: its number, name and directive.
+/// Whether a line is a passed or failed test point, and what follows: its number, name and
+/// directive.
 fn point(line: &str) -> Option<(bool, &str)> {
     match line.strip_prefix("not ok ") {
         Some(rest) => Some((false, rest)),

@@ -18,7 +18,8 @@ pub struct Way {
     pub name: String,
     /// Its group.
     pub clock: Clock,
-    /// Whether an exit status 1 says that the guest failed, and 3 that this host cannot: it is hartvisor that runs it.
+    /// Whether an exit status 1 says that the guest failed, and 3 that this host cannot: it is
+    /// hartvisor that runs it.
     pub ours: bool,
     /// How it is started, or why it cannot be.
     pub plan: Result<Plan, String>,

@@ -1,5 +1,6 @@
-//! The page in Chromium, as wide as a desk's screen and a phone's: the browser complains of nothing, each picture is to be seen,
-//! nothing sticks out. `lab/fetch browser` gets Chromium; the first test needs what `make compare` builds.
+//! The page in Chromium, as wide as a desk's screen and a phone's: the browser complains of
+//! nothing, each picture is to be seen, nothing sticks out. `lab/fetch browser` gets Chromium; the
+//! first test needs what `make compare` builds.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -310,7 +311,8 @@ fn percentiles(salt: u64) -> String {
     )
 }
 
-/// A report as wide as they come: eight ways in three groups, names and lines without a blank, hours and terabytes.
+/// A report as wide as they come: eight ways in three groups, names and lines without a blank,
+/// hours and terabytes.
 fn long() -> Report {
     let run = |salt: u64, counts| Run {
         ending: Ending::Status(i32::from(salt == 3)),

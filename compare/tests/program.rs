@@ -1,4 +1,5 @@
-//! The program, with a `hartvisor` and an emulated host that are scripts; and once with the real ones, under QEMU.
+//! The program, with a `hartvisor` and an emulated host that are scripts; and once with the real
+//! ones, under QEMU.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,8 +25,9 @@ case "$*" in *--accel=kvm*) echo "hartvisor: no KVM here" >&2; exit 3 ;; esac
 echo "hello from $(cat kernel)"
 "#;
 
-/// Held while a program is written and while one is started: a child that another test has just forked has our open files until
-/// it becomes its own program, and what anybody may write cannot be run ("Text file busy").
+/// Held while a program is written and while one is started: a child that another test has just
+/// forked has our open files until it becomes its own program, and what anybody may write cannot be
+/// run ("Text file busy").
 static FORKING: Mutex<()> = Mutex::new(());
 
 /// A folder with the program, and a `hartvisor` beside it.

@@ -1,7 +1,9 @@
-//! A console with one more port: what comes in and goes out of its files, in order and nowhere else.
+//! A console with one more port: what comes in and goes out of its files, in order and nowhere
+//! else.
 //!
-//! When the device takes a chain is its own affair here, so the guest leaves chains alone once they are available. Then the
-//! [`model`](crate::model) can say beforehand what each is, and whatever is returned is held against that.
+//! When the device takes a chain is its own affair here, so the guest leaves chains alone once they
+//! are available. Then the [`model`](crate::model) can say beforehand what each is, and whatever is
+//! returned is held against that.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -87,7 +89,8 @@ struct End {
     next: u8,
     /// What is to come out, in order.
     shown: VecDeque<u8>,
-    /// Something else may come: output is dropped, as the reader was given up, or there is emergency output.
+    /// Something else may come: output is dropped, as the reader was given up, or there is
+    /// emergency output.
     lossy: bool,
 }
 

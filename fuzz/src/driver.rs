@@ -1,5 +1,6 @@
-//! What a guest does with a queue: chains as drivers lay them out, and everything of the list of hostile cases
-//! (docs/testing.md) as one step among others, so that no luck is needed to come upon it.
+//! What a guest does with a queue: chains as drivers lay them out, and everything of the list of
+//! hostile cases (docs/testing.md) as one step among others, so that no luck is needed to come upon
+//! it.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
@@ -74,7 +75,8 @@ enum Odd {
     Size(u16),
     /// The driver area so far from the descriptors.
     DriverOver(i16),
-    /// The driver area so far from the device area: with a few bytes one's index is the other's flags.
+    /// The driver area so far from the device area: with a few bytes one's index is the other's
+    /// flags.
     Meet(i8),
     /// The device area so far from the descriptors.
     DeviceOverTable(i16),
@@ -266,8 +268,8 @@ impl Driver {
         address
     }
 
-    /// Lays a chain out and makes it available: `readable` bytes cut into pieces, then `writable` bytes, each piece of a
-    /// length of its own. Gives its head.
+    /// Lays a chain out and makes it available: `readable` bytes cut into pieces, then `writable`
+    /// bytes, each piece of a length of its own. Gives its head.
     pub fn offer(
         &mut self,
         ram: &mut Ram,

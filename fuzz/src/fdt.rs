@@ -1,4 +1,5 @@
-//! A device tree of the user's own (`--dtb`): any bytes, mostly the tree of a real machine with something changed.
+//! A device tree of the user's own (`--dtb`): any bytes, mostly the tree of a real machine with
+//! something changed.
 
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
@@ -8,7 +9,8 @@ use vmm::layout::FDT_MAX_SIZE;
 
 use crate::file::{new_file, path};
 
-/// Trees of QEMU's and a short one, which is changed sooner, each with the byte that says what to do with it.
+/// Trees of QEMU's and a short one, which is changed sooner, each with the byte that says what to
+/// do with it.
 pub fn seeds() -> Vec<Vec<u8>> {
     let trees = [
         small(),
@@ -35,7 +37,8 @@ fn small() -> Vec<u8> {
     tree.to_dtb()
 }
 
-/// Runs a case: a byte of flags, then the file. Panics when what comes of it is not what was asked for.
+/// Runs a case: a byte of flags, then the file. Panics when what comes of it is not what was asked
+/// for.
 pub fn run(case: &[u8]) {
     let Some((how, tree)) = case.split_first() else {
         return;

@@ -1,5 +1,5 @@
-//! Kernel files: any bytes, mostly an ELF or an Image with something changed, as they are or packed by us, so that what is
-//! wrong is found behind a good gzip member too.
+//! Kernel files: any bytes, mostly an ELF or an Image with something changed, as they are or packed
+//! by us, so that what is wrong is found behind a good gzip member too.
 
 use std::io::Write;
 
@@ -44,7 +44,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     plain.chain(packed).chain(nudged).collect()
 }
 
-/// Runs a case: a byte of how, two of a word that is nudged, then the kernel. Panics when a kernel that was accepted cannot be loaded as it says.
+/// Runs a case: a byte of how, two of a word that is nudged, then the kernel. Panics when a kernel
+/// that was accepted cannot be loaded as it says.
 pub fn run(case: &[u8]) {
     let Some(([how, which, by], bytes)) = case.split_first_chunk() else {
         return;
@@ -101,7 +102,8 @@ pub fn run(case: &[u8]) {
     );
 }
 
-/// Adds a little to word `which`: headers are made of words, and what is off by one is off by little.
+/// Adds a little to word `which`: headers are made of words, and what is off by one is off by
+/// little.
 fn nudge(bytes: &mut [u8], which: usize, by: i8) {
     if let Some(word) = bytes.chunks_exact_mut(8).nth(which)
         && let Ok(old) = <[u8; 8]>::try_from(&*word)
@@ -143,7 +145,8 @@ fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
     file
 }
 
-/// An ELF of two segments, one right behind the other, so that little makes them overlap; `kind` 2 is ET_EXEC, 3 ET_DYN.
+/// An ELF of two segments, one right behind the other, so that little makes them overlap; `kind` 2
+/// is ET_EXEC, 3 ET_DYN.
 fn elf(kind: u16) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     for half in [kind, 243, 1, 0] {

@@ -5,8 +5,8 @@
 //!                                        │                               │  the same memory, byte for byte?
 //!                                        └──────▶ model: slow, plain ────┘
 //! ```
-//! A target is a file of one line in `targets/`; the cases are here, so that they are checked and documented as all else.
-//! `make fuzz` runs them, docs/testing.md has what came of it.
+//! A target is a file of one line in `targets/`; the cases are here, so that they are checked and
+//! documented as all else. `make fuzz` runs them, docs/testing.md has what came of it.
 
 pub mod block;
 pub mod console;

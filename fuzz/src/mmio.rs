@@ -1,7 +1,9 @@
-//! A disk behind its registers: every access a guest can make, in any order, with the device's thread running.
+//! A disk behind its registers: every access a guest can make, in any order, with the device's
+//! thread running.
 //!
-//! When that thread does what is chance, so nothing is predicted here. What holds at any time is looked at instead, above
-//! all what a reset promises; and in the end a good driver must find a good disk.
+//! When that thread does what is chance, so nothing is predicted here. What holds at any time is
+//! looked at instead, above all what a reset promises; and in the end a good driver must find a
+//! good disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,7 +64,8 @@ enum Step {
     /// Any access to the page.
     AnyStore(u16, [u8; 8], u8),
     AnyLoad(u16, u8),
-    /// What a driver does to begin, up to here. It declines some features, and now and then accepts one that there is not.
+    /// What a driver does to begin, up to here. It declines some features, and now and then accepts
+    /// one that there is not.
     Begin(Layout, u64, #[arbitrary(with = seldom)] Option<u8>, u8),
     Offer {
         #[arbitrary(with = few)]

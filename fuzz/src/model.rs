@@ -1,4 +1,5 @@
-//! A split queue again (§ 2.7), as plainly as it can be said: no atomics, no translation, nothing remembered but indices.
+//! A split queue again (§ 2.7), as plainly as it can be said: no atomics, no translation, nothing
+//! remembered but indices.
 //!
 //! It shares no code with `devices`. What the two disagree about is a finding, in one of them.
 
@@ -133,7 +134,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The device says that it wrote so many bytes: the model takes them as they are, and gives them.
+    /// The device says that it wrote so many bytes: the model takes them as they are, and gives
+    /// them.
     pub fn accept(mut self, ram: &mut Ram, written: u64) -> Vec<u8> {
         let room = self.writable.len();
         assert!(written <= room, "{written} bytes written to {room}");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Nothing that works takes so long. It is time that this process had on a processor: on a busy machine, at the lowest priority,
-/// a thread may have to wait for its turn for longer than that.
+/// Nothing that works takes so long. It is time that this process had on a processor: on a busy
+/// machine, at the lowest priority, a thread may have to wait for its turn for longer than that.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Waits until `done`. Panics when that takes too long.

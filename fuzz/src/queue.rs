@@ -186,7 +186,8 @@ impl Pair {
     }
 
     fn pop(&mut self, ram: &Ram) -> Result<(), model::QueueError> {
-        // The device gives back what it takes: a queue lends no more chains than it has descriptors.
+        // The device gives back what it takes: a queue lends no more chains than it has
+        // descriptors.
         if self.taken.len() >= self.queue.size().into() {
             return Ok(());
         }

@@ -70,7 +70,8 @@ impl Ram {
         }
     }
 
-    /// The model of a device writes: into the image alone. False, and nothing written, if it is not all RAM.
+    /// The model of a device writes: into the image alone. False, and nothing written, if it is not
+    /// all RAM.
     pub fn put(&mut self, address: u64, bytes: &[u8]) -> bool {
         match place(address, bytes.len() as u64) {
             Some(place) => self.image[place].copy_from_slice(bytes),

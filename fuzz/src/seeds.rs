@@ -1,4 +1,5 @@
-//! What each target begins with. A target that is started with FUZZ_SEEDS=FOLDER writes its seeds there and ends.
+//! What each target begins with. A target that is started with FUZZ_SEEDS=FOLDER writes its seeds
+//! there and ends.
 
 use std::path::Path;
 use std::{env, fs, io, process};
@@ -17,8 +18,8 @@ pub fn on_demand(seeds: impl IntoIterator<Item = Vec<u8>>) {
     process::exit(0);
 }
 
-/// Seeds for a target whose input is a sequence of steps: any bytes are one, so some of chance will do. They are long, as
-/// short ones would only ever set a device up.
+/// Seeds for a target whose input is a sequence of steps: any bytes are one, so some of chance will
+/// do. They are long, as short ones would only ever set a device up.
 pub fn steps() -> impl Iterator<Item = Vec<u8>> {
     let mut chance = Chance(1);
     let lens = [64, 128, 256, 512, 1024, 2048, 4096];

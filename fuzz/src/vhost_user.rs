@@ -1,8 +1,10 @@
-//! A disk on a socket: every message a front end can send, in any order, with the device's thread running.
+//! A disk on a socket: every message a front end can send, in any order, with the device's thread
+//! running.
 //!
-//! When that thread does what is chance, so nothing is predicted here, as with [`mmio`](crate::transport::mmio). What is looked at is what a
-//! front end counts on: the connection answers or ends; a stopped ring is left alone; of one that hung up nothing is kept, neither
-//! its descriptors nor its memory; and in the end a good front end finds a good disk.
+//! When that thread does what is chance, so nothing is predicted here, as with
+//! [`mmio`](crate::transport::mmio). What is looked at is what a front end counts on: the
+//! connection answers or ends; a stopped ring is left alone; of one that hung up nothing is kept,
+//! neither its descriptors nor its memory; and in the end a good front end finds a good disk.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -419,7 +421,8 @@ impl World {
             .filter_map(|it| self.descriptor(*it))
             .collect();
         let stream = &mut self.connected().stream;
-        // That the other end has hung up is told by the next answer. Descriptors come with the header.
+        // That the other end has hung up is told by the next answer. Descriptors come with the
+        // header.
         let _ = stream.send_with_fds(&[&message[..]], &descriptors);
         let _ = stream.write_all(body);
     }
@@ -434,8 +437,8 @@ impl World {
         })
     }
 
-    /// The next answer's code and content; `None` once the connection has ended. One of the two must come: the fuzzer's own limit
-    /// is how long it may take.
+    /// The next answer's code and content; `None` once the connection has ended. One of the two
+    /// must come: the fuzzer's own limit is how long it may take.
     fn answer(&mut self) -> Option<(u32, Vec<u8>)> {
         let stream = &mut self.connection.as_mut()?.stream;
         let mut header = [0; 12];
@@ -472,7 +475,8 @@ impl World {
         }
     }
 
-    /// A message that ends in its middle, or that is longer or shorter than it says: what follows is not to be known.
+    /// A message that ends in its middle, or that is longer or shorter than it says: what follows
+    /// is not to be known.
     fn broken(&mut self, code: u32, body: &[u8], len: u32) {
         self.loud();
         let body = &body[..body.len().min(BODY_MAX)];
@@ -485,7 +489,8 @@ impl World {
         self.quiet = [false; QUEUES];
     }
 
-    /// These rings have stopped: what the device wrote until now is its business, from here on it may not.
+    /// These rings have stopped: what the device wrote until now is its business, from here on it
+    /// may not.
     fn settle(&mut self, stopped: [bool; QUEUES]) {
         let all = |quiet: [bool; QUEUES]| quiet.iter().all(|quiet| *quiet);
         let before = all(self.quiet);
@@ -659,8 +664,8 @@ impl World {
         assert!(self.events[3].read().is_err(), "an error was told");
         self.stop(1);
         self.settle([true; QUEUES]);
-        // A good request that comes now stays where it is. Of a ring that ran on, the thread would see the notification before its end,
-        // which comes with the end of the connection.
+        // A good request that comes now stays where it is. Of a ring that ran on, the thread would
+        // see the notification before its end, which comes with the end of the connection.
         self.drivers[0].offer(&mut self.ram, &[&read], &[512, 1], &shape);
         self.events[0].write(1).expect("an event");
         self.hang_up();

@@ -1,7 +1,8 @@
 //! A split virtqueue without a driver: every word of it is written by hand, right or wrong.
 //!
-//! The drivers keep the rules; a test of a device must also be able to break each of them. So nothing here is checked, and
-//! nothing is remembered: what the ring is at the moment stands in its memory.
+//! The drivers keep the rules; a test of a device must also be able to break each of them. So
+//! nothing here is checked, and nothing is remembered: what the ring is at the moment stands in its
+//! memory.
 //!
 //! ```text
 //!   Region   descriptor area │ driver area │ device area │
@@ -233,7 +234,8 @@ impl Ring {
         self.device.load_u16(at, Ordering::SeqCst)
     }
 
-    /// Tells a device where queue `index` is, without enabling it: QueueSel, QueueSize and the addresses (§4.2.3.2).
+    /// Tells a device where queue `index` is, without enabling it: QueueSel, QueueSize and the
+    /// addresses (§4.2.3.2).
     pub fn announce(&self, registers: &impl Registers, index: u16) {
         registers.write(offset::QUEUE_SEL, index.into());
         registers.write(offset::QUEUE_SIZE, self.size.into());

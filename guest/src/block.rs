@@ -414,7 +414,8 @@ impl<R: Registers> Block<R> {
         self.range(Request::DISCARD, (sector, count, 0), wait)
     }
 
-    /// Makes `count` sectors from `sector` on read as zeroes; with `unmap` their space may be given back.
+    /// Makes `count` sectors from `sector` on read as zeroes; with `unmap` their space may be given
+    /// back.
     ///
     /// # Errors
     ///

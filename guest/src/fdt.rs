@@ -194,7 +194,8 @@ fn cpu(fdt: Fdt<'_>, hart: usize) -> Option<FdtNode<'_>> {
         .find(|cpu| hartid(*cpu).is_some_and(|id| usize::try_from(id) == Ok(hart)))
 }
 
-/// Whether a hart has an extension of more than one letter: by the list of today's bindings, else by the ISA string.
+/// Whether a hart has an extension of more than one letter: by the list of today's bindings, else
+/// by the ISA string.
 fn has_extension(cpu: FdtNode<'_>, name: &str) -> bool {
     match cpu.property("riscv,isa-extensions") {
         Some(list) => list

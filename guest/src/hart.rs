@@ -1,4 +1,5 @@
-//! The other harts: started by SBI HSM, each on a stack of its own, and given tasks by the boot hart.
+//! The other harts: started by SBI HSM, each on a stack of its own, and given tasks by the boot
+//! hart.
 //!
 //! ```text
 //!   boot hart    start ─▶ HSM ─▶ hart_entry ─▶ waits (WFI) ◀─┐
@@ -165,7 +166,8 @@ impl Hart {
         sbi_rt::send_ipi(HartMask::from_mask_base(1, self.id()))
     }
 
-    /// Gives it a task, with an IPI that it takes before it begins. `false` when it still has one, or cannot be rung.
+    /// Gives it a task, with an IPI that it takes before it begins. `false` when it still has one,
+    /// or cannot be rung.
     pub fn give(&self, task: Task) -> bool {
         self.rung.store(self.ipis(), Ordering::Relaxed);
         let task = (task as *const ()).cast_mut();

@@ -333,8 +333,9 @@ impl Queue {
         self.device.load_u16(IDX, Ordering::Acquire) != self.next_used
     }
 
-    /// Writes used_event: the next entry, or for "none" one that is far from all that is in flight. The last one would not
-    /// do: the device may look at the wish after we have taken what it has just published, and find it among that.
+    /// Writes used_event: the next entry, or for "none" one that is far from all that is in flight.
+    /// The last one would not do: the device may look at the wish after we have taken what it has
+    /// just published, and find it among that.
     fn ask_for_interrupt(&self) {
         if self.event_idx {
             let far = if self.interrupts { 0 } else { 1 << 15 };

@@ -100,7 +100,8 @@ pub fn put(mut bytes: &[u8]) {
     }
 }
 
-/// Prints one byte the legacy way, whether or not there is another; `false` from firmware that does not know it.
+/// Prints one byte the legacy way, whether or not there is another; `false` from firmware that does
+/// not know it.
 pub fn put_legacy(byte: u8) -> bool {
     #[expect(deprecated, reason = "for firmware without DBCN")]
     let error = sbi_rt::legacy::console_putchar(byte.into());

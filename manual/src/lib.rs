@@ -1,5 +1,5 @@
-//! What is written about hartvisor, held to what it is: man pages and completions are made of its own command line, and
-//! the commands of the book can be run ([`session`]).
+//! What is written about hartvisor, held to what it is: man pages and completions are made of its
+//! own command line, and the commands of the book can be run ([`session`]).
 
 use std::fs;
 use std::io;

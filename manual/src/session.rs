@@ -1,6 +1,7 @@
 //! The commands in a page of the book, and whether what they print is what the page says.
 //!
-//! A block that begins with ```` ```console runs ```` is run, by bash in the project's folder, command by command:
+//! A block that begins with ```` ```console runs ``` ` is run, by bash in the project's folder,
+//! command by command:
 //!
 //! ```text
 //! $ the command, ended by a backslash \
@@ -51,7 +52,8 @@ pub fn steps(page: &str) -> Vec<Step> {
 /// Whether `output` is what was said of it.
 ///
 /// # Errors
-/// The first line that was said and does not come where it should, or the first that came and was not said.
+/// The first line that was said and does not come where it should, or the first that came and was
+/// not said.
 pub fn check(said: &[String], output: &str) -> Result<(), String> {
     let mut lines = output.lines().map(str::trim_end);
     let mut anything = false;

@@ -1,4 +1,5 @@
-//! The book: that it hangs together, and that what its commands print is what it says (`make test-docs`).
+//! The book: that it hangs together, and that what its commands print is what it says
+//! (`make test-docs`).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -38,7 +38,8 @@ pub enum Place {
 }
 
 impl Names {
-    /// The register of this number: its device, where `devices` has the names of slots, and its name.
+    /// The register of this number: its device, where `devices` has the names of slots, and its
+    /// name.
     pub(crate) fn register(&self, number: usize, devices: &[String]) -> (String, &'static str) {
         let (place, register) = match self.registers.get(number) {
             Some((place, register)) => (*place, *register),

@@ -1,9 +1,10 @@
-//! `hartvisor run --rings` keeps what queues held, and `hartvisor rings` draws it: descriptor table, available and used ring,
-//! which chains there are and who owns them.
+//! `hartvisor run --rings` keeps what queues held, and `hartvisor rings` draws it: descriptor
+//! table, available and used ring, which chains there are and who owns them.
 //!
-//! Of each queue there are two moments in the file: the kick at which most was in flight, as the device's thread found it
-//! before it took the first chain, and the moment of writing. That is the end of the run, or SIGUSR1, for a driver that
-//! hangs; the main thread then reads guest memory while everything goes on, so an index may be newer than an entry.
+//! Of each queue there are two moments in the file: the kick at which most was in flight, as the
+//! device's thread found it before it took the first chain, and the moment of writing. That is the
+//! end of the run, or SIGUSR1, for a driver that hangs; the main thread then reads guest memory
+//! while everything goes on, so an index may be newer than an entry.
 
 use std::fs::{self, File};
 use std::io;
@@ -137,7 +138,8 @@ impl Queue {
         }
     }
 
-    /// The descriptors of the chain that begins at `head`, with their indices: a loop is cut where it closes.
+    /// The descriptors of the chain that begins at `head`, with their indices: a loop is cut where
+    /// it closes.
     fn chain(&self, head: u16) -> Vec<(u16, Descriptor)> {
         let mut chain = Vec::new();
         let mut index = head;

@@ -1,4 +1,5 @@
-//! What a process takes of the host's memory, from the text of its `/proc/PID/smaps` (proc_pid_smaps(5)).
+//! What a process takes of the host's memory, from the text of its `/proc/PID/smaps`
+//! (proc_pid_smaps(5)).
 
 /// A process's mappings, added up. All in KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,8 +12,9 @@ pub struct Usage {
     pub anonymous: u64,
 }
 
-/// Adds up the mappings of `smaps` beside the guest's RAM of `ram` bytes. That is what is exactly as large; where nothing is,
-/// what is larger, since the kernel makes one mapping of two that touch and are alike.
+/// Adds up the mappings of `smaps` beside the guest's RAM of `ram` bytes. That is what is exactly
+/// as large; where nothing is, what is larger, since the kernel makes one mapping of two that touch
+/// and are alike.
 pub fn usage(smaps: &str, ram: u64) -> Usage {
     let (mappings, ram) = (mappings(smaps), ram >> 10);
     let exact = mappings.iter().any(|mapping| mapping.size == ram);

@@ -112,7 +112,8 @@ impl Stats {
         counters.map_or_else(|| Arc::new(VcpuCounters::new(&self.names)), Arc::clone)
     }
 
-    /// The counters of the device of this name: the same ones in each life of the guest. `wire`: its interrupts are seen.
+    /// The counters of the device of this name: the same ones in each life of the guest. `wire`:
+    /// its interrupts are seen.
     pub(crate) fn device(
         &self,
         name: &str,
@@ -134,7 +135,8 @@ impl Stats {
         counters
     }
 
-    /// A guest begins to live in a VM of KVM's, whose `time` CSR has so many ticks a second. It is the host's but for where it begins.
+    /// A guest begins to live in a VM of KVM's, whose `time` CSR has so many ticks a second. It is
+    /// the host's but for where it begins.
     pub(crate) fn vm_started(&self, timebase: u32) {
         let mut state = self.state();
         state.kvm = true;
@@ -243,8 +245,8 @@ impl State {
     }
 }
 
-/// Replaces a file as a whole, so that whoever looks at it while the guest runs finds a report and not half of one. What is
-/// no file (a pipe, a terminal) gets one report after the other.
+/// Replaces a file as a whole, so that whoever looks at it while the guest runs finds a report and
+/// not half of one. What is no file (a pipe, a terminal) gets one report after the other.
 fn store(path: &Path, report: &Report) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(report)?;
     text.push(b'\n');

@@ -1,5 +1,5 @@
-//! `hartvisor run --trace`: what vCPUs and devices do, with time and thread, as a file for Perfetto, and `hartvisor trace
-//! show`, which tells one request's life from it.
+//! `hartvisor run --trace`: what vCPUs and devices do, with time and thread, as a file for
+//! Perfetto, and `hartvisor trace show`, which tells one request's life from it.
 //!
 //! ```text
 //!   vCPU and device threads ──▶ a ring each, of fixed size ──▶ the trace's thread ──▶ chrome::Writer ──▶ FILE

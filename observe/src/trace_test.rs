@@ -63,7 +63,8 @@ fn request(tracer: &Tracer, device: u8, head: u16) {
     }
 }
 
-/// A finished trace of two requests of a disk, the second of which was notified by an exit. No load exits.
+/// A finished trace of two requests of a disk, the second of which was notified by an exit. No load
+/// exits.
 fn two_requests() -> Vec<u8> {
     traced(&[], &[(test::ACK, 1), (test::NOTIFY, 0)])
 }

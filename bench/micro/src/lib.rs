@@ -1,5 +1,6 @@
-//! What is benchmarked: each case as a closure that does its work once, for criterion (`benches/micro.rs`), which takes the time,
-//! and for `repeat`, whose instructions callgrind counts (`bench/instructions`).
+//! What is benchmarked: each case as a closure that does its work once, for criterion
+//! (`benches/micro.rs`), which takes the time, and for `repeat`, whose instructions callgrind
+//! counts (`bench/instructions`).
 
 #![allow(
     clippy::unwrap_used,

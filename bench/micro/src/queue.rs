@@ -1,4 +1,5 @@
-//! Pop and push of a chain with all its buffers translated, by our queue and by rust-vmm's virtio-queue.
+//! Pop and push of a chain with all its buffers translated, by our queue and by rust-vmm's
+//! virtio-queue.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Queues as a drawing: available ring, chains in flight, used ring, side by side. What is the device's is filled, what is
-//! the driver's is not.
+//! Queues as a drawing: available ring, chains in flight, used ring, side by side. What is the
+//! device's is filled, what is the driver's is not.
 
 use std::fmt::Write;
 
@@ -159,7 +159,8 @@ fn cell(out: &mut String, (x, y): (usize, usize), width: usize, class: &str, lab
 }
 
 fn text(out: &mut String, (x, y): (usize, usize), class: &str, label: &str) {
-    // Nothing in a label needs escaping but the name of a device, and a file may come from anywhere.
+    // Nothing in a label needs escaping but the name of a device, and a file may come from
+    // anywhere.
     let label = label.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(
         out,

@@ -1,7 +1,8 @@
 //! What time it is, for counting: read as seldom as can be, from what is quickest to read.
 //!
-//! On RISC-V that is the `time` CSR, one instruction, where clock_gettime(2) is 170 though it makes no system call: they were a
-//! third of what counting a request cost. So times are kept in ticks, and become nanoseconds in the report.
+//! On RISC-V that is the `time` CSR, one instruction, where clock_gettime(2) is 170 though it makes
+//! no system call: they were a third of what counting a request cost. So times are kept in ticks,
+//! and become nanoseconds in the report.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -20,8 +21,9 @@ pub(super) fn ticks(began: Instant) -> u64 {
 
 /// The clock of one device, for one thread at a time.
 ///
-/// A request is taken when the one before it was used, its call of the host begins when it is taken, and it is used when
-/// that call returns: what lies between is counting. So the clock is read once a request, and once when the thread wakes.
+/// A request is taken when the one before it was used, its call of the host begins when it is
+/// taken, and it is used when that call returns: what lies between is counting. So the clock is
+/// read once a request, and once when the thread wakes.
 pub(super) struct Clock {
     began: Instant,
     /// When it was read last; 0 when that is too long ago to stand for now.
@@ -92,7 +94,8 @@ impl Ticks {
     /// Of which each is a nanosecond.
     pub(super) const NANOSECONDS: Ticks = Ticks { frequency: SECOND };
 
-    /// As they came since `began`, when `ticks` was read: for hosts that do not say how often they come.
+    /// As they came since `began`, when `ticks` was read: for hosts that do not say how often they
+    /// come.
     pub(super) fn measured(began: Instant, first: u64) -> Ticks {
         let passed = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let came = ticks(began).saturating_sub(first);

@@ -1,5 +1,6 @@
-//! What is counted while the guest runs. Each counter has one writer at a time (a vCPU, whoever has the device), so adding is a
-//! load and a store, without a lock; whoever reports looks at them as they stand.
+//! What is counted while the guest runs. Each counter has one writer at a time (a vCPU, whoever has
+//! the device), so adding is a load and a store, without a lock; whoever reports looks at them as
+//! they stand.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -117,8 +118,8 @@ struct QueueCounters {
     wanted: AtomicU64,
     depth: Histogram,
     latency: Histogram,
-    /// When the chain of a head was taken. A ring may be longer than this; but no device holds more than one chain of a
-    /// queue at a time.
+    /// When the chain of a head was taken. A ring may be longer than this; but no device holds more
+    /// than one chain of a queue at a time.
     taken: [AtomicU64; HEADS as usize],
 }
 

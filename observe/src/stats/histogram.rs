@@ -1,4 +1,5 @@
-//! How values are spread: counts in buckets that are each a quarter as wide as the power of two they begin at.
+//! How values are spread: counts in buckets that are each a quarter as wide as the power of two
+//! they begin at.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -56,16 +57,17 @@ impl Histogram {
     }
 }
 
-/// Larger values are in its bucket: 104 days in nanoseconds, and the last whole number before a floating-point number cannot
-/// be every one.
+/// Larger values are in its bucket: 104 days in nanoseconds, and the last whole number before a
+/// floating-point number cannot be every one.
 const LARGEST: u64 = (1 << 53) - 1;
 
 /// Which bucket a value belongs to.
 fn bucket(value: u64) -> usize {
     let bucket = match value.min(LARGEST) {
         small @ 0..PARTS => small,
-        // A floating-point number begins with the two that are wanted: the power of two, and the quarter of it. Taking them
-        // from there costs three instructions; finding the highest bit costs dozens where the CPU has no Zbb.
+        // A floating-point number begins with the two that are wanted: the power of two, and the
+        // quarter of it. Taking them from there costs three instructions; finding the highest bit
+        // costs dozens where the CPU has no Zbb.
         large => ((large as f64).to_bits() >> 50) - (1023 + 1) * PARTS,
     };
     // Below BUCKETS.

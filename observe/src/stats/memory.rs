@@ -20,7 +20,8 @@ pub(super) fn of_this_process(ram: u64) -> Option<Memory> {
     })
 }
 
-/// minflt and majflt (proc_pid_stat(5), fields 10 and 12). The name before them may hold blanks and parentheses.
+/// minflt and majflt (proc_pid_stat(5), fields 10 and 12). The name before them may hold blanks and
+/// parentheses.
 fn faults_in(stat: &str) -> Option<(u64, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(7);

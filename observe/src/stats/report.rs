@@ -1,7 +1,8 @@
-//! The statistics as they are written: the JSON form of `hartvisor run --stats FILE`, for programs that read it back.
+//! The statistics as they are written: the JSON form of `hartvisor run --stats FILE`, for programs
+//! that read it back.
 //!
-//! What cannot be known is null: under QEMU there are no exits to us, and its console is its own. Times are nanoseconds of
-//! the host's monotonic clock, sizes bytes where no unit is named.
+//! What cannot be known is null: under QEMU there are no exits to us, and its console is its own.
+//! Times are nanoseconds of the host's monotonic clock, sizes bytes where no unit is named.
 
 use std::collections::BTreeMap;
 
@@ -19,14 +20,15 @@ pub struct Report {
     pub accel: String,
     /// Since the run began.
     pub nanoseconds: u64,
-    /// How it ended: `power-off`, `reboot`, `failure`, `left`, `signal N`, `error`; null while it goes on.
+    /// How it ended: `power-off`, `reboot`, `failure`, `left`, `signal N`, `error`; null while it
+    /// goes on.
     pub end: Option<String>,
     /// How often the guest has started anew. All counts go on across that.
     pub reboots: u64,
     /// The vCPUs by number.
     pub vcpus: Option<Vec<Vcpu>>,
-    /// Device registers that were accessed, in the order of their addresses. An access that KVM answers itself
-    /// (QueueNotify by ioeventfd, the in-kernel AIA) is not among them.
+    /// Device registers that were accessed, in the order of their addresses. An access that KVM
+    /// answers itself (QueueNotify by ioeventfd, the in-kernel AIA) is not among them.
     pub registers: Option<Vec<Register>>,
     /// SBI calls that came to us, by name.
     pub sbi: Option<BTreeMap<String, u64>>,
@@ -103,7 +105,8 @@ pub struct Device {
 /// One queue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Queue {
-    /// Notifications that woke the device's thread, or were served at once by a vCPU's. Several in a row may be one.
+    /// Notifications that woke the device's thread, or were served at once by a vCPU's. Several in
+    /// a row may be one.
     pub kicks: u64,
     /// Chains that were used.
     pub requests: u64,
@@ -113,14 +116,15 @@ pub struct Queue {
     pub bytes_to_guest: u64,
     /// How often used chains were published: once a batch.
     pub batches: u64,
-    /// Batches for which the driver wanted an interrupt. One that is raised already is not raised again.
+    /// Batches for which the driver wanted an interrupt. One that is raised already is not raised
+    /// again.
     pub interrupts_wanted: u64,
     /// Batches for which it wanted none.
     pub interrupts_suppressed: u64,
     /// Chains that were available whenever one was taken, with that one.
     pub depth: Histogram,
-    /// Nanoseconds from the taking of a chain to its place in the used ring. Where a queue waits for input that is the
-    /// wait.
+    /// Nanoseconds from the taking of a chain to its place in the used ring. Where a queue waits
+    /// for input that is the wait.
     pub latency: Histogram,
 }
 
@@ -154,8 +158,8 @@ pub struct Histogram {
     pub sum: u64,
     /// The largest.
     pub max: u64,
-    /// The largest value that belongs to a bucket, and how many do. A bucket is a quarter as wide as the power of two it
-    /// begins at; empty ones are left out.
+    /// The largest value that belongs to a bucket, and how many do. A bucket is a quarter as wide
+    /// as the power of two it begins at; empty ones are left out.
     pub buckets: Vec<(u64, u64)>,
 }
 
@@ -183,14 +187,14 @@ impl Histogram {
 pub struct Kvm {
     /// Of the VM.
     pub vm: BTreeMap<String, u64>,
-    /// Of each vCPU. `exits` are those from the guest to the kernel; `mmio_exit_kernel` those that an ioeventfd or an
-    /// in-kernel device took.
+    /// Of each vCPU. `exits` are those from the guest to the kernel; `mmio_exit_kernel` those that
+    /// an ioeventfd or an in-kernel device took.
     pub vcpus: Vec<BTreeMap<String, u64>>,
 }
 
 impl Kvm {
-    /// Exits to the kernel for which it has no counter: stage-2 faults, and the host's own interrupts. On RISC-V KVM tells
-    /// the two apart only in its trace.
+    /// Exits to the kernel for which it has no counter: stage-2 faults, and the host's own
+    /// interrupts. On RISC-V KVM tells the two apart only in its trace.
     pub fn uncounted_exits(&self) -> Option<u64> {
         let total = |vcpu: &BTreeMap<String, u64>| {
             let all = vcpu.get("exits")?;
@@ -230,7 +234,8 @@ pub struct Memory {
     pub anonymous_kib: u64,
     /// What the guest's RAM takes of the host's (PSS), in KiB.
     pub guest_ram_kib: u64,
-    /// Page faults of the process that needed no input, those included that KVM takes when the guest first touches a page.
+    /// Page faults of the process that needed no input, those included that KVM takes when the
+    /// guest first touches a page.
     pub minor_faults: u64,
     /// Those that did.
     pub major_faults: u64,

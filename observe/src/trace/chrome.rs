@@ -1,7 +1,8 @@
-//! The trace's file: Chrome's JSON format ("Trace Event Format"), which Perfetto (ui.perfetto.dev) reads.
+//! The trace's file: Chrome's JSON format ("Trace Event Format"), which Perfetto (ui.perfetto.dev)
+//! reads.
 //!
-//! Each event is complete in itself: a span (`X`, with its duration) or an instant (`i`). So one that was lost leaves no
-//! other without its end.
+//! Each event is complete in itself: a span (`X`, with its duration) or an instant (`i`). So one
+//! that was lost leaves no other without its end.
 
 use std::collections::HashMap;
 use std::fmt::{Arguments, Write as _};
@@ -14,8 +15,8 @@ use crate::exit::{Exit, Names};
 
 /// Writes events as they come. No text in them needs escaping: names are our own.
 ///
-/// What a device does stands in a lane of its own, such as `disk0 q0`, whichever thread does it; what
-/// a vCPU does, and what it does for a device, stands in the lane of its thread.
+/// What a device does stands in a lane of its own, such as `disk0 q0`, whichever thread does it;
+/// what a vCPU does, and what it does for a device, stands in the lane of its thread.
 pub(super) struct Writer<W: Write> {
     out: W,
     first: bool,

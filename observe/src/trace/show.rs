@@ -53,7 +53,8 @@ impl Event {
     }
 }
 
-/// The text that `trace show` prints: the life of request `number`, or of the first one of a disk, and else of the first.
+/// The text that `trace show` prints: the life of request `number`, or of the first one of a disk,
+/// and else of the first.
 ///
 /// # Errors
 /// The file cannot be read, is no trace of ours, or has no such request.
@@ -194,7 +195,8 @@ fn life(events: &[Event], popped: &Event) -> Vec<Step> {
 
 /// How the device learnt of it.
 fn arrival(events: &[Event], call: &Event, device: &str, steps: &mut Vec<Step>) {
-    // A store that exited comes shortly before: after the device's thread was done with what it had before.
+    // A store that exited comes shortly before: after the device's thread was done with what it had
+    // before.
     let before = events
         .iter()
         .filter(|event| event.tid == call.tid && event.ph == "X" && event.end() <= call.ts)

@@ -1,5 +1,5 @@
-//! Does one case so many times and nothing else: `repeat NAME COUNT`, or without arguments lists them with how often one call
-//! does it. `bench/instructions` runs it under callgrind.
+//! Does one case so many times and nothing else: `repeat NAME COUNT`, or without arguments lists
+//! them with how often one call does it. `bench/instructions` runs it under callgrind.
 
 use std::process::ExitCode;
 

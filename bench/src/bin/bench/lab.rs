@@ -137,8 +137,8 @@ impl Lab {
         Ok(Metrics::from([(name::BINARY.to_owned(), size)]))
     }
 
-    /// Starts the VMM of `case` in an emulated host: `seeds` times for times, once for counts. All that has `deadline` seconds of
-    /// this machine's time.
+    /// Starts the VMM of `case` in an emulated host: `seeds` times for times, once for counts. All
+    /// that has `deadline` seconds of this machine's time.
     pub(crate) fn run(
         &self,
         case: &Case,
@@ -203,7 +203,8 @@ impl Lab {
             .context("a sample of meter")
     }
 
-    /// What `meter` prints in an emulated host of one CPU. It has `deadline` seconds of this machine's time.
+    /// What `meter` prints in an emulated host of one CPU. It has `deadline` seconds of this
+    /// machine's time.
     fn meter(&self, words: &[&str], plan: &Path, aia: bool, deadline: u64) -> Result<String> {
         let mut command = Command::new(self.project.join("lab/run"));
         command

@@ -70,7 +70,8 @@ struct Run {
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
 
-    /// Emulated hosts at a time, each of which keeps one CPU busy [default: as many as there are CPUs]
+    /// Emulated hosts at a time, each of which keeps one CPU busy [default: as many as there are
+    /// CPUs]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
 

@@ -1,4 +1,5 @@
-//! The scenes of `bench scale`. The guest of all but one is our bare-metal one, which does nothing: what is seen is the VMM's and KVM's.
+//! The scenes of `bench scale`. The guest of all but one is our bare-metal one, which does nothing:
+//! what is seen is the VMM's and KVM's.
 
 use bench::plan::FOLDER;
 use bench::scale::{Scene, Waits};

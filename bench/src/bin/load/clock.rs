@@ -1,5 +1,5 @@
-//! The guest's clock, read by a system call: some VMMs (QEMU 10) do not let their guests' user mode read the time by itself, and the
-//! C library would.
+//! The guest's clock, read by a system call: some VMMs (QEMU 10) do not let their guests' user mode
+//! read the time by itself, and the C library would.
 
 use anyhow::{Result, ensure};
 use nix::libc::{CLOCK_MONOTONIC, SYS_clock_gettime, syscall, timespec};

@@ -1,4 +1,5 @@
-//! The tests of the disk. All memory is there and filled before a test begins, and looked at after it ended.
+//! The tests of the disk. All memory is there and filled before a test begins, and looked at after
+//! it ended.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

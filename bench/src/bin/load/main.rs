@@ -1,4 +1,5 @@
-//! The guest's init: makes the disk and the console appear, runs the tests that the kernel's command line names, powers off.
+//! The guest's init: makes the disk and the console appear, runs the tests that the kernel's
+//! command line names, powers off.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -68,10 +69,12 @@ fn run() -> Result<()> {
     console.wait()
 }
 
-/// Waits until the kernel has finished what it goes on with after its init has begun. Debian's tests its cryptography then, for
-/// some hundred milliseconds, and a test beside that would measure how the two share a CPU.
+/// Waits until the kernel has finished what it goes on with after its init has begun. Debian's
+/// tests its cryptography then, for some hundred milliseconds, and a test beside that would measure
+/// how the two share a CPU.
 fn settle() -> Result<()> {
-    // What the kernel counts in: a hundredth of a second. A quiet guest has none in half a second, or one of the timer's own.
+    // What the kernel counts in: a hundredth of a second. A quiet guest has none in half a second,
+    // or one of the timer's own.
     const QUIET: u64 = 1;
     loop {
         let before = busy()?;

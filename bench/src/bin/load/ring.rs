@@ -18,7 +18,8 @@ impl Ring {
         ))
     }
 
-    /// Reads or writes each part at its offset, always [`DEPTH`] of them in flight, and waits for all.
+    /// Reads or writes each part at its offset, always [`DEPTH`] of them in flight, and waits for
+    /// all.
     #[allow(unsafe_code)]
     pub(crate) fn run<'a>(
         &mut self,
@@ -41,8 +42,8 @@ impl Ring {
                         .build()
                 };
                 let entry = entry.user_data(length.into());
-                // SAFETY: the part outlives this call ('a), is nobody else's (it is borrowed mutably), and this call returns
-                // only when nothing is in flight.
+                // SAFETY: the part outlives this call ('a), is nobody else's (it is borrowed
+                // mutably), and this call returns only when nothing is in flight.
                 unsafe { self.0.submission().push(&entry) }.context("the ring is full")?;
                 in_flight += 1;
             }

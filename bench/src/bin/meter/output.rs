@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use anyhow::{Result, ensure};
 use nix::poll::{PollFd, PollFlags, poll};
 
-/// How long nothing may come, in milliseconds of the host's clock, which runs at once through what nobody waits for: a
-/// guest or a VMM that hangs is soon told.
+/// How long nothing may come, in milliseconds of the host's clock, which runs at once through what
+/// nobody waits for: a guest or a VMM that hangs is soon told.
 const SILENCE: u16 = 60_000;
 
 /// What has come from a pipe.

@@ -1,4 +1,5 @@
-//! The kernel's counters (perf_event_open(2)): events of KVM on this CPU, and what the VMM itself does.
+//! The kernel's counters (perf_event_open(2)): events of KVM on this CPU, and what the VMM itself
+//! does.
 
 use std::ffi::CString;
 use std::io;
@@ -11,7 +12,8 @@ use perf_event::data::Record as Data;
 use perf_event::events::{Event, Hardware, Software, Tracepoint};
 use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
 
-/// Guest page faults by cause: of a fetch, a load, a store (the privileged architecture, table of scause).
+/// Guest page faults by cause: of a fetch, a load, a store (the privileged architecture, table of
+/// scause).
 const FAULTS: &str = "scause == 20 || scause == 21 || scause == 23";
 
 /// Exits to user space that are not an interruption by a signal.
@@ -37,8 +39,8 @@ struct OfProgram {
 }
 
 impl Counters {
-    /// Counters for the next program that this one starts, from its exec on. Not for more than one: an event is switched on by one
-    /// exec only.
+    /// Counters for the next program that this one starts, from its exec on. Not for more than one:
+    /// an event is switched on by one exec only.
     pub(crate) fn for_next_program() -> Result<Counters> {
         Counters::with(vec![OfProgram::new(next_program)?])
     }
@@ -142,7 +144,8 @@ fn of_cpu(name: &str, filter: Option<&str>) -> Result<Counter> {
 pub(crate) struct Moments(Sampler);
 
 impl Moments {
-    /// The next time that a vCPU is entered, and only that, so that nothing later is slowed down by watching for it.
+    /// The next time that a vCPU is entered, and only that, so that nothing later is slowed down by
+    /// watching for it.
     pub(crate) fn next_entry() -> Result<Moments> {
         let moments = Moments::new("kvm/kvm_entry", None)?;
         refresh(&moments.0, 1)?;

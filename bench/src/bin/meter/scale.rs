@@ -10,12 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bench::record::{Counts, Measure};
 use bench::scale::{IDLE, Sample, Scene, Waits};
-use bench::smaps::beside_ram;
+use bench::smaps::{beside_ram, with_ram};
 
 use crate::output::Output;
 use crate::perf::{Counters, Moments, now};
 
-/// Plays the scene for its times and its memory, and where guests wait once more to count what they do then.
+/// Plays the scene for its times and its memory, and where guests wait once more to count what they
+/// do then.
 pub(crate) fn run(scene: &Scene) -> Result<Sample> {
     let started = now()?;
     let mut sample = Sample::default();
@@ -47,7 +48,7 @@ fn round(scene: &Scene, measure: Measure) -> Result<Sample> {
     for vm in &vms {
         let text = vm.smaps()?;
         let memory = beside_ram(&text, scene.ram);
-        sample.with_ram += beside_ram(&text, u64::MAX).pss;
+        sample.with_ram += with_ram(&text);
         sample.memory.pss += memory.pss;
         sample.memory.anonymous += memory.anonymous;
     }

@@ -19,8 +19,8 @@ use crate::perf::{Counters, Moments, now};
 /// What the kernel's first line has in it, whichever console shows it first.
 const FIRST_LINE: &[u8] = b"Linux version";
 
-/// Bytes that the console's pipe holds, more than any test prints: what a VMM does with a full one (QEMU's console stops for ever now
-/// and then) is not measured here.
+/// Bytes that the console's pipe holds, more than any test prints: what a VMM does with a full one
+/// (QEMU's console stops for ever now and then) is not measured here.
 const PIPE: i32 = 1 << 20;
 
 /// Starts the VMM and leads its guest through its tests.
@@ -132,8 +132,8 @@ impl Running {
         })
     }
 
-    /// Lets the guest power off; nanoseconds from then until the VMM is gone. A guest powers off by an SBI call or by a device: the
-    /// last that it wanted of the VMM was that.
+    /// Lets the guest power off; nanoseconds from then until the VMM is gone. A guest powers off by
+    /// an SBI call or by a device: the last that it wanted of the VMM was that.
     fn end(&mut self) -> Result<u64> {
         let exits = Moments::userspace_exits()?;
         self.go()?;

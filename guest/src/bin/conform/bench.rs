@@ -1,4 +1,5 @@
-//! What the tests are run on: the devices that were found, each brought back to life after each test.
+//! What the tests are run on: the devices that were found, each brought back to life after each
+//! test.
 
 use guest::boot::Outcome;
 use guest::fdt::{Board, Slot};
@@ -13,8 +14,8 @@ use crate::tests::{Area, Test};
 /// One device of each kind at most.
 const MAX_DEVICES: usize = 4;
 
-/// Longest time for a hostile case, or for one of its acts where it has very many, in microseconds: beyond that it has stopped
-/// the machine.
+/// Longest time for a hostile case, or for one of its acts where it has very many, in microseconds:
+/// beyond that it has stopped the machine.
 const LONGEST: u64 = 20_000_000;
 
 /// The devices, and where the results go.
@@ -170,7 +171,8 @@ impl Bench {
     }
 }
 
-/// Runs a test on a device and heals that. Gives also the microseconds of the test alone, or of its slowest act.
+/// Runs a test on a device and heals that. Gives also the microseconds of the test alone, or of its
+/// slowest act.
 fn attempt(device: &mut Device, number: u32, test: &Test) -> (Verdict, u64) {
     device.met = Met::Nothing;
     device.slowest = None;

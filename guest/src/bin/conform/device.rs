@@ -11,7 +11,8 @@ use guest::timer;
 use guest::virtio::{device, status};
 use guest::{Dma, Error, MmioRegisters, Region, Registers, Transport, ensure};
 
-/// Longest time for a device to answer, in microseconds: it may be emulated twice, and its machine be busy.
+/// Longest time for a device to answer, in microseconds: it may be emulated twice, and its machine
+/// be busy.
 const PATIENCE: u64 = 5_000_000;
 /// How long to look for what should not happen, in microseconds.
 const QUIET: u64 = 10_000;
@@ -119,7 +120,8 @@ pub(crate) struct Device {
     pub(crate) touched: Range<u64>,
     /// What the last hostile case met.
     pub(crate) met: Met,
-    /// Microseconds of the slowest act of a case that has very many of them, and so may take long in all.
+    /// Microseconds of the slowest act of a case that has very many of them, and so may take long
+    /// in all.
     pub(crate) slowest: Option<u64>,
     /// The test that it did not come back from.
     pub(crate) lost: Option<u32>,
@@ -199,7 +201,8 @@ impl Device {
         Ok(())
     }
 
-    /// The first half of a start: reset, features (VERSION_1 and what is offered of `wanted`), FEATURES_OK.
+    /// The first half of a start: reset, features (VERSION_1 and what is offered of `wanted`),
+    /// FEATURES_OK.
     pub(crate) fn negotiate(&mut self, wanted: u64) -> Result<u64, Failure> {
         self.reset()?;
         Ok(self.transport.negotiate(wanted)?)
@@ -333,9 +336,11 @@ impl Device {
     }
 }
 
-/// Waits for `done`, at most so many microseconds: at first without a pause, as most answers come at once.
+/// Waits for `done`, at most so many microseconds: at first without a pause, as most answers come
+/// at once.
 ///
-/// It looks at the clock and sleeps nowhere: what wakes a sleeper is an interrupt, and whether those work is a question here.
+/// It looks at the clock and sleeps nowhere: what wakes a sleeper is an interrupt, and whether
+/// those work is a question here.
 pub(crate) fn until(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
     let begin = timer::now();
     let end = begin + timer::ticks(microseconds);

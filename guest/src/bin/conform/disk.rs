@@ -1,4 +1,5 @@
-//! The disk under test: its requests by hand, and the field, the part of it whose every byte is known.
+//! The disk under test: its requests by hand, and the field, the part of it whose every byte is
+//! known.
 //!
 //! ```text
 //!   sector   0 ───────────── field, at most 1 MiB ──────── │ ─── left alone ─── last sector
@@ -125,7 +126,8 @@ impl Device {
         verify(&self.memory.slice(start..start + SECTOR), unit.into())
     }
 
-    /// One request with header and status of unit 0, and these buffers between: its status and `len`.
+    /// One request with header and status of unit 0, and these buffers between: its status and
+    /// `len`.
     pub(crate) fn request(
         &mut self,
         kind: u32,
@@ -144,7 +146,8 @@ impl Device {
         self.submit_by(0, data);
     }
 
-    /// A request whose header and status lie from `start` on, all in the first descriptors of the table.
+    /// A request whose header and status lie from `start` on, all in the first descriptors of the
+    /// table.
     fn submit_by(&self, start: usize, data: &[Descriptor]) {
         let table = self.ring().descriptors();
         let header = [Descriptor::readable(self.at(start), 16)];
@@ -197,8 +200,8 @@ impl Device {
         Ok(())
     }
 
-    /// Holds the front of the field against its paint, but for what the test touched. What is wrong or touched is painted
-    /// anew.
+    /// Holds the front of the field against its paint, but for what the test touched. What is wrong
+    /// or touched is painted anew.
     pub(crate) fn check_front(&mut self) -> Result<(), Failure> {
         self.check_sectors(WATCHED.min(self.field()))
     }

@@ -1,5 +1,6 @@
-//! The conformance guest: holds the virtio-mmio devices of any machine against the specification (virtio 1.3), one TAP point
-//! for each requirement that a driver can see, and then tries what a hostile or broken driver would.
+//! The conformance guest: holds the virtio-mmio devices of any machine against the specification
+//! (virtio 1.3), one TAP point for each requirement that a driver can see, and then tries what a
+//! hostile or broken driver would.
 //!
 //! ```text
 //!   conform                 all tests
@@ -8,8 +9,8 @@
 //!   conform list            their numbers, sections and names
 //! ```
 //!
-//! It reports on the firmware's console. It writes over a disk: the one with the serial number `conform`, or else the only
-//! one. It powers off with reason 0 when nothing failed, else 1.
+//! It reports on the firmware's console. It writes over a disk: the one with the serial number
+//! `conform`, or else the only one. It powers off with reason 0 when nothing failed, else 1.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 

@@ -13,7 +13,8 @@ pub(crate) const TEXT: &[u8] = b".\n";
 pub(crate) const RANDOM: u32 = 64;
 
 impl Device {
-    /// Brings the device back after a test, to rings of the usual size, and has it serve a plain request.
+    /// Brings the device back after a test, to rings of the usual size, and has it serve a plain
+    /// request.
     pub(crate) fn heal(&mut self) -> Result<(), Failure> {
         let size = self.usual_size();
         self.live_with(size)
@@ -21,8 +22,8 @@ impl Device {
             .map_err(|failure| Failure::new(format_args!("not healed by a reset: {failure}")))
     }
 
-    /// The buffers of the plain request number `unit`: a read of sector `unit`, a line of text, some random bytes. They are
-    /// unit `unit` of the memory.
+    /// The buffers of the plain request number `unit`: a read of sector `unit`, a line of text,
+    /// some random bytes. They are unit `unit` of the memory.
     pub(crate) fn buffers(&self, unit: u16) -> ([Descriptor; 3], usize) {
         let start = UNIT * usize::from(unit);
         let data = self.at(start + DATA);

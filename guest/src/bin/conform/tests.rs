@@ -1,5 +1,6 @@
-//! The tests: a table for each area, of sections (virtio 1.3), names, kinds of devices and functions. A test's number is its
-//! place in all of them, so it changes when one is added before it.
+//! The tests: a table for each area, of sections (virtio 1.3), names, kinds of devices and
+//! functions. A test's number is its place in all of them, so it changes when one is added before
+//! it.
 
 mod block;
 mod block_features;

@@ -3,8 +3,9 @@
 //! - `test` (default): exercises machine and devices, prints TAP, and powers off with reason 0
 //!   when all went well, else 1.
 //! - `echo`: sends back what arrives on the console, until Ctrl-d.
-//! - `bench traps`: moves the same bytes in several ways and says how long each takes; `method=NAME` picks one.
-//! - `faults`: executes what a hart traps at, and says what comes of it.
+//! - `bench traps`: moves the same bytes in several ways and says how long each takes;
+//!   `method=NAME` picks one.
+//! - `faults`: executes instructions that trap, and prints the results.
 //! - `poweroff`: starts and stops.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]

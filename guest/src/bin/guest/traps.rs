@@ -1,10 +1,12 @@
-//! Mode `bench traps`: the same bytes moved in several ways, from a trap a byte to a batch of requests.
+//! Mode `bench traps`: the same bytes moved in several ways, from a trap a byte to a batch of
+//! requests.
 //!
-//! Of the requests of a disk it says also how long each took: `# latency NAME: p50 31.2, p90 40.0, p99 55.1, max 80.3 us of 320
-//! requests`, which `hartvisor compare` reads.
+//! Of the requests of a disk it says also how long each took:
+//! `# latency NAME: p50 31.2, p90 40.0, p99 55.1, max 80.3 us of 320 requests`, which
+//! `hartvisor compare` reads.
 //!
-//! What each way costs in exits only the host can count: `hartvisor run --stats`, or `make traps`, which runs one way at a
-//! time (`method=NAME`) and subtracts a run without rounds (`rounds=0`).
+//! What each way costs in exits only the host can count: `hartvisor run --stats`, or `make traps`,
+//! which runs one way at a time (`method=NAME`) and subtracts a run without rounds (`rounds=0`).
 
 use core::fmt;
 

@@ -1,5 +1,5 @@
-//! The console device (§5.3). Whether its output arrives can only be seen outside: each test of output sends lines that begin
-//! with "conform:".
+//! The console device (§5.3). Whether its output arrives can only be seen outside: each test of
+//! output sends lines that begin with "conform:".
 
 use guest::bare::{Descriptor, Ring, link};
 use guest::mmio::{INTERRUPT_CONFIG, offset};

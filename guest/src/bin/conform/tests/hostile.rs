@@ -1,6 +1,7 @@
-//! What a hostile or broken driver tries. A case passes when nothing is harmed: the device comes back from a reset, the disk
-//! has what it had, the other devices work, and nothing impossible is reported as done. What the device says meanwhile (an
-//! answer, DEVICE_NEEDS_RESET, nothing) is up to it, and is told in the comment above the point.
+//! What a hostile or broken driver tries. A case passes when nothing is harmed: the device comes
+//! back from a reset, the disk has what it had, the other devices work, and nothing impossible is
+//! reported as done. What the device says meanwhile (an answer, DEVICE_NEEDS_RESET, nothing) is up
+//! to it, and is told in the comment above the point.
 
 pub(super) mod registers;
 pub(super) mod requests;
@@ -14,7 +15,8 @@ use super::PASS;
 use crate::device::{Device, Kind, Met};
 use crate::disk::OK;
 
-/// Offers the plain request with another data buffer, one that cannot be: it must not be reported as done.
+/// Offers the plain request with another data buffer, one that cannot be: it must not be reported
+/// as done.
 fn impossible_data(device: &mut Device, address: u64, len: u32) -> Verdict {
     offer_with(device, |data| Descriptor {
         address,

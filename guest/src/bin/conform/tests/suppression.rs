@@ -1,4 +1,5 @@
-//! Which notifications are wanted (§2.7.7, §2.7.10): the wishes of both sides, by flags and by EVENT_IDX.
+//! Which notifications are wanted (§2.7.7, §2.7.10): the wishes of both sides, by flags and by
+//! EVENT_IDX.
 
 use guest::bare::NO_NOTIFICATION;
 use guest::ensure;
@@ -28,7 +29,8 @@ pub(super) const TESTS: &[Test] = &[
     test("2.7.10", "EVENT_IDX: an idle device asks for the next kick", ALL, idle_asks),
 ];
 
-/// Serves a plain request, and says whether InterruptStatus has bit 0 then, at once or within a moment.
+/// Serves a plain request, and says whether InterruptStatus has bit 0 then, at once or within a
+/// moment.
 fn raises(device: &mut Device) -> Result<bool, Failure> {
     device.acknowledge(INTERRUPT_USED);
     device.plain()?;
@@ -115,7 +117,8 @@ fn used_flags_zero(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Serves [`MANY`] requests, with a kick only when `asked` says so (after the request was made available).
+/// Serves [`MANY`] requests, with a kick only when `asked` says so (after the request was made
+/// available).
 fn heed(device: &mut Device, asked: impl Fn(&Device, u16) -> bool) -> Verdict {
     for _ in 0..MANY {
         device.chain(device.ring().descriptors(), 0, 1);

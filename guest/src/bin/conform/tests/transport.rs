@@ -1,4 +1,5 @@
-//! Registers, interrupts and the set-up of queues: what every device behind virtio-mmio owes its driver (§4.2).
+//! Registers, interrupts and the set-up of queues: what every device behind virtio-mmio owes its
+//! driver (§4.2).
 
 use guest::mmio::{INTERRUPT_CONFIG, INTERRUPT_USED, MAGIC, offset};
 use guest::tap::{Failure, Verdict};

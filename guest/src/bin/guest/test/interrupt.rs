@@ -24,14 +24,15 @@ pub(super) fn follows(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) ->
     Ok(Point::Pass)
 }
 
-/// As [`follows`], whoever watches the source. An interrupt that does not come is given a second chance after `nudge`;
-/// `true` when it needed that.
+/// As [`follows`], whoever watches the source. An interrupt that does not come is given a second
+/// chance after `nudge`; `true` when it needed that.
 pub(super) fn arrives(
     slot: Slot,
     work: impl FnOnce() -> Result<(), Failure>,
     nudge: impl FnOnce(),
 ) -> Result<bool, Failure> {
-    // What an earlier, polled request left unacknowledged keeps the wire high, and then it has no edge.
+    // What an earlier, polled request left unacknowledged keeps the wire high, and then it has no
+    // edge.
     let registers = MmioRegisters::physical(slot.base, guest::mmio::LEN);
     registers.write(
         offset::INTERRUPT_ACK,

@@ -308,7 +308,8 @@ fn elsewhere(bench: &mut Bench<'_>, harts: &Harts) -> Verdict {
             let mut sector = [0; block::SECTOR];
             Ok(disk.read(0, &mut sector, &mut deadline())?)
         };
-        // The hart sleeps (WFI) without a timer, which no operating system does for long. An IPI wakes it for certain.
+        // The hart sleeps (WFI) without a timer, which no operating system does for long. An IPI
+        // wakes it for certain.
         let slept_on = interrupt::arrives(slot, read, || {
             hart.ring();
         })?;

@@ -1,4 +1,4 @@
-//! Bytes that tell where they belong, so that whoever reads them back can verify each.
+//! Bytes that encode where they belong, so that each can be verified when it is read back.
 
 /// Bytes of a block, the unit of the random tests.
 pub const BLOCK: usize = 4096;

@@ -1,4 +1,4 @@
-//! What `bench` tells `meter`: a JSON file.
+//! What `bench` asks of `meter`: a JSON file.
 
 use std::path::PathBuf;
 
@@ -15,9 +15,9 @@ pub const FOLDER: &str = "/tmp/bench";
 /// The work of one run of `meter`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Files to copy, from the machine's folder to one below [`FOLDER`].
+    /// Files to copy, from the machine's directory to one below [`FOLDER`].
     pub files: Vec<(PathBuf, PathBuf)>,
-    /// The guest's disk, made anew for each start.
+    /// The guest's disk, created again for each start.
     pub disk: PathBuf,
     /// The guest's RAM in KiB.
     pub ram: u64,
@@ -50,7 +50,7 @@ pub struct Start {
     pub measure: Measure,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// What `load` will do, as the command's kernel command line tells it, in the form of [`Test`].
+    /// What `load` will do, as in the kernel command line of the command, in the form of [`Test`].
     pub tests: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What `load`, in the guest, and `meter`, in the host, say to each other over the guest's console.
+//! The messages between `load`, in the guest, and `meter`, in the host, over the guest's console.
 //!
 //! ```text
 //!   load:  @@ init                   it runs, and the console works

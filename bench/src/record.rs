@@ -40,7 +40,7 @@ pub struct Times {
     pub output: u64,
     /// Exec to the first line of the guest's init.
     pub init: u64,
-    /// The guest's last wish, to be powered off, as it leaves KVM, to the VMM's exit.
+    /// From the guest's request to power off, as it leaves KVM, to the VMM's exit.
     pub exit: u64,
 }
 

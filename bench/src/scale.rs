@@ -1,5 +1,5 @@
-//! How costs grow: with VMs, disks, memory and vCPUs. What `bench scale` asks `meter` for, and what
-//! it makes of the answers.
+//! How costs grow: with VMs, disks, memory and vCPUs. What `bench scale` asks `meter` for, and how
+//! it sums up the answers.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub struct Scene {
     pub vms: u64,
     /// The RAM of each in KiB.
     pub ram: u64,
-    /// What a guest that waits says and is told. Without it guests end by themselves.
+    /// What a waiting guest prints and reads. Without it guests end by themselves.
     pub waits: Option<Waits>,
 }
 
@@ -41,11 +41,11 @@ pub struct Waits {
 pub struct Sample {
     /// From the first exec to the first KVM_RUN; of many VMs, the first of any.
     pub run: u64,
-    /// … to the last guest that says it is ready.
+    /// … until the last guest is ready.
     pub ready: u64,
     /// From the first exec of the first round to the last exit of the last.
     pub total: u64,
-    /// The last wish of a guest, to be powered off, as it leaves KVM, to the exit of the last VMM.
+    /// From the last guest's request to power off, as it leaves KVM, to the exit of the last VMM.
     pub exit: u64,
     /// Of the VMMs, beside their guests' RAM.
     pub memory: Memory,
@@ -58,7 +58,7 @@ pub struct Sample {
 
 /// Names of metrics that only scenes have.
 pub mod metric {
-    /// First exec to last exit, for each VM.
+    /// First exec to last exit, per VM.
     pub const EACH: &str = "exec to exit, each VM, ms";
     /// … of all.
     pub const ALL: &str = "exec to exit, all VMs, ms";
@@ -79,7 +79,7 @@ fn idle(count: &str) -> String {
     format!("{IDLE} s idle: {count}")
 }
 
-/// What `sample` says of `scene`: times of all, memory and counts of one VM.
+/// Sums up the `sample` of `scene`: times of all VMs, memory and counts of one.
 pub fn summarize(scene: &Scene, sample: &Sample) -> Metrics {
     let milliseconds = |nanoseconds: u64| nanoseconds as f64 / 1e6;
     let each = |sum: u64| sum as f64 / scene.vms.max(1) as f64;

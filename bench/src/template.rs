@@ -1,7 +1,7 @@
 //! How a VMM is started: a file of arguments with places for what differs from start to start.
 //!
-//! One argument a line, the program first. `{kernel}`, `{initrd}`, `{cmdline}`, `{disk}`,
-//! `{memory}` (MiB), `{cpus}`, `{queues}` (of the disk) and `{root}` (the VMM's own folder) are
+//! One argument per line, the program first. `{kernel}`, `{initrd}`, `{cmdline}`, `{disk}`,
+//! `{memory}` (MiB), `{cpus}`, `{queues}` (of the disk) and `{root}` (the VMM's own directory) are
 //! replaced, within an argument too. Empty lines and lines that begin with `#` are skipped. A line
 //! that begins with `hugepages:` counts only where the guest's memory is to be of huge pages, one
 //! with `pages:` only elsewhere, and one with `stats:` only where the VMM is to count what happens.
@@ -20,7 +20,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What `line` says, if it counts.
+    /// The argument in `line`, if it applies.
     fn line(self, line: &str) -> Option<&str> {
         let conditions = [
             ("hugepages:", self.hugepages),

@@ -1,7 +1,7 @@
 //! The command line: the options of `hartvisor run`, and those of the comparison.
 //!
-//! What a run is asked for is read by hartvisor's own definition, so that a wrong option is refused
-//! here at once, and then handed on as it was given.
+//! The options of a run are parsed by hartvisor's own definition, so that a wrong one is refused at
+//! once, and then passed on as they were given.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ Examples:
       --peer 'plain=qemu-system-riscv64 -M virt -m {memory}M -nographic -no-reboot -kernel {kernel}' \\
       --peer 'lab:kvmtool=lab/cache/peers/kvmtool/lkvm run -k {kernel} -m {memory} -c {cpus}'";
 
-/// Options of `hartvisor run` that a comparison gives itself, or that make no sense for it. In a
-/// `--config` file, which may be one that is used for runs, they are passed over.
+/// Options of `hartvisor run` that a comparison sets itself, or that make no sense for it. They are
+/// ignored in a `--config` file, which may be one that is used for runs.
 const NOT_HERE: [&str; 8] = [
     "accel",
     "devices",
@@ -70,7 +70,7 @@ pub struct Compare {
     #[arg(skip)]
     pub handed_on: Vec<String>,
 
-    /// Its disks, likewise.
+    /// Its disks, as they were given.
     #[arg(skip)]
     pub disks: Vec<String>,
 }
@@ -79,30 +79,31 @@ pub struct Compare {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Comparison")]
 pub struct Options {
-    /// Runs of each way that are timed. One more counts
+    /// Timed runs per way. One more run counts exits and requests
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
 
-    /// Seconds that a run may take
+    /// Longest time per run, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 
-    /// The time until the guest prints a line with this is told, instead of that until its last
+    /// Report the time until the guest prints a line with TEXT, instead of the time until its last
     /// line
     #[arg(long, value_name = "TEXT")]
     pub marker: Option<String>,
 
-    /// What is typed into each run; nothing otherwise
+    /// Input typed into each run [default: none]
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
 
-    /// Lines of the guest with this are not compared; as often as needed
+    /// Ignore lines of the guest that contain TEXT; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub ignore: Vec<String>,
 
-    /// One more way, a command of any program. {kernel}, {initrd}, {cmdline}, {memory} (MiB),
-    /// {cpus} and {disk} (the first) are filled in; {{ is a brace. GROUP says whose time it is
-    /// compared with: kvm, lab (then it runs in the emulated host) or tcg, the default
+    /// Run the guest by COMMAND too, which may start any program. {kernel}, {initrd}, {cmdline},
+    /// {memory} (MiB), {cpus} and {disk} (the first) are replaced; {{ is a brace. GROUP selects the
+    /// runs that its time is compared with: kvm, lab (it runs in the emulated host) or tcg, the
+    /// default
     #[arg(long = "peer", value_name = "[GROUP:]NAME=COMMAND", value_parser = Peer::parse)]
     pub peers: Vec<Peer>,
 
@@ -112,11 +113,11 @@ pub struct Options {
     #[arg(long, value_name = "COMMAND")]
     pub lab: Option<String>,
 
-    /// Write all that was seen to FILE, as JSON
+    /// Write all observations to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Write a page with the table and pictures to FILE, which needs nothing else
+    /// Write a page with the table and pictures to FILE; the page needs no other file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
@@ -193,7 +194,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Compare, E
         }
         match (id, option.get_long(), value) {
             ("disks", _, Some(value)) => compare.disks.push(value),
-            // What it says was handed on by now.
+            // Its content was passed on before.
             ("config", ..) => {}
             (_, Some(name), Some(value)) => compare.handed_on.push(format!("--{name}={value}")),
             (_, Some(name), None) => compare.handed_on.push(format!("--{name}")),

@@ -1,5 +1,5 @@
-//! What hartvisor counts of a run (`--stats`), as lines of a table: those that tell one way from
-//! another.
+//! What hartvisor counts in a run (`--stats`), as lines of a table: the counts that distinguish one
+//! way from another.
 
 use observe::stats::report::{Device, Histogram, Queue, Report, Vcpu};
 

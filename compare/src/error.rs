@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The command line cannot be understood.
+    /// The command line is invalid.
     #[error("{0}")]
     Usage(String),
 

@@ -64,8 +64,7 @@ pub struct Course {
     pub lines: Vec<u64>,
 }
 
-/// Bars under one another, from 0 on. `about` says what the picture shows, to those who cannot see
-/// it.
+/// Bars under one another, from 0 on. `about` describes the picture for readers who cannot see it.
 ///
 /// # Errors
 /// plotters fails.
@@ -104,8 +103,8 @@ pub fn bars(about: &str, bars: &[Bar]) -> Result<String, Error> {
     })
 }
 
-/// Runs in time: until the guest speaks, until its marker, until the end; each line that it wrote
-/// is a stroke.
+/// Runs over time: until the guest's first line, its marker, the end; each line that it wrote is a
+/// stroke.
 ///
 /// # Errors
 /// plotters fails.

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::observe::{self, Signals, once};
 use crate::plan::{Ending, Plan, Run};
 
-/// What this program is told, inside, to be the other side of this.
+/// The argument that makes this program the other side, inside the host.
 pub const OBSERVE: &str = "observe";
 /// Its name there.
 const PROGRAM: &str = "hartvisor-compare";
@@ -23,7 +23,7 @@ const HOST: u64 = 120;
 /// All that the runs may write, as JSON.
 const OUTPUT_MAX: usize = 64 << 20;
 
-/// Runs a plan in the emulated host that `lab` starts. `folder` is for its file.
+/// Runs a plan in the emulated host that `lab` starts. `folder` is the directory for its file.
 ///
 /// # Errors
 /// No command, the host fails, or a signal came.
@@ -91,7 +91,7 @@ fn files(compare: &Compare, plan: &Plan) -> BTreeSet<PathBuf> {
     named
         .flat_map(|path| [std::path::absolute(path).ok(), fs::canonicalize(path).ok()])
         .flatten()
-        // The emulated host's own are not to be hidden by ours.
+        // Our own must not hide those of the emulated host.
         .filter(|path| !path.starts_with("/dev") && path.exists())
         .collect()
 }

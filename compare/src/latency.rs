@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Line;
 
-/// Kinds of requests of which a guest is heard, and percentiles of each: what it prints is its own
-/// affair.
+/// Limits on kinds of requests, and percentiles per kind: the guest controls what it prints.
 const MOST: usize = 16;
 
 /// How long requests of one kind took.
@@ -25,7 +24,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// What a line says, if it is such a line.
+    /// The content of a line, if it is such a line.
     pub fn parse(line: &str) -> Option<Latency> {
         let line = line.trim();
         let line = line.strip_prefix('#').unwrap_or(line).trim_start();
@@ -72,7 +71,7 @@ fn rises(percentiles: &[(f64, f64)]) -> bool {
     percentiles.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1)
 }
 
-/// What one run reports: of each kind the last that it says.
+/// What one run reports: the last line per kind.
 pub fn reported(lines: &[Line]) -> Vec<Latency> {
     let mut reported: Vec<Latency> = Vec::new();
     for latency in lines.iter().filter_map(|line| Latency::parse(&line.text)) {

@@ -70,6 +70,6 @@ fn of_several_runs_each_percentile_is_the_median() {
     let runs = [run(3.0, 10.0), run(1.0, 30.0), run(2.0, 20.0)];
     assert_eq!(medians(&runs), run(2.0, 20.0));
     assert_eq!(medians(&[]), []);
-    // A run that was cut short says nothing.
+    // A run that was cut short reports nothing.
     assert_eq!(medians(&[run(3.0, 10.0), Vec::new()]), run(3.0, 10.0));
 }

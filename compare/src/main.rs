@@ -1,5 +1,5 @@
-//! `hartvisor-compare`: what `hartvisor compare` starts. Runs the guest in each way, and shows what
-//! came of it.
+//! `hartvisor-compare`, which `hartvisor compare` starts. Runs the guest each way, and shows the
+//! results.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -52,7 +52,7 @@ fn hartvisor_compare() -> Result<bool, Error> {
     }
     say("");
     let report = Report::new(setting(&compare), seen);
-    // Nothing is left to say when stdout is closed.
+    // A closed stdout is not an error.
     let _ = io::stdout().write_all(table::show(&report).as_bytes());
     keep(&compare, &report)?;
     match report.ran().next() {
@@ -61,7 +61,7 @@ fn hartvisor_compare() -> Result<bool, Error> {
     }
 }
 
-/// Runs the guest in one way. What a way cannot is no error of the comparison.
+/// Runs the guest in one way. A way that fails is not an error of the comparison.
 fn run(way: Way, compare: &Compare, folder: &Path, signals: &Signals) -> Result<Seen, Error> {
     let mut seen = Seen {
         name: way.name,
@@ -140,7 +140,7 @@ fn hartvisor() -> PathBuf {
     beside.unwrap_or_else(|| "hartvisor".into())
 }
 
-/// Tells whoever waits at a terminal what goes on, in a line that the next one replaces.
+/// Shows progress at a terminal, in a line that the next one replaces.
 fn say(text: &str) {
     if io::stderr().is_terminal() {
         eprint!("\r\x1b[K{text}");

@@ -1,8 +1,8 @@
-//! Starts a command as often as a plan says, and notes what it writes, when, and how it ends.
+//! Starts a command as often as a plan says, and records what it writes, when, and how it ends.
 //!
-//! Times and counts come from different runs: what counts looks at the command's memory all the
-//! while. Nothing that was started is left behind: it is asked to end, and killed with all of its
-//! process group if it does not.
+//! Times and counts come from different runs: the counting run looks at the command's memory all
+//! the time. No process is left behind: a command is asked to end, and otherwise killed with its
+//! process group.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The signals that end a comparison, and the ends of children, to be waited for.
 ///
-/// They are caught, not blocked: a child would inherit that, and a shell that learns of no SIGCHLD
+/// They are caught, not blocked: a child would inherit blocked signals, and a shell without SIGCHLD
 /// waits for ever.
 pub struct Signals {
     ending: Vec<(Signal, UnixStream)>,
@@ -64,7 +64,7 @@ impl Signals {
         })
     }
 
-    /// What tells by being readable that one came.
+    /// Readable when a signal has come.
     fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let ending = self.ending.iter().map(|(_, caught)| caught.as_fd());
         ending.chain([self.children.as_fd()])
@@ -96,7 +96,7 @@ pub fn observe(
         let run = once(plan, counts, OUTPUT_MAX, signals)?;
         let stop = !matches!(run.ending, Ending::Status(0 | 1));
         each(run)?;
-        // What did not come to its end once is not tried for as long again.
+        // A run that timed out once is not given that long again.
         if stop {
             break;
         }
@@ -294,7 +294,7 @@ impl Running {
             // All that it started, too; then the streams close.
             self.signal(-1, Signal::SIGKILL);
             self.kill = Some(now + PATIENCE);
-            // Unless somebody holds them who has left the group: that is not waited for.
+            // Unless a process that left the group holds them: that is not waited for.
             let again = std::mem::replace(&mut self.killed, true);
             if again && self.ended.is_some() {
                 (self.out.closed, self.err.closed) = (true, true);
@@ -331,7 +331,7 @@ impl Running {
     }
 }
 
-/// What came of an output, and when.
+/// What an output received, and when.
 #[derive(Default)]
 struct Stream {
     lines: Vec<(Duration, Vec<u8>)>,

@@ -1,5 +1,5 @@
-//! What is to be run, and what was seen: what goes into the emulated host and comes out of it, as
-//! JSON.
+//! What to run, and the observations: the JSON that goes into the emulated host and comes out of
+//! it.
 
 use std::path::PathBuf;
 

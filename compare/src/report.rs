@@ -18,7 +18,7 @@ pub struct Report {
     pub version: u32,
     /// What was run, and how.
     pub setting: Setting,
-    /// Whether all ways that ran said the same and ended in the same way.
+    /// Whether all ways that ran printed the same and ended alike.
     pub agree: bool,
     /// The ways, group by group.
     pub ways: Vec<Measured>,
@@ -50,7 +50,7 @@ pub struct Measured {
     pub name: String,
     /// Whose seconds its times are.
     pub clock: Clock,
-    /// Whether hartvisor ran it, whose exit status tells how the guest ended.
+    /// Whether hartvisor ran it: its exit status shows how the guest ended.
     pub ours: bool,
     /// The command.
     pub command: Vec<String>,
@@ -58,7 +58,7 @@ pub struct Measured {
     pub missing: Option<String>,
     /// How it ended; where one run ended otherwise than the first, that end.
     pub outcome: Option<Outcome>,
-    /// What it said, held against the first way that ran.
+    /// Its output, compared with the first way that ran.
     pub verdict: Option<Verdict>,
     /// The points of a test guest.
     pub points: Option<Points>,
@@ -84,7 +84,7 @@ pub struct Times {
     pub exit: Option<Spread>,
 }
 
-/// How the guest ended, as far as its VMM tells.
+/// How the guest ended, as far as its VMM reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -92,7 +92,7 @@ pub enum Outcome {
     PoweredOff,
     /// It reported a failure.
     Failed,
-    /// The command ended with this status, which only its author understands.
+    /// The command ended with this status, whose meaning is unknown here.
     Status(i32),
     /// The command died of this signal.
     Signal(i32),
@@ -114,7 +114,7 @@ impl Outcome {
         }
     }
 
-    /// Whether two may be the same end: a peer's 0 does not say whether the guest was content.
+    /// Whether two may be the same end: a peer's 0 does not show whether the guest passed.
     fn agrees(self, other: Outcome) -> bool {
         let ended = |it| matches!(it, Outcome::PoweredOff | Outcome::Failed);
         let plain = |it| it == Outcome::Status(0);
@@ -163,7 +163,7 @@ impl Verdict {
     }
 }
 
-/// One way and what came of it: its runs, or why there are none.
+/// One way and its results: its runs, or why there are none.
 pub struct Seen {
     /// As the table has it.
     pub name: String,
@@ -178,7 +178,7 @@ pub struct Seen {
 }
 
 impl Report {
-    /// Holds the ways against each other.
+    /// Compares the ways.
     pub fn new(setting: Setting, seen: Vec<Seen>) -> Report {
         let mut ways: Vec<Measured> = seen
             .into_iter()
@@ -190,7 +190,7 @@ impl Report {
             let said = |run: &Run| transcript::comparable(&run.lines, &setting.ignore);
             let mut all = way.runs.iter().map(said);
             let Some(first) = all.next() else { continue };
-            // A run that was ended from here has said less, and that is told by its outcome.
+            // A run that was ended from here has printed less; its outcome shows that.
             let whole = |run: &Run| !matches!(run.ending, Ending::TimedOut | Ending::TooMuch);
             let others = (2..).zip(way.runs.iter().skip(1).zip(all));
             let others = others.filter(|(_, (run, _))| whole(run));

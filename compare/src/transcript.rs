@@ -1,4 +1,4 @@
-//! What a guest said, made comparable, and where two of them first differ.
+//! What a guest printed, made comparable, and where two transcripts first differ.
 //!
 //! Left out, since it differs from run to run or from machine to machine without any fault:
 //!
@@ -27,11 +27,11 @@ pub struct Said {
 /// Where two transcripts first differ. A line is missing where a transcript ends before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// The line's number in the transcript that was held against the other, from 1.
+    /// The line's number in this transcript, from 1.
     pub line: Option<usize>,
-    /// What it says.
+    /// This line.
     pub here: Option<String>,
-    /// What the other one says instead.
+    /// The line of the other transcript.
     pub there: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub fn firmware_end(lines: &[Line]) -> usize {
     let is = |line: &Line, start: &str| line.text.trim_start().starts_with(start);
     let begin = lines.iter().position(|line| is(line, "OpenSBI v"));
     let Some(begin) = begin else { return 0 };
-    // The banner ends with what it says of the hart that boots.
+    // The banner ends with the lines about the boot hart.
     let last = lines.iter().rposition(|line| is(line, "Boot HART "));
     last.filter(|last| *last > begin).map_or(0, |last| last + 1)
 }

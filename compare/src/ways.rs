@@ -1,4 +1,4 @@
-//! The ways to run a guest that there may be here, each as a plan, or why it is not there.
+//! The ways to run a guest on this machine, each as a plan, or why there is none.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,14 +18,14 @@ pub struct Way {
     pub name: String,
     /// Its group.
     pub clock: Clock,
-    /// Whether an exit status 1 says that the guest failed, and 3 that this host cannot: it is
-    /// hartvisor that runs it.
+    /// Whether hartvisor runs it: exit status 1 means that the guest failed, 3 that this host
+    /// cannot run it.
     pub ours: bool,
-    /// How it is started, or why it cannot be.
+    /// How to start it, or why that is impossible.
     pub plan: Result<Plan, String>,
 }
 
-/// The folder for what a comparison makes, and hartvisor's own program.
+/// The directory for the comparison's files, and hartvisor's own program.
 pub struct Place<'a> {
     /// Here.
     pub folder: &'a Path,
@@ -33,13 +33,13 @@ pub struct Place<'a> {
     pub hartvisor: &'a Path,
 }
 
-/// The folder in the emulated host: its RAM, since what is shared with it has other costs.
+/// The directory in the emulated host: in its RAM, since shared directories have other costs.
 const LAB_FOLDER: &str = "/tmp/hartvisor-compare";
 
 /// All ways.
 ///
 /// # Errors
-/// A peer's command or a disk that cannot be.
+/// A peer's command or a disk is invalid.
 pub fn all(compare: &Compare, place: &Place<'_>) -> Result<Vec<Way>, Error> {
     let lab = &compare.options.lab;
     let lab_folder = Path::new(LAB_FOLDER);
@@ -104,7 +104,7 @@ pub fn all(compare: &Compare, place: &Place<'_>) -> Result<Vec<Way>, Error> {
     Ok(ways)
 }
 
-/// An error of the user's ends the comparison; a way that is not there does not.
+/// A user's error ends the comparison; a missing way does not.
 fn turned(plan: Result<Result<Plan, Error>, String>) -> Result<Result<Plan, String>, Error> {
     match plan {
         Ok(plan) => plan.map(Ok),
@@ -134,13 +134,13 @@ fn peer_plan(compare: &Compare, peer: &Peer, folder: &Path) -> Result<Plan, Erro
     guest.plan(compare, command, None)
 }
 
-/// The guest's disks for runs whose files are in one folder.
+/// The guest's disks for runs whose files are in one directory.
 struct Guest {
     /// Values of `--disk`.
     disks: Vec<String>,
     /// The first of them.
     first: Option<PathBuf>,
-    /// From where to where they are copied: what one run writes shall not be there for the next.
+    /// Source and target of each copy: what one run writes must not be there for the next.
     copies: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -188,7 +188,7 @@ impl Guest {
     }
 }
 
-/// A disk option with another file; the keys behind it stay.
+/// A disk option with another file and the same keys.
 fn moved(value: &str, path: &str) -> String {
     let mut rest = value;
     let keys = loop {

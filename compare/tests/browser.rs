@@ -26,7 +26,7 @@ type Screen = (u32, u32);
 const DESK: Screen = (1280, 1600);
 const PHONE: Screen = (390, 2400);
 
-/// What the browser makes of a page.
+/// How the browser shows a page.
 #[derive(Debug, Deserialize)]
 struct Look {
     width: f64,
@@ -83,7 +83,7 @@ impl Look {
     }
 }
 
-/// A folder for pages, and a browser that has never been used before.
+/// A directory for pages, and a browser with a new profile.
 struct Browser(tempfile::TempDir);
 
 impl Browser {

@@ -19,18 +19,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Says the same whoever runs the guest; KVM is not there.
+/// Prints the same for every way; KVM is missing.
 const HARTVISOR: &str = r#"
 case "$*" in *--accel=kvm*) echo "hartvisor: no KVM here" >&2; exit 3 ;; esac
 echo "hello from $(cat kernel)"
 "#;
 
 /// Held while a program is written and while one is started: a child that another test has just
-/// forked has our open files until it becomes its own program, and what anybody may write cannot be
-/// run ("Text file busy").
+/// forked shares our open files until its exec, and a file that is open for writing cannot be
+/// executed ("Text file busy").
 static FORKING: Mutex<()> = Mutex::new(());
 
-/// A folder with the program, and a `hartvisor` beside it.
+/// A directory with the program, and a `hartvisor` beside it.
 struct Place(TempDir);
 
 impl Place {
@@ -260,7 +260,7 @@ fn our_guest_says_the_same_with_our_devices_and_with_qemus() {
         "--peer",
         peer,
     ]);
-    // The plain QEMU has been told to say nothing.
+    // The plain QEMU is silent.
     assert_eq!(status, Some(1), "{text}");
     let report = report.unwrap();
     let ways: Vec<_> = report.ran().collect();

@@ -1,5 +1,5 @@
 //! The block device against a disk that is an array, and the queue's [`model`](crate::model): after
-//! each kick guest memory and disk are what those say, to the byte.
+//! each kick guest memory and disk must equal theirs, byte for byte.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

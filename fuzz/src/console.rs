@@ -2,8 +2,8 @@
 //! else.
 //!
 //! When the device takes a chain is its own affair here, so the guest leaves chains alone once they
-//! are available. Then the [`model`](crate::model) can say beforehand what each is, and whatever is
-//! returned is held against that.
+//! are available. Then the [`model`](crate::model) can compute each byte beforehand, and whatever
+//! is returned is compared with it.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -73,7 +73,7 @@ pub fn run(case: &Case) {
     for step in &case.steps {
         guest.step(step);
     }
-    // After a reset, and with somebody who reads, it is a console again.
+    // After a reset, and with a reader, it is a console again.
     guest.set_up(MULTIPORT);
     let line = b"the last line";
     guest.offer(1, &[line.to_vec()], &[], &Shape::default());
@@ -81,7 +81,7 @@ pub fn run(case: &Case) {
     assert_eq!(guest.take(0, line.len()), line);
 }
 
-/// One port's far end.
+/// The host side of one port.
 struct End {
     keyboard: File,
     screen: File,
@@ -110,7 +110,7 @@ struct Guest {
     queues: Queues,
     lines: Vec<Line>,
     ends: [End; 2],
-    /// A ring was broken: nothing goes on until the reset.
+    /// A ring was broken: the device stops until the reset.
     broken: bool,
 }
 

@@ -233,7 +233,7 @@ impl Driver {
         }
     }
 
-    /// The same, one of `count` who share the memory, each with its part of it.
+    /// The same, as one of `count` that share the memory, each with its part of it.
     pub fn sharing(rings: Rings, index: u64, count: u64) -> Driver {
         let part = |start: u64, end: u64| {
             let len = (end - start) / count / 16 * 16;
@@ -259,7 +259,7 @@ impl Driver {
 
     /// Room for so many bytes; what was there before has been used, or is used twice.
     fn room(&mut self, len: u64) -> u64 {
-        // A gap of a byte: whoever writes too much is seen.
+        // A gap of a byte: a write past the end is noticed.
         if self.buffers + len + 1 > self.ends.0 {
             self.buffers = BUFFERS;
         }
@@ -354,7 +354,7 @@ impl Driver {
         ram.write(driver.wrapping_add(2), &self.available.to_le_bytes());
     }
 
-    /// What the driver wants to be told of: `avail.flags` and `used_event`.
+    /// What the driver asks to be notified of: `avail.flags` and `used_event`.
     pub fn wish(&mut self, ram: &mut Ram, flags: u16, event: u16) {
         let driver = self.rings.driver;
         ram.write(driver, &flags.to_le_bytes());

@@ -9,8 +9,8 @@ use vmm::layout::FDT_MAX_SIZE;
 
 use crate::file::{new_file, path};
 
-/// Trees of QEMU's and a short one, which is changed sooner, each with the byte that says what to
-/// do with it.
+/// Trees of QEMU's and a short one, which is changed sooner, each with the byte that selects what
+/// to do with it.
 pub fn seeds() -> Vec<Vec<u8>> {
     let trees = [
         small(),

@@ -18,7 +18,7 @@ pub fn new_file(content: &[u8]) -> File {
     file
 }
 
-/// A file in memory whose content is nobody's business.
+/// A file in memory whose content does not matter.
 pub fn memory_file() -> File {
     SCRATCH.try_clone().expect("a descriptor")
 }

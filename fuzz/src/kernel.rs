@@ -45,7 +45,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
 }
 
 /// Runs a case: a byte of how, two of a word that is nudged, then the kernel. Panics when a kernel
-/// that was accepted cannot be loaded as it says.
+/// that was accepted cannot be loaded as described.
 pub fn run(case: &[u8]) {
     let Some(([how, which, by], bytes)) = case.split_first_chunk() else {
         return;

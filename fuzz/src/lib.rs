@@ -6,7 +6,7 @@
 //!                                        └──────▶ model: slow, plain ────┘
 //! ```
 //! A target is a file of one line in `targets/`; the cases are here, so that they are checked and
-//! documented as all else. `make fuzz` runs them, docs/testing.md has what came of it.
+//! documented as all else. `make fuzz` runs them; docs/testing.md lists what they found.
 
 pub mod block;
 pub mod console;

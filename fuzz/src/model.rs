@@ -134,8 +134,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The device says that it wrote so many bytes: the model takes them as they are, and gives
-    /// them.
+    /// The device reports that it wrote so many bytes: the model takes them as they are, and
+    /// returns them.
     pub fn accept(mut self, ram: &mut Ram, written: u64) -> Vec<u8> {
         let room = self.writable.len();
         assert!(written <= room, "{written} bytes written to {room}");
@@ -291,7 +291,7 @@ impl Model {
         word(ram, self.rings.driver + 2) != self.next_available
     }
 
-    /// Serves what there is, as [`devices::virtio::queue::Queue::drain`] says of itself.
+    /// Serves what is available, as documented for [`devices::virtio::queue::Queue::drain`].
     pub fn drain(
         &mut self,
         ram: &mut Ram,

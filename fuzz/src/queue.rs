@@ -43,7 +43,7 @@ enum Step {
     Pop,
     /// The device does something with a chain that it took.
     Use(Use),
-    /// It returns the chain that it took this long ago, saying it wrote so many bytes.
+    /// It returns the chain that it took this long ago, as if it had written so many bytes.
     Push(u8, u32),
     Notify,
     Suppress,
@@ -64,7 +64,7 @@ enum Use {
     ToFile(u8),
 }
 
-/// A wire that leads nowhere: InterruptStatus says enough.
+/// A wire that leads nowhere: InterruptStatus is enough.
 pub struct Nowhere;
 
 impl IrqLine for Nowhere {
@@ -147,7 +147,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// The device's step in both. An error is a broken ring, after which nobody goes on.
+    /// The device's step in both. An error is a broken ring: the case ends.
     fn step(&mut self, ram: &mut Ram, step: &Step) -> Result<(), model::QueueError> {
         match step {
             Step::Pop => self.pop(ram)?,
@@ -186,7 +186,7 @@ impl Pair {
     }
 
     fn pop(&mut self, ram: &Ram) -> Result<(), model::QueueError> {
-        // The device gives back what it takes: a queue lends no more chains than it has
+        // The device returns what it takes: a queue hands out no more chains than it has
         // descriptors.
         if self.taken.len() >= self.queue.size().into() {
             return Ok(());

@@ -104,7 +104,7 @@ enum Step {
         #[arbitrary(with = few)]
         descriptors: Vec<Descriptor>,
     },
-    /// One whose end does not come, or that says it is of another length; then it hangs up.
+    /// A truncated message, or one with a wrong length; then it hangs up.
     QueueError(u8, Vec<u8>, u32),
     HangUp,
     /// The guest's turn.
@@ -354,7 +354,7 @@ impl World {
             } => {
                 let code = u32::from(code % 48);
                 let words: Vec<u64> = words.iter().map(|word| word.value()).collect();
-                // That one tells where an answer ends; and a ring may have begun to run.
+                // That shows where an answer ends; and a ring may have begun to run.
                 if code != code::GET_FEATURES {
                     self.loud();
                     let flags = flags.unwrap_or(VERSION | NEED_REPLY);
@@ -421,7 +421,7 @@ impl World {
             .filter_map(|it| self.descriptor(*it))
             .collect();
         let stream = &mut self.connected().stream;
-        // That the other end has hung up is told by the next answer. Descriptors come with the
+        // If the other end has hung up, the next answer shows it. Descriptors come with the
         // header.
         let _ = stream.send_with_fds(&[&message[..]], &descriptors);
         let _ = stream.write_all(body);
@@ -475,8 +475,8 @@ impl World {
         }
     }
 
-    /// A message that ends in its middle, or that is longer or shorter than it says: what follows
-    /// is not to be known.
+    /// A truncated message, or one that is longer or shorter than its header says: what follows is
+    /// undefined.
     fn broken(&mut self, code: u32, body: &[u8], len: u32) {
         self.loud();
         let body = &body[..body.len().min(BODY_MAX)];
@@ -582,7 +582,7 @@ impl World {
         self.send(code, &body, &[]);
     }
 
-    /// The steps of a front end that has rings run, as far as `upto` of ten; another begins anew.
+    /// The steps of a front end that starts rings, up to `upto` of ten; another value starts again.
     fn begin(&mut self, layout: &Layout, upto: usize) {
         self.hang_up();
         for event in &self.events {

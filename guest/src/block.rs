@@ -405,7 +405,7 @@ impl<R: Registers> Block<R> {
         check(self.request(Request::flush(), &[], wait)?, 1)
     }
 
-    /// Tells the device that `count` sectors from `sector` on are of no use any more.
+    /// Discards `count` sectors from `sector` on: their content is no longer needed.
     ///
     /// # Errors
     ///
@@ -488,7 +488,7 @@ fn whole_sectors(bytes: usize) -> Result<(), Error> {
     whole.then_some(()).ok_or(Error::NotSectors(bytes))
 }
 
-/// Holds the end of a request against success and the bytes that belong to it.
+/// Checks that a request succeeded, with the right number of bytes.
 fn check(done: Done, expected: usize) -> Result<(), Error> {
     let expected = expected as u64;
     match done.status {

@@ -26,7 +26,7 @@ enum Answer {
     Silence,
 }
 
-/// The disk's content and its way to answer.
+/// The disk's content, and how it answers.
 struct Disk {
     sectors: Vec<u8>,
     answer: Answer,

@@ -98,7 +98,7 @@ impl<R: Registers> Console<R> {
         &self.transport
     }
 
-    /// Columns and rows of the terminal, where the device tells them (SIZE).
+    /// Columns and rows of the terminal, if the device offers SIZE.
     ///
     /// # Errors
     ///

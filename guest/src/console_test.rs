@@ -7,7 +7,7 @@ use crate::model::{Device, Memory, Ring};
 use crate::virtio::feature::{EVENT_IDX, INDIRECT_DESC};
 use crate::{Error, Transport};
 
-/// The far end of the model's console.
+/// The host side of the model's console.
 #[derive(Default)]
 struct Terminal {
     shown: Vec<u8>,

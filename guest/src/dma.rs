@@ -21,7 +21,7 @@ use crate::Error;
 /// Alignment of every allocation, in bytes. Above what any virtqueue area asks for (§2.7: 16).
 pub const PAGE: usize = 4096;
 
-/// A bump allocator over memory that a device can reach. Nothing is ever given back.
+/// A bump allocator over memory that a device can reach. Nothing is ever freed.
 #[derive(Debug)]
 pub struct Dma {
     start: NonNull<u8>,

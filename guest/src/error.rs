@@ -88,7 +88,7 @@ pub enum Error {
     /// The device answered with fewer bytes than the request has.
     #[error("{written} bytes written by the device, not {expected}")]
     Short {
-        /// Bytes as told by the device.
+        /// Bytes as reported by the device.
         written: u32,
         /// Bytes of a whole answer.
         expected: u64,

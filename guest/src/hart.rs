@@ -47,7 +47,7 @@ unsafe extern "C" {
     static __hart_stacks: u8;
 }
 
-/// What a hart does when it is told to; the result is for whoever told it.
+/// What a hart can be asked to do; the caller gets the result.
 pub type Task = fn(&'static Hart) -> usize;
 
 /// A hart: its number here, what it was started with, what it does.

@@ -68,7 +68,7 @@ static LINES: [Line; MAX_SLOTS] = [const {
         hart: AtomicUsize::new(0),
     }
 }; MAX_SLOTS];
-/// The last source that came without being watched, or 0.
+/// The last source that interrupted without being watched, or 0.
 static STRANGER: AtomicU32 = AtomicU32::new(0);
 
 /// What the handler has seen of one source.

@@ -146,7 +146,7 @@ impl<R: Registers> Transport<R> {
         half(0) | half(1) << 32
     }
 
-    /// Resets the device and waits until it says so (§4.2.3.1.1).
+    /// Resets the device and waits until Status reads 0 (§4.2.3.1.1).
     ///
     /// # Errors
     ///

@@ -153,7 +153,7 @@ impl Queue {
         self.free
     }
 
-    /// Chains that the device has not given back.
+    /// Chains that the device has not used yet.
     pub fn in_flight(&self) -> u16 {
         self.in_flight
     }
@@ -270,8 +270,8 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Error::UsedIndex`], [`Error::UsedId`] or [`Error::UsedLength`] when the device wrote
-    /// what cannot be; then the queue stays broken until the device is reset.
+    /// [`Error::UsedIndex`], [`Error::UsedId`] or [`Error::UsedLength`] when the device wrote an
+    /// invalid value; the queue stays broken until the device is reset.
     pub fn pop(&mut self) -> Result<Option<Used>, Error> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
@@ -319,8 +319,8 @@ impl Queue {
         }))
     }
 
-    /// Asks for interrupts or for none, which the device may not heed. `true`: something was
-    /// used before it could see the wish, so poll once more before sleeping.
+    /// Asks for interrupts or for none, which the device may not heed. `true`: something was used
+    /// before the device could see the request, so poll once more before sleeping.
     pub fn set_interrupts(&mut self, enabled: bool) -> bool {
         self.interrupts = enabled;
         if self.event_idx {
@@ -334,8 +334,8 @@ impl Queue {
     }
 
     /// Writes used_event: the next entry, or for "none" one that is far from all that is in flight.
-    /// The last one would not do: the device may look at the wish after we have taken what it has
-    /// just published, and find it among that.
+    /// The last one would not do: the device may read used_event after we have taken what it has
+    /// just published, and consider it served.
     fn ask_for_interrupt(&self) {
         if self.event_idx {
             let far = if self.interrupts { 0 } else { 1 << 15 };
@@ -343,7 +343,7 @@ impl Queue {
             self.driver
                 .store_u16(self.used_event(), event, Ordering::Relaxed);
             // used_event is visible before used.idx is read again: otherwise the device may miss
-            // the wish while the driver misses the entry.
+            // the request while the driver misses the entry.
             fence(Ordering::SeqCst);
         }
     }

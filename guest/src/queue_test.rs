@@ -99,7 +99,7 @@ fn an_indirect_chain_takes_one_descriptor_and_a_table_without_gaps() {
     assert!(queue.publish());
     assert_eq!(queue.free(), 7);
     let head = Ring::descriptor(&memory, ring.descriptors, 0);
-    // INDIRECT alone: no NEXT, and WRITE says nothing there.
+    // INDIRECT alone: no NEXT, and WRITE has no meaning there.
     assert_eq!((head.len, head.flags), (48, 4));
     let table: Vec<_> = (0..3)
         .map(|index| Ring::descriptor(&memory, head.address, index))

@@ -105,7 +105,7 @@ impl<W: Write> Tap<W> {
     }
 
     fn line(&mut self, line: fmt::Arguments<'_>) {
-        // Nobody could be told that the output fails; a reader finds the plan unfulfilled.
+        // There is no way to report that the output fails; a reader finds the plan unfulfilled.
         let _ = writeln!(self.out, "{line}");
     }
 }

@@ -67,7 +67,7 @@ pub fn start(board: &Board<'_>) -> Option<i64> {
 
 /// Asks for a timer interrupt when the `time` CSR reaches `at`, and takes a pending one back.
 ///
-/// By the hart's own register where there is one, and not by the firmware, as Linux does it: KVM
+/// As Linux does, by the hart's own register if there is one, and not by the firmware: KVM
 /// (6.12) forgets a timer set by SBI when the vCPU loses its CPU before it is back in the guest.
 fn set(at: u64) {
     if SSTC.load(Ordering::Relaxed) {

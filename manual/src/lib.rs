@@ -1,5 +1,5 @@
-//! What is written about hartvisor, held to what it is: man pages and completions are made of its
-//! own command line, and the commands of the book can be run ([`session`]).
+//! The documentation of hartvisor, kept true: man pages and completions are generated from its own
+//! command line, and the commands of the book can be run ([`session`]).
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ pub mod session;
 /// The shells that get completions.
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
-/// The whole command line, with that of `hartvisor compare`, which is a program of its own.
+/// The whole command line, with that of `hartvisor compare`, which is a separate program.
 pub fn command() -> Command {
     let command = vmm::cli::Cli::command();
     command.mut_subcommand("compare", |short| {
@@ -23,7 +23,7 @@ pub fn command() -> Command {
     })
 }
 
-/// Writes `man1/hartvisor.1`, a page for each command, and `completions/` into a folder.
+/// Writes `man1/hartvisor.1`, a page per command, and `completions/` into a directory.
 ///
 /// # Errors
 /// A file cannot be written.

@@ -1,4 +1,4 @@
-//! `make man`: writes man pages and completions into the folder that is named.
+//! `make man`: writes man pages and completions into the given directory.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

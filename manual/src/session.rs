@@ -1,4 +1,4 @@
-//! The commands in a page of the book, and whether what they print is what the page says.
+//! The commands in a page of the book, and whether they print what the page shows.
 //!
 //! A block that begins with ```` ```console runs ``` ` is run, by bash in the project's folder,
 //! command by command:
@@ -12,14 +12,14 @@
 //! ```
 //! A block without such a mark is only to be read.
 
-/// A command and what it is said to print.
+/// A command and its expected output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Its line on the page, from 1.
     pub line: usize,
     /// For bash.
     pub command: String,
-    /// The lines that are said to follow.
+    /// The expected lines.
     pub output: Vec<String>,
 }
 
@@ -49,11 +49,10 @@ pub fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Whether `output` is what was said of it.
+/// Whether `output` is as expected.
 ///
 /// # Errors
-/// The first line that was said and does not come where it should, or the first that came and was
-/// not said.
+/// The first expected line that is missing, or the first unexpected one.
 pub fn check(said: &[String], output: &str) -> Result<(), String> {
     let mut lines = output.lines().map(str::trim_end);
     let mut anything = false;
@@ -76,7 +75,7 @@ pub fn check(said: &[String], output: &str) -> Result<(), String> {
     }
 }
 
-/// Whether a line is as said, each … standing for any text.
+/// Whether a line is as expected, each … standing for any text.
 fn matches(said: &str, line: &str) -> bool {
     let mut parts = said.split('…');
     let first = parts.next().unwrap_or_default();

@@ -1,5 +1,4 @@
-//! The book: that it hangs together, and that what its commands print is what it says
-//! (`make test-docs`).
+//! The book: its links work, and its commands print what it shows (`make test-docs`).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,10 +1,10 @@
-//! `hartvisor run --rings` keeps what queues held, and `hartvisor rings` draws it: descriptor
+//! `hartvisor run --rings` records what queues held, and `hartvisor rings` draws it: descriptor
 //! table, available and used ring, which chains there are and who owns them.
 //!
-//! Of each queue there are two moments in the file: the kick at which most was in flight, as the
-//! device's thread found it before it took the first chain, and the moment of writing. That is the
-//! end of the run, or SIGUSR1, for a driver that hangs; the main thread then reads guest memory
-//! while everything goes on, so an index may be newer than an entry.
+//! The file has two moments per queue: the kick with most chains in flight, before the device's
+//! thread took the first one, and the moment of writing. That is the end of the run, or SIGUSR1,
+//! for a driver that hangs; the main thread then reads guest memory while the guest runs, so an
+//! index may be newer than an entry.
 
 use std::fs::{self, File};
 use std::io;
@@ -196,7 +196,7 @@ impl Recorder {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A queue was kicked, and is about to be served by this thread.
+    /// A queue was kicked, and this thread is about to serve it.
     pub(crate) fn record(&self, device: &str, queue: u16, view: View) {
         let held = view.snapshot();
         let mut queues = self.queues();
@@ -220,7 +220,7 @@ impl Recorder {
         }
     }
 
-    /// The guest's life is over, and its memory about to go.
+    /// The VM has stopped, and its memory is about to be unmapped.
     pub(crate) fn vm_stopped(&self) {
         for kept in self.queues().iter_mut() {
             if let Some(view) = kept.view.take() {

@@ -1,4 +1,4 @@
-//! What a process takes of the host's memory, from the text of its `/proc/PID/smaps`
+//! The memory of a process, from the text of its `/proc/PID/smaps`
 //! (proc_pid_smaps(5)).
 
 /// A process's mappings, added up. All in KiB.

@@ -47,19 +47,19 @@ enum Target {
     File(PathBuf),
 }
 
-/// What there is to report of.
+/// What reports are made of.
 #[derive(Default)]
 struct State {
     /// Whether it is KVM that runs the guest.
     kvm: bool,
-    /// Ticks a second of the `time` CSR, where KVM has told.
+    /// Ticks per second of the `time` CSR, if KVM runs the guest.
     timebase: Option<u32>,
     vcpus: Vec<Arc<VcpuCounters>>,
     devices: Vec<Counted>,
     lives: u64,
-    /// KVM's counts of the lives that are over: each had a VM of its own.
+    /// KVM's counts of the VMs that have stopped: each reboot makes a new one.
     past: Kvm,
-    /// What the process took when the guest's last life ended, its RAM still there.
+    /// The memory of the process when the last VM stopped, its RAM still mapped.
     memory: Option<Memory>,
 }
 
@@ -102,7 +102,7 @@ impl Stats {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The counters of vCPU `id`: the same ones in each life of the guest.
+    /// The counters of vCPU `id`: the same ones after each reboot.
     pub(crate) fn vcpu(&self, id: usize) -> Arc<VcpuCounters> {
         let mut state = self.state();
         while state.vcpus.len() <= id {
@@ -112,8 +112,8 @@ impl Stats {
         counters.map_or_else(|| Arc::new(VcpuCounters::new(&self.names)), Arc::clone)
     }
 
-    /// The counters of the device of this name: the same ones in each life of the guest. `wire`:
-    /// its interrupts are seen.
+    /// The counters of the device of this name: the same ones after each reboot. `wire`: its
+    /// interrupts are counted.
     pub(crate) fn device(
         &self,
         name: &str,
@@ -135,8 +135,8 @@ impl Stats {
         counters
     }
 
-    /// A guest begins to live in a VM of KVM's, whose `time` CSR has so many ticks a second. It is
-    /// the host's but for where it begins.
+    /// KVM starts a VM for the guest, whose `time` CSR has so many ticks per second: the host's,
+    /// with an offset.
     pub(crate) fn vm_started(&self, timebase: u32) {
         let mut state = self.state();
         state.kvm = true;
@@ -144,14 +144,14 @@ impl Stats {
         state.lives += 1;
     }
 
-    /// It has ended, and KVM has counted this.
+    /// That VM has stopped, and KVM has counted this.
     pub(crate) fn vm_stopped(&self, kvm: &Kvm) {
         let mut state = self.state();
         state.past.add(kvm);
         state.memory = memory::of_this_process(self.ram);
     }
 
-    /// Writes a report. `present`: KVM's counts of the life that goes on; `end`: how the run ended.
+    /// Writes a report. `present`: KVM's counts of the VM that runs; `end`: how the run ended.
     pub(crate) fn write(&self, present: Option<&Kvm>, end: Option<String>) {
         let report = self.report(present, end);
         let written = match &self.target {
@@ -245,8 +245,8 @@ impl State {
     }
 }
 
-/// Replaces a file as a whole, so that whoever looks at it while the guest runs finds a report and
-/// not half of one. What is no file (a pipe, a terminal) gets one report after the other.
+/// Replaces a file as a whole, so that a reader never finds half a report. Anything but a file (a
+/// pipe, a terminal) gets one report after the other.
 fn store(path: &Path, report: &Report) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(report)?;
     text.push(b'\n');

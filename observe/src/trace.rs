@@ -1,5 +1,5 @@
-//! `hartvisor run --trace`: what vCPUs and devices do, with time and thread, as a file for
-//! Perfetto, and `hartvisor trace show`, which tells one request's life from it.
+//! `hartvisor run --trace`: what vCPUs and devices do, with times, as a file for Perfetto, and
+//! `hartvisor trace show`, which prints one request's life from it.
 //!
 //! ```text
 //!   vCPU and device threads ──▶ a ring each, of fixed size ──▶ the trace's thread ──▶ chrome::Writer ──▶ FILE
@@ -53,9 +53,9 @@ pub(crate) struct Trace {
     thread: Option<JoinHandle<io::Result<u64>>>,
 }
 
-/// What the threads tell.
+/// What the threads report to.
 pub(crate) struct Tracer {
-    /// Which one: threads of a test may have known another before.
+    /// Distinguishes traces: threads of a test may have used another before.
     id: usize,
     began: Instant,
     names: Arc<Names>,
@@ -124,7 +124,7 @@ impl Trace {
         &self.tracer
     }
 
-    /// Writes what is left. All who tell it something have ended.
+    /// Writes what is left. All reporting threads have ended.
     pub(crate) fn finish(&mut self) {
         self.tracer.end.store(true, Ordering::Release);
         let Some(thread) = self.thread.take() else {
@@ -164,7 +164,7 @@ impl Tracer {
         self.tell(self.now(), What::Device(device, event));
     }
 
-    /// A vCPU, which is this thread's, has come back at `began`, and goes on now.
+    /// This thread's vCPU left the guest at `began`, and enters it now.
     pub(crate) fn exit(&self, exit: Exit, began: u64) {
         let took = self.now().saturating_sub(began);
         self.tell(began, What::Exit(exit, took));
@@ -186,7 +186,7 @@ impl Tracer {
         });
     }
 
-    /// This thread tells something for the first time.
+    /// This thread reports for the first time.
     fn greet(&self) -> Sender {
         let (sender, receiver) = sync_channel(RING);
         let lost = Arc::new(AtomicU64::new(0));
@@ -213,7 +213,7 @@ fn write(tracer: &Tracer, file: File) -> io::Result<u64> {
     let mut rings: Vec<(chrome::Thread, Ring)> = Vec::new();
     let mut lost = 0;
     loop {
-        // Looked at before the rings: what was told before the end is then in them.
+        // Read before the rings: what was reported before the end is then in them.
         let end = tracer.end.load(Ordering::Acquire);
         for ring in locked(&tracer.new).drain(..) {
             rings.push((chrome::Thread::new(&ring.thread), ring));

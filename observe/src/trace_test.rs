@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::exit::test;
 
-/// What a thread of this name tells.
+/// Has a thread of this name report.
 fn by(name: &str, tracer: &Arc<Tracer>, tell: impl FnOnce(&Tracer) + Send + 'static) {
     let tracer = Arc::clone(tracer);
     let told = Builder::new()

@@ -57,7 +57,7 @@ pub enum Layout {
     },
 }
 
-/// Holds a chain against §2.7.4 and §2.7.5.3.1 for a queue of `size`; gives its writable bytes.
+/// Checks a chain by §2.7.4 and §2.7.5.3.1 for a queue of `size`; returns its writable bytes.
 pub(super) fn check(segments: &[Segment], size: u16) -> Result<u64, Error> {
     let count = 1..=usize::from(size);
     let ordered = segments.is_sorted_by_key(|segment| segment.writable);

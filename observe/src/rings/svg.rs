@@ -35,7 +35,7 @@ pub(super) fn draw(queues: &[&Queue]) -> String {
     )
 }
 
-/// Draws a queue from `top` on, and says where it ends.
+/// Draws a queue from `top` on, and returns where it ends.
 fn one(out: &mut String, queue: &Queue, top: usize) -> usize {
     let (available, used) = (&queue.available, &queue.used);
     let size = u16::try_from(queue.descriptors.len()).unwrap_or(u16::MAX);

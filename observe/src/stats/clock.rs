@@ -1,4 +1,4 @@
-//! What time it is, for counting: read as seldom as can be, from what is quickest to read.
+//! The clock of counters: read as seldom as possible, from the quickest source.
 //!
 //! On RISC-V that is the `time` CSR, one instruction, where clock_gettime(2) is 170 though it makes
 //! no system call: they were a third of what counting a request cost. So times are kept in ticks,
@@ -94,8 +94,7 @@ impl Ticks {
     /// Of which each is a nanosecond.
     pub(super) const NANOSECONDS: Ticks = Ticks { frequency: SECOND };
 
-    /// As they came since `began`, when `ticks` was read: for hosts that do not say how often they
-    /// come.
+    /// Measured since `began`, when `ticks` was read: for hosts that do not report the frequency.
     pub(super) fn measured(began: Instant, first: u64) -> Ticks {
         let passed = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let came = ticks(began).saturating_sub(first);

@@ -1,6 +1,5 @@
-//! What is counted while the guest runs. Each counter has one writer at a time (a vCPU, whoever has
-//! the device), so adding is a load and a store, without a lock; whoever reports looks at them as
-//! they stand.
+//! The counters of a running guest. Each has one writer at a time (a vCPU, or the thread that has
+//! the device), so adding is a load and a store, without a lock; a report reads them as they are.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

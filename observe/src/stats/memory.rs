@@ -1,11 +1,11 @@
-//! What this process takes of the host, from /proc.
+//! The memory of this process, from /proc.
 
 use std::fs;
 
 use super::report::Memory;
 use crate::smaps::usage;
 
-/// `None` where /proc does not tell. `ram`: bytes of the guest's RAM, which is told apart.
+/// `None` without /proc. `ram`: bytes of the guest's RAM, which is counted separately.
 pub(super) fn of_this_process(ram: u64) -> Option<Memory> {
     let smaps = fs::read_to_string("/proc/self/smaps").ok()?;
     let faults = fs::read_to_string("/proc/self/stat").ok();

@@ -1,17 +1,19 @@
 //! The statistics as they are written: the JSON form of `hartvisor run --stats FILE`, for programs
 //! that read it back.
 //!
-//! What cannot be known is null: under QEMU there are no exits to us, and its console is its own.
-//! Times are nanoseconds of the host's monotonic clock, sizes bytes where no unit is named.
+//! A value that cannot be known is null: under QEMU no exits reach the monitor, and the console is
+//! QEMU's own. Times are nanoseconds of the host's monotonic clock, sizes bytes where no unit is
+//! named.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What changes when a field changes its meaning or goes away; new fields do not change it.
+/// The format's version: it changes when a field changes its meaning or is removed, not when one is
+/// added.
 pub const VERSION: u32 = 1;
 
-/// One report, of a run that has ended or, after SIGUSR1, of one that goes on.
+/// One report, of a run that has ended or, after SIGUSR1, of a running one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`VERSION`].
@@ -21,9 +23,9 @@ pub struct Report {
     /// Since the run began.
     pub nanoseconds: u64,
     /// How it ended: `power-off`, `reboot`, `failure`, `left`, `signal N`, `error`; null while it
-    /// goes on.
+    /// runs.
     pub end: Option<String>,
-    /// How often the guest has started anew. All counts go on across that.
+    /// How often the guest has rebooted. All counts continue across reboots.
     pub reboots: u64,
     /// The vCPUs by number.
     pub vcpus: Option<Vec<Vcpu>>,
@@ -40,7 +42,7 @@ pub struct Report {
     pub memory: Option<Memory>,
 }
 
-/// Why one vCPU came back to us, and how often. Under each name is a count.
+/// How often one vCPU left the guest for the monitor, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vcpu {
     /// Loads from where no RAM is.
@@ -81,7 +83,7 @@ pub struct Register {
     pub writes: u64,
 }
 
-/// One virtio device of ours.
+/// One virtio device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Device {
     /// `console`, `disk0`, …, `rng`.
@@ -137,7 +139,7 @@ pub struct Host {
     pub writes: u64,
     /// Waits until what was written is durable.
     pub syncs: u64,
-    /// Ranges that were given back or zeroed.
+    /// Ranges that were discarded or zeroed.
     pub forgets: u64,
     /// Bytes.
     pub bytes_read: u64,

@@ -57,7 +57,7 @@ impl Event {
 /// and else of the first.
 ///
 /// # Errors
-/// The file cannot be read, is no trace of ours, or has no such request.
+/// The file cannot be read, is not a trace, or has no such request.
 pub fn text(path: &Path, number: Option<u64>) -> Result<String, Error> {
     let bytes = std::fs::read(path).map_err(|source| Error::Open {
         what: "trace",
@@ -193,7 +193,7 @@ fn life(events: &[Event], popped: &Event) -> Vec<Step> {
     steps
 }
 
-/// How the device learnt of it.
+/// How the device was notified.
 fn arrival(events: &[Event], call: &Event, device: &str, steps: &mut Vec<Step>) {
     // A store that exited comes shortly before: after the device's thread was done with what it had
     // before.
@@ -261,7 +261,7 @@ fn descriptor(place: usize, buffer: &Value) -> String {
     )
 }
 
-/// How the guest learns of it, from the publishing of what was used on.
+/// How the guest is notified, once the used index is published.
 fn departure<'a>(
     events: &'a [Event],
     published: &Event,

@@ -11,11 +11,11 @@ pub(crate) struct Case {
     pub(crate) aia: bool,
     /// vCPUs. The host has one CPU, so more of them show what they cost, not what they bring.
     pub(crate) cpus: u32,
-    /// Queues of the disk, where it is not one for each vCPU. Only hartvisor is told.
+    /// Queues of the disk, where it is not one for each vCPU. Only hartvisor has this option.
     pub(crate) queues: Option<u32>,
     /// Whether the guest's RAM is of 2 MiB pages.
     pub(crate) hugepages: bool,
-    /// Whether the VMM counts what happens. Only hartvisor is told.
+    /// Whether the VMM counts what happens. Only hartvisor has this option.
     pub(crate) stats: bool,
 }
 

@@ -20,7 +20,7 @@ use crate::scenes;
 /// Of the guest, in MiB.
 const MEMORY: u64 = 256;
 
-/// The project's folder and what was built in it.
+/// The project's directory and what was built in it.
 pub(crate) struct Lab {
     project: PathBuf,
     /// Where the riscv64 programs are.
@@ -154,7 +154,7 @@ impl Lab {
             serde_json::to_vec_pretty(&self.plan(case, seeds, tests, &work)?)?,
         )?;
         let records = self.meter(&[], &plan, case.aia, deadline)?;
-        // For who wants to know how far the starts lie apart.
+        // Shows how far the starts lie apart.
         fs::write(work.join("records"), &records)?;
         let records = records
             .lines()

@@ -1,4 +1,4 @@
-//! What to measure, and what came of it. `make bench`, its like and `bench/compare` call it.
+//! What to measure, and the results. `make bench`, its like and `bench/compare` call it.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -43,7 +43,7 @@ enum Command {
         /// Kept results
         file: PathBuf,
     },
-    /// Say what moved by more than 2 % between two kept results
+    /// Print what moved by more than 2 % between two kept results
     Compare {
         /// The earlier
         old: PathBuf,
@@ -232,7 +232,7 @@ fn keep(path: &Path, results: &Results) -> Result<()> {
         .with_context(|| format!("write {}", path.display()))
 }
 
-/// Whether the case's VMM is there; says so if not.
+/// Whether the case's VMM is installed; prints a line if not.
 fn here(lab: &Lab, case: &Case) -> bool {
     let here = lab.has(case.vmm);
     if !here {

@@ -29,7 +29,7 @@ const MODULES: [&str; 2] = ["/virtio_mmio.ko", "/virtio_blk.ko"];
 
 fn main() -> Result<()> {
     if let Err(error) = run() {
-        // Where even this fails nobody can be told.
+        // If even this fails there is no way to report it.
         let _ = fs::write(CONSOLE, format!("\n{}\n", Line::Fail(format!("{error:#}"))));
     }
     reboot(RebootMode::RB_POWER_OFF)?;
@@ -69,7 +69,7 @@ fn run() -> Result<()> {
     console.wait()
 }
 
-/// Waits until the kernel has finished what it goes on with after its init has begun. Debian's
+/// Waits until the kernel has finished the work that it continues after init has started. Debian's
 /// tests its cryptography then, for some hundred milliseconds, and a test beside that would measure
 /// how the two share a CPU.
 fn settle() -> Result<()> {

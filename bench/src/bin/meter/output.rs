@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use anyhow::{Result, ensure};
 use nix::poll::{PollFd, PollFlags, poll};
 
-/// How long nothing may come, in milliseconds of the host's clock, which runs at once through what
-/// nobody waits for: a guest or a VMM that hangs is soon told.
+/// The longest silence, in milliseconds of the host's clock. That clock skips idle time, so a guest
+/// or a VMM that hangs is noticed soon.
 const SILENCE: u16 = 60_000;
 
 /// What has come from a pipe.
@@ -24,7 +24,7 @@ impl Output {
         }
     }
 
-    /// Waits for more, and says how many bytes that are: 0 at the end.
+    /// Waits for more output, and returns its number of bytes: 0 at the end.
     pub(crate) fn read(&mut self) -> Result<usize> {
         let mut pipe = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
         ensure!(

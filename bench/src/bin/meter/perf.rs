@@ -85,7 +85,7 @@ impl Counters {
 }
 
 impl OfProgram {
-    /// Counters that `attach` has told whom to watch.
+    /// Counters that `attach` has tied to a process.
     fn new(attach: impl Fn(&mut Builder<'_>)) -> Result<OfProgram> {
         let build = |mut builder: Builder<'_>| {
             // On, unless `attach` wants it otherwise.

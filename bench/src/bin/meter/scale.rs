@@ -79,7 +79,8 @@ fn idle(vms: Vec<Vm>, waits: &Waits) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Has all guests power off; nanoseconds from the last one's last wish to the last exit.
+/// Has all guests power off; returns the nanoseconds from the last power-off request to the last
+/// exit.
 fn end(mut vms: Vec<Vm>, waits: &Waits) -> Result<u64> {
     let exits = Moments::userspace_exits()?;
     for vm in &mut vms {

@@ -171,8 +171,8 @@ impl Bench {
     }
 }
 
-/// Runs a test on a device and heals that. Gives also the microseconds of the test alone, or of its
-/// slowest act.
+/// Runs a test on a device, then restores the device. Gives also the microseconds of the test
+/// alone, or of its slowest act.
 fn attempt(device: &mut Device, number: u32, test: &Test) -> (Verdict, u64) {
     device.met = Met::Nothing;
     device.slowest = None;
@@ -182,7 +182,7 @@ fn attempt(device: &mut Device, number: u32, test: &Test) -> (Verdict, u64) {
     let spent = device.slowest.unwrap_or(whole);
     let result = match device.heal() {
         Ok(()) => {
-            // In any case: what the test spoilt is put in order here.
+            // Always: this repairs what the test has overwritten.
             let front = device.check_front();
             result.and_then(|point| front.map(|()| point))
         }

@@ -11,12 +11,12 @@ use guest::timer;
 use guest::virtio::{device, status};
 use guest::{Dma, Error, MmioRegisters, Region, Registers, Transport, ensure};
 
-/// Longest time for a device to answer, in microseconds: it may be emulated twice, and its machine
-/// be busy.
+/// Longest time for a device to answer, in microseconds: it may be emulated twice, on a busy
+/// machine.
 const PATIENCE: u64 = 5_000_000;
 /// How long to look for what should not happen, in microseconds.
 const QUIET: u64 = 10_000;
-/// How long a device gets to say what it makes of a hostile ring, in microseconds.
+/// How long a device may take to react to a hostile ring, in microseconds.
 const SETTLING: u64 = 200_000;
 /// How long to look without a pause, in microseconds.
 const SPIN: u64 = 300;
@@ -78,7 +78,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a device made of what it was given.
+/// How a device reacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Met {
     /// Nothing was tried, or nothing to wait for.
@@ -118,7 +118,7 @@ pub(crate) struct Device {
     pub(crate) memory: Region,
     /// Sectors that the test may have written, to be painted again.
     pub(crate) touched: Range<u64>,
-    /// What the last hostile case met.
+    /// How the device reacted to the last hostile case.
     pub(crate) met: Met,
     /// Microseconds of the slowest act of a case that has very many of them, and so may take long
     /// in all.
@@ -190,7 +190,7 @@ impl Device {
         self.registers.read(offset::STATUS)
     }
 
-    /// Resets the device and waits for it to say so (§2.4).
+    /// Resets the device and waits until Status reads 0 (§2.4).
     pub(crate) fn reset(&self) -> Result<(), Failure> {
         self.registers.write(offset::STATUS, 0);
         ensure!(
@@ -289,7 +289,7 @@ impl Device {
         Ok(())
     }
 
-    /// Waits for what the device makes of a hostile ring, and keeps it in `met`.
+    /// Waits for the device's reaction to a hostile ring, and keeps it in `met`.
     pub(crate) fn settle(&mut self) -> Met {
         let (ring, seen) = (self.ring(), self.seen);
         until(SETTLING, || ring.used() != seen || self.is_broken());

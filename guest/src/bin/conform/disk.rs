@@ -30,7 +30,7 @@ const BATCH: u64 = 128;
 const HEAD: usize = 0x8000;
 const AREA: usize = 0x9000;
 
-/// Holds a request's status against what it must be.
+/// Compares a request's status with the expected one.
 pub(crate) fn expect(found: u8, wanted: u8) -> Result<(), Failure> {
     ensure!(
         found == wanted,
@@ -41,7 +41,7 @@ pub(crate) fn expect(found: u8, wanted: u8) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a status byte says.
+/// The name of a status byte.
 pub(crate) fn name(status: u8) -> &'static str {
     match status {
         OK => "OK",
@@ -200,8 +200,8 @@ impl Device {
         Ok(())
     }
 
-    /// Holds the front of the field against its paint, but for what the test touched. What is wrong
-    /// or touched is painted anew.
+    /// Compares the front of the field with its paint, except the sectors that the test touched.
+    /// Wrong or touched sectors are painted again.
     pub(crate) fn check_front(&mut self) -> Result<(), Failure> {
         self.check_sectors(WATCHED.min(self.field()))
     }
@@ -253,7 +253,7 @@ fn bytes(sectors: u64) -> usize {
     usize::try_from(sectors).unwrap_or(0) * SECTOR
 }
 
-/// Holds memory against the paint of a sector.
+/// Compares memory with the paint of a sector.
 pub(crate) fn verify(memory: &Region, sector: u64) -> Result<(), Failure> {
     let mut found = [0; SECTOR];
     memory.read(0, &mut found);

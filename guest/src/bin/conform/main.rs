@@ -1,5 +1,5 @@
-//! The conformance guest: holds the virtio-mmio devices of any machine against the specification
-//! (virtio 1.3), one TAP point for each requirement that a driver can see, and then tries what a
+//! The conformance guest: checks the virtio-mmio devices of any machine against the specification
+//! (virtio 1.3), with one TAP point per requirement that a driver can see, and then does what a
 //! hostile or broken driver would.
 //!
 //! ```text

@@ -52,7 +52,7 @@ impl Device {
         }
     }
 
-    /// Holds the answer to the plain request `unit` against what it must be.
+    /// Compares the answer to the plain request `unit` with the expected one.
     pub(crate) fn check(&self, unit: u16, written: u32) -> Result<(), Failure> {
         match self.kind {
             Kind::Disk | Kind::ReadOnly => {

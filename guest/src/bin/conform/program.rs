@@ -30,14 +30,14 @@ pub(crate) fn main(boot: Boot) -> Outcome {
 enum Asked<'a> {
     /// The names alone.
     List,
-    /// This test and those behind it.
+    /// This test and the following ones.
     From(u32),
     /// These tests, separated by commas.
     Only(&'a str),
 }
 
 impl<'a> Asked<'a> {
-    /// The word that is not understood is the error.
+    /// The error is the first unknown word.
     fn parse(bootargs: &'a str) -> Result<Self, &'a str> {
         let mut asked = Asked::From(1);
         for word in bootargs.split_whitespace() {

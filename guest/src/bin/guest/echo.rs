@@ -9,7 +9,7 @@ use guest::{
 
 /// End of transmission, Ctrl-d.
 const EOT: u8 = 0x04;
-/// Says that typing makes sense from now on.
+/// Prints that the console now takes input.
 const GREETING: &[u8] = b"echo: what you type comes back, Ctrl-d ends\n";
 /// Longest time for the terminal to take output, in microseconds.
 const PATIENCE: u64 = 60_000_000;

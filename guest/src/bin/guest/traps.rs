@@ -1,7 +1,7 @@
 //! Mode `bench traps`: the same bytes moved in several ways, from a trap a byte to a batch of
 //! requests.
 //!
-//! Of the requests of a disk it says also how long each took:
+//! For the requests of a disk it also prints how long each took:
 //! `# latency NAME: p50 31.2, p90 40.0, p99 55.1, max 80.3 us of 320 requests`, which
 //! `hartvisor compare` reads.
 //!
@@ -90,7 +90,7 @@ const METHODS: [Method; 15] = {
     ]
 };
 
-/// How often each way moves its bytes, unless `rounds=` says otherwise, and at most.
+/// How often each way moves its bytes, by default (see `rounds=`) and at most.
 const ROUNDS: usize = 5;
 const ROUNDS_MAX: usize = 32;
 

@@ -1,7 +1,7 @@
 //! What a hostile or broken driver tries. A case passes when nothing is harmed: the device comes
 //! back from a reset, the disk has what it had, the other devices work, and nothing impossible is
-//! reported as done. What the device says meanwhile (an answer, DEVICE_NEEDS_RESET, nothing) is up
-//! to it, and is told in the comment above the point.
+//! reported as done. How the device reacts (an answer, DEVICE_NEEDS_RESET, nothing) is its choice;
+//! the comment above the point reports it.
 
 pub(super) mod registers;
 pub(super) mod requests;
@@ -15,8 +15,7 @@ use super::PASS;
 use crate::device::{Device, Kind, Met};
 use crate::disk::OK;
 
-/// Offers the plain request with another data buffer, one that cannot be: it must not be reported
-/// as done.
+/// Offers the plain request with an invalid data buffer: it must not be reported as done.
 fn impossible_data(device: &mut Device, address: u64, len: u32) -> Verdict {
     offer_with(device, |data| Descriptor {
         address,
@@ -37,7 +36,7 @@ fn offer_with(device: &mut Device, change: impl Fn(Descriptor) -> Descriptor) {
     device.offer(&[0]);
 }
 
-/// Waits for what the device makes of it. Success is a lie.
+/// Waits for the device's reaction. Success is a lie.
 fn not_done(device: &mut Device) -> Verdict {
     if let Met::Answered(_) = device.settle() {
         let (_, written) = device.answer()?;
@@ -51,7 +50,7 @@ fn not_done(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Waits for what the device makes of it, which may be anything.
+/// Waits for the device's reaction, which may be anything.
 fn survived(device: &mut Device) -> Verdict {
     device.settle();
     PASS

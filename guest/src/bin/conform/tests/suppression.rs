@@ -29,8 +29,8 @@ pub(super) const TESTS: &[Test] = &[
     test("2.7.10", "EVENT_IDX: an idle device asks for the next kick", ALL, idle_asks),
 ];
 
-/// Serves a plain request, and says whether InterruptStatus has bit 0 then, at once or within a
-/// moment.
+/// Has a plain request served. Returns whether bit 0 of InterruptStatus is set then, or shortly
+/// after.
 fn raises(device: &mut Device) -> Result<bool, Failure> {
     device.acknowledge(INTERRUPT_USED);
     device.plain()?;

@@ -87,7 +87,7 @@ fn each(
     }
 }
 
-/// Asks every disk who it is.
+/// Reads the identity of every disk.
 fn identities(bench: &mut Bench<'_>) -> Verdict {
     let mut answer = Ok(NO_DISK);
     for (slot, transport) in devices(bench.board, device::BLOCK) {

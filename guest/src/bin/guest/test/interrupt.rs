@@ -14,7 +14,7 @@ const QUIET: u64 = 20_000;
 /// Interrupts that one request may raise: spurious ones are legal, a storm is not.
 const MOST: u32 = 3;
 
-/// Has `work` complete one request of the device in `slot`, and holds the interrupts against it.
+/// Has `work` complete one request of the device in `slot`, and checks the interrupts.
 pub(super) fn follows(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) -> Verdict {
     ensure!(
         irq::watch(slot),
@@ -24,8 +24,8 @@ pub(super) fn follows(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) ->
     Ok(Point::Pass)
 }
 
-/// As [`follows`], whoever watches the source. An interrupt that does not come is given a second
-/// chance after `nudge`; `true` when it needed that.
+/// As [`follows`], for a source that any hart may watch. An interrupt that does not come is given a
+/// second chance after `nudge`; `true` when it needed that.
 pub(super) fn arrives(
     slot: Slot,
     work: impl FnOnce() -> Result<(), Failure>,

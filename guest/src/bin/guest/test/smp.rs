@@ -81,7 +81,7 @@ pub(super) fn run(bench: &mut Bench<'_>, boot: usize) {
         boot: hart::start(boot),
         others,
     };
-    // Without the second test none of those behind it can work.
+    // Without the second test none of the following ones can work.
     let mut started = true;
     for (number, (name, test)) in TESTS.iter().enumerate() {
         let verdict = match others {

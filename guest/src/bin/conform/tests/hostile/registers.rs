@@ -1,4 +1,4 @@
-//! Registers as no driver uses them, and set-ups that cannot be.
+//! Registers used as no driver does, and invalid set-ups.
 
 use guest::bare::Ring;
 use guest::mmio::{INTERRUPT_USED, offset};

@@ -135,7 +135,7 @@ impl Disk {
     }
 }
 
-/// Holds the end of a request against what it should be.
+/// Compares the result of a request with the expected one.
 pub(super) fn expect(request: Request, done: Done, status: Status) -> Result<(), Failure> {
     let Request { kind, sector } = request;
     ensure!(
@@ -146,14 +146,14 @@ pub(super) fn expect(request: Request, done: Done, status: Status) -> Result<(),
     Ok(())
 }
 
-/// Fills a region with bytes that tell their place and the seed.
+/// Fills a region with bytes that encode their place and the seed.
 pub(super) fn pattern(region: &Region, seed: u8) {
     for offset in 0..region.len() {
         region.write(offset, &[byte(offset, seed)]);
     }
 }
 
-/// Holds a region against the pattern.
+/// Compares a region with the pattern.
 pub(super) fn verify(region: &Region, seed: u8) -> Result<(), Failure> {
     for offset in 0..region.len() {
         let mut found = [0];

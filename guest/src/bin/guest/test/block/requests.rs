@@ -142,7 +142,7 @@ pub(super) fn read_only(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
 }
 
 impl Disk {
-    /// Initialises the disk anew.
+    /// Initialises the disk again.
     fn reopen(&mut self, bench: &mut Bench<'_>, wanted: u64) -> Result<(), Failure> {
         let transport = super::super::probe(self.slot)?;
         let transport = transport.ok_or(guest::Error::QueueUnavailable(0))?;

@@ -1,4 +1,4 @@
-//! What the other harts are told to do.
+//! The tasks of the other harts.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,7 +10,7 @@ pub(super) const ROUNDS: usize = 20_000;
 /// What all harts count in.
 pub(super) static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Says by its word that it spins (1), and does so until it is told to end (2).
+/// Sets its word to 1 (it spins), and spins until the word is 2.
 pub(super) fn spin(hart: &'static Hart) -> usize {
     hart.word.store(1, Ordering::Release);
     while hart.word.load(Ordering::Acquire) != 2 {

@@ -17,9 +17,9 @@ pub use self::config::Config;
 pub use self::image::{Image, granularity};
 use self::request::Disk;
 use crate::memory::Memory;
+use crate::observe::DeviceObserver;
 use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
-use crate::watch::Watch;
 
 /// The unit of all addresses and lengths (§ 5.2.2): bytes.
 pub const SECTOR: u64 = 512;
@@ -126,7 +126,7 @@ impl Block {
                 serial,
                 name: options.name.to_owned(),
                 reported: Arc::clone(&options.reported),
-                watch: None,
+                observer: None,
             },
             queues: vec![QUEUE_SIZE; queues.into()],
         }
@@ -188,8 +188,8 @@ impl VirtioDevice for Block {
         self.disk.config.reset();
     }
 
-    fn watch(&mut self, watch: &Arc<dyn Watch>) {
-        self.disk.watch = Some(Arc::clone(watch));
+    fn observe(&mut self, observer: &Arc<dyn DeviceObserver>) {
+        self.disk.observer = Some(Arc::clone(observer));
     }
 }
 

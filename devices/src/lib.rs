@@ -30,15 +30,13 @@ pub mod block;
 pub mod console;
 pub mod irq;
 pub mod memory;
+pub mod observe;
 pub mod platform;
-pub mod rings;
 pub mod rng;
 pub mod spec;
 mod sync;
 pub mod transport;
 pub mod virtio;
-pub mod watch;
-pub mod watched;
 
 #[cfg(test)]
 mod rig;

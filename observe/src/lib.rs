@@ -8,7 +8,7 @@
 //!                     └─ smaps               a process's memory
 //! ```
 //!
-//! Devices report events through [`devices::watch`]; the monitor reports exits of vCPUs, and when a
+//! Devices report events through [`devices::observe`]; the monitor reports exits of vCPUs, and when a
 //! VM starts and stops. Nothing here knows a hypervisor, a board or a command line. The monitor can
 //! be built without this crate (`--no-default-features`).
 

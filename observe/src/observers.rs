@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::rings::View;
-use devices::watch::{Event, Watch};
+use devices::observe::rings::View;
+use devices::observe::{DeviceObserver, Event};
 
 use crate::error::Error;
 use crate::exit::{Exit, Names};
@@ -69,17 +69,20 @@ impl Observers {
         kind: &str,
         queues: usize,
         interrupts: bool,
-    ) -> Option<Arc<dyn Watch>> {
-        let counters = self.stats.as_ref().map(|stats| -> Arc<dyn Watch> {
+    ) -> Option<Arc<dyn DeviceObserver>> {
+        let counters = self.stats.as_ref().map(|stats| -> Arc<dyn DeviceObserver> {
             stats.device(name, kind.to_owned(), queues, interrupts)
         });
-        let traced = self.tracer.as_ref().map(|tracer| -> Arc<dyn Watch> {
-            Arc::new(Traced {
-                device: tracer.device(name),
-                tracer: Arc::clone(tracer),
-            })
-        });
-        let recorded = self.rings.as_ref().map(|rings| -> Arc<dyn Watch> {
+        let traced = self
+            .tracer
+            .as_ref()
+            .map(|tracer| -> Arc<dyn DeviceObserver> {
+                Arc::new(Traced {
+                    device: tracer.device(name),
+                    tracer: Arc::clone(tracer),
+                })
+            });
+        let recorded = self.rings.as_ref().map(|rings| -> Arc<dyn DeviceObserver> {
             Arc::new(Recorded {
                 rings: Arc::clone(rings),
                 name: name.to_owned(),
@@ -158,7 +161,7 @@ struct Traced {
     device: u8,
 }
 
-impl Watch for Traced {
+impl DeviceObserver for Traced {
     fn see(&self, event: Event) {
         self.tracer.event(self.device, event);
     }
@@ -175,7 +178,7 @@ struct Recorded {
     name: String,
 }
 
-impl Watch for Recorded {
+impl DeviceObserver for Recorded {
     fn see(&self, _event: Event) {}
 
     fn wants_rings(&self) -> bool {
@@ -188,25 +191,25 @@ impl Watch for Recorded {
 }
 
 /// Several observers of one device.
-struct Several(Vec<Arc<dyn Watch>>);
+struct Several(Vec<Arc<dyn DeviceObserver>>);
 
-impl Watch for Several {
+impl DeviceObserver for Several {
     fn see(&self, event: Event) {
-        self.0.iter().for_each(|watch| watch.see(event));
+        self.0.iter().for_each(|observer| observer.see(event));
     }
 
     fn wants_descriptors(&self) -> bool {
-        self.0.iter().any(|watch| watch.wants_descriptors())
+        self.0.iter().any(|observer| observer.wants_descriptors())
     }
 
     fn wants_rings(&self) -> bool {
-        self.0.iter().any(|watch| watch.wants_rings())
+        self.0.iter().any(|observer| observer.wants_rings())
     }
 
     fn rings(&self, queue: u16, view: View) {
         // At most one wants them.
-        if let Some(watch) = self.0.iter().find(|watch| watch.wants_rings()) {
-            watch.rings(queue, view);
+        if let Some(observer) = self.0.iter().find(|observer| observer.wants_rings()) {
+            observer.rings(queue, view);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use devices::rings::{Snapshot, View};
+use devices::observe::rings::{Snapshot, View};
 use log::warn;
 use serde::{Deserialize, Serialize};
 
@@ -103,8 +103,8 @@ struct Used {
 
 impl Queue {
     fn new(device: &str, queue: u16, moment: Moment, held: &Snapshot) -> Queue {
-        let plain = |all: &[devices::rings::Descriptor]| {
-            let plain = |it: &devices::rings::Descriptor| Descriptor {
+        let plain = |all: &[devices::observe::rings::Descriptor]| {
+            let plain = |it: &devices::observe::rings::Descriptor| Descriptor {
                 address: it.address,
                 len: it.len,
                 flags: it.flags,

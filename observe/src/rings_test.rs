@@ -1,4 +1,4 @@
-use devices::rings::{Descriptor as Raw, Snapshot};
+use devices::observe::rings::{Descriptor as Raw, Snapshot};
 
 use super::*;
 

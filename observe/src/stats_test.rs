@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use devices::watch::{Event, HostCall, Watch};
+use devices::observe::{DeviceObserver, Event, HostCall};
 
 use super::*;
 use crate::exit::{Exit, test};

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use devices::watch::Event;
+use devices::observe::Event;
 use log::warn;
 
 use crate::error::Error;

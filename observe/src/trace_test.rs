@@ -1,6 +1,6 @@
 use std::fs;
 
-use devices::watch::HostCall;
+use devices::observe::HostCall;
 use serde_json::Value;
 
 use super::*;

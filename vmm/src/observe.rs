@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use devices::irq::IrqLine;
+use devices::observe::DeviceObserver;
+use devices::observe::observed::{Observed, ObservedLine};
 use devices::virtio::VirtioDevice;
-use devices::watch::Watch;
-use devices::watched::{Watched, WatchedLine};
 
 use crate::error::Error;
 use crate::hart::Hart;
@@ -42,7 +42,7 @@ pub trait Observer: Send + Sync {
         slot: usize,
         device: &dyn VirtioDevice,
         interrupts: bool,
-    ) -> Option<Arc<dyn Watch>>;
+    ) -> Option<Arc<dyn DeviceObserver>>;
 
     /// The observer of vCPU `id`; `None`: nobody observes it.
     fn vcpu(&self, id: usize) -> Option<Box<dyn VcpuObserver>>;
@@ -91,7 +91,7 @@ pub trait VcpuObserver: Send {
 pub struct Unobserved;
 
 impl Observer for Unobserved {
-    fn device(&self, _: usize, _: &dyn VirtioDevice, _: bool) -> Option<Arc<dyn Watch>> {
+    fn device(&self, _: usize, _: &dyn VirtioDevice, _: bool) -> Option<Arc<dyn DeviceObserver>> {
         None
     }
 
@@ -114,9 +114,9 @@ pub fn device(
     line: Box<dyn IrqLine>,
 ) -> (Box<dyn VirtioDevice>, Box<dyn IrqLine>) {
     match observer.device(slot, &*device, true) {
-        Some(watch) => (
-            Box::new(Watched::new(device, Arc::clone(&watch))),
-            Box::new(WatchedLine::new(line, watch)),
+        Some(observer) => (
+            Box::new(Observed::new(device, Arc::clone(&observer))),
+            Box::new(ObservedLine::new(line, observer)),
         ),
         None => (device, line),
     }
@@ -129,7 +129,7 @@ pub fn back_end(
     device: Box<dyn VirtioDevice>,
 ) -> Box<dyn VirtioDevice> {
     match observer.device(slot, &*device, false) {
-        Some(watch) => Box::new(Watched::new(device, watch)),
+        Some(observer) => Box::new(Observed::new(device, observer)),
         None => device,
     }
 }

@@ -9,8 +9,8 @@ use log::warn;
 use super::config::{self, Config, Limit};
 use super::image::Image;
 use super::{SECTOR, SERIAL_MAX, feature};
+use crate::observe::{DeviceObserver, Event, HostCall};
 use crate::virtio::chain::Chain;
-use crate::watch::{Event, HostCall, Watch};
 
 /// Request types.
 pub(super) const IN: u32 = 0;
@@ -44,7 +44,7 @@ pub(super) struct Disk {
     /// Whether a host error was reported: the first says it all, and a guest must not fill the log.
     pub(super) reported: Arc<AtomicBool>,
     /// Who is told of what the host does for it.
-    pub(super) watch: Option<Arc<dyn Watch>>,
+    pub(super) observer: Option<Arc<dyn DeviceObserver>>,
 }
 
 impl Disk {
@@ -69,8 +69,8 @@ impl Disk {
                 (Status::IoErr, 0)
             }
         };
-        if let Some(watch) = self.watch.as_ref().filter(|_| status != Status::Ok) {
-            watch.see(Event::Failed {
+        if let Some(observer) = self.observer.as_ref().filter(|_| status != Status::Ok) {
+            observer.see(Event::Failed {
                 status: status as u8,
             });
         }
@@ -144,12 +144,12 @@ impl Disk {
         len: u64,
         run: impl FnOnce(&mut Image) -> io::Result<()>,
     ) -> io::Result<()> {
-        let Some(watch) = &self.watch else {
+        let Some(observer) = &self.observer else {
             return run(&mut self.image);
         };
-        watch.see(Event::Host { call, offset, len });
+        observer.see(Event::Host { call, offset, len });
         let result = run(&mut self.image);
-        watch.see(Event::HostDone { ok: result.is_ok() });
+        observer.see(Event::HostDone { ok: result.is_ok() });
         result
     }
 

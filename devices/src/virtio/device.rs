@@ -7,8 +7,8 @@ use super::error::QueueError;
 use super::queue::Queue;
 use super::stop::Stop;
 use crate::memory::Memory;
+use crate::observe::DeviceObserver;
 use crate::spec::DeviceId;
-use crate::watch::Watch;
 
 /// A device model: what it does with the buffers of its queues.
 ///
@@ -80,8 +80,8 @@ pub trait VirtioDevice: Send {
 
     /// Attaches an observer for events that the queues do not report. Called before the device is
     /// offered.
-    fn watch(&mut self, watch: &Arc<dyn Watch>) {
-        let _ = watch;
+    fn observe(&mut self, observer: &Arc<dyn DeviceObserver>) {
+        let _ = observer;
     }
 }
 
@@ -128,10 +128,10 @@ impl Queues {
         }
     }
 
-    /// Lets `watch` know what happens on each of them.
-    pub(crate) fn watch(&mut self, watch: &Arc<dyn Watch>) {
+    /// Attaches `observer` to each of them.
+    pub(crate) fn observe(&mut self, observer: &Arc<dyn DeviceObserver>) {
         for queue in self.0.iter_mut().flatten() {
-            queue.watch(watch);
+            queue.observe(observer);
         }
     }
 

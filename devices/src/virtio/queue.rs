@@ -22,10 +22,10 @@ use super::descriptor::{self, Table};
 use super::stop::Stop;
 use super::{Notify, QueueError};
 use crate::memory::{Memory, RingWord, RingWords};
-use crate::rings::{FLAGS, IDX, RING, View};
+use crate::observe::rings::{FLAGS, IDX, RING, View};
+use crate::observe::{DESCRIPTORS_MAX, DeviceObserver, Event, QueueObserver};
 use crate::spec::features;
 use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
-use crate::watch::{DESCRIPTORS_TOLD, Event, QueueWatch, Watch};
 
 mod drain;
 
@@ -135,7 +135,7 @@ impl QueueConfig {
             notify,
             index: 0,
             stop: Stop::default(),
-            watch: None,
+            observer: None,
         })
     }
 }
@@ -170,7 +170,7 @@ pub struct Queue {
     /// Which of its device's queues it is.
     index: u16,
     stop: Stop,
-    watch: Option<QueueWatch>,
+    observer: Option<QueueObserver>,
 }
 
 impl Queue {
@@ -213,8 +213,8 @@ impl Queue {
         self.next_available = next.wrapping_add(1);
         self.waiting = available - 1;
         let mut chain = Chain { head, buffers };
-        if let Some(watch) = &self.watch {
-            tell_popped(watch, &self.table, &mut chain, descriptors, available);
+        if let Some(observer) = &self.observer {
+            tell_popped(observer, &self.table, &mut chain, descriptors, available);
         }
         Ok(Some(chain))
     }
@@ -228,8 +228,8 @@ impl Queue {
             .put(self.slot(self.next_used), element, Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
         self.spare.push(chain.buffers);
-        if let Some(watch) = &self.watch {
-            tell_used(watch, chain.head, written);
+        if let Some(observer) = &self.observer {
+            tell_used(observer, chain.head, written);
         }
     }
 
@@ -256,8 +256,8 @@ impl Queue {
         } else {
             self.driver.load(FLAGS, Ordering::Relaxed) & NO_NOTIFICATION == 0
         };
-        if let Some(watch) = &self.watch {
-            tell_published(watch, old, new, wanted);
+        if let Some(observer) = &self.observer {
+            tell_published(observer, old, new, wanted);
         }
         if wanted {
             self.notify.used(self.index);
@@ -312,12 +312,12 @@ impl Queue {
         self.stop = stop.clone();
     }
 
-    /// Lets `watch` know what happens here, unless somebody does already.
-    pub(crate) fn watch(&mut self, watch: &Arc<dyn Watch>) {
-        self.watch.get_or_insert_with(|| QueueWatch {
-            watch: Arc::clone(watch),
+    /// Lets `observer` know what happens here, unless somebody does already.
+    pub(crate) fn observe(&mut self, observer: &Arc<dyn DeviceObserver>) {
+        self.observer.get_or_insert_with(|| QueueObserver {
+            observer: Arc::clone(observer),
             queue: self.index,
-            descriptors: watch.wants_descriptors(),
+            descriptors: observer.wants_descriptors(),
         });
     }
 
@@ -333,40 +333,40 @@ impl Queue {
     }
 }
 
-// What is told, where somebody watches. Cold and apart, so that where nobody does the way past is a branch and nothing that the
+// What is reported to an observer. Cold and apart, so that without one the way past is a branch and nothing that the
 // events hold is kept for them.
 
 /// A chain was taken.
 #[cold]
 #[inline(never)]
 fn tell_popped(
-    watch: &QueueWatch,
+    observer: &QueueObserver,
     table: &Table,
     chain: &mut Chain,
     descriptors: u32,
     waiting: u16,
 ) {
     let event = Event::Popped {
-        queue: watch.queue,
+        queue: observer.queue,
         head: chain.head,
         descriptors,
         readable: chain.readable().len(),
         writable: chain.writable().len(),
         waiting,
     };
-    if watch.descriptors {
-        return tell_descriptors(watch, table, chain.head, event);
+    if observer.descriptors {
+        return tell_descriptors(observer, table, chain.head, event);
     }
-    watch.watch.see(event);
+    observer.observer.see(event);
 }
 
 /// The same, with its descriptors. They are loaded once more for that: what a driver changed meanwhile, against the rules, is told as it
 /// is now; what the device does with them does not depend on it.
 #[inline(never)]
-fn tell_descriptors(watch: &QueueWatch, table: &Table, head: u16, popped: Event) {
-    watch.watch.see(popped);
-    table.follow(head, DESCRIPTORS_TOLD, |index, descriptor| {
-        watch.watch.see(Event::Descriptor {
+fn tell_descriptors(observer: &QueueObserver, table: &Table, head: u16, popped: Event) {
+    observer.observer.see(popped);
+    table.follow(head, DESCRIPTORS_MAX, |index, descriptor| {
+        observer.observer.see(Event::Descriptor {
             index,
             address: descriptor.address,
             len: descriptor.len,
@@ -378,9 +378,9 @@ fn tell_descriptors(watch: &QueueWatch, table: &Table, head: u16, popped: Event)
 /// A chain was put into the used ring.
 #[cold]
 #[inline(never)]
-fn tell_used(watch: &QueueWatch, head: u16, written: u32) {
-    watch.watch.see(Event::Used {
-        queue: watch.queue,
+fn tell_used(observer: &QueueObserver, head: u16, written: u32) {
+    observer.observer.see(Event::Used {
+        queue: observer.queue,
         head,
         written,
     });
@@ -389,9 +389,9 @@ fn tell_used(watch: &QueueWatch, head: u16, written: u32) {
 /// The used index went from `old` to `new`.
 #[cold]
 #[inline(never)]
-fn tell_published(watch: &QueueWatch, old: u16, new: u16, interrupt: bool) {
-    watch.watch.see(Event::Published {
-        queue: watch.queue,
+fn tell_published(observer: &QueueObserver, old: u16, new: u16, interrupt: bool) {
+    observer.observer.see(Event::Published {
+        queue: observer.queue,
         index: new,
         count: new.wrapping_sub(old),
         interrupt,

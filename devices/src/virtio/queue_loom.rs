@@ -77,7 +77,7 @@ fn rings(event_idx: bool) -> (Rings, Queue) {
         notify: Arc::new(Interrupt::new(Box::new(Wire(Arc::clone(&rings.wire))))),
         index: 0,
         stop: Stop::default(),
-        watch: None,
+        observer: None,
     };
     (rings, queue)
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use devices::watch::{Event, HostCall, Watch};
+use devices::observe::{DeviceObserver, Event, HostCall};
 
 use super::clock::{Clock, Ticks};
 use super::histogram::{Histogram, add};
@@ -173,7 +173,7 @@ impl DeviceCounters {
     }
 }
 
-impl Watch for DeviceCounters {
+impl DeviceObserver for DeviceCounters {
     fn see(&self, event: Event) {
         match event {
             Event::Kicked { queue } => {

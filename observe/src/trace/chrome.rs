@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt::{Arguments, Write as _};
 use std::io::{self, Write};
 
-use devices::watch::{Event, HostCall};
+use devices::observe::{Event, HostCall};
 
 use super::{Record, What};
 use crate::exit::{Exit, Names};

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use devices::observe::DeviceObserver;
 use devices::virtio::VirtioDevice;
-use devices::watch::Watch;
 use observe::stats::report::Kvm;
 use observe::{Names, Observers, Options, VcpuRecorder, rings, trace};
 
@@ -78,7 +78,7 @@ impl Observer for Recorded {
         slot: usize,
         device: &dyn VirtioDevice,
         interrupts: bool,
-    ) -> Option<Arc<dyn Watch>> {
+    ) -> Option<Arc<dyn DeviceObserver>> {
         let kind = format!("{:?}", device.id()).to_lowercase();
         let name = match slot {
             0 => "console".to_owned(),

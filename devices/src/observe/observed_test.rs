@@ -2,15 +2,15 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::block::Block;
+use crate::observe::HostCall;
 use crate::rig::{DATA, Rig, WRITE};
 use crate::virtio::queue::FEATURES;
-use crate::watch::HostCall;
 
 /// Remembers what it was told.
 #[derive(Default)]
 struct Witness(Mutex<Vec<Event>>);
 
-impl Watch for Witness {
+impl DeviceObserver for Witness {
     fn see(&self, event: Event) {
         self.0.lock().unwrap().push(event);
     }
@@ -22,14 +22,14 @@ impl Witness {
     }
 }
 
-/// A watched disk of eight sectors with one queue, and a request of `kind` in its ring: header, a sector, status.
-fn requested(kind: u32) -> (Rig, Watched, Queues, Arc<Witness>) {
+/// An observed disk of eight sectors with one queue, and a request of `kind` in its ring: header, a sector, status.
+fn requested(kind: u32) -> (Rig, Observed, Queues, Arc<Witness>) {
     let rig = Rig::new(8);
     let file = tempfile::tempfile().unwrap();
     file.set_len(4096).unwrap();
     let witness = Arc::new(Witness::default());
     let block = Box::new(Block::new(file, 4096, false, ""));
-    let device = Watched::new(block, witness.clone());
+    let device = Observed::new(block, witness.clone());
     let queues = Queues::new(vec![Some(rig.queue(FEATURES))]);
     rig.write(DATA, &kind.to_le_bytes());
     rig.write(DATA + 8, &3_u64.to_le_bytes());
@@ -103,7 +103,7 @@ fn a_ring_that_is_broken_is_told() {
 fn a_wire_is_told_when_it_rises_and_not_when_it_falls() {
     let rig = Rig::new(8);
     let witness = Arc::new(Witness::default());
-    let line = WatchedLine::new(Box::new(rig.wire.clone()), witness.clone());
+    let line = ObservedLine::new(Box::new(rig.wire.clone()), witness.clone());
     line.set(true);
     line.set(false);
     assert_eq!(witness.told(), [Event::Raised]);

@@ -1,18 +1,20 @@
-//! What devices do, told to whoever wants to know it: statistics, a trace.
+//! What devices do, reported to an observer: statistics, a trace, a recording of rings.
 //!
-//! A [`Watch`] is told by the thread that does it, as it happens, and must be quick. A device behind a [`Watched`] is
-//! watched; one that is not pays for it with a branch that is never taken.
-//!
-//! [`Watched`]: crate::watched::Watched
+//! A [`DeviceObserver`] is called by the thread that does it, as it happens, and must be quick. A
+//! device behind an [`Observed`](observed::Observed) is observed; any other pays for the possibility with a branch that
+//! is never taken.
 
 use std::sync::Arc;
 
-use crate::rings::View;
+use rings::View;
 
-/// Of a chain's descriptors, so many are told.
-pub const DESCRIPTORS_TOLD: usize = 32;
+pub mod observed;
+pub mod rings;
 
-/// What happens in a device. Times are the watch's own business.
+/// The descriptors of a chain that are reported, at most.
+pub const DESCRIPTORS_MAX: usize = 32;
+
+/// What happens in a device. Times are the observer's own business.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A thread begins with a queue that the driver notified, or that was left unfinished: the device's own, or the vCPU's
@@ -45,7 +47,7 @@ pub enum Event {
         /// Chains that were available, with this one.
         waiting: u16,
     },
-    /// One of the last chain's first [`DESCRIPTORS_TOLD`] descriptors, where [`Watch::wants_descriptors`].
+    /// One of the last chain's first [`DESCRIPTORS_MAX`] descriptors, where [`DeviceObserver::wants_descriptors`].
     Descriptor {
         /// Its place in its table.
         index: u16,
@@ -95,7 +97,7 @@ pub enum Event {
         /// In the device's own numbers.
         status: u8,
     },
-    /// The interrupt wire was driven high. Told by any thread.
+    /// The interrupt line was driven high. Reported by any thread.
     Raised,
 }
 
@@ -112,19 +114,20 @@ pub enum HostCall {
     Forget,
 }
 
-/// Who wants to know.
+/// Observes a device.
 ///
-/// Everything but [`Event::Raised`] comes from the thread that has the device at that time, so from one at a time.
-pub trait Watch: Send + Sync {
+/// Everything but [`Event::Raised`] comes from the thread that has the device at that time, so from
+/// one thread at a time.
+pub trait DeviceObserver: Send + Sync {
     /// `event` happens now.
     fn see(&self, event: Event);
 
-    /// Whether each descriptor of a chain is of interest. It costs to load them twice. Asked once a queue.
+    /// Whether to report each descriptor of a chain, which loads it a second time. Asked once per queue.
     fn wants_descriptors(&self) -> bool {
         false
     }
 
-    /// Whether the rings are of interest whenever a queue is kicked.
+    /// Whether to report the rings whenever a queue is kicked.
     fn wants_rings(&self) -> bool {
         false
     }
@@ -135,11 +138,11 @@ pub trait Watch: Send + Sync {
     }
 }
 
-/// One queue's side of it.
-pub(crate) struct QueueWatch {
-    pub(crate) watch: Arc<dyn Watch>,
+/// The observer of one queue.
+pub(crate) struct QueueObserver {
+    pub(crate) observer: Arc<dyn DeviceObserver>,
     /// The queue's index.
     pub(crate) queue: u16,
-    /// Whether it wants descriptors.
+    /// Whether it wants each descriptor.
     pub(crate) descriptors: bool,
 }

@@ -1,25 +1,25 @@
-//! A device and an interrupt wire that tell a [`Watch`] what they do.
+//! A device and an interrupt wire that tell a [`DeviceObserver`] what they do.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::irq::IrqLine;
 use crate::memory::Memory;
+use crate::observe::{DeviceObserver, Event};
 use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
-use crate::watch::{Event, Watch};
 
-/// A device that is watched: a device as any other.
-pub struct Watched {
+/// A device that reports what it does: a device like any other.
+pub struct Observed {
     device: Box<dyn VirtioDevice>,
-    watch: Arc<dyn Watch>,
+    observer: Arc<dyn DeviceObserver>,
 }
 
-impl Watched {
-    /// `device`, with `watch` told what it does.
-    pub fn new(mut device: Box<dyn VirtioDevice>, watch: Arc<dyn Watch>) -> Watched {
-        device.watch(&watch);
-        Watched { device, watch }
+impl Observed {
+    /// `device`, with `observer` told what it does.
+    pub fn new(mut device: Box<dyn VirtioDevice>, observer: Arc<dyn DeviceObserver>) -> Observed {
+        device.observe(&observer);
+        Observed { device, observer }
     }
 
     /// Calls the device, and tells how that began and ended.
@@ -30,10 +30,10 @@ impl Watched {
         call: impl FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), QueueError>,
     ) -> Result<(), QueueError> {
         // Queues come and go with resets; here is the first we see of them.
-        queues.watch(&self.watch);
-        self.watch.see(begin);
+        queues.observe(&self.observer);
+        self.observer.see(begin);
         let result = call(&mut *self.device, queues);
-        self.watch.see(match result {
+        self.observer.see(match result {
             Ok(()) => Event::Idle,
             Err(_) => Event::QueueError,
         });
@@ -46,7 +46,7 @@ fn narrow(index: usize) -> u16 {
     u16::try_from(index).unwrap_or(u16::MAX)
 }
 
-impl VirtioDevice for Watched {
+impl VirtioDevice for Observed {
     fn id(&self) -> DeviceId {
         self.device.id()
     }
@@ -69,10 +69,10 @@ impl VirtioDevice for Watched {
 
     fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let queue = narrow(index);
-        if self.watch.wants_rings()
+        if self.observer.wants_rings()
             && let Some(kicked) = queues.get(index)
         {
-            self.watch.rings(queue, kicked.view());
+            self.observer.rings(queue, kicked.view());
         }
         let begin = Event::Kicked { queue };
         self.call(begin, queues, |device, queues| {
@@ -106,23 +106,23 @@ impl VirtioDevice for Watched {
     }
 }
 
-/// A wire that is watched.
-pub struct WatchedLine {
+/// An interrupt line that reports when it is driven high.
+pub struct ObservedLine {
     line: Box<dyn IrqLine>,
-    watch: Arc<dyn Watch>,
+    observer: Arc<dyn DeviceObserver>,
 }
 
-impl WatchedLine {
-    /// `line`, with `watch` told when it is driven high.
-    pub fn new(line: Box<dyn IrqLine>, watch: Arc<dyn Watch>) -> WatchedLine {
-        WatchedLine { line, watch }
+impl ObservedLine {
+    /// `line`, with `observer` told when it is driven high.
+    pub fn new(line: Box<dyn IrqLine>, observer: Arc<dyn DeviceObserver>) -> ObservedLine {
+        ObservedLine { line, observer }
     }
 }
 
-impl IrqLine for WatchedLine {
+impl IrqLine for ObservedLine {
     fn set(&self, high: bool) {
         if high {
-            self.watch.see(Event::Raised);
+            self.observer.see(Event::Raised);
         }
         self.line.set(high);
     }
@@ -130,5 +130,5 @@ impl IrqLine for WatchedLine {
 
 #[cfg(test)]
 #[cfg(not(loom))]
-#[path = "watched_test.rs"]
+#[path = "observed_test.rs"]
 mod tests;

@@ -21,18 +21,18 @@ use lab::{guest, hartvisor, project, run, text};
 
 /// The ways, by the guest's names, and what the table calls them.
 const WAYS: [(&str, &str); 15] = [
-    ("uart", "serial port, a store a byte"),
-    ("putchar", "SBI legacy putchar, a call a byte"),
-    ("dbcn-byte", "SBI DBCN, a call a byte"),
+    ("uart", "serial port, one store per byte"),
+    ("putchar", "SBI legacy putchar, one call per byte"),
+    ("dbcn-byte", "SBI DBCN, one call per byte"),
     ("dbcn", "SBI DBCN, one call for all"),
-    ("console-byte", "virtio console, a kick a byte"),
-    ("console-line", "virtio console, a kick a line of 64"),
+    ("console-byte", "virtio console, one kick per byte"),
+    ("console-line", "virtio console, one kick per line of 64"),
     ("console-batch", "virtio console, one kick for all"),
-    ("disk", "disk, a kick a block of 4096"),
+    ("disk", "disk, one kick per block of 4096"),
     ("disk-indirect", "… INDIRECT_DESC"),
     ("disk-event", "… EVENT_IDX"),
     ("disk-both", "… both"),
-    ("disk-batch", "disk, a kick for 16 blocks"),
+    ("disk-batch", "disk, one kick per 16 blocks"),
     ("disk-indirect-batch", "… INDIRECT_DESC"),
     ("disk-event-batch", "… EVENT_IDX"),
     ("disk-both-batch", "… both"),
@@ -107,7 +107,7 @@ fn table() {
         Cost::of(&serde_json::from_slice(&bytes).unwrap())
     };
     let mut table = String::from(
-        "| way | bytes | µs | ns a byte | exits to the kernel | of them to us | kicks seen | interrupts |\n|---|---|---|---|---|---|---|---|\n",
+        "| way | bytes | µs | ns per byte | exits to the kernel | of these to us | kicks seen | interrupts |\n|---|---|---|---|---|---|---|---|\n",
     );
     for (name, title) in WAYS {
         let Some((bytes, us)) = spent(folder.path(), name) else {

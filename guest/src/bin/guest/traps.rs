@@ -124,7 +124,7 @@ pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
             let (bytes, us) = (way.bytes(), timer::microseconds(ticks));
             let each = us * 1000 / bytes as u64;
             tap.comment(format_args!(
-                "traps: {name} {bytes} bytes, {us} us, {each} ns a byte"
+                "traps: {name} {bytes} bytes, {us} us, {each} ns per byte"
             ));
         }
         if let Some(taken) = machine.latencies.percentiles() {

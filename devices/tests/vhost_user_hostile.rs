@@ -33,29 +33,8 @@ const LEN: u64 = RAM_LEN as u64;
 /// Version 1, an answer wanted.
 const FLAGS: u32 = 1 | 8;
 
-/// Message codes of the protocol.
-mod code {
-    pub(super) const GET_FEATURES: u32 = 1;
-    pub(super) const SET_FEATURES: u32 = 2;
-    pub(super) const SET_OWNER: u32 = 3;
-    pub(super) const SET_MEM_TABLE: u32 = 5;
-    pub(super) const SET_LOG_BASE: u32 = 6;
-    pub(super) const SET_VRING_NUM: u32 = 8;
-    pub(super) const SET_VRING_ADDR: u32 = 9;
-    pub(super) const SET_VRING_BASE: u32 = 10;
-    pub(super) const GET_VRING_BASE: u32 = 11;
-    pub(super) const SET_VRING_KICK: u32 = 12;
-    pub(super) const SET_VRING_CALL: u32 = 13;
-    pub(super) const SET_VRING_ERR: u32 = 14;
-    pub(super) const GET_PROTOCOL_FEATURES: u32 = 15;
-    pub(super) const SET_PROTOCOL_FEATURES: u32 = 16;
-    pub(super) const SET_VRING_ENABLE: u32 = 18;
-    pub(super) const GET_CONFIG: u32 = 24;
-    pub(super) const SET_CONFIG: u32 = 25;
-    pub(super) const GET_INFLIGHT_FD: u32 = 31;
-    pub(super) const ADD_MEM_REG: u32 = 37;
-    pub(super) const REM_MEM_REG: u32 = 38;
-}
+#[path = "support/vhost_user_codes.rs"]
+mod code;
 
 /// A front end that says what it likes.
 struct Liar {

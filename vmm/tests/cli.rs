@@ -691,6 +691,12 @@ fn where_statistics_trace_and_rings_cannot_be_written_nothing_starts() {
             &["cannot write", "\"no/such/folder\""],
         );
     }
+    for option in ["--trace", "--rings"] {
+        folder.refused(
+            &[option, "-", "--accel", "qemu"],
+            &[option, "expected a file"],
+        );
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::vcpu::Exit;
 /// Starts `wanted` for a run of `machine`.
 ///
 /// # Errors
-/// A file cannot be written, or the host has no thread left.
+/// A file cannot be written, one is `-`, or the host has no thread left.
 pub fn start(wanted: &config::Observe, machine: &Machine) -> Result<Box<dyn Observer>, Error> {
     let config::Observe {
         stats,
@@ -28,6 +28,12 @@ pub fn start(wanted: &config::Observe, machine: &Machine) -> Result<Box<dyn Obse
     } = wanted;
     if stats.is_none() && trace.is_none() && rings.is_none() {
         return Ok(Box::new(Unobserved));
+    }
+    for (option, path) in [("--trace", trace), ("--rings", rings)] {
+        if path.as_deref() == Some(Path::new("-")) {
+            let problem = format!("{option} -: expected a file, only --stats can go to stderr");
+            return Err(Error::Usage(problem));
+        }
     }
     let observers = Observers::start(Options {
         stats: stats.as_deref(),

@@ -138,9 +138,9 @@ fn bootable(folder: &Path) -> PathBuf {
     disk
 }
 
-/// U-Boot for S-mode with a disk that Debian's kernel can be booted from, at its countdown.
+/// U-Boot for S-mode at its prompt, with a disk that Debian's kernel can be booted from.
 #[cfg(feature = "full")]
-fn at_countdown(folder: &Path, options: &[&str]) -> Session {
+fn at_prompt(folder: &Path, options: &[&str]) -> Session {
     let disk = bootable(folder);
     let kernel = format!("{},format=raw", cached("u-boot", "u-boot.bin").display());
     let mut arguments = vec!["--memory", "512M", "--console", "null", "--no-reboot=42"];
@@ -148,6 +148,10 @@ fn at_countdown(folder: &Path, options: &[&str]) -> Session {
     arguments.extend(options);
     let mut guest = Session::on_kvm(&[], folder, &arguments);
     guest.expect("Hit any key to stop autoboot", STEP);
+    for command in ["", "virtio scan"] {
+        guest.send(&format!("{command}\n"));
+        guest.expect("=> ", STEP);
+    }
     guest
 }
 
@@ -155,7 +159,8 @@ fn at_countdown(folder: &Path, options: &[&str]) -> Session {
 #[cfg(feature = "full")]
 fn boots_debian_by_extlinux(options: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
-    let mut guest = at_countdown(folder.path(), options);
+    let mut guest = at_prompt(folder.path(), options);
+    guest.send("sysboot virtio 0:0 any ${scriptaddr} /extlinux/extlinux.conf\n");
     guest.expect(&format!("guest: alive, {CMDLINE}"), 5 * STEP);
     let (status, seen) = guest.end(STEP);
     assert_eq!(status, Some(0), "{seen}");
@@ -202,9 +207,8 @@ fn without_slack(tree: &[u8]) -> Vec<u8> {
 #[cfg(feature = "full")]
 fn u_boot_boots_debian_by_efi() {
     let folder = tempfile::tempdir().unwrap();
-    let mut guest = at_countdown(folder.path(), &[]);
+    let mut guest = at_prompt(folder.path(), &[]);
     for command in [
-        "",
         "load virtio 0 ${kernel_addr_r} vmlinux",
         &format!("setenv bootargs {CMDLINE}"),
     ] {

@@ -19,7 +19,8 @@ fn main() -> ExitCode {
         Ok(true) => 0.into(),
         Ok(false) => 1.into(),
         Err(error) => {
-            eprintln!("hartvisor compare: {}", error.chain());
+            // Nothing can be said where stderr is full or gone.
+            let _ = writeln!(io::stderr(), "hartvisor compare: {}", error.chain());
             error.exit_code().into()
         }
     }
@@ -143,6 +144,6 @@ fn hartvisor() -> PathBuf {
 /// Shows progress at a terminal, in a line that the next one replaces.
 fn say(text: &str) {
     if io::stderr().is_terminal() {
-        eprint!("\r\x1b[K{text}");
+        let _ = write!(io::stderr(), "\r\x1b[K{text}");
     }
 }

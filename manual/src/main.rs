@@ -1,18 +1,23 @@
 //! `make man`: writes man pages and completions into the given directory.
 
+use std::io::{Write, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let folders: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [folder] = folders.as_slice() else {
-        eprintln!("manual: expected one folder to write to");
+        let _ = writeln!(stderr(), "manual: expected one folder to write to");
         return 2.into();
     };
     match manual::write(folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("manual: cannot write to {}: {error}", folder.display());
+            let _ = writeln!(
+                stderr(),
+                "manual: cannot write to {}: {error}",
+                folder.display()
+            );
             1.into()
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::Error;
@@ -70,6 +70,22 @@ pub(crate) fn open_disk(path: &Path, readonly: bool) -> Result<File, Error> {
     })?;
     expect_disk(path, &file.metadata().map_err(open_error)?)?;
     Ok(file)
+}
+
+/// Opens a file for output and empties it. It never waits, nor do writes to what is no regular file: a FIFO without a
+/// reader holds what fits into it.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    // Opened for writing alone, a FIFO waits for its reader, or without waiting is refused (fifo(7)).
+    let is_fifo = path
+        .metadata()
+        .is_ok_and(|metadata| metadata.file_type().is_fifo());
+    OpenOptions::new()
+        .write(true)
+        .create(!is_fifo)
+        .truncate(true)
+        .read(is_fifo)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
 }
 
 /// Refuses anything but a regular file.

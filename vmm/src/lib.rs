@@ -55,6 +55,8 @@ pub mod sbi;
 pub mod show;
 pub mod signals;
 pub mod size;
+pub mod stderr;
 pub mod terminal;
+pub mod timed;
 pub mod vcpu;
 pub mod vhost_user;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::error::Error;
+use crate::stderr;
 
 /// The environment variable that holds the level.
 const VARIABLE: &str = "HARTVISOR_LOG";
@@ -37,7 +38,7 @@ impl Log for Stderr {
         }
         if let Some(note) = note {
             let level = record.level().as_str().to_lowercase();
-            eprintln!("hartvisor: {level}: {text}{note}");
+            stderr::line(format_args!("{level}: {text}{note}"));
         }
     }
 

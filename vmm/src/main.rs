@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use vmm::cli::{self, Command, Parsed};
 use vmm::error::Error;
-use vmm::{check, external, logger, run, show, terminal, vhost_user};
+use vmm::{check, external, logger, run, show, stderr, terminal, vhost_user};
 
 fn main() -> ExitCode {
     terminal::install_panic_hook();
     match hartvisor() {
         Ok(status) => status.into(),
         Err(error) => {
-            eprintln!("hartvisor: {}", error.chain());
+            stderr::line(error.chain());
             error.exit_code().into()
         }
     }

@@ -7,7 +7,7 @@
 //! ```
 //! A relay (a thread) lets clients come and go: what the guest writes while there is none is dropped.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -15,11 +15,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use devices::console::Link;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::config::Target;
 use crate::error::Error;
-use crate::files;
+use crate::{files, stderr};
 
 mod peer;
 mod relay;
@@ -139,7 +138,7 @@ impl Port {
                     what: "open a pseudo-terminal".to_owned(),
                     source,
                 })?;
-                eprintln!("hartvisor: {label} is at {}", name.display());
+                stderr::line(format_args!("{label} is at {}", name.display()));
                 Port::relayed(peer).map_err(relay_error)?
             }
         }))
@@ -147,16 +146,9 @@ impl Port {
 
     /// Output alone.
     fn file(path: impl AsRef<Path>) -> io::Result<Port> {
-        let output = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
-        // Not when it was opened: a FIFO waits for its reader there. From now on it waits no more, nor does a device.
-        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Port {
             input: File::open("/dev/null")?,
-            output,
+            output: files::create(path.as_ref())?,
             relay: None,
         })
     }

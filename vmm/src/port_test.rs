@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 
 use super::*;
@@ -8,17 +8,22 @@ fn a_fifo_that_nobody_reads_fills_up_and_does_not_block() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // Somebody who has it open, but does not read.
-    let reader = OpenOptions::new().read(true).write(true).open(&path);
-    let port = Port::open("--console", "--console", &Target::File(path));
+    // Opened though there is no reader, and kept for one that comes.
+    let port = Port::open("--console", "--console", &Target::File(path.clone()));
     let mut output = port.unwrap().unwrap().output().unwrap();
+    let mut sent = 0;
     let full = loop {
-        if let Err(error) = output.write(&[b'.'; 4096]) {
-            break error;
+        match output.write(&[b'.'; 4096]) {
+            Ok(count) => sent += count,
+            Err(error) => break error,
         }
     };
     assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    let mut reader = File::open(path).unwrap();
+    reader.read_exact(&mut vec![0; sent]).unwrap();
+    // And for the next one, when that has gone.
     drop(reader);
+    assert_eq!(output.write(b"on").unwrap(), 2);
 }
 
 #[test]

@@ -30,6 +30,7 @@ use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::signals::{self, REPORT};
+use crate::stderr;
 use crate::terminal::Restore;
 
 mod backends;
@@ -112,7 +113,7 @@ fn start(
     let mut qemu = Running::start(machine, &devices, theirs.into())?;
     backends.inherited();
     if let Some(why) = why {
-        eprintln!("hartvisor: using QEMU: {why}");
+        stderr::line(format_args!("using QEMU: {why}"));
     }
     if io::stdin().is_terminal() && keys_miss_the_guest(machine) {
         warn!(

@@ -13,6 +13,7 @@ use crate::config::double_commas;
 use crate::dtb;
 use crate::error::Error;
 use crate::machine::Machine;
+use crate::stderr;
 
 /// Has QEMU write its device tree to `path`, and start nothing.
 pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
@@ -37,7 +38,7 @@ pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
         Ok(tree) => dtb::dump(path, &tree),
         Err(_) => {
             // What it says of its own accord is only worth reading now.
-            eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            stderr::write(&output.stderr);
             Err(Error::QemuFailed {
                 program: program.to_string_lossy().into(),
                 status: output.status.to_string(),

@@ -13,6 +13,7 @@ use nix::sys::signal::SigSet;
 use nix::unistd::read;
 
 use super::escape::{Action, Escape};
+use crate::stderr;
 
 /// What Ctrl-a h shows. In raw mode output processing stays on, so a line feed is enough.
 const HELP: &str = "
@@ -148,8 +149,7 @@ fn typed(escape: &mut Escape, bytes: &[u8]) -> (Vec<u8>, bool) {
         match escape.feed(*byte) {
             Action::Send(byte) => typed.push(byte),
             Action::Nothing => {}
-            // Nothing can be done for a user whose stderr is gone.
-            Action::Help => drop(io::stderr().write_all(HELP.as_bytes())),
+            Action::Help => stderr::write(HELP.as_bytes()),
             Action::Leave => return (typed, true),
         }
     }

@@ -133,7 +133,7 @@ pub fn install_panic_hook() {
         restore();
         crate::pidfile::remove();
         let text = info.to_string().replace('\n', " ");
-        eprintln!("hartvisor: internal error: {text}");
+        crate::stderr::line(format_args!("internal error: {text}"));
         std::process::exit(4);
     }));
 }

@@ -2,6 +2,7 @@
 //!
 //! When a test kills or hangs the VMM, that is its result, and the guest goes on behind it in a new one. The same when a
 //! device does not come back from a test.
+#![allow(clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};

@@ -1,5 +1,10 @@
 //! Does one case so many times and nothing else: `repeat NAME COUNT`, or without arguments lists
 //! them with how often one call does it. `bench/instructions` runs it under callgrind.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool for a terminal"
+)]
 
 use std::process::ExitCode;
 

@@ -1,4 +1,9 @@
 //! What to measure, and the results. `make bench`, its like and `bench/compare` call it.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool for a terminal"
+)]
 
 use std::fs;
 use std::num::NonZeroUsize;

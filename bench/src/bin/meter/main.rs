@@ -1,5 +1,6 @@
 //! In the emulated host: starts a VMM as the plan says, again and again, and prints a record of
 //! each start; or, as `meter scale`, many VMs of many kinds, and prints a sample of each scene.
+#![expect(clippy::print_stdout, reason = "a tool for a terminal")]
 
 use std::fs::{self, File};
 use std::io::Write;

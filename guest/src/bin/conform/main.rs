@@ -31,6 +31,7 @@ mod tests;
 guest::entry!(program::main);
 
 #[cfg(not(target_os = "none"))]
+#[expect(clippy::print_stderr, reason = "a hint for a terminal")]
 fn main() -> std::process::ExitCode {
     eprintln!(
         "conform: this is a bare-metal RISC-V program; build it for riscv64gc-unknown-none-elf \

@@ -25,6 +25,7 @@ mod traps;
 guest::entry!(modes::main);
 
 #[cfg(not(target_os = "none"))]
+#[expect(clippy::print_stderr, reason = "a hint for a terminal")]
 fn main() -> std::process::ExitCode {
     eprintln!(
         "guest: this is a bare-metal RISC-V program; build it for riscv64gc-unknown-none-elf \

@@ -1,0 +1,135 @@
+//! Output that waits for a slow reader, and gives up on one that has stopped: a pipe, socket or terminal.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SendFlags;
+
+/// How long a reader may take nothing.
+pub const LIMIT: Duration = Duration::from_secs(1);
+
+/// Most bytes of a write to a descriptor that may block: POSIX promises as much room in a pipe that is ready.
+const AT_ONCE: usize = 4096;
+
+/// A writer that waits for its reader for at most [`LIMIT`]. After that each write fails at once with `TimedOut`, until
+/// the reader takes something again.
+///
+/// `O_NONBLOCK` belongs to the open file description, which others may share (the user's shell, another program in the
+/// pipeline). It is never changed here.
+#[derive(Debug)]
+pub struct TimedWriter {
+    file: File,
+    mode: Mode,
+    stopped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// A write takes what there is room for: a file, or a description of our own that does not block.
+    Direct,
+    /// A socket, where each call can be told not to block.
+    Socket,
+    /// What can only be asked first whether there is room.
+    Polled,
+}
+
+impl TimedWriter {
+    /// A writer to an open descriptor that others may share.
+    ///
+    /// # Errors
+    /// The descriptor is closed, or the host has none left.
+    pub fn new(fd: BorrowedFd<'_>) -> io::Result<TimedWriter> {
+        let shared = File::from(fd.try_clone_to_owned()?);
+        let kind = shared.metadata()?.file_type();
+        let (file, mode) = if kind.is_socket() {
+            (shared, Mode::Socket)
+        } else if !(kind.is_fifo() || kind.is_char_device()) || is_nonblocking(&shared) {
+            (shared, Mode::Direct)
+        } else {
+            match reopen(fd) {
+                Ok(own) => (own, Mode::Direct),
+                Err(_) => (shared, Mode::Polled),
+            }
+        };
+        Ok(TimedWriter {
+            file,
+            mode,
+            stopped: false,
+        })
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.mode {
+            Mode::Direct => (&self.file).write(bytes),
+            Mode::Socket => {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                Ok(rustix::net::send(&self.file, bytes, flags)?)
+            }
+            Mode::Polled if self.has_room(Duration::ZERO) => {
+                (&self.file).write(bytes.get(..AT_ONCE).unwrap_or(bytes))
+            }
+            Mode::Polled => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Waits until there is room, or the other end is gone.
+    fn has_room(&self, limit: Duration) -> bool {
+        let timeout = Timespec::try_from(limit).unwrap_or_default();
+        let mut room = [PollFd::new(&self.file, PollFlags::OUT)];
+        poll(&mut room, Some(&timeout)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl Write for TimedWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.try_write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if self.stopped || !self.has_room(LIMIT) {
+                        self.stopped = true;
+                        return Err(ErrorKind::TimedOut.into());
+                    }
+                }
+                other => {
+                    self.stopped = false;
+                    return other;
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for TimedWriter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Whether writes to `file` never wait.
+pub(crate) fn is_nonblocking(file: &File) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
+}
+
+/// A new open file description, non-blocking and for writing, of the pipe or device that `fd` leads to.
+///
+/// # Errors
+/// It belongs to another user, or is a socket.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+#[cfg(test)]
+#[path = "timed_test.rs"]
+mod tests;

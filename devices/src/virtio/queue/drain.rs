@@ -29,7 +29,7 @@ impl Queue {
         let mut promised = false;
         loop {
             let before = budget;
-            let mut since = None;
+            let mut batch = None;
             self.suppress_kicks();
             while budget > 0 {
                 if self.stop.is_set() {
@@ -49,7 +49,7 @@ impl Queue {
                         return Err(invalid);
                     }
                 };
-                self.publish_in_time(&mut since);
+                self.publish_in_time(&mut batch);
                 let Some(written) = serve(&mut chain) else {
                     self.stalled = Some(chain);
                     self.notify();
@@ -75,16 +75,52 @@ impl Queue {
         }
     }
 
-    /// Before the next chain is served: publishes what was pushed, if that waits for too long,
-    /// `since` then. A lone request does not pay for the clock.
-    fn publish_in_time(&mut self, since: &mut Option<Instant>) {
+    /// Before the next chain is served: publishes what was pushed, if that waits for too long. A lone
+    /// request does not pay for the clock, and quick ones for few looks at it.
+    fn publish_in_time(&mut self, batch: &mut Option<Batch>) {
         if self.next_used == self.published {
             if self.waiting > 0 {
-                *since = Some(Instant::now());
+                *batch = Some(Batch::begin());
             }
-        } else if since.is_none_or(|since| since.elapsed() >= PUBLISH_AFTER) {
+        } else if batch.as_mut().is_none_or(Batch::is_over) {
             self.notify();
-            *since = Some(Instant::now());
+            *batch = Some(Batch::begin());
         }
+    }
+}
+
+/// Chains that are to be published together.
+struct Batch {
+    since: Instant,
+    /// Chains from one look at the clock to the next.
+    stride: u8,
+    /// Chains that are left until then.
+    left: u8,
+}
+
+impl Batch {
+    fn begin() -> Batch {
+        Batch {
+            since: Instant::now(),
+            stride: 1,
+            left: 0,
+        }
+    }
+
+    /// Whether the first of them waits for too long. The clock is looked at for the first chain, and
+    /// ever less often, up to each eighth one, as long as they are quick.
+    fn is_over(&mut self) -> bool {
+        if self.left > 0 {
+            self.left -= 1;
+            return false;
+        }
+        let elapsed = self.since.elapsed();
+        self.stride = if elapsed < PUBLISH_AFTER / 4 {
+            (self.stride * 2).min(8)
+        } else {
+            1
+        };
+        self.left = self.stride - 1;
+        elapsed >= PUBLISH_AFTER
     }
 }

@@ -3,6 +3,7 @@
 //! It tells what is there and nothing else: only the virtio-mmio slots that hold a device. The platform's own devices
 //! (serial port, clock, finisher) are in `fdt/platform.rs`.
 
+use std::io;
 use std::ops::Range;
 
 use vm_fdt::{Error as FdtError, FdtWriter};
@@ -289,6 +290,19 @@ fn virtio(fdt: &mut FdtWriter, slot: usize, irqchip: Irqchip) -> Result<(), FdtE
     fdt.property_array_u64("reg", &[address, VIRTIO_STRIDE])?;
     interrupts(fdt, irqchip, layout::virtio_irq(slot), Trigger::EdgeRising)?;
     fdt.end_node(node)
+}
+
+/// Entropy for the guest's first random numbers.
+///
+/// # Errors
+/// The host has none.
+pub fn seed() -> Result<[u8; 32], Error> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| Error::Host {
+        what: "get random numbers".to_owned(),
+        source: io::Error::other(error),
+    })?;
+    Ok(seed)
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 //!    ├── run ─┬─ machine ─┬─ loader ─ files   what the values name: kernel, initrd, disks: opened, checked, placed
 //!    │        │           ├─ dtb              a device tree of the user's own
 //!    │        │           └─ layout           the address map
-//!    │        ├─ kvm ───────┬─ vcpu           the run loop: an exit in, an answer out
+//!    │        ├─ control_loop ─ control       the main thread: requests, reboots
+//!    │        │    vm ──────┬─ kvm ─ vcpu     the run loop: an exit in, an answer out
 //!    │        │  (riscv64)  ├─ hart           what a hart does where KVM gives up
 //!    │        │             ├─ board, sbi     devices in their slots; the SBI consoles
 //!    │        │             ├─ fdt            what the guest is told
@@ -27,6 +28,9 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod consoles;
+pub mod control;
+#[cfg(target_arch = "riscv64")]
+pub mod control_loop;
 pub mod csr;
 pub mod disk;
 pub mod dtb;
@@ -41,6 +45,8 @@ pub mod kvm;
 #[cfg(not(target_arch = "riscv64"))]
 #[path = "no_kvm.rs"]
 pub mod kvm;
+#[cfg(not(target_arch = "riscv64"))]
+pub use kvm as control_loop;
 pub mod layout;
 pub mod loader;
 pub mod logger;
@@ -60,3 +66,5 @@ pub mod terminal;
 pub mod timed;
 pub mod vcpu;
 pub mod vhost_user;
+#[cfg(target_arch = "riscv64")]
+pub mod vm;

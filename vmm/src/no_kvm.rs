@@ -1,4 +1,4 @@
-//! What stands for [`crate::kvm`] on machines whose KVM, if any, runs guests of another architecture.
+//! Stands in for `kvm` and `control_loop` on machines whose KVM, if any, runs guests of another architecture.
 
 use std::env::consts::ARCH;
 

@@ -158,4 +158,21 @@ impl<V: Vcpu> Vcpu for ObservedVcpu<'_, V> {
     fn hart(&mut self) -> &mut dyn Hart {
         self.vcpu.hart()
     }
+
+    fn complete_exit(&mut self) -> Result<(), Error> {
+        self.observer.enters();
+        self.vcpu.complete_exit()
+    }
+
+    fn forget_kick(&mut self) {
+        self.vcpu.forget_kick();
+    }
+
+    fn time(&self) -> Result<u64, Error> {
+        self.vcpu.time()
+    }
+
+    fn set_time(&mut self, ticks: u64) -> Result<(), Error> {
+        self.vcpu.set_time(ticks)
+    }
 }

@@ -20,7 +20,7 @@ use log::warn;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{self, SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getppid};
 
@@ -29,7 +29,7 @@ use crate::error::Error;
 use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
-use crate::signals::{self, REPORT};
+use crate::signals::{self, REPORT, SUSPEND};
 use crate::stderr;
 use crate::terminal::Restore;
 
@@ -89,6 +89,7 @@ fn start(
     // Blocked before QEMU exists, so that none is lost between.
     let mut signals = signals::block()?;
     signals.add(REPORT);
+    signals.add(SUSPEND);
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags)
         .map_err(|errno| cannot("wait for signals", errno.into()))?;
@@ -177,11 +178,13 @@ impl Running {
             unsafe_code,
             reason = "the only way to have QEMU end when we are killed"
         )]
-        // SAFETY: between fork and exec the closure makes three system calls and allocates nothing.
+        // SAFETY: between fork and exec the closure makes four system calls and allocates nothing.
         unsafe {
             command.pre_exec(move || {
                 // What we block we wait for; QEMU does not.
                 SigSet::empty().thread_set_mask()?;
+                // It reaches QEMU as well, from a terminal, but QEMU has to answer first: we stop it.
+                ignore_suspend()?;
                 set_pdeathsig(Signal::SIGTERM)?;
                 // Had we died just before that call, nobody would send the signal.
                 if getppid() == parent {
@@ -212,7 +215,7 @@ impl Running {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
             });
             let ready = wait(qmp, signals, timeout)?;
-            if let Some(number) = next_signal(signals, observer)? {
+            if let Some(number) = next_signal(signals, observer, qmp)? {
                 // The second one is from somebody who has lost patience.
                 self.send(if signal.is_none() {
                     Signal::SIGTERM
@@ -228,7 +231,13 @@ impl Running {
             }
             if ready && !qmp.serve()? {
                 // A signal to the whole process group reaches QEMU as well, and perhaps first.
-                return Ok(signal.or(next_signal(signals, observer)?));
+                return Ok(signal.or(next_signal(signals, observer, qmp)?));
+            }
+            if qmp.take_stopped() {
+                self.send(Signal::SIGSTOP);
+                signals::stop();
+                self.send(Signal::SIGCONT);
+                qmp.go_on()?;
             }
         }
     }
@@ -269,17 +278,29 @@ fn wait(qmp: &Qmp, signals: &SignalFd, timeout: PollTimeout) -> Result<bool, Err
     Ok(qmp.any().unwrap_or(true))
 }
 
-/// A signal that is to end the run, if one has come. Who only asks how it stands is answered.
-fn next_signal(signals: &SignalFd, observer: &dyn Observer) -> Result<Option<i32>, Error> {
+/// A signal that is to end the run, if one has come. The others are handled.
+fn next_signal(
+    signals: &SignalFd,
+    observer: &dyn Observer,
+    qmp: &mut Qmp,
+) -> Result<Option<i32>, Error> {
     loop {
         let info = signals
             .read_signal()
             .map_err(|errno| cannot("read a signal", errno.into()))?;
         match info.and_then(|info| i32::try_from(info.ssi_signo).ok()) {
             Some(number) if number == REPORT as i32 => observer.notify(Moment::Report(None)),
+            Some(number) if number == SUSPEND as i32 => qmp.stop()?,
             other => return Ok(other),
         }
     }
+}
+
+/// Has SIGTSTP ignored from here on, by what exec(2) starts too.
+fn ignore_suspend() -> nix::Result<()> {
+    #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
+    // SAFETY: there is no handler.
+    unsafe { signal::signal(SUSPEND, SigHandler::SigIgn) }.map(drop)
 }
 
 /// Lets a child have a descriptor under the same number.

@@ -39,6 +39,7 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
     } else {
         // Who reads the process id may use it at once: a signal must end the run in order from here on.
         signals::block()?;
+        signals::block_suspend()?;
         run.pidfile.as_deref().map(PidFile::create).transpose()?
     };
     if machine.dump_dtb.is_some() {
@@ -53,10 +54,10 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
 /// Has the machine run by what was asked for.
 fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Result<End, Error> {
     match accel {
-        Accel::Kvm => crate::kvm::run(machine, observer),
+        Accel::Kvm => crate::control_loop::run(machine, observer),
         Accel::Qemu => qemu::run(machine, observer, None),
         Accel::Auto => match crate::kvm::usable() {
-            Ok(()) => crate::kvm::run(machine, observer),
+            Ok(()) => crate::control_loop::run(machine, observer),
             Err(why) => qemu::run(machine, observer, Some(&why.chain()))
                 .map_err(|error| neither(&why, error)),
         },

@@ -2,7 +2,7 @@
 
 use std::ptr::null;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 
 use crate::error::Error;
 
@@ -17,6 +17,9 @@ pub const REPORT: Signal = Signal::SIGUSR1;
 
 /// Those that end nothing: a user speaks to us by them.
 pub const HEARD: [Signal; 2] = [RESIZED, REPORT];
+
+/// A shell's job control stops us. A guest is paused first.
+pub const SUSPEND: Signal = Signal::SIGTSTP;
 
 /// A write beyond the limit of a file's size (ulimit -f) shall fail, as one to a full disk does, not end the process.
 const TOO_LARGE: Signal = Signal::SIGXFSZ;
@@ -42,6 +45,24 @@ pub fn block() -> Result<SigSet, Error> {
         source: errno.into(),
     })?;
     Ok(signals)
+}
+
+/// Keeps [`SUSPEND`] from stopping the process, as [`block`] does with others.
+///
+/// # Errors
+/// None are known.
+pub fn block_suspend() -> Result<(), Error> {
+    let suspend = SigSet::from_iter([SUSPEND]);
+    suspend.thread_block().map_err(|errno| Error::Host {
+        what: "block signals".into(),
+        source: errno.into(),
+    })
+}
+
+/// Stops this process, all its threads, until somebody continues it (SIGCONT): what SIGTSTP does to others.
+pub fn stop() {
+    // Cannot fail: a process may always signal itself.
+    let _ = raise(Signal::SIGSTOP);
 }
 
 fn ignored(signal: Signal) -> bool {

@@ -1,8 +1,10 @@
 //! The life of a vCPU: run, answer, run again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+mod gate;
 
 use devices::platform::bus::Bus;
+
+pub use gate::Gate;
 
 use crate::error::Error;
 use crate::hart::Hart;
@@ -25,7 +27,7 @@ pub enum Exit<'a> {
     Fault,
     /// The guest ended.
     Ended(End),
-    /// A signal, or nothing at all: look whether to stop, and go on.
+    /// A signal, or nothing at all: go on, if the gate is open.
     Interrupted,
 }
 
@@ -39,9 +41,30 @@ pub trait Vcpu {
 
     /// Its registers.
     fn hart(&mut self) -> &mut dyn Hart;
+
+    /// Gives the last exit's answer to the registers, and runs no guest code: the vCPU's state is then whole.
+    ///
+    /// # Errors
+    /// As [`Vcpu::run`].
+    fn complete_exit(&mut self) -> Result<(), Error>;
+
+    /// Ends the effect of a kick, by which the vCPU was kept out of the guest.
+    fn forget_kick(&mut self);
+
+    /// The guest's `time` CSR, in ticks of the timebase. One for the VM.
+    ///
+    /// # Errors
+    /// As [`Vcpu::run`].
+    fn time(&self) -> Result<u64, Error>;
+
+    /// Sets it. Vcpus that are in the guest keep the old one until they leave it.
+    ///
+    /// # Errors
+    /// As [`Vcpu::run`].
+    fn set_time(&mut self, ticks: u64) -> Result<(), Error>;
 }
 
-/// Runs `vcpu` until the guest ends, and says how, or until `stop` is set.
+/// Runs `vcpu` until the guest ends, and returns how, or until `gate` is closed for good.
 ///
 /// # Errors
 /// As [`Vcpu::run`].
@@ -50,9 +73,9 @@ pub fn run(
     bus: &Bus,
     console: &sbi::Console,
     mut faults: Faults,
-    stop: &AtomicBool,
+    gate: &Gate,
 ) -> Result<Option<End>, Error> {
-    while !stop.load(Ordering::SeqCst) {
+    while gate.pass(vcpu)? {
         match vcpu.run()? {
             Exit::MmioRead(address, data) => {
                 if !bus.read(address, data) {

@@ -79,6 +79,20 @@ impl Vcpu for Script {
     fn hart(&mut self) -> &mut dyn Hart {
         &mut self.hart
     }
+
+    fn complete_exit(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn forget_kick(&mut self) {}
+
+    fn time(&self) -> Result<u64, Error> {
+        Ok(0)
+    }
+
+    fn set_time(&mut self, _: u64) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 fn play(script: &mut Script, stop: bool) -> Result<Option<End>, Error> {
@@ -99,7 +113,11 @@ fn play(script: &mut Script, stop: bool) -> Result<Option<End>, Error> {
         .unwrap();
     let console = sbi::Console::new(Arc::clone(&memory), null(), null());
     let faults = Faults::new(memory, Budget::default());
-    run(script, &bus, &console, faults, &AtomicBool::new(stop))
+    let gate = Gate::new(1);
+    if stop {
+        gate.stop();
+    }
+    run(script, &bus, &console, faults, &gate)
 }
 
 #[test]

@@ -191,6 +191,36 @@ fn signals_end_qemu_in_order() {
     }
 }
 
+/// The letter by which the kernel calls a process's state.
+fn state(pid: u32) -> Option<char> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.split("State:").nth(1)?.trim_start().chars().next()
+}
+
+#[test]
+fn sigtstp_stops_qemu_too_and_sigcont_lets_both_go_on() {
+    let kernel = Kernel::new(&wait());
+    let mut pty = Pty::start(&mut kernel.command());
+    pty.expect(FIRMWARE_DONE);
+    let ours = pty.child.id();
+    let qemu = u32::try_from(children(ours)[0].as_raw()).unwrap();
+    for _ in 0..3 {
+        for (signal, stopped) in [(Signal::SIGTSTP, true), (Signal::SIGCONT, false)] {
+            pty.signal(signal);
+            until(
+                "both stop, or go on",
+                &mut Deadline::of(ours, LIMIT),
+                || {
+                    let stop = |pid| state(pid) == Some('T');
+                    (stop(ours) == stopped && stop(qemu) == stopped).then_some(())
+                },
+            );
+        }
+    }
+    pty.type_in(b"\x01x");
+    assert_eq!(pty.wait().code(), Some(0));
+}
+
 #[test]
 fn ctrl_a_x_leaves_with_0_and_the_terminal_restored() {
     let kernel = Kernel::new(&wait());

@@ -22,18 +22,18 @@ use super::ext;
 use crate::layout::{APLIC_BASE, APLIC_SOURCES, IMSIC_BASE, IMSIC_IDS, IMSIC_SIZE};
 
 /// The AIA of a VM. It lives as long as the VM; this is the proof that it is there.
-pub(super) struct Aia {
+pub(crate) struct Aia {
     device: DeviceFd,
 }
 
 /// A step of the set-up that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}")]
-pub(super) struct Failed {
+pub(crate) struct Failed {
     /// What was tried.
-    pub(super) step: String,
+    pub(crate) step: String,
     #[source]
-    pub(super) source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> Failed {
@@ -48,7 +48,7 @@ impl Aia {
     ///
     /// # Errors
     /// The step that this host's KVM refused. The VM is then of no use: KVM takes it for one with an AIA.
-    pub(super) fn new(vm: &VmFd, harts: u32) -> Result<Aia, Failed> {
+    pub(crate) fn new(vm: &VmFd, harts: u32) -> Result<Aia, Failed> {
         let aia = Aia::create(vm)?;
         // The mode stays as KVM chose it: AUTO where the CPU has guest interrupt files, else EMUL.
         aia.configure(
@@ -82,7 +82,7 @@ impl Aia {
     }
 
     /// The first step: whether there is an AIA at all.
-    pub(super) fn create(vm: &VmFd) -> Result<Aia, Failed> {
+    pub(crate) fn create(vm: &VmFd) -> Result<Aia, Failed> {
         let mut device = kvm_create_device {
             type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
             fd: 0,
@@ -96,7 +96,7 @@ impl Aia {
     }
 
     /// How KVM does it: in software, or with the CPU's guest interrupt files where there are any.
-    pub(super) fn mode(&self) -> &'static str {
+    pub(crate) fn mode(&self) -> &'static str {
         match self.mode_number() {
             Ok(KVM_DEV_RISCV_AIA_MODE_EMUL) => "emulated (no guest interrupt files)",
             Ok(KVM_DEV_RISCV_AIA_MODE_HWACCEL) => "guest interrupt files",
@@ -106,7 +106,7 @@ impl Aia {
     }
 
     /// Whether it uses guest interrupt files.
-    pub(super) fn has_files(&self) -> bool {
+    pub(crate) fn has_files(&self) -> bool {
         matches!(
             self.mode_number(),
             Ok(KVM_DEV_RISCV_AIA_MODE_HWACCEL | KVM_DEV_RISCV_AIA_MODE_AUTO)
@@ -119,7 +119,7 @@ impl Aia {
     }
 
     /// The wire of APLIC source `source`.
-    pub(super) fn source(&self, vm: &Arc<VmFd>, source: u32) -> Box<dyn IrqLine> {
+    pub(crate) fn source(&self, vm: &Arc<VmFd>, source: u32) -> Box<dyn IrqLine> {
         Box::new(Wire {
             vm: Arc::clone(vm),
             source,

@@ -9,7 +9,7 @@ use crate::isa::{ISA_EXTENSIONS, Switch};
 use crate::machine::Machine;
 
 /// Sets the vCPUs up, which have not run.
-pub(super) fn configure(vcpus: &[KvmVcpu], machine: &Machine) {
+pub(crate) fn configure(vcpus: &[KvmVcpu], machine: &Machine) {
     for (vcpu, first) in vcpus
         .iter()
         .zip(std::iter::once(true).chain(std::iter::repeat(false)))
@@ -55,7 +55,7 @@ fn apply(vcpu: &KvmVcpu, switch: &Switch, id: u64, say: bool) {
 }
 
 /// What the device tree says of a hart.
-pub(super) fn describe(vcpu: &KvmVcpu, machine: &Machine, irqchip: Irqchip) -> Hart {
+pub(crate) fn describe(vcpu: &KvmVcpu, machine: &Machine, irqchip: Irqchip) -> Hart {
     let hidden = |name: &str| {
         let off = machine
             .config
@@ -80,7 +80,7 @@ pub(super) fn describe(vcpu: &KvmVcpu, machine: &Machine, irqchip: Irqchip) -> H
 }
 
 /// The largest paging mode: satp.MODE (privileged specification, § Supervisor Address Translation). Sv39 is what all have.
-pub(super) fn mmu_type(vcpu: &KvmVcpu) -> &'static str {
+pub(crate) fn mmu_type(vcpu: &KvmVcpu) -> &'static str {
     match vcpu.get(register::SATP_MODE) {
         Some(10) => "riscv,sv57",
         Some(9) => "riscv,sv48",
@@ -89,7 +89,7 @@ pub(super) fn mmu_type(vcpu: &KvmVcpu) -> &'static str {
 }
 
 /// The ISA extensions that KVM gives the guest, as far as they have a name here.
-pub(super) fn extensions(vcpu: &KvmVcpu) -> impl Iterator<Item = &'static str> {
+pub(crate) fn extensions(vcpu: &KvmVcpu) -> impl Iterator<Item = &'static str> {
     let has = |number| vcpu.get(register::isa_extension(number)) == Some(1);
     let numbered = ISA_EXTENSIONS.into_iter().zip(0..);
     numbered.filter_map(move |(name, number)| has(number).then_some(name))

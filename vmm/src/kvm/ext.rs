@@ -173,6 +173,9 @@ pub(super) mod register {
         KVM_REG_RISCV_TIMER,
         word(offset_of!(kvm_riscv_timer, frequency)),
     );
+    /// The guest's `time` CSR, one for the VM.
+    pub(crate) const TIMER_TIME: u64 =
+        id(KVM_REG_RISCV_TIMER, word(offset_of!(kvm_riscv_timer, time)));
 
     /// Integer register `number`, which follows pc where x0 would stand.
     pub(crate) const fn x(number: u8) -> u64 {

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::{fdt, layout};
 
 /// The interrupt controller of a VM.
-pub(super) enum Irqchip {
+pub(crate) enum Irqchip {
     /// In user space, so that it works on every RISC-V KVM host.
     Plic(Arc<Plic>),
     /// In the kernel: an interrupt costs no exit to us.
@@ -26,7 +26,7 @@ pub(super) enum Irqchip {
 
 impl Irqchip {
     /// A PLIC on `bus`, whose outputs are the vCPUs' external interrupts.
-    pub(super) fn plic(bus: &mut Bus, vcpus: &[KvmVcpu]) -> Result<Irqchip, Error> {
+    pub(crate) fn plic(bus: &mut Bus, vcpus: &[KvmVcpu]) -> Result<Irqchip, Error> {
         let harts = vcpus.iter().map(|vcpu| {
             let vcpu = vcpu.interrupt_fd()?;
             Ok(Box::new(HartLine { vcpu }) as Box<dyn IrqLine>)
@@ -44,7 +44,7 @@ impl Irqchip {
     }
 
     /// The wire of an interrupt source.
-    pub(super) fn source(&self, vm: &Arc<VmFd>, source: u32) -> Box<dyn IrqLine> {
+    pub(crate) fn source(&self, vm: &Arc<VmFd>, source: u32) -> Box<dyn IrqLine> {
         match self {
             Irqchip::Plic(plic) => plic.source(source),
             Irqchip::Aia(aia) => aia.source(vm, source),
@@ -52,7 +52,7 @@ impl Irqchip {
     }
 
     /// What the device tree says of it.
-    pub(super) fn describe(&self) -> fdt::Irqchip {
+    pub(crate) fn describe(&self) -> fdt::Irqchip {
         match self {
             Irqchip::Plic(_) => fdt::Irqchip::Plic,
             Irqchip::Aia(_) => fdt::Irqchip::Aia,

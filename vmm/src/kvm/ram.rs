@@ -24,14 +24,14 @@ use crate::layout::{MEMORY_ALIGN, RAM_BASE};
 use crate::size;
 
 /// What the kernel says of its huge pages of 2 MiB.
-pub(super) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+pub(crate) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
 /// Maps guest RAM for `vm`: zeroed pages that the host provides as the guest touches them, or at once. [`show`] makes them the
 /// guest's.
 ///
 /// # Errors
 /// The host has not so much, or its KVM cannot address it.
-pub(super) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> {
+pub(crate) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> {
     check_address_bits(vm, option.size)?;
     let wanted = match option.hugepages {
         HugePages::Off => map_pages(option, false),
@@ -49,7 +49,7 @@ pub(super) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> 
 ///
 /// # Errors
 /// KVM refuses it.
-pub(super) fn show(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), Error> {
+pub(crate) fn show(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), Error> {
     for (slot, region) in (0..).zip(ram.iter()) {
         let region = kvm_userspace_memory_region {
             slot,

@@ -1,4 +1,5 @@
-//! The virtio devices' registers where the guest can load them itself: a read-only page of memory for each device.
+//! The virtio devices' registers where the guest reaches them without us: a read-only page of memory and ioeventfds for
+//! each device.
 //!
 //! A load from it does not leave the guest. A store does, as KVM has nowhere to put it, and comes to us or to an ioeventfd as
 //! any store to a device (KVM_MEM_READONLY, Documentation/virt/kvm/api.rst, 4.35).
@@ -7,16 +8,33 @@
 
 use std::sync::Arc;
 
-use devices::transport::mmio::{self, Mmio};
+use devices::transport::mmio::{self, Mmio, QUEUE_NOTIFY};
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use log::debug;
 
 use crate::layout;
 
+/// Lets KVM turn a store to QueueNotify into the queue's event, in the kernel. Without that the store comes to us as any
+/// other, and has the same effect. It does so too for a queue that is served at once, by the thread of the vCPU.
+pub(crate) fn attach_kicks(vm: &VmFd, devices: &[Arc<Mmio>]) {
+    if !vm.check_extension(Cap::Ioeventfd) {
+        return debug!("no ioeventfd: every notification exits to user space");
+    }
+    for (slot, device) in devices.iter().enumerate() {
+        let address = layout::virtio_address(slot) + QUEUE_NOTIFY;
+        for (queue, kick) in device.kicks() {
+            let address = IoEventAddress::Mmio(address);
+            if let Err(error) = vm.register_ioevent(kick, &address, queue) {
+                debug!("slot {slot} queue {queue}: no ioeventfd: {error}");
+            }
+        }
+    }
+}
+
 /// Shows the guest the registers of `devices`, slot by slot, in KVM's memory slots from `first` on. Where KVM cannot, loads
 /// come to us like stores and give the same. The caller keeps the devices until no vCPU runs any more.
-pub(super) fn show(vm: &VmFd, first: usize, devices: &[Arc<Mmio>]) {
+pub(crate) fn show(vm: &VmFd, first: usize, devices: &[Arc<Mmio>]) {
     if !vm.check_extension(Cap::ReadonlyMem) {
         return debug!("no read-only memory: every load of a register exits to user space");
     }

@@ -15,13 +15,13 @@ use super::vcpu::KvmVcpu;
 use crate::observe::KvmCounters;
 
 /// The counters of a VM and its vCPUs. A KVM before 5.14 has none.
-pub(super) struct Counters {
+pub(crate) struct Counters {
     vm: Option<Group>,
     vcpus: Vec<Option<Group>>,
 }
 
 impl Counters {
-    pub(super) fn open(vm: &kvm_ioctls::VmFd, vcpus: &[KvmVcpu]) -> Counters {
+    pub(crate) fn open(vm: &kvm_ioctls::VmFd, vcpus: &[KvmVcpu]) -> Counters {
         let group = |file: std::io::Result<File>| {
             let group = file.map(Group::new);
             group
@@ -35,7 +35,7 @@ impl Counters {
     }
 
     /// As they stand.
-    pub(super) fn read(&self) -> KvmCounters {
+    pub(crate) fn read(&self) -> KvmCounters {
         let read = |group: &Option<Group>| group.as_ref().map(Group::read).unwrap_or_default();
         KvmCounters {
             vm: read(&self.vm),

@@ -2,114 +2,152 @@
 
 #![allow(unsafe_code)]
 
+use std::os::unix::thread::JoinHandleExt;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::{self, Builder};
+use std::thread::{Builder, JoinHandle};
 
 use devices::platform::bus::Bus;
-use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
+use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use super::end::Ending;
 use super::vcpu::KvmVcpu;
+use crate::control::Control;
 use crate::error::Error;
 use crate::hart::fault::Faults;
 use crate::observe::{ObservedVcpu, Observer};
+use crate::vcpu::Gate;
 use crate::{sbi, vcpu};
 
 /// The signal that brings a vCPU out of KVM_RUN: one that nobody sends to a process to mean something else.
 const KICK: Signal = Signal::SIGURG;
 
-/// Runs all vCPUs, each in its thread, until the run ends. `heard` is called for each signal by which a user speaks to us.
-pub(super) fn run(
-    vcpus: &mut [KvmVcpu],
-    bus: &Bus,
-    console: &sbi::Console,
-    faults: &Faults,
-    ending: &Ending,
-    observer: &dyn Observer,
-    heard: impl Fn(Signal),
-) -> Result<(), Error> {
-    install_kick_handler()?;
-    let kicks: Vec<Kick> = vcpus.iter().map(Kick::new).collect();
-    thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for ((vcpu, kick), id) in vcpus.iter_mut().zip(&kicks).zip(0..) {
+/// What the vCPUs of a VM share.
+pub(crate) struct Shared {
+    pub(crate) bus: Bus,
+    pub(crate) console: sbi::Console,
+    pub(crate) faults: Faults,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) control: Arc<Control>,
+}
+
+/// The running vCPUs, each in its thread. They end when this is dropped.
+pub(crate) struct VcpuThreads {
+    shared: Arc<Shared>,
+    threads: Vec<VcpuKick>,
+}
+
+impl VcpuThreads {
+    /// Lets `vcpus` run until the gate stops them.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub(crate) fn start(
+        vcpus: Vec<KvmVcpu>,
+        shared: Shared,
+        observer: &dyn Observer,
+    ) -> Result<VcpuThreads, Error> {
+        install_kick_handler()?;
+        let shared = Arc::new(shared);
+        let mut started = VcpuThreads {
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+        };
+        for (id, mut vcpu) in vcpus.into_iter().enumerate() {
+            let immediate_exit = vcpu.immediate_exit();
+            let probe = observer.vcpu(id);
+            let shared = Arc::clone(&shared);
             let run = move || {
-                kick.arrive();
-                let (stop, faults) = (&ending.stop, faults.clone());
-                let end = match observer.vcpu(id) {
-                    None => vcpu::run(vcpu, bus, console, faults, stop),
-                    Some(seen) => vcpu::run(
-                        &mut ObservedVcpu::new(vcpu, seen),
+                let Shared {
+                    bus,
+                    console,
+                    faults,
+                    gate,
+                    control,
+                } = &*shared;
+                let faults = faults.clone();
+                let end = match probe {
+                    None => vcpu::run(&mut vcpu, bus, console, faults, gate),
+                    Some(probe) => vcpu::run(
+                        &mut ObservedVcpu::new(&mut vcpu, probe),
                         bus,
                         console,
                         faults,
-                        stop,
+                        gate,
                     ),
                 };
                 if let Some(end) = end.transpose() {
-                    ending.set(end);
+                    gate.end(end);
+                    control.wake();
                 }
+                // Kept until the thread is joined: a kick may still be on its way.
+                vcpu
             };
-            match Builder::new()
-                .name(format!("vcpu{id}"))
-                .spawn_scoped(scope, run)
-            {
-                Ok(thread) => threads.push(thread),
-                Err(source) => ending.set(Err(Error::Host {
-                    what: format!("start the thread of vCPU {id}"),
-                    source,
-                })),
-            }
+            let thread = Builder::new().name(format!("vcpu{id}")).spawn(run);
+            let thread = thread.map_err(|source| Error::Host {
+                what: format!("start the thread of vCPU {id}"),
+                source,
+            })?;
+            started.threads.push(VcpuKick {
+                immediate_exit,
+                thread,
+            });
         }
-        ending.wait(heard);
-        for kick in &kicks {
-            // SAFETY: the vCPUs outlive this scope. `threads` holds the handles until after this
-            // loop, so no thread is joined or detached before.
-            unsafe { kick.out() };
+        Ok(started)
+    }
+
+    /// Returns when no vCPU is in the guest any more, nor on its way into it. The guest's clock stands. False: it did before.
+    pub(crate) fn pause(&self) -> bool {
+        self.shared.gate.pause(|| self.kick())
+    }
+
+    /// Lets the vCPUs go on, with the clock where it stood.
+    pub(crate) fn resume(&self) {
+        self.shared.gate.resume();
+    }
+
+    /// Ends the vCPUs, and returns what they shared.
+    pub(crate) fn stop(self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    #[cfg(all(test, feature = "e2e"))]
+    pub(crate) fn threads(&self) -> impl Iterator<Item = &JoinHandle<KvmVcpu>> {
+        self.threads.iter().map(|kick| &kick.thread)
+    }
+
+    fn kick(&self) {
+        self.threads.iter().for_each(VcpuKick::kick);
+    }
+}
+
+impl Drop for VcpuThreads {
+    fn drop(&mut self) {
+        self.shared.gate.stop();
+        self.kick();
+        for VcpuKick { thread, .. } in self.threads.drain(..) {
+            // A panic has ended the process.
+            let _ = thread.join();
         }
-    });
-    Ok(())
+    }
 }
 
 /// Brings a vCPU back from the guest, from another thread.
-struct Kick {
+struct VcpuKick {
     /// In the kvm_run page: KVM looks at it on its way into the guest, so that a kick just before KVM_RUN is not lost.
     immediate_exit: NonNull<AtomicU8>,
-    thread: OnceLock<Pthread>,
+    /// Owns the vCPU, and returns it to whoever joins it.
+    thread: JoinHandle<KvmVcpu>,
 }
 
-// SAFETY: `immediate_exit` is atomic; who looks at it vouches that it is still mapped.
-unsafe impl Sync for Kick {}
-// SAFETY: as above.
-unsafe impl Send for Kick {}
-
-impl Kick {
-    fn new(vcpu: &KvmVcpu) -> Kick {
-        Kick {
-            immediate_exit: vcpu.immediate_exit(),
-            thread: OnceLock::new(),
-        }
-    }
-
-    /// To be called by the vCPU's thread before it looks whether to stop for the first time.
-    fn arrive(&self) {
-        let _ = self.thread.set(pthread_self());
-    }
-
-    /// Makes the vCPU leave the guest, now and whenever it tries to enter.
-    ///
-    /// # Safety
-    /// The vCPU still exists, and its thread, if it has arrived, is not yet joined.
-    unsafe fn out(&self) {
-        // SAFETY: the byte is mapped as long as the vCPU exists.
+impl VcpuKick {
+    /// Makes the vCPU leave the guest, now and whenever it tries to enter, until its thread forgets the kick.
+    fn kick(&self) {
+        // SAFETY: the byte is mapped as long as the vCPU exists, and the thread is not yet joined.
         unsafe { self.immediate_exit.as_ref() }.store(1, Ordering::SeqCst);
-        if let Some(&thread) = self.thread.get() {
-            // Fails only for a thread that has ended, which is as good.
-            let _ = pthread_kill(thread, KICK);
-        }
+        // Fails only for a thread that has ended, which is as good.
+        let _ = pthread_kill(self.thread.as_pthread_t(), KICK);
     }
 }
 

@@ -24,7 +24,8 @@ use crate::sbi;
 use crate::vcpu::{Exit, Vcpu};
 
 /// A vCPU; its id is its hart id.
-pub(super) struct KvmVcpu {
+#[derive(Debug)]
+pub(crate) struct KvmVcpu {
     fd: VcpuFd,
     /// Mapped as long as `fd` is open. Never a reference to the whole: another thread may store
     /// `immediate_exit` at any time.
@@ -37,7 +38,7 @@ pub(super) struct KvmVcpu {
 unsafe impl Send for KvmVcpu {}
 
 impl KvmVcpu {
-    pub(super) fn new(vm: &VmFd, id: u32) -> Result<KvmVcpu, Error> {
+    pub(crate) fn new(vm: &VmFd, id: u32) -> Result<KvmVcpu, Error> {
         let mut fd = vm.create_vcpu(id.into()).map_err(|error| Error::Kvm {
             what: format!("create vCPU {id}"),
             source: error.into(),
@@ -47,31 +48,31 @@ impl KvmVcpu {
     }
 
     /// A descriptor by which any thread may drive the hart's external interrupt.
-    pub(super) fn interrupt_fd(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn interrupt_fd(&self) -> io::Result<OwnedFd> {
         ext::duplicate(&self.fd)
     }
 
     /// The file in which KVM counts for it.
-    pub(super) fn counters(&self) -> io::Result<File> {
+    pub(crate) fn counters(&self) -> io::Result<File> {
         ext::counters(&self.fd)
     }
 
     /// A register's value; `None` if this KVM does not have it.
-    pub(super) fn get(&self, id: u64) -> Option<u64> {
+    pub(crate) fn get(&self, id: u64) -> Option<u64> {
         let mut bytes = [0; 8];
         self.fd.get_one_reg(id, &mut bytes).ok()?;
         Some(u64::from_le_bytes(bytes))
     }
 
     /// Sets a register.
-    pub(super) fn set(&self, id: u64, value: u64) -> io::Result<()> {
+    pub(crate) fn set(&self, id: u64, value: u64) -> io::Result<()> {
         let written = self.fd.set_one_reg(id, &value.to_le_bytes());
         written.map(drop).map_err(io::Error::from)
     }
 
     /// Where the boot hart begins ("Boot image header in RISC-V Linux"): a0 = hart id, a1 = device tree. The other harts
     /// wait for the guest's SBI HSM call, in KVM.
-    pub(super) fn boot_at(&self, entry: u64, fdt: u64) -> Result<(), Error> {
+    pub(crate) fn boot_at(&self, entry: u64, fdt: u64) -> Result<(), Error> {
         let registers = [
             (register::PC, entry),
             (register::A0, self.id.into()),
@@ -87,7 +88,7 @@ impl KvmVcpu {
     }
 
     /// Ticks a second of the guest's `time` CSR.
-    pub(super) fn timebase(&self) -> Result<u32, Error> {
+    pub(crate) fn timebase(&self) -> Result<u32, Error> {
         let frequency = self.get(register::TIMER_FREQUENCY);
         frequency
             .and_then(|hz| u32::try_from(hz).ok())
@@ -99,10 +100,15 @@ impl KvmVcpu {
 
     /// The byte at which KVM looks on its way into the guest: 1 turns it back.
     /// It is mapped as long as the vCPU exists.
-    pub(super) fn immediate_exit(&self) -> NonNull<AtomicU8> {
+    pub(crate) fn immediate_exit(&self) -> NonNull<AtomicU8> {
         let offset = offset_of!(kvm_run, immediate_exit);
         // SAFETY: a field of the mapping.
         unsafe { self.run.byte_add(offset) }.cast()
+    }
+
+    fn failed(&self, what: &str) -> impl FnOnce(io::Error) -> Error {
+        let what = format!("{what} vCPU {}", self.id);
+        move |source| Error::Kvm { what, source }
     }
 
     /// The id by which KVM knows a register.
@@ -179,6 +185,29 @@ impl Vcpu for KvmVcpu {
 
     fn hart(&mut self) -> &mut dyn Hart {
         self
+    }
+
+    fn complete_exit(&mut self) -> Result<(), Error> {
+        let completed = self.complete();
+        completed.map_err(self.failed("complete an exit of"))
+    }
+
+    fn forget_kick(&mut self) {
+        // SAFETY: mapped as long as the vCPU exists.
+        unsafe { self.immediate_exit().as_ref() }.store(0, Ordering::SeqCst);
+    }
+
+    fn time(&self) -> Result<u64, Error> {
+        let time = self.get(register::TIMER_TIME);
+        time.ok_or_else(|| Error::KvmLacks {
+            what: "the timer's time register".to_owned(),
+            why: "the guest's clock needs it",
+        })
+    }
+
+    fn set_time(&mut self, ticks: u64) -> Result<(), Error> {
+        let set = KvmVcpu::set(self, register::TIMER_TIME, ticks);
+        set.map_err(self.failed("set the guest's time on"))
     }
 }
 

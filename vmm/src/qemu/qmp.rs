@@ -4,6 +4,7 @@
 //!   ◀ {"QMP": {"version": …}}            greeting
 //!   ▶ qmp_capabilities   ◀ {"return": {}}
 //!   ▶ cont               ◀ {"return": {}}, {"event": "RESUME"}
+//!   ▶ stop               ◀ {"return": {}}, {"event": "STOP"}         before job control stops us; then cont
 //!   …                    ◀ {"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}
 //! ```
 
@@ -44,6 +45,8 @@ pub(super) struct Qmp {
     partial: Vec<u8>,
     greeted: bool,
     resumed: bool,
+    /// What we asked for, and whether QEMU has done it.
+    stop: Option<bool>,
     reason: Option<Reason>,
 }
 
@@ -61,6 +64,7 @@ impl Qmp {
             partial: Vec::new(),
             greeted: false,
             resumed: false,
+            stop: None,
             reason: None,
         })
     }
@@ -78,6 +82,34 @@ impl Qmp {
     /// Why QEMU shuts down, once it said so.
     pub(super) fn reason(&self) -> Option<Reason> {
         self.reason
+    }
+
+    /// Pauses the guest and its clock; [`Qmp::take_stopped`] tells when that is done. A guest that does not run yet starts first.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub(super) fn stop(&mut self) -> Result<(), Error> {
+        if self.stop.is_some() {
+            return Ok(());
+        }
+        self.stop = Some(false);
+        match self.resumed {
+            true => self.send("stop"),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the guest has stopped as it was asked to, once.
+    pub(super) fn take_stopped(&mut self) -> bool {
+        self.stop.take_if(|done| *done).is_some()
+    }
+
+    /// Lets a stopped guest go on.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub(super) fn go_on(&mut self) -> Result<(), Error> {
+        self.send("cont")
     }
 
     /// Takes what has arrived and answers it; false when QEMU has closed the connection.
@@ -121,7 +153,7 @@ impl Qmp {
             return self.send("qmp_capabilities");
         }
         if message.get("return").is_some() {
-            // The first answer is to qmp_capabilities, and nothing but cont follows.
+            // The first answer is to qmp_capabilities. Of the others the events tell.
             return if std::mem::replace(&mut self.greeted, true) {
                 Ok(())
             } else {
@@ -129,7 +161,17 @@ impl Qmp {
             };
         }
         match message.get("event").and_then(Value::as_str) {
-            Some("RESUME") => self.resumed = true,
+            Some("RESUME") => {
+                self.resumed = true;
+                if self.stop == Some(false) {
+                    return self.send("stop");
+                }
+            }
+            Some("STOP") => {
+                if let Some(done) = &mut self.stop {
+                    *done = true;
+                }
+            }
             Some("SHUTDOWN") => {
                 self.reason = Some(
                     match message.pointer("/data/reason").and_then(Value::as_str) {
@@ -229,6 +271,27 @@ mod tests {
             (qmp.resumed(), qmp.reason()),
             (true, Some(Reason::GuestPanic))
         );
+    }
+
+    #[test]
+    fn a_guest_is_stopped_once_it_runs() {
+        let (mut qmp, mut qemu) = pair();
+        qmp.stop().unwrap();
+        let mut answers = BufReader::new(qemu.try_clone().unwrap());
+        let mut said = |qmp: &mut Qmp, text: &str| {
+            writeln!(qemu, "{text}").unwrap();
+            assert!(qmp.serve().unwrap());
+        };
+        said(&mut qmp, "{\"event\": \"RESUME\"}");
+        let mut line = String::new();
+        answers.read_line(&mut line).unwrap();
+        assert_eq!(line, "{\"execute\": \"stop\"}\n");
+        assert!(!qmp.take_stopped());
+        said(&mut qmp, "{\"event\": \"STOP\"}");
+        assert!(qmp.take_stopped() && !qmp.take_stopped());
+        // One that stops by itself, at its end, is none of ours.
+        said(&mut qmp, "{\"event\": \"STOP\"}");
+        assert!(!qmp.take_stopped());
     }
 
     #[test]

@@ -13,15 +13,15 @@ use crate::config::Irqchip;
 use crate::error::Error;
 
 /// What KVM made.
-pub(super) struct Hardware {
-    pub(super) vm: Arc<VmFd>,
-    pub(super) vcpus: Vec<KvmVcpu>,
+pub(crate) struct Hardware {
+    pub(crate) vm: Arc<VmFd>,
+    pub(crate) vcpus: Vec<KvmVcpu>,
     /// `None`: the interrupt controller is ours to give.
-    pub(super) aia: Option<Aia>,
+    pub(crate) aia: Option<Aia>,
 }
 
 /// Makes them for a machine of so many harts, with an AIA if it wants one, or if it may have one and this host's KVM can.
-pub(super) fn create(kvm: &Kvm, cpus: u32, irqchip: Irqchip) -> Result<Hardware, Error> {
+pub(crate) fn create(kvm: &Kvm, cpus: u32, irqchip: Irqchip) -> Result<Hardware, Error> {
     let limit = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
     if cpus > limit {
         return Err(Error::Cpus {

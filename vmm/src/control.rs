@@ -1,0 +1,210 @@
+//! The control loop's input: requests, from signals and from any thread, in one queue.
+//!
+//! ```text
+//!   SIGTERM, SIGUSR1, … ── signalfd ──┐
+//!   Ctrl-a x, other threads ── queue ─┼─▶ main thread: Controls::wait, Control::next
+//!   end of the guest ── eventfd ──────┘
+//! ```
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::error::Error;
+use crate::machine::End;
+use crate::signals::{self, HEARD, REPORT, RESIZED, SUSPEND};
+
+/// What the main thread can be asked to do while a guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Stop the vCPUs and the guest's clock.
+    Pause,
+    /// Let a paused guest go on.
+    Resume,
+    /// Pause the guest and stop this process, as a shell's job control wants it; go on with the guest once continued.
+    Suspend,
+    /// Read the sizes of the disks' files again.
+    Resize,
+    /// Write the statistics of the run so far.
+    Report,
+    /// End the run.
+    Shutdown(End),
+}
+
+/// The sending side: shared by all threads.
+#[derive(Debug)]
+pub struct Control {
+    requests: Mutex<VecDeque<Request>>,
+    event: EventFd,
+}
+
+impl Control {
+    /// An empty queue.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn new() -> Result<Control, Error> {
+        let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(cannot_wait)?;
+        Ok(Control {
+            requests: Mutex::default(),
+            event,
+        })
+    }
+
+    /// Queues `request` and wakes the main thread.
+    pub fn request(&self, request: Request) {
+        self.lock().push_back(request);
+        self.wake();
+    }
+
+    /// Makes the main thread look at what it waits for.
+    pub fn wake(&self) {
+        // Fails only if the counter is full, and then the main thread wakes anyway.
+        let _ = self.event.write(1);
+    }
+
+    /// The oldest request.
+    pub fn next(&self) -> Option<Request> {
+        self.lock().pop_front()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Request>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The receiving side: the main thread's.
+pub struct Controls {
+    manager: EventManager<Source>,
+    source: event_manager::SubscriberId,
+}
+
+impl Controls {
+    /// Waits for `control` and for signals. From here on SIGTERM, SIGINT and SIGHUP, unless they are ignored, are requests
+    /// instead of ending the process. To be called before any other thread exists, so that all of them inherit that.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn new(control: Arc<Control>) -> Result<Controls, Error> {
+        let mut signals = signals::block()?;
+        HEARD.into_iter().for_each(|signal| signals.add(signal));
+        signals.add(SUSPEND);
+        let signals =
+            SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+                .map_err(|errno| cannot_wait(errno.into()))?;
+        let mut manager = EventManager::new_with_capacity(2).map_err(manager_failed)?;
+        let source = manager.add_subscriber(Source {
+            control,
+            signals,
+            failed: None,
+        });
+        Ok(Controls { manager, source })
+    }
+
+    /// Waits for a request, a signal or a wake-up; signals become requests.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn wait(&mut self) -> Result<(), Error> {
+        self.manager.run().map_err(manager_failed)?;
+        let source = self.manager.subscriber_mut(self.source);
+        match source.map_err(manager_failed)?.failed.take() {
+            Some(error) => Err(cannot_wait(error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The two descriptors.
+struct Source {
+    control: Arc<Control>,
+    signals: SignalFd,
+    failed: Option<io::Error>,
+}
+
+impl Source {
+    const EVENT: u32 = 0;
+    const SIGNAL: u32 = 1;
+
+    fn read_signals(&self) -> nix::Result<()> {
+        while let Some(signal) = self.signals.read_signal()? {
+            let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
+            self.control.request(match Signal::try_from(number) {
+                Ok(RESIZED) => Request::Resize,
+                Ok(REPORT) => Request::Report,
+                Ok(SUSPEND) => Request::Suspend,
+                _ => Request::Shutdown(End::Signal(number)),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl MutEventSubscriber for Source {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let event = Events::with_data(&self.control.event, Self::EVENT, EventSet::IN);
+        let signal = Events::with_data(&self.signals, Self::SIGNAL, EventSet::IN);
+        if let Err(error) = ops.add(event).and_then(|()| ops.add(signal)) {
+            self.failed = Some(io::Error::other(error));
+        }
+    }
+
+    fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
+        if events.data() == Self::EVENT {
+            // Nothing to read: another wake-up was faster.
+            let _ = self.control.event.read();
+        } else if let Err(errno) = self.read_signals() {
+            self.failed = Some(errno.into());
+        }
+    }
+}
+
+fn manager_failed(error: event_manager::Error) -> Error {
+    cannot_wait(io::Error::other(error))
+}
+
+fn cannot_wait(source: io::Error) -> Error {
+    Error::Host {
+        what: "wait for the guest".to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_come_in_the_order_in_which_they_were_made() {
+        let control = Arc::new(Control::new().unwrap());
+        let mut controls = Controls::new(Arc::clone(&control)).unwrap();
+        let sender = Arc::clone(&control);
+        let thread = std::thread::spawn(move || {
+            sender.request(Request::Pause);
+            sender.request(Request::Shutdown(End::Left));
+        });
+        let mut next = || loop {
+            if let Some(request) = control.next() {
+                return request;
+            }
+            controls.wait().unwrap();
+        };
+        assert_eq!(next(), Request::Pause);
+        assert_eq!(next(), Request::Shutdown(End::Left));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_wake_up_without_a_request_ends_the_wait() {
+        let control = Arc::new(Control::new().unwrap());
+        let mut controls = Controls::new(Arc::clone(&control)).unwrap();
+        control.wake();
+        controls.wait().unwrap();
+        assert_eq!(control.next(), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! The control loop: the main thread, while a guest runs on KVM. It owns the [`Vm`] and does what is asked for.
+
+use std::sync::Arc;
+
+use log::{info, warn};
+
+use crate::consoles::Consoles;
+use crate::control::{Control, Controls, Request};
+use crate::error::Error;
+use crate::hart::fault::Budget;
+use crate::loader::Format;
+use crate::machine::{Disk, End, Machine};
+use crate::observe::Observer;
+use crate::vm::{Context, Vm, Why};
+use crate::{dtb, kvm, signals};
+
+/// Runs `machine` until it ends. A guest that reboots finds everything new but its disks and the back ends of its consoles.
+///
+/// # Errors
+/// This host's KVM cannot run it, or a system call failed.
+pub fn run(machine: &Machine, observer: &dyn Observer) -> Result<End, Error> {
+    run_with(machine, observer, &Arc::new(Control::new()?))
+}
+
+/// As [`run`], with requests from `control` too.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    machine: &Machine,
+    observer: &dyn Observer,
+    control: &Arc<Control>,
+) -> Result<End, Error> {
+    let kvm = kvm::open()?;
+    let mut controls = Controls::new(Arc::clone(control))?;
+    if machine.dump_dtb.is_none() {
+        machine.disks.iter().try_for_each(Disk::lock)?;
+    }
+    let leave = Arc::clone(control);
+    let consoles = Consoles::open(machine, move || leave.request(Request::Shutdown(End::Left)))?;
+    let budget = Budget::default();
+    let context = Context {
+        machine,
+        consoles: &consoles,
+        budget: &budget,
+        control,
+        observer,
+    };
+    loop {
+        let mut vm = Vm::new(&kvm, context)?;
+        if let Some(path) = &machine.dump_dtb {
+            return dtb::dump(path, &vm.device_tree()?).map(|()| End::PowerOff);
+        }
+        vm.boot()?;
+        let end = loop {
+            match vm.run(&mut controls)? {
+                Why::Ended(end) | Why::Asked(Request::Shutdown(end)) => break end,
+                Why::Rebooted => break End::Reboot,
+                Why::Asked(Request::Pause) => {
+                    vm.pause();
+                }
+                Why::Asked(Request::Resume) => vm.resume(),
+                Why::Asked(Request::Suspend) => {
+                    let ran = vm.pause();
+                    signals::stop();
+                    if ran {
+                        vm.resume();
+                    }
+                }
+                Why::Asked(Request::Resize) => vm.resize(),
+                Why::Asked(Request::Report) => vm.report(),
+            }
+        };
+        drop(vm);
+        if end != End::Reboot || machine.config.no_reboot.is_some() {
+            hint_at_silence(machine, &consoles);
+            return Ok(end);
+        }
+        info!("the guest reboots");
+    }
+}
+
+/// A kernel of a distribution may have no driver for the console that it was told to use.
+fn hint_at_silence(machine: &Machine, consoles: &Consoles) {
+    if machine.kernel.format() == Format::Image && !consoles.were_used() {
+        warn!(
+            "the guest used no console: --cmdline 'console=ttyS0 earlycon=sbi' needs no module, console=hvc0 needs virtio_mmio"
+        );
+    }
+}

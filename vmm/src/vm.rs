@@ -1,0 +1,277 @@
+//! A virtual machine on KVM, from its memory to its end.
+//!
+//! ```text
+//!   new ────▶ boot ────▶ run ───▶ Why::Asked: the caller decides, and runs on
+//!   devices   kernel,     │ ├───▶ Why::Rebooted: drop, and a new Vm
+//!             vCPUs       │ └───▶ Why::Ended: drop
+//!                    pause, resume
+//! ```
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use devices::memory::Memory;
+use devices::platform::bus::Bus;
+use devices::platform::uart::Uart;
+use devices::transport::mmio::Mmio;
+use kvm_ioctls::{Kvm, VmFd};
+use linux_loader::loader::load_dtb;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::board::{Devices, Sizes};
+use crate::consoles::Consoles;
+use crate::control::{Control, Controls, Request};
+use crate::error::Error;
+use crate::fdt::{self, Board};
+use crate::hart::fault::{Budget, Faults};
+use crate::kvm::hardware::{self, Hardware};
+use crate::kvm::irq::Irqchip;
+use crate::kvm::slice::ShortSlice;
+use crate::kvm::stats::Counters;
+use crate::kvm::threads::{Shared, VcpuThreads};
+use crate::kvm::vcpu::KvmVcpu;
+use crate::kvm::{self, cpu, ram};
+use crate::machine::{End, Machine};
+use crate::observe::{Moment, Observer};
+use crate::vcpu::Gate;
+use crate::{board, loader, platform, sbi};
+
+/// Why [`Vm::run`] returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The guest ended.
+    Ended(End),
+    /// The guest wants to start anew, which takes a new VM: KVM resets one only as a whole.
+    Rebooted,
+    /// Somebody asks for something. The vCPUs run meanwhile.
+    Asked(Request),
+}
+
+/// What outlives a VM: the same in each life of the guest.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The machine that was asked for.
+    pub machine: &'a Machine,
+    /// What its consoles lead to.
+    pub consoles: &'a Consoles,
+    /// How many exceptions the guest may still take where KVM gives up.
+    pub budget: &'a Budget,
+    /// Where requests come from.
+    pub control: &'a Arc<Control>,
+    /// Who watches.
+    pub observer: &'a dyn Observer,
+}
+
+/// One life of a guest. The fields are dropped in this order: threads first, and the memory once no VM is left, since KVM
+/// follows each change of a VM's memory page by page.
+pub struct Vm<'a> {
+    threads: Option<VcpuThreads>,
+    /// Until they run.
+    vcpus: Vec<KvmVcpu>,
+    bus: Bus,
+    gate: Arc<Gate>,
+    devices: Vec<Arc<Mmio>>,
+    serial: Arc<Uart>,
+    sizes: Sizes<'a>,
+    counters: Option<Counters>,
+    irqchip: Irqchip,
+    timebase: u32,
+    vm: Arc<VmFd>,
+    context: Context<'a>,
+    ram: Arc<GuestMemoryMmap>,
+}
+
+impl<'a> Vm<'a> {
+    /// The machine with its vCPUs, memory and devices, and nothing loaded.
+    ///
+    /// # Errors
+    /// This host's KVM cannot run it, or a system call failed.
+    pub fn new(kvm: &Kvm, context: Context<'a>) -> Result<Vm<'a>, Error> {
+        let Context {
+            machine,
+            consoles,
+            observer,
+            ..
+        } = context;
+        let Hardware { vm, vcpus, aia } =
+            hardware::create(kvm, machine.config.cpus, machine.config.irqchip)?;
+        cpu::configure(&vcpus, machine);
+        let timebase = first(&vcpus)?.timebase()?;
+        let ram = Arc::new(ram::map(&vm, &machine.config.memory)?);
+        let mut bus = Bus::default();
+        let irqchip = match aia {
+            Some(aia) => Irqchip::Aia(aia),
+            None => Irqchip::plic(&mut bus, &vcpus)?,
+        };
+        let line = |irq| irqchip.source(&vm, irq);
+        let Devices { models, disks } = Devices::new(machine, consoles)?;
+        let memory = Memory::new(Arc::clone(&ram));
+        let short = ShortSlice::begin();
+        let devices = board::plug(&mut bus, &memory, models, observer, line)?;
+        drop(short);
+        if let Some(first) = devices.first() {
+            consoles.show(first);
+        }
+        let gate = Arc::new(Gate::new(vcpus.len()));
+        let (ended, wake) = (Arc::clone(&gate), Arc::clone(context.control));
+        let end = move |end| {
+            ended.end(Ok(end));
+            wake.wake();
+        };
+        let serial = platform::plug(&mut bus, consoles, line, end)?;
+        Ok(Vm {
+            threads: None,
+            timebase,
+            sizes: Sizes::new(machine, disks, &devices),
+            vcpus,
+            bus,
+            gate,
+            devices,
+            serial,
+            counters: None,
+            irqchip,
+            vm,
+            context,
+            ram,
+        })
+    }
+
+    /// Loads the kernel and lets the vCPUs run. To be called once.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a system call failed.
+    pub fn boot(&mut self) -> Result<(), Error> {
+        let Context {
+            machine, observer, ..
+        } = self.context;
+        let placement = &machine.placement;
+        loader::load(
+            &machine.kernel,
+            machine.initrd.as_ref(),
+            placement,
+            &self.ram,
+        )?;
+        kvm::show_memory(&self.vm, &self.ram, &self.devices)?;
+        let tree = self.device_tree()?;
+        load_dtb(
+            &*self.ram,
+            GuestAddress(placement.fdt),
+            &mut Cursor::new(tree),
+        )
+        .map_err(|error| Error::Internal(format!("the device tree has no room: {error}")))?;
+        first(&self.vcpus)?.boot_at(placement.entry, placement.fdt)?;
+        let (input, output) = self.context.consoles.sbi()?;
+        let shared = Shared {
+            bus: std::mem::take(&mut self.bus),
+            console: sbi::Console::new(Arc::clone(&self.ram), input, output),
+            faults: Faults::new(Arc::clone(&self.ram), self.context.budget.clone()),
+            gate: Arc::clone(&self.gate),
+            control: Arc::clone(self.context.control),
+        };
+        let vcpus = std::mem::take(&mut self.vcpus);
+        let timebase = self.timebase;
+        observer.notify(Moment::VmStarted { timebase });
+        let counted = observer.wants_kvm();
+        self.counters = counted.then(|| Counters::open(&self.vm, &vcpus));
+        self.threads = Some(VcpuThreads::start(vcpus, shared, observer)?);
+        Ok(())
+    }
+
+    /// Waits until the guest ends or somebody asks for something. vCPUs that are not paused run, here and between calls.
+    ///
+    /// # Errors
+    /// A vCPU cannot go on, or a system call failed.
+    pub fn run(&mut self, controls: &mut Controls) -> Result<Why, Error> {
+        loop {
+            if let Some(end) = self.gate.take_end() {
+                return end.map(|end| match end {
+                    End::Reboot => Why::Rebooted,
+                    end => Why::Ended(end),
+                });
+            }
+            if let Some(request) = self.context.control.next() {
+                return Ok(Why::Asked(request));
+            }
+            controls.wait()?;
+        }
+    }
+
+    /// Stops the vCPUs, the guest's clock and then the devices. When it returns, no guest code runs, no request is in
+    /// hand, and the VM uses none of the host's CPU. Returns whether the guest ran before.
+    pub fn pause(&mut self) -> bool {
+        let ran = self.threads.as_ref().is_some_and(VcpuThreads::pause);
+        self.devices.iter().for_each(|device| device.pause());
+        ran
+    }
+
+    /// Lets a paused guest go on, with its clock where it stood. Its real-time clock shows the host's time.
+    pub fn resume(&mut self) {
+        self.devices.iter().for_each(|device| device.resume());
+        if let Some(threads) = &self.threads {
+            threads.resume();
+        }
+    }
+
+    /// Reads the sizes of the disks' files again, and notifies the guest of those that changed.
+    pub fn resize(&self) {
+        self.sizes.look();
+    }
+
+    /// Writes the statistics of the run so far.
+    pub fn report(&self) {
+        let counters = self.counters.as_ref();
+        let counted = counters.map(Counters::read);
+        self.context.observer.notify(Moment::Report(counted));
+    }
+
+    /// The device tree that the guest gets. To be called before [`Vm::boot`].
+    ///
+    /// # Errors
+    /// The host has no random numbers, or the tree cannot be built.
+    pub fn device_tree(&self) -> Result<Vec<u8>, Error> {
+        let machine = self.context.machine;
+        if let Some(dtb) = &machine.dtb {
+            return Ok(dtb.tree.clone());
+        }
+        let irqchip = self.irqchip.describe();
+        let describe = |vcpu| cpu::describe(vcpu, machine, irqchip);
+        let harts: Vec<_> = self.vcpus.iter().map(describe).collect();
+        fdt::build(&Board {
+            cmdline: &machine.config.cmdline,
+            memory: machine.config.memory.size,
+            harts: &harts,
+            timebase: self.timebase,
+            initrd: machine.placement.initrd.clone(),
+            virtio_slots: self.devices.len(),
+            rng_seed: fdt::seed()?,
+            irqchip,
+        })
+    }
+}
+
+impl Drop for Vm<'_> {
+    fn drop(&mut self) {
+        let shared = self.threads.take().map(VcpuThreads::stop);
+        self.devices.iter().for_each(|device| device.stop());
+        self.serial.stop();
+        let Some(shared) = shared else { return };
+        let Context {
+            consoles, observer, ..
+        } = self.context;
+        if self.serial.has_sent() || shared.console.has_sent() {
+            consoles.note_output();
+        }
+        let counters = self.counters.as_ref();
+        let counted = counters.map(Counters::read).unwrap_or_default();
+        observer.notify(Moment::VmStopped(counted));
+    }
+}
+
+/// The vCPU that the guest begins on.
+fn first(vcpus: &[KvmVcpu]) -> Result<&KvmVcpu, Error> {
+    vcpus.first().ok_or(Error::Internal("no vCPU".to_owned()))
+}
+
+#[cfg(all(test, feature = "e2e"))]
+#[path = "vm_test.rs"]
+mod tests;

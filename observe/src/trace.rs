@@ -155,7 +155,7 @@ impl Tracer {
             devices.push(name.to_owned());
             devices.len() - 1
         });
-        // There are no more than eight slots.
+        // There are far fewer slots.
         u8::try_from(number).unwrap_or(u8::MAX)
     }
 

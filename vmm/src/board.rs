@@ -1,114 +1,99 @@
-//! The board's devices: which there are, and in which virtio-mmio slot each sits.
+//! The board's virtio devices, in their slots on the bus.
 
 use std::io;
 use std::sync::Arc;
 
-use devices::block::Config;
 use devices::irq::IrqLine;
 use devices::memory::Memory;
 use devices::platform::bus::Bus;
-use devices::rng::Rng;
 use devices::transport::mmio::{self, Mmio};
-use devices::virtio::VirtioDevice;
-use log::{info, warn};
 
 use crate::consoles::Consoles;
 use crate::error::Error;
-use crate::layout;
-use crate::machine::{Disk, Machine};
+use crate::machine::Machine;
 use crate::observe::{self, Observer};
 
-/// The machine's devices.
-pub struct Devices {
-    /// In slot order: the console, the disks as they were given, the random numbers. Address, interrupt and device tree
-    /// node follow from the slot.
-    pub models: Vec<Box<dyn VirtioDevice>>,
-    /// The disks' configurations, in their order.
-    pub disks: Vec<Arc<Config>>,
+mod line;
+pub(crate) mod slots;
+
+pub(crate) use line::Line;
+use slots::{Parts, Slot};
+
+/// A machine's virtio devices, in the order of their slots.
+#[derive(Default)]
+pub struct Devices<'m>(Vec<Plugged<'m>>);
+
+/// A device on the bus.
+struct Plugged<'m> {
+    slot: Slot,
+    transport: Arc<Mmio>,
+    /// Looks whether its host file has another size.
+    resized: Option<Box<dyn Fn() -> bool + 'm>>,
 }
 
-impl Devices {
-    /// Those that `machine` asks for.
+impl<'m> Devices<'m> {
+    /// Puts the devices of `machine` on the bus, where `observer` watches them; `line` gives the wire of an interrupt
+    /// source.
     ///
     /// # Errors
     /// The host has no file descriptor left, or a disk cannot be read.
-    pub fn new(machine: &Machine, consoles: &Consoles) -> Result<Devices, Error> {
-        let mut models: Vec<Box<dyn VirtioDevice>> = vec![Box::new(consoles.virtio()?)];
-        let mut disks = Vec::new();
-        for disk in &machine.disks {
-            let device = disk.device().map_err(descriptors)?;
-            disks.push(device.shared_config());
-            models.push(Box::new(device));
+    pub fn plug(
+        bus: &mut Bus,
+        memory: &Memory,
+        machine: &'m Machine,
+        consoles: &'m Consoles,
+        observer: &dyn Observer,
+        line: impl Fn(u32) -> Box<dyn IrqLine>,
+    ) -> Result<Devices<'m>, Error> {
+        let parts = Parts {
+            machine,
+            consoles: Some(consoles),
+        };
+        let mut devices = Devices::default();
+        for slot in slots::slots(&machine.config) {
+            let model = slot.model(&parts)?;
+            let line = line(slot.irq());
+            let (device, line) = observe::device(observer, &slot.name(), model.device, line);
+            let transport = Mmio::new(device, memory.clone(), line).map_err(descriptors)?;
+            let transport = Arc::new(transport);
+            bus.insert(slot.address(), mmio::SIZE, transport.clone())
+                .map_err(|overlap| Error::Internal(overlap.to_string()))?;
+            if let Some(attached) = model.attached {
+                attached(&transport);
+            }
+            devices.0.push(Plugged {
+                slot,
+                transport,
+                resized: model.resized,
+            });
         }
-        if machine.config.rng {
-            models.push(Box::new(Rng::default()));
-        }
-        Ok(Devices { models, disks })
+        Ok(devices)
     }
-}
 
-/// The disks of a running machine, whose files may change their size.
-pub struct Sizes<'a> {
-    disks: Vec<(&'a Disk, Arc<Config>, Arc<Mmio>)>,
-}
-
-impl<'a> Sizes<'a> {
-    /// Those of `machine`, behind the transports that [`plug`] gave.
-    pub fn new(machine: &'a Machine, configs: Vec<Arc<Config>>, plugged: &[Arc<Mmio>]) -> Self {
-        let transports = plugged.iter().skip(1).cloned();
-        let disks = machine.disks.iter().zip(configs).zip(transports);
-        Sizes {
-            disks: disks
-                .map(|((disk, config), mmio)| (disk, config, mmio))
-                .collect(),
-        }
+    /// Each with the guest physical address of its registers.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Mmio>)> {
+        let devices = self.0.iter();
+        devices.map(|device| (device.slot.address(), &device.transport))
     }
 
-    /// Looks at the files again, and tells the guest of sizes that are new.
-    pub fn look(&self) {
-        for (disk, config, transport) in &self.disks {
-            match disk.length() {
-                Ok(bytes) if config.resize(bytes) => {
-                    info!(
-                        "disk {:?} has {} sectors now",
-                        disk.config.path,
-                        config.capacity()
-                    );
-                    transport.config_changed();
-                }
-                Ok(_) => {}
-                Err(error) => warn!(
-                    "cannot read the size of disk {:?}: {error}",
-                    disk.config.path
-                ),
+    /// Looks at the disks' files again, and notifies the guest of sizes that are new.
+    pub fn resize(&self) {
+        for device in &self.0 {
+            if device.resized.as_ref().is_some_and(|resized| resized()) {
+                device.transport.config_changed();
             }
         }
     }
-}
 
-/// Puts `devices` on the bus, slot by slot, where `observer` watches them; `line` gives the wire of an interrupt source.
-///
-/// # Errors
-/// The host has no file descriptor left, or there are more devices than slots.
-pub fn plug(
-    bus: &mut Bus,
-    memory: &Memory,
-    devices: Vec<Box<dyn VirtioDevice>>,
-    observer: &dyn Observer,
-    line: impl Fn(u32) -> Box<dyn IrqLine>,
-) -> Result<Vec<Arc<Mmio>>, Error> {
-    let mut plugged = Vec::new();
-    for (slot, device) in devices.into_iter().enumerate() {
-        let line = line(layout::virtio_irq(slot));
-        let (device, line) = observe::device(observer, slot, device, line);
-        let device = Mmio::new(device, memory.clone(), line).map_err(descriptors)?;
-        let device = Arc::new(device);
-        let address = layout::virtio_address(slot);
-        bus.insert(address, mmio::SIZE, device.clone())
-            .map_err(|overlap| Error::Internal(overlap.to_string()))?;
-        plugged.push(device);
+    /// How many there are, from the first slot on.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
-    Ok(plugged)
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 fn descriptors(source: io::Error) -> Error {

@@ -61,7 +61,7 @@ console=hvc0 needs virtio_mmio.
 At a terminal, Ctrl-a x leaves the guest, Ctrl-a h shows what else there is.";
 
 const DISK_HELP: &str = "\
-A disk image or block device; may be given up to 6 times (7 with --no-rng). A comma in FILE is written twice. Further keys:";
+A disk image or block device; may be given up to 26 times (27 with --no-rng), under QEMU 6 (7). A comma in FILE is written twice. Further keys:";
 
 const RESIZE_HELP: &str = "\
 After SIGUSR2 the sizes of all raw disks are looked at again, and the guest is told of new ones (KVM only)";

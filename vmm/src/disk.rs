@@ -19,12 +19,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::config::{self, DiskFormat};
 use crate::error::Error;
 use crate::files;
-use crate::layout::VIRTIO_SLOTS;
 
 use self::users::Identity;
-
-/// How many disks there can be at most: the console has the first virtio-mmio slot.
-const DISKS_MAX: usize = VIRTIO_SLOTS - 1;
 
 /// A disk image, or a block device of the host.
 #[derive(Debug)]
@@ -48,23 +44,8 @@ pub struct Disk {
 /// Opens the disks of a machine with `cpus` vCPUs, in their order.
 ///
 /// # Errors
-/// There are too many, one is twice there, or one cannot serve.
-pub fn open(configs: &[config::Disk], rng: bool, cpus: u32) -> Result<Vec<Disk>, Error> {
-    let (limit, taken) = match rng {
-        false => (DISKS_MAX, "the console takes one"),
-        true => (
-            DISKS_MAX - 1,
-            "the console and the random number generator (not with --no-rng) take one each",
-        ),
-    };
-    if configs.len() > limit {
-        return Err(Error::TooManyDisks {
-            given: configs.len(),
-            limit,
-            slots: VIRTIO_SLOTS,
-            taken,
-        });
-    }
+/// One is twice there, or cannot serve.
+pub fn open(configs: &[config::Disk], cpus: u32) -> Result<Vec<Disk>, Error> {
     let mut disks: Vec<Disk> = Vec::new();
     for config in configs {
         let disk = Disk::open(config, cpus)?;

@@ -213,7 +213,7 @@ pub enum Error {
 
     /// The kernel fits into RAM, what must lie beside it does not.
     #[error(
-        "{what} needs {need} bytes beside the kernel, the largest gap in RAM below {below:#x} has {room}: raise --memory (now {memory})"
+        "{what} needs {need} bytes beside the kernel, the largest gap in RAM below {below:#x} has {room}: {advice}"
     )]
     NoRoom {
         /// What found no place: "initrd …", "device tree".
@@ -224,8 +224,8 @@ pub enum Error {
         room: u64,
         /// The guest physical address below which it must lie.
         below: u64,
-        /// The RAM in the way a user writes it.
-        memory: String,
+        /// What would help.
+        advice: String,
     },
 
     /// The kernel's place is taken by the firmware that QEMU puts into the guest.
@@ -289,16 +289,18 @@ pub enum Error {
     },
 
     /// More disks than there are virtio-mmio slots.
-    #[error("{given} disks, at most {limit} fit: of the board's {slots} virtio-mmio slots {taken}")]
+    #[error("{given} disks, at most {limit} fit: of {whose} {slots} virtio-mmio slots {taken}")]
     TooManyDisks {
         /// The number asked for.
         given: usize,
         /// The most that fit.
         limit: usize,
+        /// Whose slots they are: "the board's", "QEMU's".
+        whose: &'static str,
         /// The slots of the board.
         slots: usize,
-        /// Who has the others, and what could be done.
-        taken: &'static str,
+        /// What takes the others, and what could be done.
+        taken: String,
     },
 
     /// A disk whose length is no whole number of sectors.

@@ -83,7 +83,7 @@ pub struct Board<'a> {
     /// How many virtio-mmio slots, from the first, hold a device.
     pub virtio_slots: usize,
     /// Random bytes of the host that the guest's generator starts from.
-    pub rng_seed: [u8; 32],
+    pub seed: [u8; 32],
 }
 
 /// Builds the device tree of a board: a DTB of at most [`FDT_MAX_SIZE`] bytes, some of them [spare](with_slack).
@@ -141,7 +141,7 @@ fn chosen(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
         fdt.property_u64("linux,initrd-end", initrd.end)?;
     }
     fdt.property_string("stdout-path", &platform::stdout_path())?;
-    fdt.property("rng-seed", &board.rng_seed)?;
+    fdt.property("rng-seed", &board.seed)?;
     fdt.end_node(node)
 }
 

@@ -36,7 +36,7 @@ fn dtb_with(irqchip: Irqchip, harts: usize, virtio_slots: usize) -> Vec<u8> {
         initrd: Some(0x8f00_0000..0x8f12_3456),
         irqchip,
         virtio_slots,
-        rng_seed: [7; 32],
+        seed: [7; 32],
     })
     .unwrap()
 }
@@ -205,7 +205,7 @@ fn all_harts_with_long_isa_strings_fit_the_room() {
     hart.extensions = (0..100).map(|number| format!("zext{number}")).collect();
     hart.isa = format!("rv64imafdc_{}", hart.extensions.join("_"));
     let harts = vec![hart; 512];
-    let (cmdline, initrd, rng_seed) = ("", None, [0; 32]);
+    let (cmdline, initrd, seed) = ("", None, [0; 32]);
     let board = Board {
         cmdline,
         memory: MIB,
@@ -214,7 +214,7 @@ fn all_harts_with_long_isa_strings_fit_the_room() {
         initrd,
         irqchip: Irqchip::Plic,
         virtio_slots: 8,
-        rng_seed,
+        seed,
     };
     assert!(build(&board).unwrap().len() as u64 <= FDT_MAX_SIZE);
     let isa = "x".repeat(4096);

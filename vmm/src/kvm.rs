@@ -14,12 +14,10 @@ pub(crate) mod stats;
 pub(crate) mod threads;
 pub(crate) mod vcpu;
 
-use std::sync::Arc;
-
-use devices::transport::mmio::Mmio;
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
 
+use crate::board::Devices;
 use crate::error::Error;
 
 /// Whether a guest can run here.
@@ -44,7 +42,7 @@ pub fn report() -> Vec<(&'static str, String)> {
 pub(crate) fn show_memory(
     vm: &VmFd,
     ram: &GuestMemoryMmap,
-    devices: &[Arc<Mmio>],
+    devices: &Devices,
 ) -> Result<(), Error> {
     ram::show(vm, ram)?;
     registers::show(vm, ram.num_regions(), devices);

@@ -7,8 +7,9 @@
 //! 0x0c00_0000  PLIC, 96 sources (0 is none), S context of hart h is 2h + 1 … or, with an AIA, instead of it:
 //! 0x0d00_0000  APLIC of the S level, the same sources
 //! 0x1000_0000  UART 16550, source 10
-//! 0x1000_1000  virtio-mmio slot 0, the console; slot i at + 0x1000 · i with PLIC source 1 + i
-//! 0x1000_8000  virtio-mmio slot 7, the last
+//! 0x1000_1000  virtio-mmio slot 0, the console; slot i at + 0x1000 · i with source 1 + i
+//! 0x1000_9000  virtio-mmio slot 8, the first that QEMU's board has not: from here on source 4 + i
+//! 0x1001_c000  virtio-mmio slot 27, the last, source 31
 //! 0x2800_0000  IMSIC of the S level, a page for each hart, only with an AIA
 //! 0x8000_0000  RAM ── under QEMU its first 2 MiB are OpenSBI's
 //! 0x8020_0000  kernel (flat Image or static-pie; other ELF files say themselves where)
@@ -67,9 +68,9 @@ pub const VIRTIO_BASE: u64 = 0x1000_1000;
 /// Distance in bytes from one virtio-mmio slot to the next, and the size of each.
 pub const VIRTIO_STRIDE: u64 = 0x1000;
 /// Number of virtio-mmio slots.
-pub const VIRTIO_SLOTS: usize = 8;
-/// PLIC source of virtio-mmio slot 0; slot i has the i-th after it.
-pub const VIRTIO_IRQ: u32 = 1;
+pub const VIRTIO_SLOTS: usize = 28;
+/// Number of virtio-mmio slots of QEMU's `virt`: the first ones of ours.
+pub const QEMU_SLOTS: usize = 8;
 
 /// First guest physical address of RAM.
 pub const RAM_BASE: u64 = 0x8000_0000;
@@ -102,7 +103,29 @@ pub fn virtio_address(slot: usize) -> u64 {
     VIRTIO_BASE + slot as u64 * VIRTIO_STRIDE
 }
 
-/// The interrupt source of a virtio-mmio slot (below [`VIRTIO_SLOTS`]).
+/// The interrupt source of a virtio-mmio slot (below [`VIRTIO_SLOTS`]): QEMU's for its slots, and for the others those
+/// behind the serial port's and the clock's.
 pub fn virtio_irq(slot: usize) -> u32 {
-    VIRTIO_IRQ.saturating_add(u32::try_from(slot).unwrap_or(u32::MAX))
+    let first = if slot < QEMU_SLOTS { 1 } else { 4 };
+    u32::try_from(slot)
+        .unwrap_or(u32::MAX)
+        .saturating_add(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_devices_share_an_address_or_an_interrupt() {
+        let mut sources: Vec<u32> = (0..VIRTIO_SLOTS).map(virtio_irq).collect();
+        assert_eq!((sources[0], sources[7], sources[8]), (1, 8, 12));
+        sources.extend([UART_IRQ, RTC_IRQ]);
+        sources.sort_unstable();
+        sources.dedup();
+        assert_eq!(sources.len(), VIRTIO_SLOTS + 2);
+        assert_eq!(sources.last(), Some(&31));
+        assert!(31 <= PLIC_SOURCES.min(APLIC_SOURCES));
+        assert_eq!(virtio_address(27), 0x1001_c000);
+    }
 }

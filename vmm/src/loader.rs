@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::config::{self, KernelFormat};
 use crate::error::Error;
 use crate::files::{self, Stamp};
-use crate::layout::{self, FDT_MAX_SIZE, KERNEL_BASE, LOW_END};
+use crate::layout::{self, FDT_MAX_SIZE, KERNEL_BASE, LOW_END, MAX_MEMORY};
 use crate::size;
 
 mod elf;
@@ -267,7 +267,11 @@ pub fn place(kernel: &Kernel, initrd_len: Option<u64>, memory: u64) -> Result<Pl
                 need,
                 room: gaps().map(|gap| gap.end - gap.start).max().unwrap_or(0),
                 below: end,
-                memory: size::show(memory),
+                advice: if end < LOW_END {
+                    format!("raise --memory (now {})", size::show(memory))
+                } else {
+                    "more RAM would lie above that, so take less".into()
+                },
             })?;
         let place = start..start.saturating_add(need);
         taken.push(place.clone());
@@ -296,6 +300,7 @@ fn expect_in_ram(
         return Ok(());
     }
     let advice = match kernel.format {
+        _ if range.end > layout::ram(MAX_MEMORY).end => "no board has RAM there",
         _ if ram.start <= range.start && range.start < ram.end => "raise --memory",
         Format::Elf => {
             "link it at 0x80200000 or above; of Linux, take arch/riscv/boot/Image, not vmlinux"

@@ -26,7 +26,7 @@ pub struct Machine {
     pub dtb: Option<Dtb>,
     /// Where to write the guest's device tree, instead of running the guest.
     pub dump_dtb: Option<PathBuf>,
-    /// The disks, in the order of their virtio-mmio slots (from slot 1).
+    /// The disks, in the guest's order.
     pub disks: Vec<Disk>,
     /// Where kernel, initrd and device tree lie when no firmware decides that.
     pub placement: Placement,
@@ -44,7 +44,7 @@ impl Machine {
         let kernel = Kernel::open(&config.kernel, memory)?;
         check_cmdline(&config.cmdline, kernel.format())?;
         let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
-        let disks = disk::open(&config.disks, config.rng, config.cpus)?;
+        let disks = disk::open(&config.disks, config.cpus)?;
         for (option, _, target) in config.consoles() {
             target.check(option)?;
         }

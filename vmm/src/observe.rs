@@ -35,11 +35,11 @@ pub use recorded::{draw_rings, show_trace, start};
 
 /// Observes a run.
 pub trait Observer: Send + Sync {
-    /// The observer of the device in a slot, which reports its `interrupts` or not; `None`: nobody
-    /// observes it.
+    /// The observer of the device of this name, which reports its `interrupts` or not; `None`:
+    /// nobody observes it.
     fn device(
         &self,
-        slot: usize,
+        name: &str,
         device: &dyn VirtioDevice,
         interrupts: bool,
     ) -> Option<Arc<dyn DeviceObserver>>;
@@ -91,7 +91,7 @@ pub trait VcpuObserver: Send {
 pub struct Unobserved;
 
 impl Observer for Unobserved {
-    fn device(&self, _: usize, _: &dyn VirtioDevice, _: bool) -> Option<Arc<dyn DeviceObserver>> {
+    fn device(&self, _: &str, _: &dyn VirtioDevice, _: bool) -> Option<Arc<dyn DeviceObserver>> {
         None
     }
 
@@ -106,14 +106,14 @@ impl Observer for Unobserved {
     fn notify(&self, _: Moment<'_>) {}
 }
 
-/// The device of a slot and its interrupt line, observed if `observer` wants that.
+/// The device of this name and its interrupt line, observed if `observer` wants that.
 pub fn device(
     observer: &dyn Observer,
-    slot: usize,
+    name: &str,
     device: Box<dyn VirtioDevice>,
     line: Box<dyn IrqLine>,
 ) -> (Box<dyn VirtioDevice>, Box<dyn IrqLine>) {
-    match observer.device(slot, &*device, true) {
+    match observer.device(name, &*device, true) {
         Some(observer) => (
             Box::new(Observed::new(device, Arc::clone(&observer))),
             Box::new(ObservedLine::new(line, observer)),
@@ -125,10 +125,10 @@ pub fn device(
 /// As [`device()`], for a device whose interrupt line is another program's.
 pub fn back_end(
     observer: &dyn Observer,
-    slot: usize,
+    name: &str,
     device: Box<dyn VirtioDevice>,
 ) -> Box<dyn VirtioDevice> {
-    match observer.device(slot, &*device, false) {
+    match observer.device(name, &*device, false) {
         Some(observer) => Box::new(Observed::new(device, observer)),
         None => device,
     }

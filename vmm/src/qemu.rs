@@ -24,6 +24,7 @@ use nix::sys::signal::{self, SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getppid};
 
+use crate::board::slots;
 use crate::config::{self, Target};
 use crate::error::Error;
 use crate::loader::Format;
@@ -40,7 +41,7 @@ mod kernel;
 mod qmp;
 
 use backends::Backends;
-pub use command::{Devices, arguments, program, shell_line};
+pub use command::{Devices, arguments, check, program, shell_line};
 use kernel::Startable;
 pub use qmp::{OLDEST, OLDEST_TEXT};
 use qmp::{Qmp, Reason};
@@ -74,9 +75,9 @@ fn lacks_vhost_user() -> bool {
     let list = Command::new(program()).args(["-device", "help"]).output();
     list.is_ok_and(|list| {
         let list = String::from_utf8_lossy(&list.stdout).into_owned();
-        let has = |name: &str| list.contains(name);
+        let has = |name: &'static str| list.contains(name);
         // One that lists the others' devices, not just some program.
-        has("virtio-blk-device") && !command::FRONT_ENDS.iter().all(|name| has(name))
+        has("virtio-blk-device") && !slots::front_ends().all(has)
     })
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 
+use crate::board::slots;
 use crate::config::{self, Accel, Devices};
 use crate::error::Error;
 use crate::loader::Format;
@@ -30,6 +31,7 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
             "--devices qemu gives a guest QEMU's devices, there are none with --accel kvm";
         return Err(Error::Usage(problem.into()));
     }
+    slots::check(&run.machine, slots::KVM)?;
     let machine = Machine::new(run.machine, run.dump_dtb)?;
     if run.print_command {
         return print_command(&machine, run.accel);
@@ -81,6 +83,7 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
         let problem = "--print-command shows the QEMU command line, there is none with --accel kvm";
         return Err(Error::Usage(problem.into()));
     }
+    slots::check(&machine.config, slots::QEMU)?;
     let kernel = &machine.kernel;
     let made = match (kernel.format(), kernel.packing()) {
         (Format::StaticPie, _) => {
@@ -114,15 +117,12 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
 
 /// The commands that serve our devices, a wait for their sockets, and QEMU's.
 fn ours(machine: &Machine) -> OsString {
-    let mut devices: Vec<(String, OsString)> = Vec::new();
-    for (index, disk) in machine.disks.iter().enumerate() {
-        let mut device = OsString::from("block,path=");
-        device.push(disk.option());
-        devices.push((format!("hartvisor-disk{index}.sock"), device));
-    }
-    if machine.config.rng {
-        devices.push(("hartvisor-rng.sock".into(), "rng".into()));
-    }
+    let slots = slots::slots(&machine.config).into_iter();
+    let served = slots.filter_map(|slot| {
+        let option = slot.option(machine)?;
+        Some((format!("hartvisor-{}.sock", slot.name()), option))
+    });
+    let devices: Vec<(String, OsString)> = served.collect();
     let program = std::env::args_os().next();
     let program = program.unwrap_or_else(|| "hartvisor".into());
     let mut text = OsString::new();

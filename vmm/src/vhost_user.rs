@@ -9,17 +9,16 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use devices::rng::Rng;
 use devices::transport::vhost_user::{self as devices_vhost_user, VhostUser};
-use devices::virtio::VirtioDevice;
 use log::{info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::config::{self, BackEnd};
+use crate::board::slots;
+use crate::config;
 use crate::error::Error;
-use crate::machine::{Disk, End};
+use crate::machine::End;
 use crate::signals;
 
 mod session;
@@ -38,15 +37,7 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags)
         .map_err(|errno| host("wait for signals", errno.into()))?;
-    let device: Box<dyn VirtioDevice> = match &options.device {
-        BackEnd::Block(disk) => {
-            // Who has the vCPUs is not known here; `queues` says how many the front end may take.
-            let disk = Disk::open(disk, 1)?;
-            disk.lock()?;
-            Box::new(disk.device().map_err(|it| host("open a disk", it))?)
-        }
-        BackEnd::Rng => Box::new(Rng::default()),
-    };
+    let device = slots::alone(&options.device)?;
     let service = VhostUser::new(device).map_err(|it| host("start a device", it))?;
     let service = Arc::new(service);
     let socket = Socket::listen(&options.socket)?;

@@ -13,12 +13,11 @@ use std::sync::Arc;
 use devices::memory::Memory;
 use devices::platform::bus::Bus;
 use devices::platform::uart::Uart;
-use devices::transport::mmio::Mmio;
 use kvm_ioctls::{Kvm, VmFd};
 use linux_loader::loader::load_dtb;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::board::{Devices, Sizes};
+use crate::board::Devices;
 use crate::consoles::Consoles;
 use crate::control::{Control, Controls, Request};
 use crate::error::Error;
@@ -34,7 +33,7 @@ use crate::kvm::{self, cpu, ram};
 use crate::machine::{End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::vcpu::Gate;
-use crate::{board, loader, platform, sbi};
+use crate::{loader, platform, sbi};
 
 /// Why [`Vm::run`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,9 +69,8 @@ pub struct Vm<'a> {
     vcpus: Vec<KvmVcpu>,
     bus: Bus,
     gate: Arc<Gate>,
-    devices: Vec<Arc<Mmio>>,
+    devices: Devices<'a>,
     serial: Arc<Uart>,
-    sizes: Sizes<'a>,
     counters: Option<Counters>,
     irqchip: Irqchip,
     timebase: u32,
@@ -104,14 +102,10 @@ impl<'a> Vm<'a> {
             None => Irqchip::plic(&mut bus, &vcpus)?,
         };
         let line = |irq| irqchip.source(&vm, irq);
-        let Devices { models, disks } = Devices::new(machine, consoles)?;
         let memory = Memory::new(Arc::clone(&ram));
         let short = ShortSlice::begin();
-        let devices = board::plug(&mut bus, &memory, models, observer, line)?;
+        let devices = Devices::plug(&mut bus, &memory, machine, consoles, observer, line)?;
         drop(short);
-        if let Some(first) = devices.first() {
-            consoles.show(first);
-        }
         let gate = Arc::new(Gate::new(vcpus.len()));
         let (ended, wake) = (Arc::clone(&gate), Arc::clone(context.control));
         let end = move |end| {
@@ -122,7 +116,6 @@ impl<'a> Vm<'a> {
         Ok(Vm {
             threads: None,
             timebase,
-            sizes: Sizes::new(machine, disks, &devices),
             vcpus,
             bus,
             gate,
@@ -200,13 +193,13 @@ impl<'a> Vm<'a> {
     /// hand, and the VM uses none of the host's CPU. Returns whether the guest ran before.
     pub fn pause(&mut self) -> bool {
         let ran = self.threads.as_ref().is_some_and(VcpuThreads::pause);
-        self.devices.iter().for_each(|device| device.pause());
+        self.devices.iter().for_each(|(_, device)| device.pause());
         ran
     }
 
     /// Lets a paused guest go on, with its clock where it stood. Its real-time clock shows the host's time.
     pub fn resume(&mut self) {
-        self.devices.iter().for_each(|device| device.resume());
+        self.devices.iter().for_each(|(_, device)| device.resume());
         if let Some(threads) = &self.threads {
             threads.resume();
         }
@@ -214,7 +207,7 @@ impl<'a> Vm<'a> {
 
     /// Reads the sizes of the disks' files again, and notifies the guest of those that changed.
     pub fn resize(&self) {
-        self.sizes.look();
+        self.devices.resize();
     }
 
     /// Writes the statistics of the run so far.
@@ -243,7 +236,7 @@ impl<'a> Vm<'a> {
             timebase: self.timebase,
             initrd: machine.placement.initrd.clone(),
             virtio_slots: self.devices.len(),
-            rng_seed: fdt::seed()?,
+            seed: fdt::seed()?,
             irqchip,
         })
     }
@@ -252,7 +245,7 @@ impl<'a> Vm<'a> {
 impl Drop for Vm<'_> {
     fn drop(&mut self) {
         let shared = self.threads.take().map(VcpuThreads::stop);
-        self.devices.iter().for_each(|device| device.stop());
+        self.devices.iter().for_each(|(_, device)| device.stop());
         self.serial.stop();
         let Some(shared) = shared else { return };
         let Context {

@@ -262,10 +262,19 @@ fn disks_that_cannot_be_are_refused() {
         &["--disk", "good", "--disk", "./good"],
         &["\"good\" and \"./good\" are the same file"],
     );
-    let mut many = ["--disk", "good,readonly"].repeat(7);
-    folder.refused(&many, &["7 disks, at most 6", "--no-rng"]);
-    many.extend(["--disk", "good,readonly", "--no-rng"]);
-    folder.refused(&many, &["8 disks, at most 7"]);
+    // More than QEMU's board has slots for, and than ours has.
+    for (most, accel, whose) in [
+        (6, "--accel=qemu", "QEMU's 8"),
+        (26, "--accel=kvm", "the board's 28"),
+    ] {
+        let mut many = ["--disk", "good,readonly"].repeat(most + 1);
+        many.push(accel);
+        let limit = format!("{} disks, at most {most} fit: of {whose}", most + 1);
+        folder.refused(&many, &[&limit, "--no-rng"]);
+        many.extend(["--disk", "good,readonly", "--no-rng"]);
+        let limit = format!("{} disks, at most {}", most + 2, most + 1);
+        folder.refused(&many, &[&limit, "the console takes one"]);
+    }
 }
 
 /// What a guest writes to its raw disk must not make it another disk at the next start.
@@ -848,7 +857,7 @@ fn the_printed_command_has_the_consoles_and_what_a_reboot_does() {
         "-chardev pty,id=console ",
         "-chardev file,id=serial,path=a,,b ",
         "-serial chardev:serial ",
-        "virtconsole,chardev=console ",
+        "virtconsole,chardev=console\n",
         "-no-reboot ",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");

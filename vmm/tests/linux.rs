@@ -94,6 +94,54 @@ fn boots(kernel: &str, options: &[&str], irqchip: &str, cpus: &str) {
     assert_eq!(sum.split(' ').next(), said.split(' ').next());
 }
 
+/// As many disks as there are slots beside the console's and the random numbers'; the guest takes their names from the
+/// order in its device tree, and waits for an interrupt of each.
+fn sees_every_disk(options: &[&str], irqchip: &str) {
+    let name = format!("Linux {} and busybox, 26 disks", linux::version("host"));
+    let _row = Row::begin(&name, "flat Image", options, irqchip, "1");
+    let folder = tempfile::tempdir().unwrap();
+    let script = r#"for disk in /sys/block/vd*; do
+echo "guest: ${disk##*/} $(cat $disk/serial) $(head -c 7 /dev/${disk##*/})"
+done
+poweroff -f
+"#;
+    let initramfs = initramfs(folder.path(), "host", &format!("{AT_CONSOLE}{script}"));
+    let mut command = lab::lab(options, &[folder.path()]);
+    command
+        .arg(hartvisor())
+        .args(["run", "--accel", "kvm", "--memory", "512M", "--no-reboot"])
+        .args(["--irqchip", irqchip])
+        .args(["--cmdline", "console=hvc0 quiet panic=-1"])
+        .arg("--kernel")
+        .arg(cached("host", "vmlinux"))
+        .arg("--initrd")
+        .arg(&initramfs);
+    let mut expected = Vec::new();
+    for (number, letter) in ('a'..='z').enumerate() {
+        let disk = folder.path().join(format!("disk{number}"));
+        fs::write(&disk, format!("{number:07}").repeat(4096)).unwrap();
+        expected.push(format!("guest: vd{letter} s{number} {number:07}"));
+        let option = format!("--disk={},serial=s{number}", disk.display());
+        command.arg(option);
+    }
+    let output = lab::run(&mut command, b"");
+    let text = lab::text(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let seen = text.lines().map(str::trim_end);
+    let seen: Vec<_> = seen.filter(|line| line.starts_with("guest: vd")).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn debian_sees_twenty_six_disks_behind_a_plic() {
+    sees_every_disk(&[], "plic");
+}
+
+#[test]
+fn debian_sees_twenty_six_disks_behind_an_aia() {
+    sees_every_disk(&["--aia"], "aia");
+}
+
 #[test]
 fn debian_boots_writes_its_disk_and_answers() {
     boots("host", &[], "auto", "1");

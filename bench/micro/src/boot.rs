@@ -93,7 +93,7 @@ fn tree(harts: usize) -> Box<dyn FnMut()> {
             timebase: 10_000_000,
             initrd: None,
             virtio_slots: 3,
-            rng_seed: [7; 32],
+            seed: [7; 32],
             irqchip: Irqchip::Aia,
         };
         black_box(fdt::build(&board).unwrap());

@@ -6,7 +6,7 @@
 //!   │ registers, configuration │────────────────────────▶│ messages ─ Backend ─ rings   │
 //!   │ vCPUs                    │  kick (eventfd)         │               │ QueueConfig  │
 //!   │                          │────────────────────────▶│            worker            │
-//!   │                          │◀────────────────────────│          block, rng          │
+//!   │                          │◀────────────────────────│            block             │
 //!   └────────────┬─────────────┘  call (eventfd)         └──────────────┬───────────────┘
 //!                └──────────── guest memory: files, mapped by both ─────┘
 //! ```

@@ -86,7 +86,7 @@ pub struct Register {
 /// One virtio device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Device {
-    /// `console`, `disk0`, …, `rng`.
+    /// `console`, `disk0`, `disk1`, ….
     pub name: String,
     /// Its type: `block`, `console`, `entropy`.
     pub kind: String,

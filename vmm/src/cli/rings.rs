@@ -16,7 +16,7 @@ Examples:
 pub struct Rings {
     /// What run --rings wrote
     pub file: PathBuf,
-    /// Only this device's: console, disk0, rng, …
+    /// Only this device's: console, disk0, …
     #[arg(long, value_name = "NAME")]
     pub device: Option<String>,
     /// Only queues of this index

@@ -124,3 +124,16 @@ pub(super) fn help<T>(keys: &[Key<T>]) -> String {
     let said: Vec<_> = said.map(|key| key.help).collect();
     said.join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_are_doubled_and_other_bytes_kept() {
+        assert_eq!(
+            double_commas(OsStr::from_bytes(b"a,b,,\xff")),
+            OsStr::from_bytes(b"a,,b,,,,\xff")
+        );
+    }
+}

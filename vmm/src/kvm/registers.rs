@@ -6,27 +6,25 @@
 
 #![allow(unsafe_code)]
 
-use std::sync::Arc;
-
-use devices::transport::mmio::{self, Mmio, QUEUE_NOTIFY};
+use devices::transport::mmio::{self, QUEUE_NOTIFY};
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use log::debug;
 
-use crate::layout;
+use crate::board::Devices;
 
 /// Lets KVM turn a store to QueueNotify into the queue's event, in the kernel. Without that the store comes to us as any
 /// other, and has the same effect. It does so too for a queue that is served at once, by the thread of the vCPU.
-pub(crate) fn attach_kicks(vm: &VmFd, devices: &[Arc<Mmio>]) {
+pub(super) fn attach_kicks(vm: &VmFd, devices: &Devices) {
     if !vm.check_extension(Cap::Ioeventfd) {
         return debug!("no ioeventfd: every notification exits to user space");
     }
-    for (slot, device) in devices.iter().enumerate() {
-        let address = layout::virtio_address(slot) + QUEUE_NOTIFY;
+    for (base, device) in devices.iter() {
+        let address = base.saturating_add(QUEUE_NOTIFY);
         for (queue, kick) in device.kicks() {
             let address = IoEventAddress::Mmio(address);
             if let Err(error) = vm.register_ioevent(kick, &address, queue) {
-                debug!("slot {slot} queue {queue}: no ioeventfd: {error}");
+                debug!("device at {base:#x} queue {queue}: no ioeventfd: {error}");
             }
         }
     }
@@ -34,24 +32,24 @@ pub(crate) fn attach_kicks(vm: &VmFd, devices: &[Arc<Mmio>]) {
 
 /// Shows the guest the registers of `devices`, slot by slot, in KVM's memory slots from `first` on. Where KVM cannot, loads
 /// come to us like stores and give the same. The caller keeps the devices until no vCPU runs any more.
-pub(crate) fn show(vm: &VmFd, first: usize, devices: &[Arc<Mmio>]) {
+pub(super) fn show(vm: &VmFd, first: usize, devices: &Devices) {
     if !vm.check_extension(Cap::ReadonlyMem) {
         return debug!("no read-only memory: every load of a register exits to user space");
     }
-    for ((slot, device), number) in devices.iter().enumerate().zip(first..) {
+    for ((base, device), number) in devices.iter().zip(first..) {
         let Ok(number) = u32::try_from(number) else {
             return;
         };
         let region = kvm_userspace_memory_region {
             slot: number,
             flags: KVM_MEM_READONLY,
-            guest_phys_addr: layout::virtio_address(slot),
+            guest_phys_addr: base,
             memory_size: mmio::SIZE,
             userspace_addr: device.registers().as_ptr() as u64,
         };
         // SAFETY: a page with nothing else in it, which KVM only reads, and which the caller keeps.
         if let Err(error) = unsafe { vm.set_user_memory_region(region) } {
-            debug!("slot {slot}: its registers cannot be shown in place: {error}");
+            debug!("device at {base:#x}: its registers cannot be shown in place: {error}");
         }
     }
 }

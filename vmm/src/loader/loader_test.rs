@@ -238,6 +238,14 @@ fn the_largest_initrd_that_fits_uses_the_gap_to_the_last_page() {
         "{error}"
     );
     assert!(place(&kernel, Some(u64::MAX), 16 * MIB).is_err());
+
+    // Here more memory would not help.
+    let error = place(&kernel, Some(4 << 30), 8 << 30).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.ends_with("more RAM would lie above that, so take less"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -257,6 +265,10 @@ fn what_lies_outside_ram_is_named_with_what_to_do() {
     outside(
         &image(0x20_0000, 20 * MIB, 5000),
         "0x80200000..0x81600000, outside RAM (0x80000000..0x81000000, --memory 16M): raise --memory",
+    );
+    outside(
+        &Elf::new(1 << 62, &[0; 8]).bytes(),
+        "no board has RAM there",
     );
     outside(
         &Elf::new(0x1_0000, &[0; 8]).bytes(),

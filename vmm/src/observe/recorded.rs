@@ -45,10 +45,8 @@ pub fn start(wanted: &config::Observe, machine: &Machine) -> Result<Box<dyn Obse
             sbi: &sbi::NAMES,
         },
     });
-    Ok(Box::new(Recorded {
-        observers: observers.map_err(Error::Observe)?,
-        disks: machine.disks.len(),
-    }))
+    let observers = observers.map_err(Error::Observe)?;
+    Ok(Box::new(Recorded { observers }))
 }
 
 /// The text of `hartvisor trace show`.
@@ -75,24 +73,18 @@ pub fn draw_rings(
 
 struct Recorded {
     observers: Observers,
-    disks: usize,
 }
 
 impl Observer for Recorded {
     fn device(
         &self,
-        slot: usize,
+        name: &str,
         device: &dyn VirtioDevice,
         interrupts: bool,
     ) -> Option<Arc<dyn DeviceObserver>> {
         let kind = format!("{:?}", device.id()).to_lowercase();
-        let name = match slot {
-            0 => "console".to_owned(),
-            _ if slot <= self.disks => format!("disk{}", slot - 1),
-            _ => "rng".to_owned(),
-        };
         let queues = device.queues().len();
-        self.observers.device(&name, &kind, queues, interrupts)
+        self.observers.device(name, &kind, queues, interrupts)
     }
 
     fn vcpu(&self, id: usize) -> Option<Box<dyn VcpuObserver>> {

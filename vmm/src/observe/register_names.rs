@@ -130,7 +130,7 @@ mod tests {
     fn registers_have_the_names_of_their_specifications() {
         for (address, expected) in [
             (VIRTIO_BASE, (Place::Slot(0), "MagicValue")),
-            (virtio_address(7) + 0x64, (Place::Slot(7), "InterruptACK")),
+            (virtio_address(27) + 0x64, (Place::Slot(27), "InterruptACK")),
             (virtio_address(2) + 0x107, (Place::Slot(2), "Config")),
             (virtio_address(2) + 0x018, (Place::Slot(2), "reserved")),
             (PLIC_BASE + 4, (Place::Board("plic"), "priority")),
@@ -140,7 +140,7 @@ mod tests {
             (UART_BASE + 5, (Place::Board("uart"), "LSR")),
             (RTC_BASE + 4, (Place::Board("rtc"), "TIME_HIGH")),
             (FINISHER_BASE, (Place::Board("finisher"), "finish")),
-            (virtio_address(8), (Place::Board("nothing"), "no device")),
+            (virtio_address(28), (Place::Board("nothing"), "no device")),
             (0, (Place::Board("nothing"), "no device")),
             (u64::MAX, (Place::Board("nothing"), "no device")),
         ] {

@@ -5,14 +5,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use devices::rng::Rng;
 use devices::transport::vhost_user::VhostUser;
 use devices::virtio::VirtioDevice;
 use log::warn;
 
 use super::{cannot, inherit};
+use crate::board::slots::{self, Parts};
 use crate::error::Error;
-use crate::machine::Machine;
+use crate::machine::{Disk, Machine};
 use crate::observe::{self, Observer};
 use crate::vhost_user::Session;
 
@@ -25,18 +25,19 @@ pub(super) struct Backends {
 }
 
 impl Backends {
-    /// Serves the machine's disks, and its random numbers behind them.
+    /// Serves those of the machine's devices that can be served, in the order of their slots.
     pub(super) fn start(machine: &Machine, observer: &dyn Observer) -> Result<Self, Error> {
         let mut backends = Backends::default();
-        for (disk, slot) in machine.disks.iter().zip(1..) {
-            disk.lock()?;
-            let device = disk.device();
-            let device = Box::new(device.map_err(|it| cannot("open a disk", it))?);
-            backends.serve(observe::back_end(observer, slot, device))?;
-        }
-        if machine.config.rng {
-            let slot = machine.disks.len() + 1;
-            backends.serve(observe::back_end(observer, slot, Box::new(Rng::default())))?;
+        machine.disks.iter().try_for_each(Disk::lock)?;
+        let parts = Parts {
+            machine,
+            consoles: None,
+        };
+        for slot in slots::slots(&machine.config) {
+            if slot.is_served() {
+                let device = slot.model(&parts)?.device;
+                backends.serve(observe::back_end(observer, &slot.name(), device))?;
+            }
         }
         Ok(backends)
     }

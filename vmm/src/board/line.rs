@@ -1,0 +1,42 @@
+//! QEMU's arguments, as they are put together.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::config::{Target, double_commas};
+
+/// Arguments.
+#[derive(Default)]
+pub(crate) struct Line(pub(crate) Vec<OsString>);
+
+impl Line {
+    /// Adds `arguments`.
+    pub(crate) fn add<const N: usize, T: AsRef<OsStr>>(&mut self, arguments: [T; N]) {
+        self.0
+            .extend(arguments.iter().map(|argument| argument.as_ref().into()));
+    }
+
+    /// A character device that leads where a console of ours would.
+    pub(crate) fn chardev(&mut self, id: &str, target: &Target) {
+        let (backend, path) = match target {
+            // Only a multiplexed one has escape keys.
+            Target::Stdio => ("stdio,mux=on,signal=off", None),
+            Target::Pty => ("pty", None),
+            Target::Null => ("null", None),
+            Target::File(path) => ("file", Some(path)),
+            Target::Socket(path) => ("socket,server=on,wait=off", Some(path)),
+        };
+        let mut value = OsString::from(format!("{backend},id={id}"));
+        if let Some(path) = path {
+            value.push(",path=");
+            value.push(double_commas(path.as_os_str()));
+        }
+        self.add([OsStr::new("-chardev"), &value]);
+    }
+
+    /// A character device that is a connected socket: `address` is `path=…` or `fd=…`.
+    pub(crate) fn socket(&mut self, id: &str, address: &OsStr) {
+        let mut socket = OsString::from(format!("socket,id={id},"));
+        socket.push(address);
+        self.add([OsStr::new("-chardev"), &socket]);
+    }
+}

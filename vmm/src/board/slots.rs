@@ -1,0 +1,292 @@
+//! THE table: which virtio devices a machine can have, and what each is on KVM, under QEMU and on a socket.
+//!
+//! A device is known by its slot, and by nothing else: address, interrupt, device tree node and the name in statistics,
+//! traces and messages follow from it. A new device is its model in `devices`, its values in [`config`], and a row here;
+//! rows are appended, so that the devices there are keep their places.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use devices::rng::Rng;
+use devices::transport::mmio::Mmio;
+use devices::virtio::VirtioDevice;
+
+use super::Line;
+use crate::config::{self, BackEnd};
+use crate::consoles::Consoles;
+use crate::error::Error;
+use crate::layout;
+use crate::machine::Machine;
+
+mod console;
+mod disk;
+
+/// A row: one kind of device.
+pub(crate) struct Row {
+    /// The device's name, or its beginning where there can be several: `disk0`, `disk1`, ….
+    name: &'static str,
+    /// The device, where slots are too few.
+    title: &'static str,
+    /// How many of them a machine has.
+    count: Count,
+    /// Makes the nth of a machine.
+    model: for<'m> fn(&Parts<'m>, usize) -> Result<Model<'m>, Error>,
+    /// Adds the nth to QEMU's arguments.
+    qemu: fn(&mut Line, &Machine, &Place<'_>),
+    /// How it is served to a front end, if it can be.
+    pub(crate) served: Option<Served>,
+}
+
+/// How many devices of one kind there are.
+enum Count {
+    /// One or none.
+    One(fn(&config::Machine) -> bool),
+    /// Any number: the names are numbered.
+    Many(fn(&config::Machine) -> usize),
+}
+
+/// A device that is served over vhost-user.
+pub(crate) struct Served {
+    /// QEMU's front end of it.
+    pub(crate) front_end: &'static str,
+    /// The nth of a machine as `--device` of hartvisor vhost-user.
+    pub(crate) option: fn(&Machine, usize) -> OsString,
+}
+
+/// What devices are made of.
+pub(crate) struct Parts<'m> {
+    /// The machine.
+    pub(crate) machine: &'m Machine,
+    /// What its consoles lead to, unless they are QEMU's.
+    pub(crate) consoles: Option<&'m Consoles>,
+}
+
+/// What is to be known of a device's transport, once it has one.
+type Attached<'m> = Box<dyn FnOnce(&Arc<Mmio>) + 'm>;
+
+/// A device, and what else connects it with the host.
+pub(crate) struct Model<'m> {
+    /// The device.
+    pub(crate) device: Box<dyn VirtioDevice>,
+    /// Is called with its transport.
+    pub(crate) attached: Option<Attached<'m>>,
+    /// Looks whether its host file has another size; true where the guest's configuration changed by that.
+    pub(crate) resized: Option<Box<dyn Fn() -> bool + 'm>>,
+}
+
+impl Model<'_> {
+    fn new(device: impl VirtioDevice + 'static) -> Self {
+        Model {
+            device: Box::new(device),
+            attached: None,
+            resized: None,
+        }
+    }
+}
+
+/// Where a device sits under QEMU.
+pub(crate) struct Place<'a> {
+    /// Which of its kind it is.
+    pub(crate) nth: usize,
+    /// The bus: `virtio-mmio-bus.3`.
+    pub(crate) bus: String,
+    /// Where QEMU finds our device (`path=…` or `fd=…`); otherwise it has its own.
+    pub(crate) served: Option<&'a OsStr>,
+}
+
+/// The table, in the order of the slots.
+static TABLE: [Row; 3] = [
+    Row {
+        name: "console",
+        title: "the console",
+        count: Count::One(|_| true),
+        model: console::model,
+        qemu: console::qemu,
+        served: None,
+    },
+    Row {
+        name: "disk",
+        title: "the disks",
+        count: Count::Many(|config| config.disks.len()),
+        model: disk::model,
+        qemu: disk::qemu,
+        served: Some(Served {
+            front_end: "vhost-user-blk",
+            option: disk::option,
+        }),
+    },
+    Row {
+        name: "rng",
+        title: "the random number generator (not with --no-rng)",
+        count: Count::One(|config| config.rng),
+        model: |_, _| Ok(Model::new(Rng::default())),
+        qemu: |line, _, place| {
+            let bus = &place.bus;
+            if let Some(address) = place.served {
+                line.socket("rng", address);
+                line.add(["-device", &format!("vhost-user-rng,chardev=rng,bus={bus}")]);
+            } else {
+                let device = format!("virtio-rng-device,rng=rng,bus={bus}");
+                line.add(["-object", "rng-builtin,id=rng", "-device", &device]);
+            }
+        },
+        served: Some(Served {
+            front_end: "vhost-user-rng",
+            option: |_, _| "rng".into(),
+        }),
+    },
+];
+
+/// A device of a machine in its slot.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot {
+    /// Its number, from 0.
+    number: usize,
+    row: &'static Row,
+    /// Which of its kind it is, from 0.
+    nth: usize,
+    /// How many of its kind there are.
+    of: usize,
+}
+
+impl Slot {
+    /// Guest physical address of its registers.
+    pub(crate) fn address(self) -> u64 {
+        layout::virtio_address(self.number)
+    }
+
+    /// Its interrupt source.
+    pub(crate) fn irq(self) -> u32 {
+        layout::virtio_irq(self.number)
+    }
+
+    /// The device's name in statistics, traces and messages: `console`, `disk0`, ….
+    pub(crate) fn name(self) -> String {
+        match self.row.count {
+            Count::One(_) => self.row.name.to_owned(),
+            Count::Many(_) => format!("{}{}", self.row.name, self.nth),
+        }
+    }
+
+    /// Makes the device.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left, or a file cannot be read.
+    pub(crate) fn model<'m>(self, parts: &Parts<'m>) -> Result<Model<'m>, Error> {
+        (self.row.model)(parts, self.nth)
+    }
+
+    /// It as `--device` of hartvisor vhost-user, if it can be served so.
+    pub(crate) fn option(self, machine: &Machine) -> Option<OsString> {
+        let served = self.row.served.as_ref()?;
+        Some((served.option)(machine, self.nth))
+    }
+
+    /// Whether it can be served to a front end.
+    pub(crate) fn is_served(self) -> bool {
+        self.row.served.is_some()
+    }
+
+    /// Adds it to QEMU's arguments; `served` is where QEMU finds our device.
+    ///
+    /// QEMU lists the slots backwards in its device tree. So the first of a kind goes into its highest slot, and a guest
+    /// that numbers devices as it finds them (/dev/vda, …) numbers them alike here and under KVM.
+    pub(crate) fn qemu(self, line: &mut Line, machine: &Machine, served: Option<&OsStr>) {
+        let number = (self.number + self.of).saturating_sub(2 * self.nth + 1);
+        let place = Place {
+            nth: self.nth,
+            bus: format!("virtio-mmio-bus.{number}"),
+            served,
+        };
+        (self.row.qemu)(line, machine, &place);
+    }
+}
+
+/// The devices of a machine, in the order of their slots, which have no gap.
+pub(crate) fn slots(config: &config::Machine) -> Vec<Slot> {
+    let of_row = |row: &'static Row| {
+        let of = row.number_of(config);
+        (0..of).map(move |nth| (row, nth, of))
+    };
+    let devices = TABLE.iter().flat_map(of_row).enumerate();
+    let slots = devices.map(|(number, (row, nth, of))| Slot {
+        number,
+        row,
+        nth,
+        of,
+    });
+    slots.collect()
+}
+
+impl Row {
+    fn number_of(&self, config: &config::Machine) -> usize {
+        match self.count {
+            Count::One(has) => usize::from(has(config)),
+            Count::Many(count) => count(config),
+        }
+    }
+}
+
+/// A board with virtio-mmio slots.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Board {
+    /// Whose it is, as in "of … 8 slots".
+    whose: &'static str,
+    slots: usize,
+}
+
+/// Ours.
+pub(crate) const KVM: Board = Board {
+    whose: "the board's",
+    slots: layout::VIRTIO_SLOTS,
+};
+
+/// QEMU's.
+pub(crate) const QEMU: Board = Board {
+    whose: "QEMU's",
+    slots: layout::QEMU_SLOTS,
+};
+
+/// Whether the devices of a machine fit into a board's slots.
+///
+/// # Errors
+/// There are too many; the message says of what, and what takes the other slots.
+pub(crate) fn check(config: &config::Machine, board: Board) -> Result<(), Error> {
+    let all: usize = TABLE.iter().map(|row| row.number_of(config)).sum();
+    if all <= board.slots {
+        return Ok(());
+    }
+    let single = TABLE
+        .iter()
+        .filter(|row| matches!(row.count, Count::One(_)));
+    let single = single.filter(|row| row.number_of(config) > 0);
+    let titles: Vec<_> = single.map(|row| row.title).collect();
+    let taken = match titles.as_slice() {
+        [one] => format!("{one} takes one"),
+        several => format!("{} take one each", several.join(" and ")),
+    };
+    Err(Error::TooManyDisks {
+        given: config.disks.len(),
+        limit: board.slots.saturating_sub(titles.len()),
+        whose: board.whose,
+        slots: board.slots,
+        taken,
+    })
+}
+
+/// QEMU's front ends of our devices.
+pub(crate) fn front_ends() -> impl Iterator<Item = &'static str> {
+    let served = TABLE.iter().filter_map(|row| row.served.as_ref());
+    served.map(|served| served.front_end)
+}
+
+/// The device that `hartvisor vhost-user` serves.
+///
+/// # Errors
+/// A file cannot be opened, or another machine has it.
+pub(crate) fn alone(device: &BackEnd) -> Result<Box<dyn VirtioDevice>, Error> {
+    match device {
+        BackEnd::Block(disk) => disk::alone(disk),
+        BackEnd::Rng => Ok(Box::new(Rng::default())),
+    }
+}

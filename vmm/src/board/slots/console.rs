@@ -1,0 +1,53 @@
+//! The console's row.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use super::{Model, Parts, Place};
+use crate::board::Line;
+use crate::config::{Target, double_commas};
+use crate::error::Error;
+use crate::machine::Machine;
+
+pub(super) fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Error> {
+    let consoles = parts
+        .consoles
+        .ok_or_else(|| Error::Internal("a console that leads nowhere".to_owned()))?;
+    Ok(Model {
+        attached: Some(Box::new(|transport| consoles.show(transport))),
+        ..Model::new(consoles.virtio()?)
+    })
+}
+
+/// The virtio console, the serial port (which is the firmware's, too) and what they lead to. Where both are the terminal,
+/// Ctrl-a c changes which of them has the keys.
+pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
+    let config = &machine.config;
+    line.chardev("console", &config.console);
+    let serial = match (&config.console, &config.serial) {
+        (Target::Stdio, Target::Stdio) => "console",
+        (_, serial) => {
+            line.chardev("serial", serial);
+            "serial"
+        }
+    };
+    line.add([
+        "-serial",
+        &format!("chardev:{serial}"),
+        "-device",
+        &format!("virtio-serial-device,bus={}", place.bus),
+        "-device",
+        "virtconsole,chardev=console",
+    ]);
+    for (index, port) in config.ports.iter().enumerate() {
+        let id = format!("port{index}");
+        // QEMU's own null counts as nobody there, for whom a writer in the guest would wait.
+        match &port.target {
+            Target::Null => line.chardev(&id, &Target::File(Path::new("/dev/null").into())),
+            target => line.chardev(&id, target),
+        }
+        let mut device = OsString::from(format!("virtserialport,chardev={id},name="));
+        device.push(double_commas(OsStr::new(&port.name)));
+        line.add([OsStr::new("-device"), &device]);
+    }
+}

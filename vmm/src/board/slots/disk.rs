@@ -1,0 +1,126 @@
+//! The disks' row.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+
+use devices::block;
+use devices::virtio::VirtioDevice;
+use log::{info, warn};
+
+use super::{Model, Parts, Place};
+use crate::board::Line;
+use crate::config::{self, DiskFormat, double_commas};
+use crate::error::Error;
+use crate::machine::{Disk, Machine};
+
+pub(super) fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Error> {
+    let disk = parts.machine.disks.get(nth);
+    let disk = disk.ok_or_else(|| Error::Internal(format!("no disk {nth}")))?;
+    let device = disk.device().map_err(crate::board::descriptors)?;
+    let shared = device.shared_config();
+    let resized = move || match disk.length() {
+        Ok(bytes) if shared.resize(bytes) => {
+            let sectors = shared.capacity();
+            info!("disk {:?} has {sectors} sectors now", disk.config.path);
+            true
+        }
+        Ok(_) => false,
+        Err(error) => {
+            let path = &disk.config.path;
+            warn!("cannot read the size of disk {path:?}: {error}");
+            false
+        }
+    };
+    Ok(Model {
+        resized: Some(Box::new(resized)),
+        ..Model::new(device)
+    })
+}
+
+pub(super) fn alone(disk: &config::Disk) -> Result<Box<dyn VirtioDevice>, Error> {
+    // The front end has the vCPUs; `queues` says how many queues it may take.
+    let disk = Disk::open(disk, 1)?;
+    disk.lock()?;
+    Ok(Box::new(disk.device().map_err(opened)?))
+}
+
+fn opened(source: io::Error) -> Error {
+    Error::Host {
+        what: "open a disk".into(),
+        source,
+    }
+}
+
+pub(super) fn option(machine: &Machine, nth: usize) -> OsString {
+    let mut option = OsString::from("block,path=");
+    if let Some(disk) = machine.disks.get(nth) {
+        option.push(disk.option());
+    }
+    option
+}
+
+pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
+    let id = format!("disk{}", place.nth);
+    match (machine.disks.get(place.nth), place.served) {
+        (Some(disk), Some(address)) => {
+            line.socket(&id, address);
+            // The back end says everything else of the disk.
+            let (size, count, bus) = (block::QUEUE_SIZE, disk.queues, &place.bus);
+            let device = format!(
+                "vhost-user-blk,chardev={id},queue-size={size},num-queues={count},bus={bus}"
+            );
+            line.add(["-device", &device]);
+        }
+        (Some(disk), None) => qemus_own(line, disk, &id, &place.bus),
+        (None, _) => {}
+    }
+}
+
+fn qemus_own(line: &mut Line, disk: &Disk, id: &str, bus: &str) {
+    let config = &disk.config;
+    let metadata = disk.file.metadata();
+    let driver = match metadata {
+        Ok(metadata) if metadata.file_type().is_block_device() => "host_device",
+        _ => "file",
+    };
+    let readonly = if config.readonly { "on" } else { "off" };
+    let format = match disk.format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let direct = if config.direct {
+        ",cache.direct=on"
+    } else {
+        ""
+    };
+    let locking = if config.lock { "" } else { ",file.locking=off" };
+    // Not -drive file=: there a name such as nbd:a would be a protocol.
+    let mut blockdev = OsString::from(format!(
+        "driver={format},node-name={id},read-only={readonly},discard=unmap{direct}{locking},file.driver={driver},file.filename="
+    ));
+    blockdev.push(double_commas(config.path.as_os_str()));
+    let mut device = OsString::from(format!("virtio-blk-device,drive={id},bus={bus}"));
+    if let Some(serial) = &config.serial {
+        device.push(",serial=");
+        device.push(double_commas(OsStr::new(serial)));
+    }
+    if config.block_size != 512 {
+        let size = config.block_size;
+        device.push(format!(
+            ",logical_block_size={size},physical_block_size={size}"
+        ));
+    }
+    if config.write_through {
+        device.push(",write-cache=off");
+    }
+    if disk.queues > 1 {
+        device.push(format!(",num-queues={}", disk.queues));
+    }
+    line.add([
+        OsStr::new("-blockdev"),
+        &blockdev,
+        OsStr::new("-device"),
+        &device,
+    ]);
+}

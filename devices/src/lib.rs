@@ -3,11 +3,12 @@
 //! ```text
 //!              registers                   socket messages
 //!            ┌───────────┐  QueueConfig  ┌────────────┐
-//!   vCPU ───▶│ mmio      │──┐         ┌──│ vhost_user │◀─── front end   two transports
-//!            └───────────┘  └activate─┘  └────────────┘
+//!   vCPU ───▶│ mmio      │──┐         ┌──│ vhost_user │◀─── front end   transport
+//!            └───────────┘  └─start───┘  └────────────┘
 //!                               ▼
-//!   kick ───────────────▶┌─────────────┐
-//!   (eventfd)            │ worker      │ one thread a device, and a lock that it has nearly alone
+//!                        ┌─────────────┐
+//!   kick ───────────────▶│ lifecycle   │ one thread per device, behind an almost
+//!   (eventfd)            │ worker      │ uncontended lock
 //!                        └──────┬──────┘
 //!              ┌────────────────┼──────────────┐
 //!          ┌───▼───┐       ┌────▼────┐    ┌────▼───┐
@@ -15,12 +16,14 @@
 //!          └───┬───┘       └────┬────┘    └────┬───┘
 //!              └────────────────┼──────────────┘
 //!             ┌─────────────────▼──────────────────┐
-//!             │ virtio ─ queue ─ chain ─ memory, irq│
+//!             │ virtio: device, queue, chain       │
+//!             │ memory                             │
 //!             └────────────────────────────────────┘
 //! ```
 //!
-//! A transport is whatever fills in [`queue::QueueConfig`]s and starts a [`worker::Worker`]. A device knows no
-//! transport, thread, interrupt controller or hypervisor, so each can be tested and fuzzed in one process.
+//! A transport is whatever fills in [`virtio::queue::QueueConfig`]s and starts the device with them. A
+//! device knows no transport, thread, interrupt controller or hypervisor, so each can be tested and
+//! fuzzed in one process. [`platform`] has the board's other devices.
 //!
 //! Nothing here panics, hangs or grows because of what a guest writes.
 

@@ -7,7 +7,7 @@ pub enum Exit {
     Read(usize),
     /// A store of a value to the register of this number.
     Write(usize, u64),
-    /// The SBI call of this number (an index into [`Names::sbi`]).
+    /// The SBI call of this number (an index into `Names::sbi`).
     Sbi(usize),
     /// An access to the CSR of this number.
     Csr(u64),

@@ -59,7 +59,7 @@ pub enum Irqchip {
 /// What raises an interrupt: the second cell of an APLIC's interrupts, with the values that device trees use everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trigger {
-    /// A virtio device: [`devices::irq::Interrupt::acknowledge`] makes an edge of what is left.
+    /// A virtio device: [`devices::transport::interrupt::Interrupt::acknowledge`] makes an edge of what is left.
     EdgeRising = 1,
     /// A device whose line stays high from one cause to the next.
     LevelHigh = 4,

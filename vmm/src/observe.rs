@@ -8,7 +8,7 @@
 //!
 //! Without an observer nothing is wrapped: the data path is the one without, and has no test for it.
 //! Statistics, traces and ring recordings live in the crate `observe`, which knows devices but neither
-//! KVM nor the board; [`recorded`] ties it to this trait (cargo feature `observe`).
+//! KVM nor the board; `recorded` ties it to this trait (cargo feature `observe`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

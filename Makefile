@@ -27,7 +27,7 @@ IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --a
 UNITS := 'unit tests: cargo test --no-fail-fast --workspace --exclude micro --features vmm/qcow2' \
 	'unit tests on RISC-V: $(IN_LAB) lab/cargo test --no-fail-fast --target $(LINUX) --package devices --package observe --package vmm --lib --features vmm/e2e' \
 	'interleavings: $(MAKE) --no-print-directory interleavings'
-E2E   := 'end to end: cargo test --no-fail-fast --package vmm --features e2e --test "*"' \
+E2E   := 'end to end: cargo test --no-fail-fast --package vmm --features e2e --tests' \
 	'compare: cargo test --no-fail-fast --package compare --features e2e --test program'
 # What is run once more with the kernel of Debian's next release in the emulated host.
 ON_NEXT := $(addprefix --test ,kvm matrix linux platform lifecycle observe conform)

@@ -68,7 +68,7 @@ fn a_driver_behind_a_front_end_reads_and_writes() {
 }
 
 #[test]
-fn each_batch_is_one_call_and_none_is_lost() {
+fn each_batch_is_called_for_and_no_call_is_lost() {
     for ring in RINGS {
         let (ram, _file, service) = machine();
         let front = service.front_end(&ram, BLOCK);
@@ -76,7 +76,7 @@ fn each_batch_is_one_call_and_none_is_lost() {
         let data = dma.alloc(8 * SECTOR).unwrap();
         let mut block = Block::new(front.probe(), &mut dma, OWN | ring, 64).unwrap();
         for _ in 0..50 {
-            let tokens: Vec<_> = (0..8)
+            let mut tokens: Vec<_> = (0..8)
                 .map(|n| {
                     let place = data.slice(n * SECTOR..(n + 1) * SECTOR);
                     let data = [Segment::writable(&place)];
@@ -84,13 +84,13 @@ fn each_batch_is_one_call_and_none_is_lost() {
                 })
                 .collect();
             block.kick();
-            // The call comes after the used index, so this alone must be enough of a wait.
-            wait_for("the call", || acknowledge(&front) != 0);
-            for token in tokens {
-                assert!(block.poll(&token).unwrap().is_some());
+            // One call for all of them, or several where the host is slow. A call comes after the
+            // used index, so it alone must be enough of a wait.
+            while !tokens.is_empty() {
+                wait_for("a call", || acknowledge(&front) != 0);
+                tokens.retain(|token| block.poll(token).unwrap().is_none());
             }
         }
-        assert_eq!(acknowledge(&front), 0);
     }
 }
 

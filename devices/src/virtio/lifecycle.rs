@@ -105,8 +105,7 @@ impl Lifecycle {
         if matches!(self.state, State::Offered | State::Paused) {
             self.state = State::Live;
             self.with(|served| {
-                served.queues = queues;
-                served.running = true;
+                served.start(queues);
             });
         }
     }

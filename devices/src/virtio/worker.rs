@@ -317,6 +317,14 @@ impl Served {
         self.notify.needs_reset();
     }
 
+    /// The device serves `queues` from now on, and those alone.
+    pub(super) fn start(&mut self, queues: Queues) {
+        self.queues = queues;
+        self.running = true;
+        // What broke was a ring that is gone.
+        self.broken = false;
+    }
+
     /// The device is as new.
     pub(super) fn reset(&mut self) {
         self.running = false;

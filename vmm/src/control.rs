@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::error::Error;
 use crate::machine::End;
-use crate::signals::{self, HEARD, REPORT, RESIZED, SUSPEND};
+use crate::signals::{self, CONTINUED, HEARD, REPORT, RESIZED, SUSPEND};
 
 /// What the main thread can be asked to do while a guest runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum Request {
     Resume,
     /// Pause the guest and stop this process, as a shell's job control wants it; go on with the guest once continued.
     Suspend,
+    /// This process was continued after a stop: take the terminal again.
+    Continued,
     /// Read the sizes of the disks' files again.
     Resize,
     /// Write the statistics of the run so far.
@@ -94,6 +96,7 @@ impl Controls {
         let mut signals = signals::block()?;
         HEARD.into_iter().for_each(|signal| signals.add(signal));
         signals.add(SUSPEND);
+        signals.add(CONTINUED);
         let signals =
             SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
                 .map_err(|errno| cannot_wait(errno.into()))?;
@@ -138,6 +141,7 @@ impl Source {
                 Ok(RESIZED) => Request::Resize,
                 Ok(REPORT) => Request::Report,
                 Ok(SUSPEND) => Request::Suspend,
+                Ok(CONTINUED) => Request::Continued,
                 _ => Request::Shutdown(End::Signal(number)),
             });
         }

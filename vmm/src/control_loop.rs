@@ -12,7 +12,7 @@ use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::Observer;
 use crate::vm::{Context, Vm, Why};
-use crate::{dtb, kvm, signals};
+use crate::{dtb, kvm, signals, terminal};
 
 /// Runs `machine` until it ends. A guest that reboots finds everything new but its disks and the back ends of its consoles.
 ///
@@ -62,15 +62,19 @@ pub fn run_with(
                 Why::Asked(Request::Resume) => vm.resume(),
                 Why::Asked(Request::Suspend) => {
                     let ran = vm.pause();
-                    signals::stop();
+                    terminal::suspend(signals::stop);
                     if ran {
                         vm.resume();
                     }
                 }
+                Why::Asked(Request::Continued) => terminal::continued(),
                 Why::Asked(Request::Resize) => vm.resize(),
                 Why::Asked(Request::Report) => vm.report(),
             }
         };
+        if matches!(end, End::Signal(_)) {
+            signals::end_at_once_by_another();
+        }
         drop(vm);
         if end != End::Reboot || machine.config.no_reboot.is_some() {
             hint_at_silence(machine, &consoles);

@@ -32,7 +32,7 @@ use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::signals::{self, REPORT, SUSPEND};
 use crate::stderr;
-use crate::terminal::Restore;
+use crate::terminal::{self, Restore};
 
 mod backends;
 mod command;
@@ -236,7 +236,7 @@ impl Running {
             }
             if qmp.take_stopped() {
                 self.send(Signal::SIGSTOP);
-                signals::stop();
+                terminal::suspend(signals::stop);
                 self.send(Signal::SIGCONT);
                 qmp.go_on()?;
             }

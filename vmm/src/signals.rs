@@ -1,10 +1,14 @@
 //! The signals by which a user, a shell or a service manager ends a run, or speaks to it.
 
+use std::process;
 use std::ptr::null;
+use std::thread::Builder;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, raise};
 
 use crate::error::Error;
+use crate::{pidfile, terminal};
 
 /// SIGTERM from a service manager, SIGINT from a terminal that is not raw, SIGHUP from a terminal that is gone.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -20,6 +24,17 @@ pub const HEARD: [Signal; 2] = [RESIZED, REPORT];
 
 /// A shell's job control stops us. A guest is paused first.
 pub const SUSPEND: Signal = Signal::SIGTSTP;
+
+/// We go on after a stop, perhaps with the terminal as a shell left it.
+pub const CONTINUED: Signal = Signal::SIGCONT;
+
+/// Those that must not reach a thread that happens to have been started before whoever waits for
+/// them: the window has another size; a mode of the terminal is set in the background.
+const QUIET: [Signal; 2] = [Signal::SIGWINCH, Signal::SIGTTOU];
+
+/// How long after the signal that ends a run another one counts as the same: timeout(1) and shells
+/// send one to the process and to its group.
+const SAME: Duration = Duration::from_millis(500);
 
 /// A write beyond the limit of a file's size (ulimit -f) shall fail, as one to a full disk does, not end the process.
 const TOO_LARGE: Signal = Signal::SIGXFSZ;
@@ -38,7 +53,9 @@ pub fn ending() -> SigSet {
 pub fn block() -> Result<SigSet, Error> {
     let signals = ending();
     let mut blocked = signals;
-    HEARD.into_iter().for_each(|signal| blocked.add(signal));
+    let others = HEARD.into_iter().chain(QUIET);
+    others.for_each(|signal| blocked.add(signal));
+    blocked.add(CONTINUED);
     blocked.add(TOO_LARGE);
     blocked.thread_block().map_err(|errno| Error::Host {
         what: "block signals".into(),
@@ -63,6 +80,23 @@ pub fn block_suspend() -> Result<(), Error> {
 pub fn stop() {
     // Cannot fail: a process may always signal itself.
     let _ = raise(Signal::SIGSTOP);
+}
+
+/// A signal has ended the run, which takes until the request in hand is done. From here on another
+/// one ends the process at once, with the terminal restored and the pidfile removed.
+pub fn end_at_once_by_another() {
+    let (signals, first) = (ending(), Instant::now());
+    let end = move || {
+        while let Ok(signal) = signals.wait() {
+            if first.elapsed() >= SAME {
+                terminal::restore();
+                pidfile::remove();
+                process::exit(128 + signal as i32);
+            }
+        }
+    };
+    // Without a thread for it, the run ends as it would anyway.
+    let _ = Builder::new().name("signals".into()).spawn(end);
 }
 
 fn ignored(signal: Signal) -> bool {

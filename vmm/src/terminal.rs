@@ -27,7 +27,8 @@ mod window;
 
 use carrier::Carrier;
 use escape::Escape;
-pub use mode::{Restore, install_panic_hook};
+pub(crate) use mode::restore;
+pub use mode::{Restore, continued, install_panic_hook, suspend};
 pub use window::{Watch, size};
 
 /// Stdin and stdout while a guest has them; the terminal is as it was when this is dropped.

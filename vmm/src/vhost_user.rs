@@ -51,6 +51,9 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
         info!("a front end has come");
         let session = Session::start(&service, stream)?;
         let signal = wait(&signals, &session)?;
+        if signal.is_some() {
+            signals::end_at_once_by_another();
+        }
         let ended = session.finish();
         match (signal, ended) {
             (_, Err(devices_vhost_user::Error::Lost)) => {

@@ -14,10 +14,12 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use vmm::pidfile::PidFile;
+use vmm::signals;
 use vmm::terminal::{Terminal, install_panic_hook};
 
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
@@ -40,6 +42,30 @@ fn part(name: &str) -> Command {
     command
 }
 
+/// The signals of a run.
+const BLOCKED: &str = "HUP,INT,TERM,USR1,USR2,WINCH,CONT,TSTP,TTOU";
+
+/// The same command with the signals of a run blocked. Of a test's threads the first one knows nothing of signals, and would
+/// take them.
+fn deaf(command: &Command) -> Command {
+    let block = format!("--block-signal={BLOCKED}");
+    through(&["env", &block], command)
+}
+
+/// The same command, started by another.
+fn through(wrapper: &[&str], command: &Command) -> Command {
+    let mut through = Command::new(wrapper[0]);
+    through.args(&wrapper[1..]);
+    through.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => through.env(name, value),
+            None => through.env_remove(name),
+        };
+    }
+    through
+}
+
 #[test]
 #[ignore = "no test, but the program at the terminal"]
 fn play() {
@@ -47,13 +73,26 @@ fn play() {
         return;
     };
     let by_default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+    let signals = [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGQUIT,
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+    ];
+    for signal in signals {
         #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
         // SAFETY: there is no handler. Tests started by nohup(1), or in a shell's background, have these ignored, and the
         // program would leave that so.
         unsafe { sigaction(signal, &by_default) }.unwrap();
     }
     install_panic_hook();
+    if part == "stubborn" {
+        signals::block().unwrap();
+        signals::block_suspend().unwrap();
+    }
     let terminal = Terminal::start(|| std::process::exit(7)).unwrap();
     match part.as_str() {
         "echo" => echo(&terminal),
@@ -64,6 +103,7 @@ fn play() {
             });
         }
         "flood" => flood(&terminal),
+        "stubborn" => stubborn(&terminal),
         "count" => count(&terminal),
         "deaf" => {
             writeln!(terminal.output().unwrap(), "ready").unwrap();
@@ -136,6 +176,18 @@ fn count(terminal: &Terminal) {
         total += count;
     }
     writeln!(output, "got {total} with sum {sum:x}").unwrap();
+}
+
+/// Ends at no signal by itself.
+fn stubborn(terminal: &Terminal) {
+    let ending = signals::ending();
+    let _pidfile = PidFile::create(Path::new(&std::env::var(PIDFILE).unwrap())).unwrap();
+    writeln!(terminal.output().unwrap(), "ready").unwrap();
+    ending.wait().unwrap();
+    signals::end_at_once_by_another();
+    loop {
+        std::thread::park();
+    }
 }
 
 /// Writes more than the terminal takes while nobody reads it.
@@ -226,6 +278,25 @@ fn a_panic_in_any_thread_leaves_nothing_behind_and_gives_status_4() {
     pty.expect("hartvisor: internal error: panicked at vmm/tests/terminal.rs");
     pty.expect("on purpose");
     assert!(!pidfile.exists());
+}
+
+#[test]
+fn a_second_signal_ends_at_once_what_does_not_end() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let folder = tempfile::tempdir().unwrap();
+        let pidfile = folder.path().join("pid");
+        let mut pty = Pty::start(&mut deaf(part("stubborn").env(PIDFILE, &pidfile)));
+        pty.expect("ready");
+        assert!(pty.is_raw() && pidfile.exists());
+        // Those that come within half a second are one.
+        while pty.child.try_wait().unwrap().is_none() {
+            pty.signal(signal);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(pty.wait().code(), Some(128 + signal as i32));
+        assert_eq!(pty.mode(), pty.before, "{signal}");
+        assert!(!pidfile.exists());
+    }
 }
 
 #[test]

@@ -8,11 +8,14 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, si
 use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
 };
+use nix::unistd::{getpgrp, tcgetpgrp};
 
 /// The mode that was found first. Kept as plain data, so that a signal handler can read it.
 static FOUND: OnceLock<libc::termios> = OnceLock::new();
 /// Whether the terminal may have another mode than the one found.
 static CHANGED: AtomicBool = AtomicBool::new(false);
+/// Whether this run wants the terminal raw while it is in the foreground.
+static RAW: AtomicBool = AtomicBool::new(false);
 
 /// Signals that end a process that does not handle them: those a user sends, and those of a fault.
 const DEADLY: [Signal; 9] = [
@@ -43,14 +46,12 @@ impl Restore {
         Ok(Restore(()))
     }
 
-    /// Remembers the mode and makes it raw: each byte at once, none with a meaning, no echo.
+    /// Remembers the mode and makes it raw: each byte at once, none with a meaning, no echo. In the
+    /// background that has to wait until the shell gives us the terminal ([`continued`]).
     pub(super) fn raw() -> io::Result<Restore> {
         let restore = Restore::later()?;
-        if io::stdin().is_terminal() {
-            let mut mode = tcgetattr(io::stdin())?;
-            make_raw(&mut mode);
-            tcsetattr(io::stdin(), SetArg::TCSANOW, &mode)?;
-        }
+        RAW.store(io::stdin().is_terminal(), Ordering::SeqCst);
+        take()?;
         Ok(restore)
     }
 }
@@ -86,9 +87,49 @@ fn make_raw(mode: &mut Termios) {
     }
 }
 
+/// Whether the terminal at stdin is ours to change: not while a shell has us in the background, when
+/// tcsetattr(3) would change the shell's mode, or stop us. Async-signal-safe.
+fn is_foreground() -> bool {
+    // A terminal that does not control us has no foreground.
+    tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
+}
+
+/// Makes the terminal raw, if this run wants that and it is ours to change.
+fn take() -> io::Result<()> {
+    if RAW.load(Ordering::SeqCst)
+        && is_foreground()
+        && let Some(mode) = FOUND.get()
+    {
+        let mut mode = Termios::from(*mode);
+        make_raw(&mut mode);
+        CHANGED.store(true, Ordering::SeqCst);
+        tcsetattr(io::stdin(), SetArg::TCSANOW, &mode)?;
+    }
+    Ok(())
+}
+
+/// Calls `stop`, which stops the process as job control does, with the terminal in the mode that was
+/// found; makes it raw again afterwards, if we are in the foreground then.
+pub fn suspend(stop: impl FnOnce()) {
+    let changed = CHANGED.load(Ordering::SeqCst);
+    restore();
+    stop();
+    // A child that sets the mode, as QEMU does, does so again.
+    CHANGED.store(changed, Ordering::SeqCst);
+    continued();
+}
+
+/// The process was continued (SIGCONT): in the foreground the terminal gets the mode that we want,
+/// whatever the shell made of it meanwhile.
+pub fn continued() {
+    // A terminal that is gone needs no mode.
+    let _ = take();
+}
+
 /// Gives the terminal back its mode, once. Async-signal-safe: an atomic, plain data, tcsetattr(3).
-fn restore() {
+pub(crate) fn restore() {
     if CHANGED.swap(false, Ordering::SeqCst)
+        && is_foreground()
         && let Some(mode) = FOUND.get()
     {
         // A terminal that is gone needs no mode.

@@ -39,14 +39,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Calls `changed` in another thread after each change. To be called by the main thread before it starts others, as
-    /// they must inherit that the signal waits.
+    /// Calls `changed` in another thread after each change. The signal is blocked in all threads
+    /// ([`block`](crate::signals::block)).
     ///
     /// # Errors
     /// The host has no thread or file descriptor left.
     pub fn start(changed: impl Fn() + Send + 'static) -> io::Result<Watch> {
         let signals = SigSet::from_iter([Signal::SIGWINCH]);
-        signals.thread_block()?;
         let signals =
             SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);

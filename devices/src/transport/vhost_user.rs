@@ -190,6 +190,11 @@ impl Backend {
         }
         self.device.pause();
         let mut queues = self.device.take_queues();
+        if !self.device.is_lost() {
+            // Of the front end's descriptors none is kept. Nothing is waited for in their place, so
+            // nothing can be refused.
+            let _ = self.device.connect(Arc::new([]), Arc::new(Silent));
+        }
         for (index, ring) in self.rings.iter_mut().enumerate() {
             if let Some(queue) = queues.get(index) {
                 ring.base = queue.next_available();

@@ -10,10 +10,11 @@
 //! A hart has two contexts, M-mode 2·hart and S-mode 2·hart + 1. A guest runs in S-mode; the M-mode contexts are there
 //! so that the layout is the known one, and lead nowhere.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::irq::IrqLine;
 use crate::platform::bus::BusDevice;
+use crate::sync::lock;
 
 /// Bytes of the register area.
 pub const SIZE: u64 = 0x60_0000;
@@ -90,7 +91,7 @@ impl Plic {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

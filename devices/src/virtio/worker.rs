@@ -115,8 +115,10 @@ impl Worker {
         let shared = &*self.shared;
         let _turn = lock(&shared.turn);
         shared.stop.set(true);
-        // Where nobody lets go, the stop flag stays: if the request ever ends, it was the last.
-        let mut served = shared.lock_within(self.patience)?;
+        let mut served = shared.lock_within(self.patience).inspect_err(|Stuck| {
+            // The stop flag stays, and the thread ends: if the request ever ends, it was the last.
+            shared.ended.store(true, Ordering::SeqCst);
+        })?;
         shared.stop.set(false);
         let result = change(&mut served, &shared.epoll);
         if served.running {

@@ -1,4 +1,4 @@
-//! The control loop's input: requests, from signals and from any thread, in one queue.
+//! Input of the control loop: requests from signals and from any thread, in one queue.
 //!
 //! ```text
 //!   SIGTERM, SIGUSR1, … ── signalfd ──┐
@@ -19,14 +19,14 @@ use crate::error::Error;
 use crate::machine::End;
 use crate::signals::{self, CONTINUED, HEARD, REPORT, RESIZED, SUSPEND};
 
-/// What the main thread can be asked to do while a guest runs.
+/// A request to the main thread while a guest runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// Stop the vCPUs and the guest's clock.
     Pause,
-    /// Let a paused guest go on.
+    /// Resume a paused guest.
     Resume,
-    /// Pause the guest and stop this process, as a shell's job control wants it; go on with the guest once continued.
+    /// Pause the guest and stop this process, for a shell's job control. Once continued, resume.
     Suspend,
     /// This process was continued after a stop: take the terminal again.
     Continued,
@@ -38,7 +38,7 @@ pub enum Request {
     Shutdown(End),
 }
 
-/// The sending side: shared by all threads.
+/// The sending side, shared by all threads.
 #[derive(Debug)]
 pub struct Control {
     requests: Mutex<VecDeque<Request>>,
@@ -64,13 +64,13 @@ impl Control {
         self.wake();
     }
 
-    /// Makes the main thread look at what it waits for.
+    /// Wakes the main thread without a request.
     pub fn wake(&self) {
-        // Fails only if the counter is full, and then the main thread wakes anyway.
+        // Fails only if the counter is full, and then the main thread wakes up anyway.
         let _ = self.event.write(1);
     }
 
-    /// The oldest request.
+    /// Takes the oldest request.
     pub fn next(&self) -> Option<Request> {
         self.lock().pop_front()
     }
@@ -80,15 +80,16 @@ impl Control {
     }
 }
 
-/// The receiving side: the main thread's.
+/// The receiving side, owned by the main thread.
 pub struct Controls {
     manager: EventManager<Source>,
     source: event_manager::SubscriberId,
 }
 
 impl Controls {
-    /// Waits for `control` and for signals. From here on SIGTERM, SIGINT and SIGHUP, unless they are ignored, are requests
-    /// instead of ending the process. To be called before any other thread exists, so that all of them inherit that.
+    /// Waits for `control` and for signals. From here on SIGTERM, SIGINT and SIGHUP, unless ignored,
+    /// are requests and do not end the process. Call it before any other thread exists: all threads
+    /// inherit the mask.
     ///
     /// # Errors
     /// The host has no file descriptor left.
@@ -109,7 +110,7 @@ impl Controls {
         Ok(Controls { manager, source })
     }
 
-    /// Waits for a request, a signal or a wake-up; signals become requests.
+    /// Waits for a request, a signal or a wake-up. Signals are queued as requests.
     ///
     /// # Errors
     /// A system call failed.
@@ -123,7 +124,7 @@ impl Controls {
     }
 }
 
-/// The two descriptors.
+/// The eventfd of the queue and the signalfd.
 struct Source {
     control: Arc<Control>,
     signals: SignalFd,
@@ -160,7 +161,7 @@ impl MutEventSubscriber for Source {
 
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
         if events.data() == Self::EVENT {
-            // Nothing to read: another wake-up was faster.
+            // Fails if there is nothing to read, which is fine.
             let _ = self.control.event.read();
         } else if let Err(errno) = self.read_signals() {
             self.failed = Some(errno.into());

@@ -1,4 +1,5 @@
-//! The control loop: the main thread, while a guest runs on KVM. It owns the [`Vm`] and does what is asked for.
+//! The control loop: what the main thread does while a guest runs on KVM. It owns the [`Vm`] and
+//! serves the requests.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use crate::observe::Observer;
 use crate::vm::{Context, Vm, Why};
 use crate::{dtb, kvm, signals, terminal};
 
-/// Runs `machine` until it ends. A guest that reboots finds everything new but its disks and the back ends of its consoles.
+/// Runs `machine` until it ends. A reboot creates everything anew except the disks and the back
+/// ends of the consoles.
 ///
 /// # Errors
 /// This host's KVM cannot run it, or a system call failed.
@@ -22,7 +24,7 @@ pub fn run(machine: &Machine, observer: &dyn Observer) -> Result<End, Error> {
     run_with(machine, observer, &Arc::new(Control::new()?))
 }
 
-/// As [`run`], with requests from `control` too.
+/// As [`run`], and takes requests from `control` too.
 ///
 /// # Errors
 /// As [`run`].
@@ -84,7 +86,7 @@ pub fn run_with(
     }
 }
 
-/// A kernel of a distribution may have no driver for the console that it was told to use.
+/// A distribution's kernel may lack the driver of the console named on its command line.
 fn hint_at_silence(machine: &Machine, consoles: &Consoles) {
     if machine.kernel.format() == Format::Image && !consoles.were_used() {
         warn!(

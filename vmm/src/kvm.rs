@@ -1,4 +1,4 @@
-//! Linux KVM for RISC-V: what the VM needs of it. [`crate::vm`] puts the pieces together.
+//! Linux KVM for RISC-V. [`crate::vm`] puts these parts together.
 
 mod aia;
 pub(crate) mod cpu;
@@ -20,25 +20,26 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
 use crate::board::Devices;
 use crate::error::Error;
 
-/// Whether a guest can run here.
+/// Checks that KVM can be used on this host.
 ///
 /// # Errors
-/// Why not.
+/// Why it cannot be used.
 pub fn usable() -> Result<(), Error> {
     open().map(drop)
 }
 
-/// What this host's KVM offers, a line for each fact.
+/// What this host's KVM offers, one line per fact.
 pub fn report() -> Vec<(&'static str, String)> {
     let report = open().and_then(|kvm| report::report(&kvm));
     report.unwrap_or_else(|error| vec![("kvm", error.chain())])
 }
 
-/// Gives the guest its memory, and the registers that it loads and stores without an exit.
+/// Registers the guest's memory, and the device registers that need no exit.
 ///
-/// Late, and memory first: in Linux from 6.18 on, a change of the memory slots waits for what KVM frees after a change of
-/// its I/O bus (kvm_io_bus_register_dev, call_srcu), up to two ticks. The AIA and each ioeventfd are such a change. What
-/// the AIA leaves behind is freed while the kernel is loaded.
+/// This is done late, and memory comes first. From Linux 6.18 on, a change of the memory slots waits
+/// up to two ticks for what KVM frees after a change of its I/O bus (kvm_io_bus_register_dev,
+/// call_srcu). The AIA and each ioeventfd cause such a change. What the AIA leaves behind is freed
+/// while the kernel is loaded.
 pub(crate) fn show_memory(
     vm: &VmFd,
     ram: &GuestMemoryMmap,
@@ -50,7 +51,7 @@ pub(crate) fn show_memory(
     Ok(())
 }
 
-/// `/dev/kvm`, if it is there, ours to open, and speaks the one version of its interface that there is.
+/// Opens `/dev/kvm` and checks the version of its API.
 pub(crate) fn open() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|error| match error.errno() {
         libc::ENOENT | libc::ENODEV | libc::ENXIO => Error::NoKvm,

@@ -3,25 +3,25 @@
 //! ```text
 //!   main ── cli ── config ───────────────── the arguments; what they say, as plain values
 //!    │
-//!    ├── run ─┬─ machine ─┬─ loader ─ files   what the values name: kernel, initrd, disks: opened, checked, placed
-//!    │        │           ├─ dtb              a device tree of the user's own
+//!    ├── run ─┬─ machine ─┬─ loader ─ files   kernel, initrd, disks: opened, checked, placed
+//!    │        │           ├─ dtb              a device tree from the user
 //!    │        │           └─ layout           the address map
 //!    │        ├─ control_loop ─ control       the main thread: requests, reboots
 //!    │        │    vm ──────┬─ kvm ─ vcpu     the run loop: an exit in, an answer out
-//!    │        │  (riscv64)  ├─ hart           what a hart does where KVM gives up
+//!    │        │  (riscv64)  ├─ hart           exceptions that KVM leaves to user space
 //!    │        │             ├─ board, sbi     devices in their slots; the SBI consoles
-//!    │        │             ├─ fdt            what the guest is told
+//!    │        │             ├─ fdt            the device tree
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
 //!    │        ├─ qemu                         the same machine as a QEMU command
 //!    │        └─ observe                      the seam for observers; the crate observe records
 //!    ├── vhost_user                           one device on a socket
-//!    ├── external                             hartvisor-compare, a program of its own
+//!    ├── external                             starts hartvisor-compare
 //!    └── check                                what this host offers
 //! ```
 //!
-//! Imports run downward only. KVM hands us exits, QEMU keeps vCPUs, RAM and bus to itself: what they share is
-//! `run(&Machine) -> Result<End, Error>`, and `run` chooses.
+//! Imports run downward only. KVM returns exits to us; QEMU keeps vCPUs, RAM and bus to itself. So the two share no more
+//! than `run(&Machine) -> Result<End, Error>`, and `run` chooses between them.
 
 pub mod board;
 pub mod check;

@@ -1,4 +1,4 @@
-//! `hartvisor`: reads the command line, does what it says, reports the first error in one line.
+//! `hartvisor`: runs the command line and reports an error in one line.
 
 use std::process::ExitCode;
 
@@ -31,7 +31,7 @@ fn hartvisor() -> Result<u8, Error> {
         Parsed::Command(Command::Rings(options)) => show::rings(&options),
         Parsed::Command(Command::Check) => check::check(),
         Parsed::Text(text) => {
-            // Nothing is left to say when stdout is closed.
+            // stdout is closed: nobody reads what is missing.
             let _ = text.print();
             Ok(0)
         }

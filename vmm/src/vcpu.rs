@@ -1,4 +1,4 @@
-//! The life of a vCPU: run, answer, run again.
+//! A vCPU's run loop: run, handle the exit, run again.
 
 mod gate;
 
@@ -12,59 +12,60 @@ use crate::hart::fault::Faults;
 use crate::machine::End;
 use crate::{csr, sbi};
 
-/// Why a vCPU came back to us.
+/// Why a vCPU left the guest.
 #[derive(Debug)]
 pub enum Exit<'a> {
-    /// A load from where no RAM is: the answer goes into the slice.
+    /// A load outside RAM: the value goes into the slice.
     MmioRead(u64, &'a mut [u8]),
-    /// A store to where no RAM is.
+    /// A store outside RAM.
     MmioWrite(u64, &'a [u8]),
-    /// An SBI call that KVM does not answer.
+    /// An SBI call that KVM does not handle.
     Sbi(sbi::Call<'a>),
-    /// A read of a CSR that KVM does not emulate: the answer goes into the reference.
+    /// A read of a CSR that KVM does not emulate: the value goes into the reference.
     ReadCsr(u64, &'a mut u64),
     /// The hypervisor cannot execute the instruction at which the hart stands.
     Fault,
     /// The guest ended.
     Ended(End),
-    /// A signal, or nothing at all: go on, if the gate is open.
+    /// A signal, or a spurious exit: run on if the gate is open.
     Interrupted,
 }
 
-/// What runs guest code. Only KVM does; a test runs a script.
+/// Runs guest code. KVM is the only implementation; tests run a script.
 pub trait Vcpu {
-    /// Runs until the guest needs us.
+    /// Runs guest code until the next exit.
     ///
     /// # Errors
-    /// The hypervisor's: the vCPU cannot go on.
+    /// The hypervisor cannot run the vCPU any further.
     fn run(&mut self) -> Result<Exit<'_>, Error>;
 
     /// Its registers.
     fn hart(&mut self) -> &mut dyn Hart;
 
-    /// Gives the last exit's answer to the registers, and runs no guest code: the vCPU's state is then whole.
+    /// Completes the last exit, without running guest code: its result is written to the registers,
+    /// and the vCPU's state is consistent.
     ///
     /// # Errors
     /// As [`Vcpu::run`].
     fn complete_exit(&mut self) -> Result<(), Error>;
 
-    /// Ends the effect of a kick, by which the vCPU was kept out of the guest.
+    /// Clears a kick, so that the vCPU can enter the guest again.
     fn forget_kick(&mut self);
 
-    /// The guest's `time` CSR, in ticks of the timebase. One for the VM.
+    /// The guest's `time` CSR in ticks of the timebase; all vCPUs of the VM share it.
     ///
     /// # Errors
     /// As [`Vcpu::run`].
     fn time(&self) -> Result<u64, Error>;
 
-    /// Sets it. Vcpus that are in the guest keep the old one until they leave it.
+    /// Sets the `time` CSR. vCPUs that are in the guest see the old one until they leave it.
     ///
     /// # Errors
     /// As [`Vcpu::run`].
     fn set_time(&mut self, ticks: u64) -> Result<(), Error>;
 }
 
-/// Runs `vcpu` until the guest ends, and returns how, or until `gate` is closed for good.
+/// Runs `vcpu` until the guest ends, and returns how it ended; `None` if `gate` was closed for good.
 ///
 /// # Errors
 /// As [`Vcpu::run`].

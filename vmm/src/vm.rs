@@ -40,32 +40,34 @@ use crate::{loader, platform, sbi};
 pub enum Why {
     /// The guest ended.
     Ended(End),
-    /// The guest wants to start anew, which takes a new VM: KVM resets one only as a whole.
+    /// The guest asked for a reset. KVM cannot reset a VM, so that takes a new one.
     Rebooted,
-    /// Somebody asks for something. The vCPUs run meanwhile.
+    /// A request for the caller. The vCPUs go on.
     Asked(Request),
 }
 
-/// What outlives a VM: the same in each life of the guest.
+/// What outlives a VM: it stays the same when the guest reboots.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// The machine that was asked for.
+    /// The machine's configuration.
     pub machine: &'a Machine,
-    /// What its consoles lead to.
+    /// Its consoles' back ends.
     pub consoles: &'a Consoles,
-    /// How many exceptions the guest may still take where KVM gives up.
+    /// The guest's remaining budget of emulated exceptions.
     pub budget: &'a Budget,
-    /// Where requests come from.
+    /// The queue of requests.
     pub control: &'a Arc<Control>,
-    /// Who watches.
+    /// Statistics, trace and recordings.
     pub observer: &'a dyn Observer,
 }
 
-/// One life of a guest. The fields are dropped in this order: threads first, and the memory once no VM is left, since KVM
-/// follows each change of a VM's memory page by page.
+/// A virtual machine, from one start of the guest to its end or reboot.
+///
+/// The fields are dropped in this order: threads first; memory last, since KVM follows each change
+/// of a live VM's memory page by page.
 pub struct Vm<'a> {
     threads: Option<VcpuThreads>,
-    /// Until they run.
+    /// Empty once their threads run.
     vcpus: Vec<KvmVcpu>,
     bus: Bus,
     gate: Arc<Gate>,
@@ -80,7 +82,7 @@ pub struct Vm<'a> {
 }
 
 impl<'a> Vm<'a> {
-    /// The machine with its vCPUs, memory and devices, and nothing loaded.
+    /// Creates the machine with its vCPUs, memory and devices. Nothing is loaded yet.
     ///
     /// # Errors
     /// This host's KVM cannot run it, or a system call failed.
@@ -129,7 +131,7 @@ impl<'a> Vm<'a> {
         })
     }
 
-    /// Loads the kernel and lets the vCPUs run. To be called once.
+    /// Loads the kernel and starts the vCPUs. Call it once.
     ///
     /// # Errors
     /// A file cannot be read, or a system call failed.
@@ -170,7 +172,8 @@ impl<'a> Vm<'a> {
         Ok(())
     }
 
-    /// Waits until the guest ends or somebody asks for something. vCPUs that are not paused run, here and between calls.
+    /// Waits until the guest ends or a request arrives. vCPUs that are not paused run during and
+    /// between the calls.
     ///
     /// # Errors
     /// A vCPU cannot go on, or a system call failed.
@@ -189,15 +192,16 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Stops the vCPUs, the guest's clock and then the devices. When it returns, no guest code runs, no request is in
-    /// hand, and the VM uses none of the host's CPU. Returns whether the guest ran before.
+    /// Stops the vCPUs, the guest's clock and then the devices. On return no guest code runs, no
+    /// request is in flight, and the VM uses no CPU time. Returns whether the guest was running.
     pub fn pause(&mut self) -> bool {
         let ran = self.threads.as_ref().is_some_and(VcpuThreads::pause);
         self.devices.iter().for_each(|(_, device)| device.pause());
         ran
     }
 
-    /// Lets a paused guest go on, with its clock where it stood. Its real-time clock shows the host's time.
+    /// Resumes a paused guest. Its `time` CSR goes on from where it stopped; its real-time clock
+    /// shows the host's time.
     pub fn resume(&mut self) {
         self.devices.iter().for_each(|(_, device)| device.resume());
         if let Some(threads) = &self.threads {
@@ -205,19 +209,19 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Reads the sizes of the disks' files again, and notifies the guest of those that changed.
+    /// Reads the sizes of the disk files again and notifies the guest of each change.
     pub fn resize(&self) {
         self.devices.resize();
     }
 
-    /// Writes the statistics of the run so far.
+    /// Writes the statistics so far.
     pub fn report(&self) {
         let counters = self.counters.as_ref();
         let counted = counters.map(Counters::read);
         self.context.observer.notify(Moment::Report(counted));
     }
 
-    /// The device tree that the guest gets. To be called before [`Vm::boot`].
+    /// The guest's device tree. Call it before [`Vm::boot`].
     ///
     /// # Errors
     /// The host has no random numbers, or the tree cannot be built.
@@ -260,7 +264,7 @@ impl Drop for Vm<'_> {
     }
 }
 
-/// The vCPU that the guest begins on.
+/// The boot hart's vCPU.
 fn first(vcpus: &[KvmVcpu]) -> Result<&KvmVcpu, Error> {
     vcpus.first().ok_or(Error::Internal("no vCPU".to_owned()))
 }

@@ -1,7 +1,8 @@
-//! The in-kernel AIA: an APLIC whose wires become messages, and an IMSIC for each hart
-//! (Documentation/virt/kvm/devices/, kvm_riscv_aia).
+//! The in-kernel AIA: an APLIC, which turns wired interrupts into MSIs, and an IMSIC per hart
+//! (KVM_DEV_TYPE_RISCV_AIA).
 //!
-//! Boards differ in how much of it works. So every step has a name, and whoever asked decides what a failure means.
+//! Hosts differ in how much of it works. So every step of the set-up has a name, and the caller
+//! decides what a failure means.
 
 use std::io;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use log::error;
 use super::ext;
 use crate::layout::{APLIC_BASE, APLIC_SOURCES, IMSIC_BASE, IMSIC_IDS, IMSIC_SIZE};
 
-/// The AIA of a VM. It lives as long as the VM; this is the proof that it is there.
+/// The AIA of a VM. It lives as long as the VM; this value shows that it exists.
 pub(crate) struct Aia {
     device: DeviceFd,
 }
@@ -30,7 +31,7 @@ pub(crate) struct Aia {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}")]
 pub(crate) struct Failed {
-    /// What was tried.
+    /// The step, as an infinitive: "place the APLIC".
     pub(crate) step: String,
     #[source]
     pub(crate) source: io::Error,
@@ -44,13 +45,13 @@ fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> Failed {
 }
 
 impl Aia {
-    /// Gives `vm`, whose `harts` vCPUs exist and have not run, an AIA.
+    /// Creates the AIA of `vm`. Its `harts` vCPUs exist and have not run yet.
     ///
     /// # Errors
-    /// The step that this host's KVM refused. The VM is then of no use: KVM takes it for one with an AIA.
+    /// The step that KVM refused. The VM is then useless: KVM treats it as one with an AIA.
     pub(crate) fn new(vm: &VmFd, harts: u32) -> Result<Aia, Failed> {
         let aia = Aia::create(vm)?;
-        // The mode stays as KVM chose it: AUTO where the CPU has guest interrupt files, else EMUL.
+        // The mode stays as KVM chose it: AUTO if the CPU has guest interrupt files, else EMUL.
         aia.configure(
             "number of identities",
             KVM_DEV_RISCV_AIA_CONFIG_IDS,
@@ -95,7 +96,7 @@ impl Aia {
         Ok(Aia { device })
     }
 
-    /// How KVM does it: in software, or with the CPU's guest interrupt files where there are any.
+    /// KVM's mode: emulation in software, or the CPU's guest interrupt files where there are any.
     pub(crate) fn mode(&self) -> &'static str {
         match self.mode_number() {
             Ok(KVM_DEV_RISCV_AIA_MODE_EMUL) => "emulated (no guest interrupt files)",
@@ -105,7 +106,7 @@ impl Aia {
         }
     }
 
-    /// Whether it uses guest interrupt files.
+    /// Whether KVM uses guest interrupt files.
     pub(crate) fn has_files(&self) -> bool {
         matches!(
             self.mode_number(),
@@ -118,7 +119,7 @@ impl Aia {
         ext::get_device(&self.device, group, attribute)
     }
 
-    /// The wire of APLIC source `source`.
+    /// The line of APLIC source `source`.
     pub(crate) fn source(&self, vm: &Arc<VmFd>, source: u32) -> Box<dyn IrqLine> {
         Box::new(Wire {
             vm: Arc::clone(vm),
@@ -147,10 +148,10 @@ impl Aia {
     }
 }
 
-/// An APLIC input, whose source mode the guest sets: rising edges or the level.
+/// An input of the APLIC. The guest sets its source mode: rising edges or level.
 ///
-/// Not an irqfd: with one, Debian's disk stalled (KVM of Linux 6.12). An irqfd can say that the input rises, but not that
-/// it falls again, and an input that stays high has no second edge.
+/// This is not an irqfd. An irqfd can raise the input but never lower it, and an input that stays
+/// high has no second edge: Debian's disk stalled with one (KVM of Linux 6.12).
 struct Wire {
     vm: Arc<VmFd>,
     source: u32,

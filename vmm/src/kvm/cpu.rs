@@ -1,4 +1,4 @@
-//! What the guest's harts can do: told to KVM before they run, and to the guest by the device tree.
+//! The guest's ISA and SBI extensions: set in KVM before the vCPUs run, described in the device tree.
 
 use log::{debug, warn};
 
@@ -8,17 +8,17 @@ use crate::fdt::{Hart, Irqchip};
 use crate::isa::{ISA_EXTENSIONS, Switch};
 use crate::machine::Machine;
 
-/// Sets the vCPUs up, which have not run.
+/// Configures the vCPUs. They must not have run yet.
 pub(crate) fn configure(vcpus: &[KvmVcpu], machine: &Machine) {
     for (vcpu, first) in vcpus
         .iter()
         .zip(std::iter::once(true).chain(std::iter::repeat(false)))
     {
-        // KVM leaves the debug console off, and has it from Linux 6.7 on; a user may want it off.
+        // KVM has the debug console since Linux 6.7, disabled by default. A user may want it disabled.
         if vcpu.set(register::sbi_extension(ext::SBI_DBCN), 1).is_err() {
             debug!("this KVM has no SBI debug console (DBCN)");
         }
-        // Without this a guest's AIA CSRs trap on hosts that have Smstateen; others have no such register.
+        // Without it AIA CSR accesses trap on hosts with Smstateen. Other hosts lack the register.
         if vcpu.get(register::SSTATEEN0).is_some() {
             let _ = vcpu.set(register::SSTATEEN0, u64::MAX);
         }
@@ -38,7 +38,7 @@ pub(crate) fn configure(vcpus: &[KvmVcpu], machine: &Machine) {
     }
 }
 
-/// Says once what cannot be done.
+/// Logs once what KVM refused.
 fn apply(vcpu: &KvmVcpu, switch: &Switch, id: u64, say: bool) {
     let Switch { name, on, .. } = *switch;
     let Err(error) = vcpu.set(id, on.into()) else {
@@ -54,7 +54,7 @@ fn apply(vcpu: &KvmVcpu, switch: &Switch, id: u64, say: bool) {
     }
 }
 
-/// What the device tree says of a hart.
+/// The hart's properties for the device tree.
 pub(crate) fn describe(vcpu: &KvmVcpu, machine: &Machine, irqchip: Irqchip) -> Hart {
     let hidden = |name: &str| {
         let off = machine
@@ -62,7 +62,7 @@ pub(crate) fn describe(vcpu: &KvmVcpu, machine: &Machine, irqchip: Irqchip) -> H
             .isa
             .iter()
             .any(|switch| switch.name == name && !switch.on);
-        // Its registers are of no use without an IMSIC behind them.
+        // Its CSRs are useless without an IMSIC.
         off || (name == "ssaia" && irqchip != Irqchip::Aia)
     };
     let extensions: Vec<_> = extensions(vcpu).filter(|name| !hidden(name)).collect();
@@ -79,7 +79,8 @@ pub(crate) fn describe(vcpu: &KvmVcpu, machine: &Machine, irqchip: Irqchip) -> H
     }
 }
 
-/// The largest paging mode: satp.MODE (privileged specification, § Supervisor Address Translation). Sv39 is what all have.
+/// The largest paging mode, from satp.MODE (privileged specification, § Supervisor Address Translation
+/// and Protection). Every host has Sv39.
 pub(crate) fn mmu_type(vcpu: &KvmVcpu) -> &'static str {
     match vcpu.get(register::SATP_MODE) {
         Some(10) => "riscv,sv57",
@@ -88,14 +89,14 @@ pub(crate) fn mmu_type(vcpu: &KvmVcpu) -> &'static str {
     }
 }
 
-/// The ISA extensions that KVM gives the guest, as far as they have a name here.
+/// The guest's ISA extensions, as far as this program knows their names.
 pub(crate) fn extensions(vcpu: &KvmVcpu) -> impl Iterator<Item = &'static str> {
     let has = |number| vcpu.get(register::isa_extension(number)) == Some(1);
     let numbered = ISA_EXTENSIONS.into_iter().zip(0..);
     numbered.filter_map(move |(name, number)| has(number).then_some(name))
 }
 
-/// `rv64` and the single letters in their canonical order, then the others.
+/// `rv64`, the single letters in their canonical order, then the others.
 fn isa_string(extensions: &[&str]) -> String {
     let mut isa = "rv64".to_owned();
     let letters = ["i", "m", "a", "f", "d", "q", "c", "b", "v", "h"];

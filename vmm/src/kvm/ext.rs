@@ -31,7 +31,7 @@ const INTERRUPT_UNSET: u32 = u32::MAX - 1;
 /// `kvm_run`, of which another thread may store a byte.
 ///
 /// # Errors
-/// The kernel's. `kvm_run` then says nothing about this exit.
+/// The kernel's. `kvm_run` is then stale.
 pub(super) fn run(vcpu: &VcpuFd) -> io::Result<()> {
     // SAFETY: KVM_RUN has no argument; of our memory the kernel writes `kvm_run` only, to which no
     // reference exists during the call.
@@ -41,7 +41,8 @@ pub(super) fn run(vcpu: &VcpuFd) -> io::Result<()> {
     }
 }
 
-/// Drives the supervisor external interrupt of a vCPU. From any thread, and while the vCPU runs.
+/// Sets or clears the supervisor external interrupt of a vCPU. Any thread may call it, also while
+/// the vCPU runs.
 ///
 /// # Errors
 /// The kernel's. There are none for a descriptor of a vCPU.
@@ -55,7 +56,7 @@ pub(super) fn interrupt(vcpu: BorrowedFd<'_>, high: bool) -> io::Result<()> {
     }
 }
 
-/// Sets an attribute of an in-kernel device, whose value has the type that the device's documentation says.
+/// Sets an attribute of an in-kernel device. `T` is the type given in the device's documentation.
 ///
 /// # Errors
 /// The kernel's.
@@ -91,26 +92,26 @@ pub(super) fn get_device(device: &DeviceFd, group: u32, attribute: u32) -> io::R
     Ok(value)
 }
 
-/// What an attribute's value may be: the kernel reads its size and no more, of which there are two.
+/// The type of an attribute's value. The kernel reads 32 or 64 bits, as the attribute says.
 pub(super) trait Attribute {}
 impl Attribute for u32 {}
 impl Attribute for u64 {}
 
-/// The file in which KVM counts for a VM or a vCPU.
+/// The statistics file of a VM or a vCPU (KVM_GET_STATS_FD, api.rst, 4.133).
 ///
 /// # Errors
-/// This KVM has none, or no descriptor is left.
+/// KVM lacks it (before Linux 5.14), or no descriptor is left.
 pub(super) fn counters(of: &impl AsRawFd) -> io::Result<File> {
     // SAFETY: KVM_GET_STATS_FD has no argument and touches no memory of ours.
     let fd = unsafe { ioctl(&of.as_raw_fd(), KVM_GET_STATS_FD()) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: fresh from the kernel and nobody else's.
+    // SAFETY: a new descriptor that nothing else owns.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-/// A second descriptor of what `file` is.
+/// Duplicates a descriptor.
 ///
 /// # Errors
 /// No descriptor is left.
@@ -120,7 +121,7 @@ pub(super) fn duplicate(file: &impl AsRawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: fresh from the kernel and nobody else's.
+    // SAFETY: a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -167,17 +168,17 @@ pub(super) mod register {
     pub(crate) const SCAUSE: u64 = csr(offset_of!(kvm_riscv_csr, scause));
     pub(crate) const STVAL: u64 = csr(offset_of!(kvm_riscv_csr, stval));
     pub(crate) const SATP: u64 = csr(offset_of!(kvm_riscv_csr, satp));
-    /// The vector registers' state begins with it.
+    /// The first register of the vector state.
     pub(crate) const VSTART: u64 = id(KVM_REG_RISCV_VECTOR, 0);
     pub(crate) const TIMER_FREQUENCY: u64 = id(
         KVM_REG_RISCV_TIMER,
         word(offset_of!(kvm_riscv_timer, frequency)),
     );
-    /// The guest's `time` CSR, one for the VM.
+    /// The guest's `time` CSR, shared by all vCPUs.
     pub(crate) const TIMER_TIME: u64 =
         id(KVM_REG_RISCV_TIMER, word(offset_of!(kvm_riscv_timer, time)));
 
-    /// Integer register `number`, which follows pc where x0 would stand.
+    /// Integer register `number`. pc takes the place of x0.
     pub(crate) const fn x(number: u8) -> u64 {
         PC + number as u64
     }
@@ -187,7 +188,7 @@ pub(super) mod register {
         id(KVM_REG_RISCV_FP_D, number as u64)
     }
 
-    /// What the guest's U-mode may reach; there only where the host has Smstateen.
+    /// sstateen0. It exists only on hosts with Smstateen.
     pub(crate) const SSTATEEN0: u64 = id(KVM_REG_RISCV_CSR | KVM_REG_RISCV_CSR_SMSTATEEN, 0);
 
     /// Whether the guest has an ISA extension: its KVM number, see [`crate::isa`].

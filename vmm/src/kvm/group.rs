@@ -1,19 +1,19 @@
-//! Who may use KVM: the group that `/dev/kvm` belongs to, for whoever is refused.
+//! The group of `/dev/kvm`, for the error message of a user without permission.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-/// Its name where it has one, else its number.
+/// Its name, or its number if it has none.
 pub(super) fn kvm_group() -> String {
     let Ok(metadata) = fs::metadata("/dev/kvm") else {
         return "kvm".into();
     };
-    // Not getgrgid(3): a static program cannot load the name services that this asks.
+    // Not getgrgid(3): a static program cannot load the name services behind it.
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     group_name(&groups, metadata.gid()).unwrap_or_else(|| metadata.gid().to_string())
 }
 
-/// The name of a group in the text of `/etc/group`: name, password, number, members, with colons between.
+/// Finds a group's name in the text of `/etc/group` (name:password:number:members).
 fn group_name(groups: &str, gid: u32) -> Option<String> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');

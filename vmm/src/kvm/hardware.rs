@@ -1,4 +1,4 @@
-//! The VM, its vCPUs and its interrupt controller, as far as KVM makes them.
+//! Creates the VM, its vCPUs and, where KVM has one, its in-kernel interrupt controller.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use super::vcpu::KvmVcpu;
 use crate::config::Irqchip;
 use crate::error::Error;
 
-/// What KVM made.
+/// The VM, its vCPUs and its AIA.
 pub(crate) struct Hardware {
     pub(crate) vm: Arc<VmFd>,
     pub(crate) vcpus: Vec<KvmVcpu>,
-    /// `None`: the interrupt controller is ours to give.
+    /// `None` if the interrupt controller is our PLIC.
     pub(crate) aia: Option<Aia>,
 }
 
-/// Makes them for a machine of so many harts, with an AIA if it wants one, or if it may have one and this host's KVM can.
+/// Creates a VM of `cpus` harts, with an AIA as `irqchip` says: required, if possible, or never.
 pub(crate) fn create(kvm: &Kvm, cpus: u32, irqchip: Irqchip) -> Result<Hardware, Error> {
     let limit = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
     if cpus > limit {
@@ -33,7 +33,7 @@ pub(crate) fn create(kvm: &Kvm, cpus: u32, irqchip: Irqchip) -> Result<Hardware,
     with(kvm, cpus, irqchip, Aia::new)
 }
 
-/// As [`create`], with an AIA made in this way.
+/// As [`create`]; `make` creates the AIA.
 fn with(
     kvm: &Kvm,
     cpus: u32,
@@ -57,11 +57,11 @@ fn with(
         Err(Failed { step, source }) if irqchip == Irqchip::Aia => {
             Err(Error::KvmAia { step, source })
         }
-        // A host without one is no news, one whose AIA is broken is.
+        // The host has no AIA. One whose AIA is broken is worth a warning.
         Err(Failed { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(hardware),
         Err(Failed { step, source }) => {
             warn!("in-kernel AIA: cannot {step}: {source}; the guest gets a PLIC");
-            // KVM takes the first VM for one that has an AIA.
+            // KVM treats the first VM as one with an AIA.
             without_aia(kvm, cpus)
         }
     }
@@ -83,7 +83,7 @@ fn without_aia(kvm: &Kvm, cpus: u32) -> Result<Hardware, Error> {
 mod tests {
     use super::*;
 
-    /// KVM has no vCPU for the last IMSIC, and refuses to place it.
+    /// KVM has no vCPU for the last IMSIC, so it refuses to place that one.
     fn one_hart_too_many(vm: &VmFd, cpus: u32) -> Result<Aia, Failed> {
         Aia::new(vm, cpus + 1)
     }
@@ -93,7 +93,8 @@ mod tests {
         let kvm = Kvm::new().unwrap();
         let hardware = with(&kvm, 2, Irqchip::Auto, one_hart_too_many).unwrap();
         assert!(hardware.aia.is_none());
-        // Of the VM with half an AIA nothing is left: this one takes interrupts from user space, and another AIA.
+        // Nothing is left of the VM with half an AIA: this one takes interrupts from user space, and
+        // an AIA can still be created.
         for vcpu in &hardware.vcpus {
             use std::os::fd::AsFd;
             crate::kvm::ext::interrupt(vcpu.interrupt_fd().unwrap().as_fd(), true).unwrap();

@@ -1,4 +1,4 @@
-//! What takes the devices' interrupts to the harts: the in-kernel AIA where there is one, else our PLIC.
+//! The interrupt controller: the in-kernel AIA, or else our PLIC.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,14 +18,14 @@ use crate::{fdt, layout};
 
 /// The interrupt controller of a VM.
 pub(crate) enum Irqchip {
-    /// In user space, so that it works on every RISC-V KVM host.
+    /// In user space. It works on every RISC-V KVM host.
     Plic(Arc<Plic>),
-    /// In the kernel: an interrupt costs no exit to us.
+    /// In the kernel. The guest's accesses to it need no exit to user space.
     Aia(Aia),
 }
 
 impl Irqchip {
-    /// A PLIC on `bus`, whose outputs are the vCPUs' external interrupts.
+    /// Creates a PLIC on `bus`. Its outputs are the vCPUs' supervisor external interrupts.
     pub(crate) fn plic(bus: &mut Bus, vcpus: &[KvmVcpu]) -> Result<Irqchip, Error> {
         let harts = vcpus.iter().map(|vcpu| {
             let vcpu = vcpu.interrupt_fd()?;
@@ -43,7 +43,7 @@ impl Irqchip {
         Ok(Irqchip::Plic(plic))
     }
 
-    /// The wire of an interrupt source.
+    /// The line of an interrupt source.
     pub(crate) fn source(&self, vm: &Arc<VmFd>, source: u32) -> Box<dyn IrqLine> {
         match self {
             Irqchip::Plic(plic) => plic.source(source),
@@ -51,7 +51,7 @@ impl Irqchip {
         }
     }
 
-    /// What the device tree says of it.
+    /// Its description for the device tree.
     pub(crate) fn describe(&self) -> fdt::Irqchip {
         match self {
             Irqchip::Plic(_) => fdt::Irqchip::Plic,

@@ -1,4 +1,4 @@
-//! Guest RAM, as this process maps it and KVM shows it to the guest.
+//! Guest RAM: mapped into this process, registered with KVM.
 
 #![allow(unsafe_code)]
 
@@ -23,14 +23,14 @@ use crate::error::Error;
 use crate::layout::{MEMORY_ALIGN, RAM_BASE};
 use crate::size;
 
-/// What the kernel says of its huge pages of 2 MiB.
+/// The kernel's state of its 2 MiB huge pages.
 pub(crate) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
-/// Maps guest RAM for `vm`: zeroed pages that the host provides as the guest touches them, or at once. [`show`] makes them the
-/// guest's.
+/// Maps guest RAM for `vm`: zeroed pages, allocated as the guest touches them or at once. [`show`]
+/// registers them with KVM.
 ///
 /// # Errors
-/// The host has not so much, or its KVM cannot address it.
+/// The host has too little memory, or its KVM cannot address so much.
 pub(crate) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> {
     check_address_bits(vm, option.size)?;
     let wanted = match option.hugepages {
@@ -45,7 +45,8 @@ pub(crate) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> 
     GuestMemoryMmap::from_regions(vec![region]).map_err(|error| Error::Internal(error.to_string()))
 }
 
-/// Makes `ram` the guest's memory, in KVM's memory slots from 0 on. The caller keeps it until the VM is gone.
+/// Registers `ram` as the guest's memory, from memory slot 0 on. The caller keeps `ram` until the VM
+/// is closed.
 ///
 /// # Errors
 /// KVM refuses it.
@@ -58,13 +59,14 @@ pub(crate) fn show(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), Error> {
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
         };
-        // SAFETY: the region is a mapping that `ram` owns, and the caller keeps it until the VM is gone.
+        // SAFETY: `ram` owns the mapping, and the caller keeps it until the VM is closed.
         unsafe { vm.set_user_memory_region(region) }.map_err(failed("set the guest's memory"))?;
     }
     Ok(())
 }
 
-/// Stage-2 translation has a width of its own: 41, 50 or 59 bits.
+/// Checks that RAM of `size` bytes lies below the limit of guest physical addresses: 41, 50 or 59
+/// bits, by the G-stage's paging mode.
 fn check_address_bits(vm: &VmFd, size: u64) -> Result<(), Error> {
     let bits = vm.check_extension_raw(KVM_CAP_VM_GPA_BITS.into());
     let end = u32::try_from(bits)
@@ -89,7 +91,7 @@ fn map_pages(option: &Memory, huge: bool) -> Result<MmapRegion, Error> {
     };
     let len =
         usize::try_from(option.size).map_err(|_| refused(io::ErrorKind::OutOfMemory.into()))?;
-    // Huge pages are reserved at once: a page that is missing later would be a deadly signal.
+    // Huge pages are reserved at once. Without that a page missing later would be a SIGBUS.
     let mut flags = match huge {
         true => MAP_HUGETLB | MAP_HUGE_2MB,
         false => MAP_NORESERVE,
@@ -100,7 +102,7 @@ fn map_pages(option: &Memory, huge: bool) -> Result<MmapRegion, Error> {
     let builder = MmapRegionBuilder::new(len).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
     let mapping = if option.shared {
         let file = shared_file(option.size, huge).map_err(refused)?;
-        // The file says itself that its pages are huge.
+        // The memfd was created with huge pages.
         let flags = flags & !(MAP_HUGETLB | MAP_HUGE_2MB) | MAP_SHARED;
         builder
             .with_file_offset(FileOffset::new(file, 0))
@@ -118,10 +120,10 @@ fn map_pages(option: &Memory, huge: bool) -> Result<MmapRegion, Error> {
     Ok(mapping)
 }
 
-/// Transparent huge pages where the host has them: fewer faults of the guest. Only advice, so nothing fails.
+/// Advises transparent huge pages: the guest takes fewer faults. A refusal is ignored.
 fn advise_huge(mapping: &MmapRegion) {
     let (start, len) = (mapping.as_ptr().cast(), mapping.size());
-    // SAFETY: the range is a mapping of ours; the advice changes nothing of what it holds.
+    // SAFETY: the range is our mapping, and the advice does not change its contents.
     unsafe { libc::madvise(start, len, libc::MADV_HUGEPAGE) };
 }
 

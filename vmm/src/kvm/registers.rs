@@ -1,8 +1,8 @@
-//! The virtio devices' registers where the guest reaches them without us: a read-only page of memory and ioeventfds for
-//! each device.
+//! Accesses to virtio registers that need no exit to user space: a read-only memory slot and ioeventfds
+//! per device.
 //!
-//! A load from it does not leave the guest. A store does, as KVM has nowhere to put it, and comes to us or to an ioeventfd as
-//! any store to a device (KVM_MEM_READONLY, Documentation/virt/kvm/api.rst, 4.35).
+//! A load from the slot does not leave the guest. A store causes an MMIO exit, which KVM passes to us
+//! or to an ioeventfd (KVM_MEM_READONLY, Documentation/virt/kvm/api.rst, 4.35).
 
 #![allow(unsafe_code)]
 
@@ -13,8 +13,8 @@ use log::debug;
 
 use crate::board::Devices;
 
-/// Lets KVM turn a store to QueueNotify into the queue's event, in the kernel. Without that the store comes to us as any
-/// other, and has the same effect. It does so too for a queue that is served at once, by the thread of the vCPU.
+/// Has KVM signal a queue's event on a store to QueueNotify. If KVM refuses, the store is an exit
+/// with the same effect. A queue with an inline notify gets no ioeventfd: the vCPU's thread serves it.
 pub(super) fn attach_kicks(vm: &VmFd, devices: &Devices) {
     if !vm.check_extension(Cap::Ioeventfd) {
         return debug!("no ioeventfd: every notification exits to user space");
@@ -30,8 +30,8 @@ pub(super) fn attach_kicks(vm: &VmFd, devices: &Devices) {
     }
 }
 
-/// Shows the guest the registers of `devices`, slot by slot, in KVM's memory slots from `first` on. Where KVM cannot, loads
-/// come to us like stores and give the same. The caller keeps the devices until no vCPU runs any more.
+/// Maps the register pages of `devices` into the guest, in memory slots from `first` on. If KVM
+/// refuses, loads are exits with the same result. The caller keeps the devices until no vCPU runs.
 pub(super) fn show(vm: &VmFd, first: usize, devices: &Devices) {
     if !vm.check_extension(Cap::ReadonlyMem) {
         return debug!("no read-only memory: every load of a register exits to user space");
@@ -47,7 +47,7 @@ pub(super) fn show(vm: &VmFd, first: usize, devices: &Devices) {
             memory_size: mmio::SIZE,
             userspace_addr: device.registers().as_ptr() as u64,
         };
-        // SAFETY: a page with nothing else in it, which KVM only reads, and which the caller keeps.
+        // SAFETY: a page of its own that KVM only reads, and that the caller keeps.
         if let Err(error) = unsafe { vm.set_user_memory_region(region) } {
             debug!("device at {base:#x}: its registers cannot be shown in place: {error}");
         }

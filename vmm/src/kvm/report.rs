@@ -14,9 +14,9 @@ use super::{cpu, failed};
 use crate::error::Error;
 use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS};
 
-/// A line for each fact: a name, what is to be said of it, and where something is missing what would help.
+/// One line per fact: its name and value, and advice where something is missing.
 pub(super) fn report(kvm: &Kvm) -> Result<Vec<(&'static str, String)>, Error> {
-    // A VM that never runs, so that everything may be tried on it.
+    // A VM that never runs, so everything can be tried on it.
     let vm = kvm.create_vm().map_err(failed("create a VM"))?;
     let vcpu = KvmVcpu::new(&vm, 0)?;
     let timebase = vcpu.timebase()?;
@@ -65,7 +65,7 @@ fn machine_ids(vcpu: &KvmVcpu) -> String {
     )
 }
 
-/// The extensions that KVM really takes from a guest when asked, and those that it does not.
+/// The extensions that KVM can disable for a guest, and those that it cannot.
 fn switchable(vcpu: &KvmVcpu) -> (Vec<&'static str>, Vec<&'static str>) {
     cpu::extensions(vcpu).partition(|name| {
         let number = ISA_EXTENSIONS
@@ -94,11 +94,11 @@ fn debug_console(vcpu: &KvmVcpu) -> String {
     .to_owned()
 }
 
-/// From this version on an interrupt in a guest interrupt file wakes its hart for certain: commit 4cec89db80ba and what
-/// completes it.
+/// The first Linux version in which an interrupt in a guest interrupt file always wakes its hart:
+/// commit 4cec89db80ba and its follow-ups.
 const WAKES: (u32, u32) = (6, 18);
 
-/// What may happen before that.
+/// What can happen on older kernels.
 pub(super) const LOST_WAKEUPS: &str =
     "before Linux 6.18 an idle hart may sleep on with an interrupt pending";
 
@@ -107,7 +107,7 @@ pub(super) fn may_lose_wakeups(aia: &Aia) -> bool {
     aia.has_files() && kernel().is_some_and(|version| version < WAKES)
 }
 
-/// The whole set-up is tried, for one hart.
+/// Tries the whole set-up for one hart.
 fn aia(vm: &VmFd) -> String {
     match Aia::new(vm, 1) {
         Ok(aia) if may_lose_wakeups(&aia) => format!(
@@ -122,7 +122,7 @@ fn aia(vm: &VmFd) -> String {
     }
 }
 
-/// Major and minor version of the host's kernel.
+/// The host kernel's major and minor version.
 fn kernel() -> Option<(u32, u32)> {
     let name = uname().ok()?;
     let release = name.release().to_str()?;

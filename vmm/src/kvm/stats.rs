@@ -1,5 +1,5 @@
-//! KVM's own counters (Documentation/virt/kvm/api.rst, 4.133): a file each for the VM and its vCPUs, which says itself what
-//! is in it.
+//! KVM's binary statistics (Documentation/virt/kvm/api.rst, 4.133): one self-describing file for the VM
+//! and one per vCPU.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use super::ext;
 use super::vcpu::KvmVcpu;
 use crate::observe::KvmCounters;
 
-/// The counters of a VM and its vCPUs. A KVM before 5.14 has none.
+/// The counters of a VM and its vCPUs. Linux before 5.14 has none.
 pub(crate) struct Counters {
     vm: Option<Group>,
     vcpus: Vec<Option<Group>>,
@@ -34,7 +34,7 @@ impl Counters {
         }
     }
 
-    /// As they stand.
+    /// Reads all of them.
     pub(crate) fn read(&self) -> KvmCounters {
         let read = |group: &Option<Group>| group.as_ref().map(Group::read).unwrap_or_default();
         KvmCounters {
@@ -44,17 +44,17 @@ impl Counters {
     }
 }
 
-/// A file of counters.
+/// One statistics file.
 struct Group {
     file: File,
-    /// Each counter's name and where its value stands.
+    /// Each counter's name and the offset of its value.
     counters: Vec<(String, u64)>,
 }
 
-/// `struct kvm_stats_header` and `struct kvm_stats_desc`, the name behind it not counted: bytes.
+/// Sizes in bytes of `struct kvm_stats_header` and of `struct kvm_stats_desc` without its name.
 const HEADER: usize = 24;
 const DESCRIPTOR: usize = 16;
-/// The kernel's names have up to 48 bytes, and there are some dozens: more is no file of counters.
+/// Upper bounds. The kernel's names have up to 48 bytes, and there are some dozens of counters.
 const DESCRIPTORS_MAX: usize = 1 << 20;
 
 impl Group {
@@ -90,7 +90,8 @@ impl Group {
     }
 }
 
-/// A descriptor's name and where its value stands, if it is one count that only grows: histograms and peaks are left out.
+/// A descriptor's name and the offset of its value. Only cumulative scalars: histograms and peaks are
+/// left out.
 fn counter(descriptor: &[u8], data: u32) -> Option<(String, u64)> {
     let flags = u32_at(descriptor, 0)?;
     let size = u16::from_ne_bytes(descriptor.get(6..8)?.try_into().ok()?);

@@ -1,4 +1,5 @@
-//! The gate that the vCPUs of a VM pass on their way into the guest: open, closed for a pause, or closed for good.
+//! The gate that each vCPU of a VM passes before it enters the guest: open, closed for a pause, or
+//! closed for good.
 //!
 //! ```text
 //!                pause                        each vCPU: kicked out, its last exit completed, parked
@@ -15,10 +16,10 @@ use super::Vcpu;
 use crate::error::Error;
 use crate::machine::End;
 
-/// See the module's description.
+/// See the module documentation.
 #[derive(Debug)]
 pub struct Gate {
-    /// Whether the mode is [`Mode::Running`]: all that is looked at on a normal exit.
+    /// Whether the mode is [`Mode::Running`]. The exit path reads nothing else.
     open: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -36,14 +37,14 @@ struct State {
     mode: Mode,
     vcpus: usize,
     parked: usize,
-    /// The guest's `time` when the last vCPU came out, in ticks; taken by the first that goes in.
+    /// The guest's `time` in ticks when the last vCPU parked. The first vCPU to go on takes it.
     time: Option<u64>,
-    /// How the guest ended; the first end counts.
+    /// How the guest ended. The first end wins.
     end: Option<Result<End, Error>>,
 }
 
 impl Gate {
-    /// An open gate for so many vCPUs.
+    /// An open gate for `vcpus` vCPUs.
     pub fn new(vcpus: usize) -> Gate {
         let state = State {
             mode: Mode::Running,
@@ -59,10 +60,11 @@ impl Gate {
         }
     }
 
-    /// For a vCPU's thread: returns when `vcpu` may enter the guest, false when it must not any more.
+    /// Called by a vCPU's thread. Blocks during a pause; returns true when `vcpu` may enter the
+    /// guest, false if the gate is closed for good.
     ///
     /// # Errors
-    /// The hypervisor's.
+    /// The hypervisor refused to complete the exit, or to read or set the clock.
     pub fn pass(&self, vcpu: &mut impl Vcpu) -> Result<bool, Error> {
         if self.open.load(Ordering::SeqCst) {
             return Ok(true);
@@ -76,7 +78,7 @@ impl Gate {
         let mut state = self.lock();
         state.parked += 1;
         if state.mode == Mode::Paused && state.parked == state.vcpus {
-            // The VM's clock stands only if nobody is inside, and each vCPU loads it on its way in.
+            // The clock can stand still only when no vCPU is inside: each one loads it on entry.
             state.time = Some(vcpu.time()?);
             self.changed.notify_all();
         }
@@ -90,13 +92,13 @@ impl Gate {
         if let Some(time) = state.time.take() {
             vcpu.set_time(time)?;
         }
-        // With the lock held: a pause that comes later kicks later, and that kick must not be forgotten.
+        // Under the lock: the kick of a later pause comes after this and is not cleared.
         vcpu.forget_kick();
         Ok(true)
     }
 
-    /// Closes the gate, brings the vCPUs out by `kick`, and waits until all are parked or the guest ends. False if the gate
-    /// was not open.
+    /// Closes the gate, kicks the vCPUs by `kick`, and waits until all are parked or the guest ends.
+    /// Returns false if the gate was not open.
     pub fn pause(&self, kick: impl FnOnce()) -> bool {
         let mut state = self.lock();
         if state.mode != Mode::Running {
@@ -112,7 +114,7 @@ impl Gate {
         true
     }
 
-    /// Lets the vCPUs in again after a pause.
+    /// Opens the gate after a pause.
     pub fn resume(&self) {
         let mut state = self.lock();
         if state.mode == Mode::Paused {
@@ -120,19 +122,19 @@ impl Gate {
         }
     }
 
-    /// Closes the gate for good. The caller kicks the vCPUs.
+    /// Closes the gate for good. The caller has to kick the vCPUs.
     pub fn stop(&self) {
         self.set(&mut self.lock(), Mode::Stopped);
     }
 
-    /// The guest has ended like this, or cannot go on: no vCPU enters it again.
+    /// Records how the guest ended, or why it cannot go on, and closes the gate for good.
     pub fn end(&self, end: Result<End, Error>) {
         let mut state = self.lock();
         state.end.get_or_insert(end);
         self.set(&mut state, Mode::Stopped);
     }
 
-    /// How the guest ended, once.
+    /// Takes how the guest ended.
     pub fn take_end(&self) -> Option<Result<End, Error>> {
         self.lock().end.take()
     }

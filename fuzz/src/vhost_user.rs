@@ -7,34 +7,27 @@
 //! neither its descriptors nor its memory; and in the end a good front end finds a good disk.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use arbitrary::Arbitrary;
 use devices::block::{Block, Options};
 use devices::transport::vhost_user::{Error, VhostUser};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-use crate::driver::{Driver, Layout, Shape, few, seldom};
+use crate::driver::{Driver, Layout, Shape};
 use crate::file::new_file;
 use crate::model::Rings;
 use crate::patience::wait_for;
-use crate::ram::{self, BASE, ISLAND, ISLAND_LEN, LEN, Ram};
+use crate::ram::{BASE, ISLAND, ISLAND_LEN, LEN, Ram};
+use connection::{BODY_MAX, Connection, NEED_REPLY, VERSION};
+use step::{Descriptor, Region, Step};
 
 #[path = "../../devices/tests/support/vhost_user_codes.rs"]
 mod code;
-
-/// Of a header: version 1, this is a reply, a reply is wanted.
-const VERSION: u32 = 1;
-const REPLY: u32 = 4;
-const NEED_REPLY: u32 = 8;
-/// A message is no longer than this.
-const BODY_MAX: usize = 4096;
+mod connection;
+mod step;
 
 const VERSION_1: u64 = 1 << 32;
 /// MQ, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
@@ -50,137 +43,6 @@ const QUEUES: usize = 2;
 #[derive(Debug, Arbitrary)]
 pub struct Case {
     steps: Vec<Step>,
-}
-
-#[derive(Debug, Arbitrary)]
-enum Step {
-    /// What a front end does to have the rings run, up to here.
-    Begin(Layout, u8),
-    /// A message that carries nothing, of those that there are.
-    Plain(u8),
-    Features(u64, #[arbitrary(with = seldom)] Option<u8>),
-    Protocol(u64, #[arbitrary(with = seldom)] Option<u8>),
-    Table(#[arbitrary(with = few)] Vec<Region>),
-    Add(Region),
-    Remove(Region),
-    Size(Ring, Number),
-    Areas(Ring, Layout, #[arbitrary(with = seldom)] Option<u64>),
-    Start(Ring, Number),
-    Stop(Ring),
-    Event(u8, Ring, Descriptor),
-    Enable(Ring, Number),
-    ReadConfig(u8, u8, #[arbitrary(with = seldom)] Option<[u32; 2]>),
-    WriteConfig(u8, [u8; 4], #[arbitrary(with = seldom)] Option<[u32; 2]>),
-    /// A message of any kind.
-    Any {
-        code: u8,
-        #[arbitrary(with = seldom)]
-        flags: Option<u32>,
-        #[arbitrary(with = few)]
-        words: Vec<Word>,
-        #[arbitrary(with = few)]
-        descriptors: Vec<Descriptor>,
-    },
-    /// A truncated message, or one with a wrong length; then it hangs up.
-    QueueError(u8, Vec<u8>, u32),
-    HangUp,
-    /// The guest's turn.
-    Offer {
-        ring: bool,
-        #[arbitrary(with = few)]
-        writable: Vec<u16>,
-        header: [u8; 10],
-        shape: Shape,
-    },
-    Notify(bool),
-}
-
-/// One of two, or another.
-#[derive(Debug, Clone, Copy, Arbitrary)]
-struct Ring(bool, #[arbitrary(with = seldom)] Option<u32>);
-
-impl Ring {
-    fn index(self) -> u32 {
-        self.1.unwrap_or(self.0.into())
-    }
-}
-
-#[derive(Debug, Clone, Copy, Arbitrary)]
-enum Number {
-    Small(u8),
-    Power(u8),
-    Any(u32),
-}
-
-impl Number {
-    fn value(self) -> u32 {
-        match self {
-            Number::Small(value) => (value % 4).into(),
-            Number::Power(bit) => 1 << (bit % 17),
-            Number::Any(value) => value,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, Arbitrary)]
-enum Word {
-    Small(u8),
-    Bit(u8),
-    Guest(u16),
-    User(u16),
-    Len,
-    NearTheEnd(u8),
-    Any(u64),
-}
-
-impl Word {
-    fn value(self) -> u64 {
-        match self {
-            Word::Small(value) => value.into(),
-            Word::Bit(bit) => 1 << (bit % 64),
-            Word::Guest(offset) => BASE + u64::from(offset),
-            Word::User(offset) => USER + u64::from(offset),
-            Word::Len => LEN,
-            Word::NearTheEnd(by) => u64::MAX - u64::from(by),
-            Word::Any(value) => value,
-        }
-    }
-}
-
-/// A region of memory to share.
-#[derive(Debug, Clone, Arbitrary)]
-struct Region {
-    island: bool,
-    /// One of its four numbers, and what it is instead.
-    #[arbitrary(with = seldom)]
-    odd: Option<(u8, Word)>,
-    #[arbitrary(with = seldom)]
-    file: Option<Descriptor>,
-}
-
-impl Region {
-    /// Guest address, length, address of the front end's own, offset in the file.
-    fn words(&self) -> [u64; 4] {
-        let mut words = match self.island {
-            false => [BASE, LEN, USER, 0],
-            true => [ISLAND, ISLAND_LEN, user(ISLAND), LEN],
-        };
-        if let Some((which, word)) = self.odd {
-            words[usize::from(which % 4)] = word.value();
-        }
-        words
-    }
-}
-
-/// A descriptor to send with a message.
-#[derive(Debug, Clone, Copy, Arbitrary)]
-enum Descriptor {
-    Event(u8),
-    None,
-    Ram,
-    /// Another file that can be mapped.
-    File,
-    Socket,
 }
 
 fn user(address: u64) -> u64 {
@@ -238,11 +100,6 @@ struct World {
     connection: Option<Connection>,
     /// Each ring has not run since it was stopped: nobody may write to the guest's memory.
     quiet: [bool; QUEUES],
-}
-
-struct Connection {
-    stream: UnixStream,
-    served: JoinHandle<Result<usize, Error>>,
 }
 
 impl World {
@@ -338,7 +195,7 @@ impl World {
                     self.message(code, flags, &bytes(&words), descriptors);
                 }
             }
-            Step::QueueError(code, body, len) => self.broken((*code).into(), body, *len),
+            Step::Truncated(code, body, len) => self.truncated((*code).into(), body, *len),
             Step::HangUp => self.hang_up(),
             Step::Offer {
                 ring,
@@ -355,83 +212,6 @@ impl World {
             }
             Step::Notify(ring) => {
                 let _ = self.events[usize::from(*ring)].write(1);
-            }
-        }
-    }
-
-    /// The connection, a new one if there is none.
-    fn connected(&mut self) -> &mut Connection {
-        let backend = &self.backend;
-        self.connection.get_or_insert_with(|| {
-            let (stream, theirs) = UnixStream::pair().expect("descriptors");
-            let backend = Arc::clone(backend);
-            Connection {
-                stream,
-                served: thread::spawn(move || backend.serve(theirs)),
-            }
-        })
-    }
-
-    fn send(&mut self, code: u32, body: &[u8], descriptors: &[Descriptor]) {
-        self.message(code, VERSION | NEED_REPLY, body, descriptors);
-    }
-
-    /// A message; it has had its effect, or ended the connection, when this returns.
-    fn message(&mut self, code: u32, flags: u32, body: &[u8], descriptors: &[Descriptor]) {
-        let body = &body[..body.len().min(BODY_MAX)];
-        self.say(code, flags, body.len() as u32, body, descriptors);
-        self.say(code::GET_FEATURES, VERSION, 0, &[], &[]);
-        while let Some((code, _)) = self.answer() {
-            if code == code::GET_FEATURES {
-                break;
-            }
-        }
-        self.look();
-    }
-
-    fn say(&mut self, code: u32, flags: u32, len: u32, body: &[u8], descriptors: &[Descriptor]) {
-        let mut message = code.to_le_bytes().to_vec();
-        message.extend(flags.to_le_bytes());
-        message.extend(len.to_le_bytes());
-        let descriptors: Vec<RawFd> = descriptors
-            .iter()
-            .filter_map(|it| self.descriptor(*it))
-            .collect();
-        let stream = &mut self.connected().stream;
-        // If the other end has hung up, the next answer shows it. Descriptors come with the
-        // header.
-        let _ = stream.send_with_fds(&[&message[..]], &descriptors);
-        let _ = stream.write_all(body);
-    }
-
-    fn descriptor(&self, which: Descriptor) -> Option<RawFd> {
-        Some(match which {
-            Descriptor::Event(which) => self.events[usize::from(which % 4)].as_raw_fd(),
-            Descriptor::None => return None,
-            Descriptor::Ram => ram::file().as_raw_fd(),
-            Descriptor::File => self.file.as_raw_fd(),
-            Descriptor::Socket => self.socket.as_raw_fd(),
-        })
-    }
-
-    /// The next answer's code and content; `None` once the connection has ended. One of the two
-    /// must come: the fuzzer's own limit is how long it may take.
-    fn answer(&mut self) -> Option<(u32, Vec<u8>)> {
-        let stream = &mut self.connection.as_mut()?.stream;
-        let mut header = [0; 12];
-        let mut body = Vec::new();
-        let read = stream.read_exact(&mut header).and_then(|()| {
-            assert_eq!(word(&header, 4) & (3 | REPLY), VERSION | REPLY);
-            let len = word(&header, 8) as usize;
-            assert!(len <= BODY_MAX, "an answer of {len} bytes");
-            body = vec![0; len];
-            stream.read_exact(&mut body)
-        });
-        match read {
-            Ok(()) => Some((word(&header, 0), body)),
-            Err(_) => {
-                self.ended();
-                None
             }
         }
     }
@@ -454,7 +234,7 @@ impl World {
 
     /// A truncated message, or one that is longer or shorter than its header says: what follows is
     /// undefined.
-    fn broken(&mut self, code: u32, body: &[u8], len: u32) {
+    fn truncated(&mut self, code: u32, body: &[u8], len: u32) {
         self.loud();
         let body = &body[..body.len().min(BODY_MAX)];
         self.say(code, VERSION, len % 0x2000, body, &[]);
@@ -484,15 +264,6 @@ impl World {
     fn look(&mut self) {
         if self.quiet.iter().all(|quiet| *quiet) {
             self.ram.check();
-        }
-    }
-
-    fn features(&mut self) -> u64 {
-        self.say(code::GET_FEATURES, VERSION, 0, &[], &[]);
-        match self.answer() {
-            Some((code::GET_FEATURES, body)) => u64::from_le_bytes(body.try_into().expect("8")),
-            // It had hung up already.
-            _ => 0,
         }
     }
 
@@ -652,8 +423,4 @@ impl World {
 
 fn file_of(region: &Region) -> Descriptor {
     region.file.unwrap_or(Descriptor::Ram)
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4"))
 }

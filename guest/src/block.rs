@@ -1,20 +1,23 @@
-//! A driver for the block device (virtio 1.2 §5.2): requests in flight, each waited for by polling.
+//! A driver for the block device (virtio 1.3 § 5.2): several requests in flight, polled.
 //!
 //! ```text
 //!   a request:  header 16 (read by the device) │ data (either way) │ status 1 (written)
 //! ```
 //!
-//! [`Block::read`], [`Block::write`], [`Block::flush`] and [`Block::id`] do one thing after the
-//! other, through a buffer of the driver. [`Block::submit`] and [`Block::finish`] keep several
-//! requests in flight without a copy; [`Block::submit_framed`] cuts a request into any pieces.
+//! [`Block::read`], [`Block::write`], [`Block::flush`] and [`Block::id`] run one request at a time,
+//! through a bounce buffer. [`Block::submit`] and [`Block::finish`] keep several requests in flight
+//! without a copy. [`Block::submit_framed`] splits a request into arbitrary descriptors.
 
 mod frame;
+mod request;
 
 pub use frame::Frame;
+pub use request::{Done, Request, Status};
 
 use crate::virtio::{device, feature};
 use crate::{Dma, Error, Head, Queue, Region, Registers, Segment, Transport, Wait};
 use frame::HEADER;
+use request::check;
 
 /// Feature bits of the block device (§5.2.3).
 pub mod features {
@@ -58,99 +61,10 @@ const CAPACITY: usize = 0;
 /// A status byte that no device writes: shows that it wrote none.
 const NO_STATUS: u8 = 0xff;
 
-/// What a request asks for (§5.2.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// `type`, one of the constants here or anything else.
-    pub kind: u32,
-    /// First sector, in units of 512 bytes.
-    pub sector: u64,
-}
-
-impl Request {
-    /// `type` of a read.
-    pub const IN: u32 = 0;
-    /// `type` of a write.
-    pub const OUT: u32 = 1;
-    /// `type` of a flush.
-    pub const FLUSH: u32 = 4;
-    /// `type` that asks for the device's identity.
-    pub const GET_ID: u32 = 8;
-    /// `type` that gives sectors back.
-    pub const DISCARD: u32 = 11;
-    /// `type` that makes sectors read as zeroes.
-    pub const WRITE_ZEROES: u32 = 13;
-
-    /// Reads from `sector` on.
-    pub const fn read(sector: u64) -> Self {
-        Self {
-            kind: Self::IN,
-            sector,
-        }
-    }
-
-    /// Writes from `sector` on.
-    pub const fn write(sector: u64) -> Self {
-        Self {
-            kind: Self::OUT,
-            sector,
-        }
-    }
-
-    /// Makes all completed writes durable.
-    pub const fn flush() -> Self {
-        Self {
-            kind: Self::FLUSH,
-            sector: 0,
-        }
-    }
-
-    /// Asks for the identity.
-    pub const fn id() -> Self {
-        Self {
-            kind: Self::GET_ID,
-            sector: 0,
-        }
-    }
-}
-
-/// How a request ended (§5.2.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// Done.
-    Ok,
-    /// An error of the device or of the request.
-    IoErr,
-    /// The device does not know such requests.
-    Unsupp,
-    /// No status of the specification; 0xff when the device wrote none.
-    Other(u8),
-}
-
-impl From<u8> for Status {
-    fn from(status: u8) -> Self {
-        match status {
-            0 => Self::Ok,
-            1 => Self::IoErr,
-            2 => Self::Unsupp,
-            other => Self::Other(other),
-        }
-    }
-}
-
 /// A request in flight. Hand it to [`Block::poll`] or [`Block::finish`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the request must be finished"]
 pub struct Token(usize);
-
-/// A finished request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Done {
-    /// How it ended.
-    pub status: Status,
-    /// Bytes that the device wrote, the status included.
-    pub written: u32,
-}
 
 #[derive(Debug)]
 enum Slot {
@@ -486,19 +400,6 @@ fn chunk_sectors(first: u64) -> impl Iterator<Item = u64> {
 fn whole_sectors(bytes: usize) -> Result<(), Error> {
     let whole = bytes > 0 && bytes.is_multiple_of(SECTOR);
     whole.then_some(()).ok_or(Error::NotSectors(bytes))
-}
-
-/// Checks that a request succeeded, with the right number of bytes.
-fn check(done: Done, expected: usize) -> Result<(), Error> {
-    let expected = expected as u64;
-    match done.status {
-        Status::Ok if u64::from(done.written) < expected => Err(Error::Short {
-            written: done.written,
-            expected,
-        }),
-        Status::Ok => Ok(()),
-        other => Err(Error::Request(other)),
-    }
 }
 
 #[cfg(test)]

@@ -88,6 +88,28 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Checks that the directory of `path` exists. `option` is the option that names it.
+pub(crate) fn check_folder(option: &'static str, path: &Path) -> Result<(), Error> {
+    let source = match folder(path).metadata() {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => io::Error::from_raw_os_error(libc::ENOTDIR),
+        Err(error) => error,
+    };
+    Err(Error::Create {
+        option,
+        path: path.into(),
+        source,
+    })
+}
+
+/// The directory that `path` is in.
+pub(crate) fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Refuses anything but a regular file.
 pub(crate) fn expect_regular(
     what: &'static str,

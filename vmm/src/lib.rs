@@ -61,6 +61,7 @@ pub mod sbi;
 pub mod show;
 pub mod signals;
 pub mod size;
+mod socket;
 pub mod stderr;
 pub mod terminal;
 pub mod timed;

@@ -18,7 +18,7 @@ use devices::console::Link;
 
 use crate::config::Target;
 use crate::error::Error;
-use crate::{files, stderr};
+use crate::{files, socket, stderr};
 
 mod peer;
 mod relay;
@@ -26,16 +26,13 @@ mod relay;
 use peer::Peer;
 use relay::Relay;
 
-/// Most bytes of a socket's path (sockaddr_un, a NUL beside them).
-const SOCKET_PATH_MAX: usize = 107;
-
 impl Target {
     /// Looks whether it could be opened, and opens nothing; `option` is the option that names it.
     pub(crate) fn check(&self, option: &'static str) -> Result<(), Error> {
         match self {
             Target::Stdio | Target::Pty | Target::Null => Ok(()),
             Target::File(path) => check_file(option, path),
-            Target::Socket(path) => check_socket(option, path),
+            Target::Socket(path) => socket::check(option, path),
         }
     }
 }
@@ -51,56 +48,8 @@ fn check_file(option: &'static str, path: &Path) -> Result<(), Error> {
                 wanted: "a file to write to",
             })
         }
-        _ => check_folder(option, path),
+        _ => files::check_folder(option, path),
     }
-}
-
-/// Looks whether a socket could listen at `path`, and makes none; `option` is the option that names it.
-pub(crate) fn check_socket(option: &'static str, path: &Path) -> Result<(), Error> {
-    let length = path.as_os_str().len();
-    if length > SOCKET_PATH_MAX {
-        return Err(Error::SocketPath {
-            option,
-            path: path.into(),
-            length,
-            limit: SOCKET_PATH_MAX,
-        });
-    }
-    match path.symlink_metadata() {
-        Ok(metadata) if metadata.file_type().is_socket() => match UnixStream::connect(path) {
-            Ok(_) => Err(Error::SocketInUse {
-                option,
-                path: path.into(),
-            }),
-            // Left behind by somebody who is gone.
-            Err(_) => Ok(()),
-        },
-        Ok(metadata) => Err(Error::FileType {
-            what: option,
-            path: path.into(),
-            kind: files::kind(&metadata),
-            wanted: "a path where a socket can be made",
-        }),
-        Err(_) => check_folder(option, path),
-    }
-}
-
-/// The folder must be there; whether it may be written to is seen when that is tried.
-fn check_folder(option: &'static str, path: &Path) -> Result<(), Error> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let problem = match folder.metadata() {
-        Ok(metadata) if metadata.is_dir() => return Ok(()),
-        Ok(_) => io::Error::from_raw_os_error(libc::ENOTDIR),
-        Err(error) => error,
-    };
-    Err(Error::Create {
-        option,
-        path: path.into(),
-        source: problem,
-    })
 }
 
 /// An open end of a console, unless it is the terminal's.
@@ -131,7 +80,7 @@ impl Port {
             Target::Null => Port::file("/dev/null").map_err(create(Path::new("/dev/null")))?,
             Target::File(path) => Port::file(path).map_err(create(path))?,
             Target::Socket(path) => {
-                Port::relayed(Peer::listen(path).map_err(create(path))?).map_err(relay_error)?
+                Port::relayed(Peer::listen(option, path)?).map_err(relay_error)?
             }
             Target::Pty => {
                 let (peer, name) = Peer::pty().map_err(|source| Error::Host {

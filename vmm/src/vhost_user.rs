@@ -20,12 +20,11 @@ use crate::config;
 use crate::error::Error;
 use crate::machine::End;
 use crate::signals;
+use crate::socket::Socket;
 
 mod session;
-mod socket;
 
 pub use session::Session;
-use socket::Socket;
 
 /// Serves until a signal comes, or with `--once` until the first front end has disconnected.
 ///
@@ -40,14 +39,16 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
     let device = slots::alone(&options.device)?;
     let service = VhostUser::new(device).map_err(|it| host("start a device", it))?;
     let service = Arc::new(service);
-    let socket = Socket::listen(&options.socket)?;
+    let socket = Socket::listen("--socket", &options.socket)?;
     loop {
         if let Some(signal) = wait(&signals, &socket)? {
             return Ok(End::Signal(signal));
         }
-        let Some(stream) = socket.accept()? else {
+        let accept = |source| host("accept a front end", source);
+        let Some(stream) = socket.accept().map_err(accept)? else {
             continue;
         };
+        stream.set_nonblocking(false).map_err(accept)?;
         info!("a front end has come");
         let session = Session::start(&service, stream)?;
         let signal = wait(&signals, &session)?;

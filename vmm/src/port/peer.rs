@@ -1,25 +1,28 @@
 //! The far end of a relay: a client that comes and goes.
 
-use std::fs::{File, remove_file};
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::openpty;
-use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::ttyname;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+use crate::error::Error;
+use crate::socket::Socket;
 
 /// Who may be at the far end.
 #[derive(Debug)]
 pub(super) enum Peer {
     /// One client at a time; another is turned away meanwhile.
     Socket {
-        listener: UnixListener,
-        /// Removed when the relay ends.
-        path: PathBuf,
+        listener: Socket,
         client: Option<File>,
         /// The client sends nothing more.
         ended: bool,
@@ -29,36 +32,36 @@ pub(super) enum Peer {
 }
 
 impl Peer {
-    /// Listens at `path`, in place of a socket that nobody listens at any more.
-    pub(super) fn listen(path: &Path) -> io::Result<Peer> {
-        let listener = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                remove_file(path)?;
-                UnixListener::bind(path)?
-            }
-            other => other?,
-        };
-        listener.set_nonblocking(true)?;
+    /// Listens at `path`, which `option` names.
+    pub(super) fn listen(option: &'static str, path: &Path) -> Result<Peer, Error> {
         Ok(Peer::Socket {
-            listener,
-            path: path.into(),
+            listener: Socket::listen(option, path)?,
             client: None,
             ended: false,
         })
     }
 
-    /// A new pseudo-terminal, raw, and where its other end is.
+    /// A new pseudo-terminal, raw, and the path of its other end.
     pub(super) fn pty() -> io::Result<(Peer, PathBuf)> {
-        let pty = openpty(None, None)?;
-        let mut mode = tcgetattr(&pty.slave)?;
-        cfmakeraw(&mut mode);
-        tcsetattr(&pty.slave, SetArg::TCSANOW, &mode)?;
-        let name = ttyname(&pty.slave)?;
-        fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let name = PathBuf::from(OsString::from_vec(
+            ptsname(&master, Vec::new())?.into_bytes(),
+        ));
+        let slave = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open(&name)?;
+        let mut mode = tcgetattr(&slave)?;
+        mode.make_raw();
+        tcsetattr(&slave, OptionalActions::Now, &mode)?;
+        fcntl_setfl(&master, OFlags::NONBLOCK)?;
         // With the slave closed here, the master tells whether somebody else has it open.
         let peer = Peer::Pty {
-            master: pty.master.into(),
+            master: master.into(),
             present: false,
         };
         Ok((peer, name))
@@ -101,9 +104,8 @@ impl Peer {
                 if *ended && client.as_ref().is_some_and(is_hung_up) {
                     *client = None;
                 }
-                // One that cannot be accepted has gone again.
-                while let Ok((stream, _)) = listener.accept() {
-                    if client.is_none() && stream.set_nonblocking(true).is_ok() {
+                while let Ok(Some(stream)) = listener.accept() {
+                    if client.is_none() {
                         *client = Some(OwnedFd::from(stream).into());
                         *ended = false;
                     }
@@ -123,21 +125,11 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        if let Peer::Socket { path, .. } = self {
-            // It may have been removed already.
-            let _ = remove_file(path);
-        }
-    }
-}
-
 fn is_hung_up(master: &File) -> bool {
-    let mut fds = [PollFd::new(master.as_fd(), PollFlags::empty())];
-    let ready = poll(&mut fds, PollTimeout::ZERO);
+    let mut fds = [PollFd::new(master, PollFlags::empty())];
+    let ready = poll(&mut fds, Some(&Timespec::default()));
     let [fd] = fds;
-    let seen = fd.revents().unwrap_or(PollFlags::empty());
-    ready.is_ok() && seen.contains(PollFlags::POLLHUP)
+    ready.is_ok() && fd.revents().contains(PollFlags::HUP)
 }
 
 /// The relay's end of the pair that the guest's devices have the other end of.

@@ -5,21 +5,19 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use devices::console::Link;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::SigSet;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::peer::{Peer, guest_end};
 
-/// How often to look for a client where nothing shows that one has come, in milliseconds.
-const LOOK: u16 = 200;
+/// How often to look for a client where nothing shows that one has come.
+const LOOK: Timespec = milliseconds(200);
 /// Most bytes on their way in each direction.
 const SIZE: usize = 1 << 16;
 /// How long the last output may take to reach the client.
@@ -28,14 +26,14 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The thread; it ends, when this is dropped, after the guest's last output.
 #[derive(Debug)]
 pub(super) struct Relay {
-    stop: Arc<EventFd>,
+    stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     link: Arc<Link>,
 }
 
 impl Relay {
     pub(super) fn start(guest: UnixStream, peer: Peer) -> io::Result<Relay> {
-        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let link = Arc::new(Link::new()?);
         let carrier = Carrier {
             guest: guest_end(guest)?,
@@ -64,7 +62,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         // Cannot fail: the counter is far from its limit.
-        let _ = self.stop.write(1);
+        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             // A panic has said what there is to say.
             let _ = thread.join();
@@ -75,7 +73,7 @@ impl Drop for Relay {
 struct Carrier {
     guest: File,
     peer: Peer,
-    stop: Arc<EventFd>,
+    stop: Arc<OwnedFd>,
     link: Arc<Link>,
     /// From the guest to the client.
     output: Buffer,
@@ -85,8 +83,6 @@ struct Carrier {
 
 impl Carrier {
     fn run(mut self) {
-        // Signals are for threads that know what to do with them. Failing would leave them where they are now.
-        let _ = SigSet::all().thread_block();
         self.look();
         while !self.wait() {
             self.look();
@@ -104,28 +100,24 @@ impl Carrier {
 
     /// Waits until something can be carried; true when it is time to stop.
     fn wait(&self) -> bool {
-        let mut fds = vec![PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(&self.stop, PollFlags::IN)];
         let guest = Some(self.guest.as_fd());
         let (source, sink) = (self.peer.source(), self.peer.sink());
         let look = self.peer.arrivals().is_none() && sink.is_none();
         let (input, output) = (self.input.is_empty(), self.output.is_empty());
         // Only what is wanted now: a hang-up would be shown in any case, again and again.
         let wanted = [
-            (output, guest, PollFlags::POLLIN),
-            (!input, guest, PollFlags::POLLOUT),
-            (input && !look, source.map(AsFd::as_fd), PollFlags::POLLIN),
-            (!output, sink.map(AsFd::as_fd), PollFlags::POLLOUT),
-            (true, self.peer.arrivals(), PollFlags::POLLIN),
+            (output, guest, PollFlags::IN),
+            (!input, guest, PollFlags::OUT),
+            (input && !look, source.map(AsFd::as_fd), PollFlags::IN),
+            (!output, sink.map(AsFd::as_fd), PollFlags::OUT),
+            (true, self.peer.arrivals(), PollFlags::IN),
         ];
         let wanted = wanted.into_iter().filter(|(wanted, ..)| *wanted);
-        fds.extend(wanted.filter_map(|(_, fd, flags)| Some(PollFd::new(fd?, flags))));
-        let timeout = match look {
-            true => PollTimeout::from(LOOK),
-            false => PollTimeout::NONE,
-        };
+        fds.extend(wanted.filter_map(|(_, fd, flags)| Some(PollFd::from_borrowed_fd(fd?, flags))));
         // An error is as good as nothing ready: what is carried does not wait.
-        let _ = poll(&mut fds, timeout);
-        fds.first().is_some_and(|stop| stop.any() == Some(true))
+        let _ = poll(&mut fds, look.then_some(&LOOK));
+        fds.first().is_some_and(|stop| !stop.revents().is_empty())
     }
 
     /// Carries what there is, as far as it goes without waiting.
@@ -165,8 +157,8 @@ impl Carrier {
             let Some(client) = self.peer.sink().filter(|_| Instant::now() < end) else {
                 return;
             };
-            let mut room = [PollFd::new(client.as_fd(), PollFlags::POLLOUT)];
-            let _ = poll(&mut room, PollTimeout::from(50_u8));
+            let mut room = [PollFd::new(client, PollFlags::OUT)];
+            let _ = poll(&mut room, Some(&milliseconds(50)));
         }
     }
 }
@@ -207,6 +199,13 @@ impl Buffer {
             }
         }
         Ok(())
+    }
+}
+
+const fn milliseconds(count: i64) -> Timespec {
+    Timespec {
+        tv_sec: 0,
+        tv_nsec: count * 1_000_000,
     }
 }
 

@@ -14,7 +14,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
-    let peer = Peer::listen(&folder.path().join("socket")).unwrap();
+    let peer = Peer::listen("--port", &folder.path().join("socket")).unwrap();
     let (guest, theirs) = UnixStream::pair().unwrap();
     guest
         .set_read_timeout(Some(Duration::from_secs(20)))

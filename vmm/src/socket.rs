@@ -1,0 +1,176 @@
+//! A listening Unix socket at a path: of a console, a port, or a vhost-user device.
+
+use std::fs::{File, Metadata, remove_file};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
+
+use crate::error::Error;
+use crate::files;
+
+/// Most bytes of a socket's path: sockaddr_un holds 108, with the NUL (unix(7)).
+const PATH_MAX: usize = 107;
+
+/// Connections that wait to be accepted, at most.
+const BACKLOG: i32 = 128;
+
+/// How often to try to lock a directory, and how long to wait after each try.
+const LOCK_TRIES: usize = 50;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
+
+/// A listening socket. Only its user may connect. Its path is removed with it, unless that names something else by then.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of what `path` names.
+    identity: Option<(u64, u64)>,
+}
+
+impl Socket {
+    /// Listens at `path`, in place of a socket that no process listens on any more. `option` is the option that names it.
+    ///
+    /// # Errors
+    /// A process listens there, or the socket cannot be made.
+    pub(crate) fn listen(option: &'static str, path: &Path) -> Result<Socket, Error> {
+        let create = |source| Error::Create {
+            option,
+            path: path.into(),
+            source,
+        };
+        // Of two processes that find a stale socket, the slower one would remove the other's new one.
+        let _lock = lock_directory(path);
+        if is_stale(option, path)? {
+            remove_file(path).map_err(create)?;
+        }
+        Ok(Socket {
+            listener: listen_at(path).map_err(create)?,
+            path: path.into(),
+            identity: identity(path),
+        })
+    }
+
+    /// Accepts a connection, which does not block; `None` if there is none, or none any more.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub(crate) fn accept(&self) -> io::Result<Option<UnixStream>> {
+        let accepted = self.listener.accept().and_then(|(stream, _)| {
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        });
+        match accepted {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {
+                    Ok(None)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.identity.is_some() && self.identity == identity(&self.path) {
+            let _ = remove_file(&self.path);
+        }
+    }
+}
+
+/// Checks that a socket could listen at `path`, and makes none. `option` is the option that names it.
+///
+/// # Errors
+/// The path is too long, its directory does not exist, or something else is there.
+pub(crate) fn check(option: &'static str, path: &Path) -> Result<(), Error> {
+    is_stale(option, path).map(drop)
+}
+
+/// As [`check`]; says whether a socket is there that no process listens on.
+fn is_stale(option: &'static str, path: &Path) -> Result<bool, Error> {
+    let length = path.as_os_str().len();
+    if length > PATH_MAX {
+        return Err(Error::SocketPath {
+            option,
+            path: path.into(),
+            length,
+            limit: PATH_MAX,
+        });
+    }
+    let Ok(metadata) = path.symlink_metadata() else {
+        return files::check_folder(option, path).map(|()| false);
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(Error::FileType {
+            what: option,
+            path: path.into(),
+            kind: files::kind(&metadata),
+            wanted: "a path where a socket can be made",
+        });
+    }
+    let socket = || socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None);
+    match socket().and_then(|it| connect(&it, &SocketAddrUnix::new(path)?)) {
+        Err(Errno::CONNREFUSED) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        // Too many connections wait to be accepted; it is a datagram socket.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(Error::SocketInUse {
+            option,
+            path: path.into(),
+        }),
+        Err(errno) => Err(Error::Create {
+            option,
+            path: path.into(),
+            source: errno.into(),
+        }),
+    }
+}
+
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
+fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    // bind(2) gives the path the mode of the socket (unix(7)): no moment is left in which others may connect.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
+}
+
+/// Locks the directory of `path` against others that make sockets; goes without a lock when that takes a second.
+fn lock_directory(path: &Path) -> Option<OwnedFd> {
+    let directory = File::open(files::folder(path)).ok()?;
+    for _ in 0..LOCK_TRIES {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(directory.into()),
+            Err(Errno::WOULDBLOCK) => sleep(LOCK_WAIT),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    path.symlink_metadata().ok().map(identity)
+}
+
+#[cfg(test)]
+#[path = "socket_test.rs"]
+mod tests;

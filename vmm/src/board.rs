@@ -1,4 +1,4 @@
-//! The board's virtio devices, in their slots on the bus.
+//! The board's virtio devices in their slots on the bus.
 
 use std::io;
 use std::sync::Arc;
@@ -27,13 +27,13 @@ pub struct Devices<'m>(Vec<Plugged<'m>>);
 struct Plugged<'m> {
     slot: Slot,
     transport: Arc<Mmio>,
-    /// Looks whether its host file has another size.
+    /// Checks whether the size of its host file changed.
     resized: Option<Box<dyn Fn() -> bool + 'm>>,
 }
 
 impl<'m> Devices<'m> {
-    /// Puts the devices of `machine` on the bus, where `observer` watches them; `line` gives the wire of an interrupt
-    /// source.
+    /// Adds the devices of `machine` to the bus, attached to `observer`. `line` returns the line of
+    /// an interrupt source.
     ///
     /// # Errors
     /// The host has no file descriptor left, or a disk cannot be read.
@@ -70,13 +70,13 @@ impl<'m> Devices<'m> {
         Ok(devices)
     }
 
-    /// Each with the guest physical address of its registers.
+    /// Iterates over the devices with the guest physical address of their registers.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Mmio>)> {
         let devices = self.0.iter();
         devices.map(|device| (device.slot.address(), &device.transport))
     }
 
-    /// Looks at the disks' files again, and notifies the guest of sizes that are new.
+    /// Checks the sizes of the disks' files, and notifies the guest of changes.
     pub fn resize(&self) {
         for device in &self.0 {
             if device.resized.as_ref().is_some_and(|resized| resized()) {
@@ -85,12 +85,12 @@ impl<'m> Devices<'m> {
         }
     }
 
-    /// How many there are, from the first slot on.
+    /// Returns the number of devices. They occupy the first slots.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no devices.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

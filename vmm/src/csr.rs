@@ -1,14 +1,14 @@
-//! The CSR accesses that KVM leaves to us. There is one: `seed`, the entropy source of Zkr (scalar cryptography
-//! extension, § 4).
+//! The CSR accesses that KVM exits for. There is one: `seed`, the entropy source of Zkr (scalar
+//! cryptography extension, § 4).
 
 /// CSR number of `seed`.
 const SEED: u64 = 0x015;
 /// `seed.OPST`, bits 31:30: ES16, the low 16 bits are fresh entropy.
 const ES16: u64 = 0b10 << 30;
-/// `seed.OPST`: WAIT, there is none yet.
+/// `seed.OPST`: WAIT, no entropy yet.
 const WAIT: u64 = 0b01 << 30;
 
-/// What a guest reads from CSR `number`; zero from one that nobody has.
+/// Returns what a guest reads from CSR `number`: zero unless it is `seed`.
 pub fn read(number: u64) -> u64 {
     let mut entropy = [0; 2];
     match (number, getrandom::fill(&mut entropy)) {

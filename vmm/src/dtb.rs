@@ -1,7 +1,8 @@
-//! A device tree of the user's own (`--dtb`), and writing the one that a guest would get (`--dump-dtb`).
+//! A user-supplied device tree (`--dtb`), and writing the generated one to a file (`--dump-dtb`).
 //!
-//! As QEMU does it, the tree is taken as it is, but for what only this run knows: in `/chosen`, the command line and the
-//! place of the initrd, each only if there is one. Whether the rest fits the machine is the user's business.
+//! As under QEMU, the tree is used as is, except for properties of `/chosen` that only this run
+//! knows: the command line and the location of the initrd, each if there is one. Whether the rest
+//! matches the machine is the user's responsibility.
 
 use std::fs;
 use std::io::Read;
@@ -21,24 +22,25 @@ use crate::size;
 
 /// The first bytes of a flattened device tree (Devicetree Specification v0.4 § 5.2).
 const MAGIC: [u8; 4] = [0xd0, 0x0d, 0xfe, 0xed];
-/// Most nodes within each other. Real trees have up to 8 or so; the tree is walked by recursion.
+/// Maximum nesting of nodes. Real trees have about 8 levels; the tree is walked recursively.
 const MAX_DEPTH: u32 = 64;
 
-/// A device tree of the user's own.
+/// A user-supplied device tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dtb {
-    /// The path as the user gave it.
+    /// The path as given by the user.
     pub path: PathBuf,
-    /// The tree as the guest gets it: a DTB of at most [`FDT_MAX_SIZE`] bytes.
+    /// The tree for the guest: a DTB of at most [`FDT_MAX_SIZE`] bytes.
     pub tree: Vec<u8>,
 }
 
 impl Dtb {
-    /// Reads and checks a DTB, and puts the command line and the initrd's guest physical addresses into `/chosen`.
+    /// Reads and checks a DTB, and adds the command line and the initrd's guest physical addresses
+    /// to `/chosen`.
     pub fn open(path: &Path, cmdline: &str, initrd: Option<&Range<u64>>) -> Result<Dtb, Error> {
         let (file, length) = files::open_input("device tree", path)?;
         let mut bytes = Vec::new();
-        // What is longer is refused by its header; no need to read all of it.
+        // A longer tree is rejected by its header, so do not read all of it.
         file.take(length.min(FDT_MAX_SIZE))
             .read_to_end(&mut bytes)
             .map_err(|source| Error::Read {
@@ -59,7 +61,7 @@ impl Dtb {
     }
 }
 
-/// Writes the tree that a guest would get.
+/// Writes the guest's device tree to a file.
 pub fn dump(path: &Path, tree: &[u8]) -> Result<(), Error> {
     fs::write(path, tree).map_err(|source| Error::Write {
         what: "the device tree to",
@@ -68,7 +70,7 @@ pub fn dump(path: &Path, tree: &[u8]) -> Result<(), Error> {
     })
 }
 
-/// The tree that a file of `length` bytes begins with, completed; or what is wrong with it.
+/// Completes the tree at the start of a file of `length` bytes, or returns what is wrong with it.
 fn complete(
     bytes: &[u8],
     length: u64,
@@ -97,7 +99,7 @@ fn complete(
     }
 }
 
-/// The bytes that the header counts in, without padding behind them.
+/// Returns the bytes that the header counts, without trailing padding.
 fn exact(bytes: &[u8], length: u64) -> Result<&[u8], String> {
     if !bytes.starts_with(&MAGIC) {
         let what = if bytes.starts_with(b"/dts-v1/") {
@@ -123,18 +125,18 @@ fn exact(bytes: &[u8], length: u64) -> Result<&[u8], String> {
         })
 }
 
-/// Whether no more than `depth` nodes lie within each other.
+/// Whether nodes are nested at most `depth` levels deep.
 fn shallow(node: &FdtNode, depth: u32) -> bool {
     depth > 0 && node.children().all(|child| shallow(&child, depth - 1))
 }
 
-/// Puts what only this run knows into `/chosen`.
+/// Sets the properties of `/chosen` that only this run knows.
 fn choose(
     tree: &mut DeviceTree,
     cmdline: &str,
     initrd: Option<&Range<u64>>,
 ) -> Result<(), ModelError> {
-    // By its exact name: `child` would take a `chosen@0` for it.
+    // Match the exact name: `child` would also return a `chosen@0`.
     if tree.root.child_mut("chosen").is_none() {
         tree.root.add_child(DeviceTreeNode::new("chosen")?);
     }
@@ -148,7 +150,7 @@ fn choose(
     Ok(())
 }
 
-/// Sets a property of `/chosen`, which exists.
+/// Sets a property of `/chosen`, which must exist.
 fn set(tree: &mut DeviceTree, name: &str, value: impl ToPropertyValue) -> Result<(), ModelError> {
     let Some(chosen) = tree.root.child_mut("chosen") else {
         return Ok(());

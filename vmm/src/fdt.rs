@@ -1,7 +1,7 @@
 //! The device tree of the board, with the node names and compatible strings of QEMU's `virt`.
 //!
-//! It tells what is there and nothing else: only the virtio-mmio slots that hold a device. The platform's own devices
-//! (serial port, clock, finisher) are in `fdt/platform.rs`.
+//! Only virtio-mmio slots with a device have a node. The nodes of the platform devices (serial
+//! port, clock, finisher, pvpanic) are in `fdt/platform.rs`.
 
 use std::io;
 use std::ops::Range;
@@ -18,50 +18,54 @@ mod platform;
 
 /// Interrupt number of a hart's supervisor external interrupt (privileged spec, scause).
 const SUPERVISOR_EXTERNAL: u32 = 9;
-/// A context of the PLIC that leads nowhere: the M-mode one, as the guest begins in S-mode (binding of sifive,plic-1.0.0).
+/// A PLIC context without a hart: each hart's M-mode context, as the guest starts in S-mode
+/// (binding of sifive,plic-1.0.0).
 const NO_CONTEXT: u32 = u32::MAX;
-/// Spare bytes at the end of a device tree. A boot loader edits the tree it is given in place: U-Boot adds the command
-/// line, the initrd and memory reservations, and fails where there is no room.
+/// Spare bytes at the end of a device tree. Boot loaders edit the tree in place: U-Boot adds the
+/// command line, the initrd and memory reservations, and fails if there is no space.
 const SLACK: usize = 8 << 10;
-/// Phandle of what the devices' interrupts go to: the PLIC or the APLIC.
+/// Phandle of the devices' interrupt parent: the PLIC or the APLIC.
 const IRQCHIP_PHANDLE: u32 = 1;
 /// Phandle of the IMSICs.
 const IMSIC_PHANDLE: u32 = 2;
 /// Phandle of the test finisher.
 const FINISHER_PHANDLE: u32 = 3;
-/// Phandle of hart 0's interrupt controller; hart h has the h-th after it.
+/// Phandle of hart 0's interrupt controller; hart h has this + h.
 const HART_PHANDLE: u32 = 4;
 
-/// What a hart offers to the guest.
+/// The properties of a hart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hart {
     /// The ISA string: `rv64imafdc_zicsr_…`.
     pub isa: String,
-    /// The same, each extension by itself: `i`, `m`, …, `zicsr`, ….
+    /// The same extensions as a list: `i`, `m`, …, `zicsr`, ….
     pub extensions: Vec<String>,
     /// The largest paging mode: `riscv,sv39`, `riscv,sv48`, `riscv,sv57`.
     pub mmu_type: String,
-    /// Block size in bytes of Zicbom (cbo.clean and its like), where there is Zicbom.
+    /// Block size in bytes of Zicbom (cbo.clean, cbo.flush, cbo.inval), if the hart has it.
     pub cbom_block: Option<u32>,
-    /// Block size in bytes of Zicboz (cbo.zero), where there is Zicboz.
+    /// Block size in bytes of Zicboz (cbo.zero), if the hart has it.
     pub cboz_block: Option<u32>,
 }
 
-/// What takes the devices' interrupts to the harts.
+/// The interrupt controller of the devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Irqchip {
-    /// One PLIC, S context of hart h being 2h + 1; interrupts have one cell, the source.
+    /// A PLIC. The S context of hart h is 2h + 1. An interrupt has one cell, the source.
     Plic,
-    /// An APLIC that sends messages to the harts' IMSICs; interrupts have two cells, the source and its trigger.
+    /// An APLIC that sends MSIs to the harts' IMSICs. An interrupt has two cells, the source and
+    /// its trigger.
     Aia,
 }
 
-/// What raises an interrupt: the second cell of an APLIC's interrupts, with the values that device trees use everywhere.
+/// The trigger of an interrupt: the second cell under an APLIC, with the values used by all device
+/// trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trigger {
-    /// A virtio device: [`devices::transport::interrupt::Interrupt::acknowledge`] makes an edge of what is left.
+    /// A virtio device: [`devices::transport::interrupt::Interrupt::acknowledge`] raises a new edge
+    /// if bits are left.
     EdgeRising = 1,
-    /// A device whose line stays high from one cause to the next.
+    /// A device whose line stays high while it has a reason to interrupt.
     LevelHigh = 4,
 }
 
@@ -74,19 +78,20 @@ pub struct Board<'a> {
     pub memory: u64,
     /// The harts; the index is the hartid.
     pub harts: &'a [Hart],
-    /// Ticks a second of the `time` CSR.
+    /// Ticks per second of the `time` CSR.
     pub timebase: u32,
     /// Guest physical addresses of the initrd.
     pub initrd: Option<Range<u64>>,
-    /// What takes the devices' interrupts to the harts.
+    /// The interrupt controller of the devices.
     pub irqchip: Irqchip,
-    /// How many virtio-mmio slots, from the first, hold a device.
+    /// The number of virtio-mmio slots with a device; these are the first ones.
     pub virtio_slots: usize,
-    /// Random bytes of the host that the guest's generator starts from.
+    /// Random bytes from the host that seed the guest's random number generator.
     pub seed: [u8; 32],
 }
 
-/// Builds the device tree of a board: a DTB of at most [`FDT_MAX_SIZE`] bytes, some of them [spare](with_slack).
+/// Builds the device tree of a board: a DTB of at most [`FDT_MAX_SIZE`] bytes, including
+/// [slack](with_slack).
 pub fn build(board: &Board) -> Result<Vec<u8>, Error> {
     let dtb = tree(board).map_err(Error::Fdt)?;
     match dtb.len() {
@@ -98,10 +103,11 @@ pub fn build(board: &Board) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// The tree with 8 KiB to spare, or with what [`FDT_MAX_SIZE`] leaves of that.
+/// Appends 8 KiB of slack, or less where [`FDT_MAX_SIZE`] is reached.
 ///
-/// The strings are the last block of the trees that come here, or spare bytes follow them already; a boot loader finds
-/// the room by `totalsize` in the header (Devicetree Specification v0.4 § 5.2).
+/// This is possible because the strings block, or earlier slack, is the last block of these trees.
+/// A boot loader finds the slack by `totalsize` in the header (Devicetree Specification v0.4 §
+/// 5.2).
 pub fn with_slack(mut dtb: Vec<u8>) -> Vec<u8> {
     let limit = usize::try_from(FDT_MAX_SIZE).unwrap_or(usize::MAX);
     let size = dtb.len().saturating_add(SLACK).min(limit);
@@ -229,7 +235,7 @@ fn plic(fdt: &mut FdtWriter, harts: usize) -> Result<(), FdtError> {
     fdt.end_node(node)
 }
 
-/// The interrupt files of all harts (binding of riscv,imsics).
+/// The IMSIC interrupt files of all harts (binding of riscv,imsics).
 fn imsics(fdt: &mut FdtWriter, harts: usize) -> Result<(), FdtError> {
     let node = fdt.begin_node(&format!("interrupt-controller@{IMSIC_BASE:x}"))?;
     fdt.property_string_list(
@@ -252,7 +258,7 @@ fn imsics(fdt: &mut FdtWriter, harts: usize) -> Result<(), FdtError> {
     fdt.end_node(node)
 }
 
-/// The APLIC, which turns wires into messages (binding of riscv,aplic).
+/// The APLIC, which turns wired interrupts into MSIs (binding of riscv,aplic).
 fn aplic(fdt: &mut FdtWriter) -> Result<(), FdtError> {
     let node = fdt.begin_node(&format!("interrupt-controller@{APLIC_BASE:x}"))?;
     fdt.property_string_list(
@@ -269,7 +275,8 @@ fn aplic(fdt: &mut FdtWriter) -> Result<(), FdtError> {
     fdt.end_node(node)
 }
 
-/// The interrupt of a device: its source, and under an APLIC what raises it. A PLIC's sources are level-high.
+/// The interrupt of a device: its source and, under an APLIC, its trigger. PLIC sources have no
+/// trigger cell.
 fn interrupts(
     fdt: &mut FdtWriter,
     irqchip: Irqchip,
@@ -292,10 +299,10 @@ fn virtio(fdt: &mut FdtWriter, slot: usize, irqchip: Irqchip) -> Result<(), FdtE
     fdt.end_node(node)
 }
 
-/// Entropy for the guest's first random numbers.
+/// Returns entropy for the guest's random number generator.
 ///
 /// # Errors
-/// The host has none.
+/// The host has no entropy source.
 pub fn seed() -> Result<[u8; 32], Error> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| Error::Host {

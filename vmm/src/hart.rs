@@ -1,12 +1,12 @@
-//! A hart as its hypervisor sees it from outside: registers, and what an exception does to them.
+//! A hart as seen by its hypervisor: its registers, and what an exception does to them.
 //!
 //! ```text
-//!   fault        what the hart would have done where KVM gave up: an access, or an exception
-//!    ├── decode    which access an instruction makes
-//!    └── paging    where an address leads
+//!   fault        emulates the access or exception that KVM did not handle
+//!    ├── decode    finds the memory access of an instruction
+//!    └── paging    translates guest virtual addresses
 //! ```
 //!
-//! Nothing here knows KVM: tests run it on every machine.
+//! Nothing here depends on KVM, so the tests run on every machine.
 
 use std::io;
 
@@ -17,36 +17,36 @@ pub mod paging;
 /// A register of a hart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register {
-    /// The address of the instruction that is next.
+    /// The address of the next instruction.
     Pc,
     /// The privilege mode: 0 U, 1 S.
     Mode,
-    /// An integer register, 1 to 31. x0 is nothing that can be read.
+    /// An integer register, 1 to 31. x0 has no register in KVM.
     X(u8),
     /// A floating-point register, 0 to 31, of 64 bits.
     F(u8),
-    /// The vector element at which an instruction begins.
+    /// The vector element at which a vector instruction starts.
     Vstart,
-    /// Status of S-mode.
+    /// S-mode status.
     Sstatus,
-    /// Trap vector of S-mode.
+    /// S-mode trap vector.
     Stvec,
-    /// Where an exception was taken.
+    /// Address of the instruction that trapped.
     Sepc,
-    /// Why.
+    /// Cause of the trap.
     Scause,
-    /// The address that the exception is about.
+    /// Trap value, usually the faulting address.
     Stval,
-    /// The page table.
+    /// Root page table and paging mode.
     Satp,
 }
 
-/// A hart that is not running. KVM's vCPU is one; a test has its own.
+/// A hart that is not running: a KVM vCPU, or a model in tests.
 pub trait Hart {
-    /// Its number.
+    /// Returns the hart's number.
     fn id(&self) -> u32;
 
-    /// A register's value.
+    /// Returns a register's value.
     ///
     /// # Errors
     /// The hypervisor's: the hart has no such register.
@@ -58,44 +58,44 @@ pub trait Hart {
     /// As [`Hart::get`].
     fn set(&mut self, register: Register, value: u64) -> io::Result<()>;
 
-    /// Finishes the instruction whose load or store the hypervisor has just handed to us, without
-    /// running another one. What it changes can be set afterwards.
+    /// Completes the instruction whose load or store caused the last exit, without running another
+    /// one. The caller may then change the registers that it wrote.
     ///
     /// # Errors
     /// The hypervisor's.
     fn complete(&mut self) -> io::Result<()>;
 }
 
-/// Bits of `sstatus` (privileged architecture, "Supervisor Status Register").
+/// Bits of `sstatus` (privileged architecture, "Supervisor Status (sstatus) Register").
 mod sstatus {
     pub(super) const SIE: u64 = 1 << 1;
     pub(super) const SPIE: u64 = 1 << 5;
     pub(super) const SPP: u64 = 1 << 8;
-    /// State of the floating-point registers: both bits, dirty.
+    /// State of the floating-point unit; both bits set: dirty.
     pub(super) const FS: u64 = 0b11 << 13;
     pub(super) const SUM: u64 = 1 << 18;
     pub(super) const MXR: u64 = 1 << 19;
 }
 
-/// Why a hart traps (privileged architecture, "Supervisor Cause Register"): the codes of `scause`
-/// for synchronous exceptions.
+/// `scause` codes of synchronous exceptions (privileged architecture, "Supervisor Cause (scause)
+/// Register").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// A fetch from where no memory is.
+    /// A fetch from an address without memory.
     InstructionAccess = 1,
-    /// A load that memory or device does not answer.
+    /// A load that neither memory nor a device accepts.
     LoadAccess = 5,
-    /// A store, an AMO or a cache-block operation that they do not take.
+    /// A store, AMO or cache-block operation that neither memory nor a device accepts.
     StoreAccess = 7,
-    /// A fetch that the page table does not allow.
+    /// A fetch that the page table does not permit.
     InstructionPage = 12,
-    /// A load that it does not allow.
+    /// A load that the page table does not permit.
     LoadPage = 13,
-    /// A store that it does not allow.
+    /// A store that the page table does not permit.
     StorePage = 15,
 }
 
-/// An exception that a hart takes.
+/// A synchronous exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exception {
     /// `scause`.
@@ -105,8 +105,8 @@ pub struct Exception {
 }
 
 impl Exception {
-    /// Has `hart` take it in S-mode, at the instruction where it stands ("Supervisor Trap Vector
-    /// Base Address Register"): only an interrupt may go to a vectored entry.
+    /// Makes `hart` take the exception in S-mode at its current pc. The vectored mode of `stvec`
+    /// applies to interrupts only ("Supervisor Trap Vector Base Address (stvec) Register").
     ///
     /// # Errors
     /// The hypervisor's.
@@ -136,7 +136,7 @@ impl Exception {
     }
 }
 
-/// Where `hart` takes exceptions: `stvec` without its mode.
+/// The exception handler's address: `stvec` without its mode bits.
 fn vector(hart: &dyn Hart) -> io::Result<u64> {
     Ok(hart.get(Register::Stvec)? & !3)
 }

@@ -1,10 +1,10 @@
-//! The ISA and SBI extensions that KVM knows by number, and what a user may say of them.
+//! The ISA and SBI extensions that KVM identifies by number, and the user's switches for them.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Names of KVM's ISA extensions; the index is KVM's number (enum KVM_RISCV_ISA_EXT_ID). What a newer kernel adds behind
-/// the last is left unnamed, and so unseen by the guest.
+/// Names of KVM's ISA extensions, indexed by KVM's number (enum KVM_RISCV_ISA_EXT_ID). Extensions
+/// that newer kernels add are not listed, and so invisible to the guest.
 pub const ISA_EXTENSIONS: [&str; 71] = [
     "a",
     "c",
@@ -79,7 +79,7 @@ pub const ISA_EXTENSIONS: [&str; 71] = [
     "zalrsc",
 ];
 
-/// Names of KVM's SBI extensions; the index is KVM's number (enum KVM_RISCV_SBI_EXT_ID).
+/// Names of KVM's SBI extensions, indexed by KVM's number (enum KVM_RISCV_SBI_EXT_ID).
 pub const SBI_EXTENSIONS: [&str; 12] = [
     "legacy",
     "time",
@@ -95,7 +95,7 @@ pub const SBI_EXTENSIONS: [&str; 12] = [
     "susp",
 ];
 
-/// One `EXT=on|off` of `--cpu` or `--sbi`; as a serde value, this text.
+/// One `EXT=on|off` of `--cpu` or `--sbi`. Serialized as this text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(into = "String")]
 pub struct Switch {
@@ -103,15 +103,15 @@ pub struct Switch {
     pub number: u64,
     /// Its name.
     pub name: &'static str,
-    /// Whether the guest is to have it.
+    /// Whether the guest gets it.
     pub on: bool,
 }
 
 impl Switch {
-    /// Reads `EXT=on` or `EXT=off`, EXT being one of `names` in any case.
+    /// Parses `EXT=on` or `EXT=off`. EXT is one of `names`, in any case.
     ///
     /// # Errors
-    /// What would be right.
+    /// A message that says what is expected.
     pub fn parse(text: &str, names: &'static [&'static str]) -> Result<Switch, String> {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
         let on = match value {
@@ -140,18 +140,18 @@ impl From<Switch> for String {
     }
 }
 
-/// Reads a list of ISA extensions.
+/// Deserializes a list of ISA extensions.
 ///
 /// # Errors
-/// One is no text of this form.
+/// An element is not `EXT=on` or `EXT=off`.
 pub fn isa_switches<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Switch>, D::Error> {
     switches(list, &ISA_EXTENSIONS)
 }
 
-/// Reads a list of SBI extensions.
+/// Deserializes a list of SBI extensions.
 ///
 /// # Errors
-/// One is no text of this form.
+/// An element is not `EXT=on` or `EXT=off`.
 pub fn sbi_switches<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Switch>, D::Error> {
     switches(list, &SBI_EXTENSIONS)
 }

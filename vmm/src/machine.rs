@@ -1,4 +1,4 @@
-//! The machine that was asked for: everything checked and opened, before any guest starts.
+//! The requested machine: everything is checked and opened before any guest starts.
 
 use std::path::PathBuf;
 
@@ -13,30 +13,31 @@ use crate::layout::MEMORY_ALIGN;
 use crate::loader::{self, Format, Initrd, Kernel, Placement};
 use crate::size;
 
-/// A machine that can be started: by KVM or by QEMU.
+/// A machine that is ready to start, on KVM or under QEMU.
 #[derive(Debug)]
 pub struct Machine {
-    /// What was asked for, validated.
+    /// The validated configuration.
     pub config: config::Machine,
     /// The kernel.
     pub kernel: Kernel,
     /// The initial RAM disk.
     pub initrd: Option<Initrd>,
-    /// The user's own device tree, instead of the one that describes the machine.
+    /// The user's device tree, instead of the generated one.
     pub dtb: Option<Dtb>,
     /// Where to write the guest's device tree, instead of running the guest.
     pub dump_dtb: Option<PathBuf>,
     /// The disks, in the guest's order.
     pub disks: Vec<Disk>,
-    /// Where kernel, initrd and device tree lie when no firmware decides that.
+    /// Where the kernel, initrd and device tree lie if no firmware decides that.
     pub placement: Placement,
 }
 
 impl Machine {
-    /// Checks and opens everything that `config` names. With `dump_dtb` only the device tree is wanted, and goes there.
+    /// Checks and opens everything that `config` names. With `dump_dtb` the run only writes the
+    /// device tree to that path.
     ///
     /// # Errors
-    /// The values make no machine, or something they name cannot serve.
+    /// A value is invalid, or something that it names cannot be used.
     pub fn new(mut config: config::Machine, dump_dtb: Option<PathBuf>) -> Result<Machine, Error> {
         config.validate()?;
         check_host_memory(config.memory)?;
@@ -55,7 +56,7 @@ impl Machine {
             .map(|path| Dtb::open(path, &config.cmdline, placement.initrd.as_ref()))
             .transpose()?;
         if dump_dtb.is_some() {
-            // No terminal is taken and no file emptied for a guest that does not run.
+            // Do not take the terminal or truncate files for a guest that does not run.
             (config.console, config.serial) = (Target::Null, Target::Null);
             config.ports.clear();
         }
@@ -71,8 +72,9 @@ impl Machine {
     }
 }
 
-/// More than RAM and swap together cannot be taken at once; refused here rather than by the OOM killer later. Pages that
-/// nobody touches take nothing, so a guest may have more RAM than its host unless it takes all at once.
+/// Checks that the host has enough memory, if all of it is allocated at once: more than RAM and
+/// swap together would end in the OOM killer. Otherwise pages that the guest never touches cost
+/// nothing, so a guest may have more RAM than the host.
 fn check_host_memory(memory: Memory) -> Result<(), Error> {
     if !memory.prealloc && memory.hugepages != HugePages::On {
         return Ok(());
@@ -83,7 +85,7 @@ fn check_host_memory(memory: Memory) -> Result<(), Error> {
     })?;
     let available = info.ram_total().saturating_add(info.swap_total());
     if memory.size > available {
-        // Rounded down to whole MiB: exact bytes of a host's RAM say nothing to people.
+        // Rounded down to whole MiB: the exact number of bytes does not help the user.
         let available = size::show(available - available % MEMORY_ALIGN);
         return Err(Error::HostMemory {
             given: size::show(memory.size),
@@ -93,8 +95,8 @@ fn check_host_memory(memory: Memory) -> Result<(), Error> {
     Ok(())
 }
 
-/// A longer command line would be cut without a word: by Linux at its COMMAND_LINE_SIZE (1024 on RISC-V), and other
-/// guests copy it to a page at best.
+/// Checks the length of the command line. A longer one would be truncated silently: by Linux at
+/// COMMAND_LINE_SIZE (1024 on RISC-V), and by other guests at a page at best.
 fn check_cmdline(cmdline: &str, format: Format) -> Result<(), Error> {
     let (limit, why) = match format {
         Format::Image => (1023, "Linux on RISC-V keeps 1024 with the closing NUL"),
@@ -111,21 +113,21 @@ fn check_cmdline(cmdline: &str, format: Format) -> Result<(), Error> {
 pub enum End {
     /// The guest powered off (SBI SRST shutdown, reason 0).
     PowerOff,
-    /// The guest wants to start anew.
+    /// The guest asked for a reboot.
     Reboot,
-    /// The guest reported a failure (SBI SRST, reason 1).
+    /// The guest reported a failure (SBI SRST, reason 1, or the test finisher).
     Failure,
     /// The guest's kernel panicked (pvpanic).
     Panic,
-    /// The user left with Ctrl-a x.
+    /// The user quit with Ctrl-a x.
     Left,
-    /// A signal ended the monitor in order.
+    /// A signal asked this program to stop.
     Signal(i32),
 }
 
 impl End {
-    /// The exit status of `hartvisor`: 0, 1 when the guest failed, 5 when its kernel panicked, 128 + n after signal n. A
-    /// reboot is 0 here; [`config::Machine::no_reboot`] may say otherwise.
+    /// Returns the exit status of `hartvisor`: 0, 1 if the guest failed, 5 if its kernel panicked,
+    /// 128 + n after signal n. A reboot is 0 here; [`config::Machine::no_reboot`] may change that.
     pub fn exit_code(self) -> u8 {
         match self {
             End::PowerOff | End::Reboot | End::Left => 0,

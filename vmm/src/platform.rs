@@ -1,4 +1,4 @@
-//! The platform's own devices on the bus: test finisher, clock, pvpanic, serial port.
+//! The platform devices on the bus: test finisher, clock, pvpanic, serial port.
 
 use std::io;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use crate::error::Error;
 use crate::layout::{FINISHER_BASE, PVPANIC_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
 use crate::machine::End;
 
-/// Puts them on the bus; `line` gives the wire of an interrupt source, `end` is called when the guest ends by the
-/// finisher or its kernel panics. Returns the serial port, which wants to be stopped.
+/// Adds them to the bus. `line` returns the line of an interrupt source. `end` is called when the
+/// guest ends through the finisher or its kernel panics. Returns the serial port, which the caller
+/// must stop.
 ///
 /// # Errors
 /// The host has no thread or file descriptor left.
@@ -54,7 +55,7 @@ fn ended(finish: Finish) -> End {
         Finish::Pass => End::PowerOff,
         Finish::Reset => End::Reboot,
         Finish::Fail(code) => {
-            // Our exit status is 1 whatever the code: others have a meaning of their own.
+            // Exit status 1 for every code: other values have meanings of their own.
             warn!("the guest reported failure {code} (test finisher)");
             End::Failure
         }

@@ -1,6 +1,6 @@
-//! The SBI calls that KVM leaves to us: the consoles. Everything else it answers itself.
+//! The SBI calls that KVM forwards to user space: the consoles. KVM handles all others.
 //!
-//! A call that nobody knows needs no answer from us: KVM has put NOT_SUPPORTED there.
+//! An unknown call needs no reply: KVM has already stored NOT_SUPPORTED.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::poll::{PollFd, PollFlags, poll};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// Extension ids (SBI 2.0, § 5 and § 12).
+/// Extension IDs (SBI 2.0, § 5 and § 12).
 mod extension {
     pub(super) const LEGACY_PUTCHAR: u64 = 0x01;
     pub(super) const LEGACY_GETCHAR: u64 = 0x02;
@@ -25,7 +25,7 @@ mod dbcn {
     pub(super) const WRITE_BYTE: u64 = 2;
 }
 
-/// What the calls that come to us are called, [`Call::name`] by [`Call::name`]; the last stands for all others.
+/// Names of the calls, indexed by [`Call::name`]; the last one stands for all other calls.
 pub const NAMES: [&str; 6] = [
     "legacy putchar",
     "legacy getchar",
@@ -40,16 +40,17 @@ const SUCCESS: i64 = 0;
 const ERR_FAILED: i64 = -1;
 const ERR_INVALID_PARAM: i64 = -3;
 
-/// The most bytes moved by one call. A guest may ask for more and is told how far it got.
+/// Maximum bytes transferred per call. The reply gives the number of bytes, and the guest continues
+/// from there.
 const CHUNK: u64 = 4096;
 
-/// How long a call may wait for an output that takes nothing, in milliseconds.
+/// How long a call waits for output that accepts nothing, in milliseconds.
 const WAIT: u16 = 100;
 
-/// A guest's `ecall`: registers a7, a6, a0 to a5, and what goes back in a0 and a1.
+/// A guest's `ecall`: registers a7, a6 and a0 to a5, and the reply in a0 and a1.
 #[derive(Debug)]
 pub struct Call<'a> {
-    /// Extension id, from a7.
+    /// Extension ID, from a7.
     pub extension: u64,
     /// Function id, from a6.
     pub function: u64,
@@ -60,7 +61,7 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The place of its name in [`NAMES`].
+    /// Returns the index of its name in [`NAMES`].
     pub fn name(&self) -> usize {
         match (self.extension, self.function) {
             (extension::LEGACY_PUTCHAR, _) => 0,
@@ -82,7 +83,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// Consoles that read `input` and write `output`, neither of which blocks.
+    /// Creates consoles that read `input` and write `output`. Both are non-blocking.
     pub fn new(memory: Arc<GuestMemoryMmap>, input: File, output: File) -> Console {
         Console {
             memory,
@@ -92,12 +93,12 @@ impl Console {
         }
     }
 
-    /// Whether the guest has sent anything.
+    /// Whether the guest has written anything.
     pub fn has_sent(&self) -> bool {
         self.spoken.load(Ordering::Relaxed)
     }
 
-    /// Answers a call.
+    /// Handles a call.
     pub fn call(&self, call: Call<'_>) {
         let [a0, a1, a2, ..] = call.args;
         let answer = match (call.extension, call.function) {
@@ -126,7 +127,7 @@ impl Console {
         };
     }
 
-    /// § 12.1: writes the guest's bytes and returns how many; fewer than it asked for are legal.
+    /// § 12.1: writes the guest's bytes and returns how many. Fewer than requested is legal.
     fn write(&self, len: u64, low: u64, high: u64) -> Result<u64, i64> {
         let (address, count) = self.range(len, low, high)?;
         let mut bytes = vec![0; count];
@@ -136,7 +137,7 @@ impl Console {
         Ok(send(&self.output, &bytes) as u64)
     }
 
-    /// § 12.2: reads what input there is, without waiting, and returns how much.
+    /// § 12.2: reads the available input without waiting, and returns the number of bytes.
     fn read(&self, len: u64, low: u64, high: u64) -> Result<u64, i64> {
         let (address, count) = self.range(len, low, high)?;
         let mut bytes = vec![0; count];
@@ -151,12 +152,12 @@ impl Console {
         Ok(got as u64)
     }
 
-    /// The first part, of at most [`CHUNK`] bytes, of a buffer that must all be RAM.
+    /// Returns the first [`CHUNK`] bytes at most of a buffer, all of which must be RAM.
     fn range(&self, len: u64, low: u64, high: u64) -> Result<(GuestAddress, usize), i64> {
         let whole = usize::try_from(len).map_err(|_| ERR_INVALID_PARAM)?;
         let count = usize::try_from(len.min(CHUNK)).map_err(|_| ERR_INVALID_PARAM)?;
         let address = GuestAddress(low);
-        // The upper half of an address: no RAM of ours lies beyond 2^64.
+        // The upper half of the address is not 0: there is no RAM beyond 2^64.
         if high == 0 && GuestMemoryBackend::check_range(&*self.memory, address, whole) {
             Ok((address, count))
         } else {
@@ -166,15 +167,16 @@ impl Console {
 
     fn put(&self, byte: u64) -> bool {
         self.spoken.store(true, Ordering::Relaxed);
-        // The calls pass a character in the low byte.
+        // The character is in the low byte.
         #[expect(clippy::cast_possible_truncation, reason = "the low byte of it")]
         let sent = send(&self.output, &[byte as u8]);
         sent == 1
     }
 }
 
-/// Writes what `output` takes, and waits a while until it takes something. Returns how much, 0 if that was in vain or the
-/// vCPU is wanted elsewhere: then the guest tries again, which lets the vCPU see whether to stop. Output that nobody reads any more counts as written.
+/// Writes to `output` and waits up to [`WAIT`] for space. Returns the bytes written, or 0 if there
+/// was no space or a signal came: the guest retries, which lets the vCPU check whether to stop. If
+/// the output has failed, such as a pipe without a reader, returns all bytes as written.
 fn send(mut output: &File, bytes: &[u8]) -> usize {
     if bytes.is_empty() {
         return 0;
@@ -187,7 +189,7 @@ fn send(mut output: &File, bytes: &[u8]) -> usize {
             Err(_) => return bytes.len(),
         }
         let mut room = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
-        // A signal that comes just before the wait does not end it, so it must end by itself.
+        // A signal just before poll() does not interrupt it, hence the timeout.
         if !matches!(poll(&mut room, WAIT), Ok(1..)) {
             return 0;
         }

@@ -1,10 +1,10 @@
-//! QEMU's arguments, as they are put together.
+//! QEMU's command line under construction.
 
 use std::ffi::{OsStr, OsString};
 
 use crate::config::{Target, double_commas};
 
-/// Arguments.
+/// The arguments.
 #[derive(Default)]
 pub(crate) struct Line(pub(crate) Vec<OsString>);
 
@@ -15,10 +15,10 @@ impl Line {
             .extend(arguments.iter().map(|argument| argument.as_ref().into()));
     }
 
-    /// A character device that leads where a console of ours would.
+    /// Adds a character device with the back end `target`.
     pub(crate) fn chardev(&mut self, id: &str, target: &Target) {
         let (backend, path) = match target {
-            // Only a multiplexed one has escape keys.
+            // Only a multiplexed chardev has escape keys.
             Target::Stdio => ("stdio,mux=on,signal=off", None),
             Target::Pty => ("pty", None),
             Target::Null => ("null", None),
@@ -33,7 +33,7 @@ impl Line {
         self.add([OsStr::new("-chardev"), &value]);
     }
 
-    /// A character device that is a connected socket: `address` is `path=…` or `fd=…`.
+    /// Adds a character device that is a connected socket. `address` is `path=…` or `fd=…`.
     pub(crate) fn socket(&mut self, id: &str, address: &OsStr) {
         let mut socket = OsString::from(format!("socket,id={id},"));
         socket.push(address);

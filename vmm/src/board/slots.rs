@@ -1,8 +1,10 @@
-//! THE table: which virtio devices a machine can have, and what each is on KVM, under QEMU and on a socket.
+//! THE table: the virtio devices that a machine can have, and what each is on KVM, under QEMU and
+//! on a vhost-user socket.
 //!
-//! A device is known by its slot, and by nothing else: address, interrupt, device tree node and the name in statistics,
-//! traces and messages follow from it. A new device is its model in `devices`, its values in [`config`], and a row here;
-//! rows are appended, so that the devices there are keep their places.
+//! A device is identified by its slot alone. Its address, interrupt, device tree node and the name
+//! in statistics, traces and messages follow from the slot. A new device needs a model in
+//! `devices`, values in [`config`], and a row here. Append new rows, so that existing devices keep
+//! their slots.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -23,17 +25,17 @@ mod disk;
 
 /// A row: one kind of device.
 pub(crate) struct Row {
-    /// The device's name, or its beginning where there can be several: `disk0`, `disk1`, ….
+    /// The device's name, or its prefix if there can be several: `disk0`, `disk1`, ….
     name: &'static str,
-    /// The device, where slots are too few.
+    /// The device's name in the message that too few slots are left.
     title: &'static str,
     /// How many of them a machine has.
     count: Count,
-    /// Makes the nth of a machine.
+    /// Creates the nth one of a machine.
     model: for<'m> fn(&Parts<'m>, usize) -> Result<Model<'m>, Error>,
-    /// Adds the nth to QEMU's arguments.
+    /// Adds the nth one to QEMU's arguments.
     qemu: fn(&mut Line, &Machine, &Place<'_>),
-    /// How it is served to a front end, if it can be.
+    /// How to serve it over vhost-user, if that is possible.
     pub(crate) served: Option<Served>,
 }
 
@@ -41,36 +43,37 @@ pub(crate) struct Row {
 enum Count {
     /// One or none.
     One(fn(&config::Machine) -> bool),
-    /// Any number: the names are numbered.
+    /// Any number. Their names are numbered.
     Many(fn(&config::Machine) -> usize),
 }
 
-/// A device that is served over vhost-user.
+/// How a device is served over vhost-user.
 pub(crate) struct Served {
-    /// QEMU's front end of it.
+    /// QEMU's front end for it.
     pub(crate) front_end: &'static str,
-    /// The nth of a machine as `--device` of hartvisor vhost-user.
+    /// The nth one of a machine as the `--device` option of hartvisor vhost-user.
     pub(crate) option: fn(&Machine, usize) -> OsString,
 }
 
-/// What devices are made of.
+/// What devices are created from.
 pub(crate) struct Parts<'m> {
     /// The machine.
     pub(crate) machine: &'m Machine,
-    /// What its consoles lead to, unless they are QEMU's.
+    /// Their back ends, unless QEMU runs the consoles.
     pub(crate) consoles: Option<&'m Consoles>,
 }
 
-/// What is to be known of a device's transport, once it has one.
+/// Receives the device's transport once it exists.
 type Attached<'m> = Box<dyn FnOnce(&Arc<Mmio>) + 'm>;
 
-/// A device, and what else connects it with the host.
+/// A device and its connections to the host.
 pub(crate) struct Model<'m> {
     /// The device.
     pub(crate) device: Box<dyn VirtioDevice>,
-    /// Is called with its transport.
+    /// Called with its transport.
     pub(crate) attached: Option<Attached<'m>>,
-    /// Looks whether its host file has another size; true where the guest's configuration changed by that.
+    /// Checks whether the size of its host file changed. Returns true if that changed the guest's
+    /// view of the device.
     pub(crate) resized: Option<Box<dyn Fn() -> bool + 'm>>,
 }
 
@@ -84,17 +87,17 @@ impl Model<'_> {
     }
 }
 
-/// Where a device sits under QEMU.
+/// The place of a device under QEMU.
 pub(crate) struct Place<'a> {
-    /// Which of its kind it is.
+    /// Its index among devices of its kind.
     pub(crate) nth: usize,
     /// The bus: `virtio-mmio-bus.3`.
     pub(crate) bus: String,
-    /// Where QEMU finds our device (`path=…` or `fd=…`); otherwise it has its own.
+    /// The address of the vhost-user back end (`path=…` or `fd=…`). `None`: QEMU's own device.
     pub(crate) served: Option<&'a OsStr>,
 }
 
-/// The table, in the order of the slots.
+/// The table, in slot order.
 static TABLE: [Row; 3] = [
     Row {
         name: "console",
@@ -137,30 +140,30 @@ static TABLE: [Row; 3] = [
     },
 ];
 
-/// A device of a machine in its slot.
+/// A device of a machine, and its slot.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot {
-    /// Its number, from 0.
+    /// The slot's number, from 0.
     number: usize,
     row: &'static Row,
-    /// Which of its kind it is, from 0.
+    /// Its index among devices of its kind, from 0.
     nth: usize,
-    /// How many of its kind there are.
+    /// The number of devices of its kind.
     of: usize,
 }
 
 impl Slot {
-    /// Guest physical address of its registers.
+    /// Returns the guest physical address of its registers.
     pub(crate) fn address(self) -> u64 {
         layout::virtio_address(self.number)
     }
 
-    /// Its interrupt source.
+    /// Returns its interrupt source.
     pub(crate) fn irq(self) -> u32 {
         layout::virtio_irq(self.number)
     }
 
-    /// The device's name in statistics, traces and messages: `console`, `disk0`, ….
+    /// Returns the device's name in statistics, traces and messages: `console`, `disk0`, ….
     pub(crate) fn name(self) -> String {
         match self.row.count {
             Count::One(_) => self.row.name.to_owned(),
@@ -168,7 +171,7 @@ impl Slot {
         }
     }
 
-    /// Makes the device.
+    /// Creates the device.
     ///
     /// # Errors
     /// The host has no file descriptor left, or a file cannot be read.
@@ -176,21 +179,22 @@ impl Slot {
         (self.row.model)(parts, self.nth)
     }
 
-    /// It as `--device` of hartvisor vhost-user, if it can be served so.
+    /// Returns its `--device` option of hartvisor vhost-user, if it can be served.
     pub(crate) fn option(self, machine: &Machine) -> Option<OsString> {
         let served = self.row.served.as_ref()?;
         Some((served.option)(machine, self.nth))
     }
 
-    /// Whether it can be served to a front end.
+    /// Whether it can be served over vhost-user.
     pub(crate) fn is_served(self) -> bool {
         self.row.served.is_some()
     }
 
-    /// Adds it to QEMU's arguments; `served` is where QEMU finds our device.
+    /// Adds it to QEMU's arguments. `served` is the address of its vhost-user back end.
     ///
-    /// QEMU lists the slots backwards in its device tree. So the first of a kind goes into its highest slot, and a guest
-    /// that numbers devices as it finds them (/dev/vda, …) numbers them alike here and under KVM.
+    /// QEMU lists the slots in reverse order in its device tree. So the first device of a kind goes
+    /// into the highest slot of its kind, and a guest that numbers devices in the order it finds
+    /// them (/dev/vda, …) gets the same numbers as under KVM.
     pub(crate) fn qemu(self, line: &mut Line, machine: &Machine, served: Option<&OsStr>) {
         let number = (self.number + self.of).saturating_sub(2 * self.nth + 1);
         let place = Place {
@@ -202,7 +206,7 @@ impl Slot {
     }
 }
 
-/// The devices of a machine, in the order of their slots, which have no gap.
+/// Returns the devices of a machine in slot order, without gaps.
 pub(crate) fn slots(config: &config::Machine) -> Vec<Slot> {
     let of_row = |row: &'static Row| {
         let of = row.number_of(config);
@@ -230,12 +234,12 @@ impl Row {
 /// A board with virtio-mmio slots.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Board {
-    /// Whose it is, as in "of … 8 slots".
+    /// The owner of the slots in the error message: "of … 8 slots".
     whose: &'static str,
     slots: usize,
 }
 
-/// Ours.
+/// This program's board.
 pub(crate) const KVM: Board = Board {
     whose: "the board's",
     slots: layout::VIRTIO_SLOTS,
@@ -247,10 +251,10 @@ pub(crate) const QEMU: Board = Board {
     slots: layout::QEMU_SLOTS,
 };
 
-/// Whether the devices of a machine fit into a board's slots.
+/// Checks that the devices of a machine fit into a board's slots.
 ///
 /// # Errors
-/// There are too many; the message says of what, and what takes the other slots.
+/// There are too many. The message names the kind, and what occupies the other slots.
 pub(crate) fn check(config: &config::Machine, board: Board) -> Result<(), Error> {
     let all: usize = TABLE.iter().map(|row| row.number_of(config)).sum();
     if all <= board.slots {
@@ -274,16 +278,16 @@ pub(crate) fn check(config: &config::Machine, board: Board) -> Result<(), Error>
     })
 }
 
-/// QEMU's front ends of our devices.
+/// Returns QEMU's front ends of the devices that can be served.
 pub(crate) fn front_ends() -> impl Iterator<Item = &'static str> {
     let served = TABLE.iter().filter_map(|row| row.served.as_ref());
     served.map(|served| served.front_end)
 }
 
-/// The device that `hartvisor vhost-user` serves.
+/// Creates the device that `hartvisor vhost-user` serves.
 ///
 /// # Errors
-/// A file cannot be opened, or another machine has it.
+/// A file cannot be opened, or another machine uses it.
 pub(crate) fn alone(device: &BackEnd) -> Result<Box<dyn VirtioDevice>, Error> {
     match device {
         BackEnd::Block(disk) => disk::alone(disk),

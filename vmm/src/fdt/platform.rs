@@ -1,4 +1,4 @@
-//! The nodes of the platform's own devices, as QEMU's `virt` has them.
+//! The nodes of the platform devices, as in QEMU's `virt`.
 
 use devices::platform::{finisher, pvpanic, rtc, uart};
 use vm_fdt::{Error as FdtError, FdtWriter};
@@ -6,12 +6,13 @@ use vm_fdt::{Error as FdtError, FdtWriter};
 use super::{FINISHER_PHANDLE, Irqchip, Trigger};
 use crate::layout::{FINISHER_BASE, PVPANIC_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
 
-/// Where an early console writes without being told (`earlycon` alone).
+/// The default output of the kernel's early console (`earlycon` without a device).
 pub(super) fn stdout_path() -> String {
     format!("/soc/serial@{UART_BASE:x}")
 }
 
-/// Finisher, clock, pvpanic and serial port. An alarm and a key can wake a guest that sleeps, if its drivers arrange it.
+/// Finisher, clock, pvpanic and serial port. The clock's alarm and a key can wake a sleeping guest,
+/// if its drivers enable that.
 pub(super) fn devices(fdt: &mut FdtWriter, irqchip: Irqchip) -> Result<(), FdtError> {
     let node = fdt.begin_node(&format!("test@{FINISHER_BASE:x}"))?;
     let names = ["sifive,test1", "sifive,test0", "syscon"];

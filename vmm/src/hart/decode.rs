@@ -1,23 +1,23 @@
-//! Which access to memory an instruction makes: loads and stores of integers, floating point and
-//! vectors, AMOs and cache-block operations, compressed ones too (unprivileged architecture, the
-//! tables of "RV32/64G Instruction Set Listings" and of "C"; Zcb; V; CMO).
+//! Decodes the memory access of an instruction: integer, floating-point and vector loads and
+//! stores, AMOs and cache-block operations, including compressed ones (unprivileged architecture,
+//! "RV32/64G Instruction Set Listings", the tables of "C"; Zcb; V; CMO).
 //!
-//! The words are the guest's: any value is an instruction, or none.
+//! The words come from the guest, so any value must be handled.
 
 use super::{Hart, Register, paging::Use};
 
 use std::io;
 
-/// An instruction that loads or stores.
+/// A load or store instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
     /// Bytes of the instruction: 2 or 4.
     pub length: u64,
-    /// Whether it loads. What does both, stores.
+    /// Load or store. An AMO, which does both, is a store.
     pub what: Use,
-    /// Bytes of one access: a power of two, 1 to 16.
+    /// Bytes per access: a power of two, 1 to 16.
     pub size: u64,
-    /// What is moved, if it is one register.
+    /// The register that is loaded or stored, if there is exactly one.
     pub data: Data,
     base: u8,
     offset: Offset,
@@ -26,32 +26,32 @@ pub struct Instruction {
 /// What a load or store moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// An integer register. A load extends the sign.
+    /// An integer register. A load sign-extends.
     Signed(u8),
-    /// An integer register. A load fills up with zeroes.
+    /// An integer register. A load zero-extends.
     Unsigned(u8),
-    /// A floating-point register. A load fills up with ones (NaN boxing).
+    /// A floating-point register. A load fills the upper bits with ones (NaN boxing).
     Float(u8),
-    /// More than one register, or something atomic, or nothing.
+    /// Several registers, an atomic operation, or no data.
     Other,
 }
 
 /// What is added to the base register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Offset {
-    /// So many bytes.
+    /// Bytes.
     Immediate(i16),
-    /// So many bytes for each vector element before the one that is at fault.
+    /// Bytes per vector element before the faulting one (vstart).
     Elements(u64),
-    /// The value of a register for each vector element before.
+    /// A register's value per vector element before the faulting one.
     Stride(u8),
-    /// An element of a vector register.
+    /// An element of a vector register, which KVM does not give us here.
     Vector,
 }
 
 impl Instruction {
-    /// Decodes a word, of which a compressed instruction uses the lower half. `None`: it neither
-    /// loads nor stores, or is nothing that we know.
+    /// Decodes a word. A compressed instruction is its lower half. Returns `None` if it is no load
+    /// or store, or unknown.
     pub fn decode(word: u32) -> Option<Instruction> {
         match word & 3 {
             3 => full(word),
@@ -61,8 +61,8 @@ impl Instruction {
         }
     }
 
-    /// The guest address of the access, as `hart` stands. `None`: the hart's registers that we have
-    /// do not tell.
+    /// Returns the guest virtual address of the access. `None` means that it depends on a register
+    /// that [`Register`] lacks.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -80,7 +80,7 @@ impl Instruction {
     }
 }
 
-/// The value of an integer register.
+/// Returns the value of an integer register.
 ///
 /// # Errors
 /// The hypervisor's.
@@ -91,7 +91,7 @@ pub fn integer(hart: &dyn Hart, register: u8) -> io::Result<u64> {
     }
 }
 
-/// Bits `at` and up of a word, as many as `count`, below 16.
+/// Returns `count` bits (at most 12) of a word, from bit `at` up.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "no field has more than 12 bits"
@@ -100,24 +100,24 @@ const fn bits(word: u32, at: u32, count: u32) -> u16 {
     (word >> at & ((1 << count) - 1)) as u16
 }
 
-/// The number of a register, whose field begins at bit `at`.
+/// The number of the register in the field at bit `at`.
 #[expect(clippy::cast_possible_truncation, reason = "5 bits")]
 const fn register(word: u32, at: u32) -> u8 {
     bits(word, at, 5) as u8
 }
 
-/// The same of the short fields of compressed instructions: x8 to x15.
+/// The same for the short fields of compressed instructions: x8 to x15.
 #[expect(clippy::cast_possible_truncation, reason = "3 bits")]
 const fn short_register(word: u32, at: u32) -> u8 {
     8 + bits(word, at, 3) as u8
 }
 
-/// A 12-bit immediate, whose sign is its highest bit.
+/// A 12-bit immediate, sign-extended.
 const fn signed(bits: u16) -> Offset {
     Offset::Immediate((bits << 4).cast_signed() >> 4)
 }
 
-/// An instruction of 32 bits.
+/// Decodes a 32-bit instruction.
 fn full(word: u32) -> Option<Instruction> {
     let width = bits(word, 12, 3);
     let (upper, rd, rs2) = (bits(word, 20, 12), register(word, 7), register(word, 20));
@@ -158,13 +158,13 @@ fn full(word: u32) -> Option<Instruction> {
             };
             plain(what, 1 << width, Data::Other, Offset::Immediate(0))
         }
-        // A cache block is aligned, and no byte of it is worse than another.
+        // A cache block is aligned, so all of its bytes fault alike.
         (0x0f, 2) => plain(Use::Store, 1, Data::Other, Offset::Immediate(0)),
         _ => None,
     }
 }
 
-/// The bytes of an element of a vector load or store, and where elements lie.
+/// Returns the bytes per element of a vector load or store, and how elements are addressed.
 fn vector(word: u32, width: u16) -> (u64, Offset) {
     let size = match width {
         0 => 1,
@@ -172,7 +172,7 @@ fn vector(word: u32, width: u16) -> (u64, Offset) {
     };
     let segment = size * (1 + u64::from(bits(word, 29, 3)));
     let offset = match (bits(word, 26, 2), register(word, 20)) {
-        // Whole registers have a number where others have fields.
+        // Whole-register accesses: the segment field is the number of registers.
         (0, 0b01000) => Offset::Elements(size),
         (0, _) => Offset::Elements(segment),
         (2, stride) => Offset::Stride(stride),
@@ -181,7 +181,7 @@ fn vector(word: u32, width: u16) -> (u64, Offset) {
     (size, offset)
 }
 
-/// A compressed instruction with a base register of its own.
+/// Decodes a compressed instruction with a base register field.
 fn compressed(word: u32) -> Option<Instruction> {
     let register = short_register(word, 2);
     let double = bits(word, 10, 3) << 3 | bits(word, 5, 2) << 6;
@@ -215,7 +215,7 @@ fn compressed(word: u32) -> Option<Instruction> {
     })
 }
 
-/// A compressed instruction on the stack, x2.
+/// Decodes a compressed instruction whose base is the stack pointer, x2.
 fn by_stack(word: u32) -> Option<Instruction> {
     let (rd, rs2) = (register(word, 7), register(word, 2));
     let load8 = bits(word, 5, 2) << 3 | bits(word, 12, 1) << 5 | bits(word, 2, 3) << 6;

@@ -1,11 +1,11 @@
-//! What a hart would have done where KVM gives up.
+//! Handles the guest accesses that KVM does not.
 //!
-//! KVM_RUN fails with EIO or EOPNOTSUPP at a fetch from where no memory is, and at a load or store
-//! there that it does not decode (docs/riscv-kvm.md). It says neither which nor why, and `kvm_run`
-//! is stale. All that is left are the hart's registers, with pc at the instruction, and memory: so
-//! the instruction is fetched and decoded once more, through the guest's own page table, and ends
-//! as on a hart. Either it is an access to a device that we can make in KVM's place, or it is an
-//! exception.
+//! KVM_RUN fails with EIO or EOPNOTSUPP on a fetch from an address without memory, and on a load or
+//! store there that it cannot decode (docs/riscv-kvm.md). It reports neither the kind nor the
+//! cause, and `kvm_run` is stale. What remains are the hart's registers, with pc at the
+//! instruction, and guest memory. So the instruction is fetched and decoded again, through the
+//! guest's page table, and gets the outcome that it has on a hart: an access to a device, made in
+//! KVM's place, or an exception.
 
 use std::io;
 use std::sync::Arc;
@@ -23,15 +23,15 @@ use super::{Cause, Exception, Hart, Register, sstatus, vector};
 use crate::error::Error;
 use crate::machine::End;
 
-/// Failures of KVM_RUN that are answered in one run. Each costs the host three lines in its
-/// kernel's log, without a limit there.
+/// Failures of KVM_RUN that are handled per run. Each costs three lines in the host's kernel log,
+/// which are not rate-limited.
 const LIMIT: u32 = 10_000;
-/// One vCPU gets an answer for each such interval, on average.
+/// Average interval at which a vCPU's failures are handled.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// How far ahead of that it may be: 100 answers at once.
+/// How far a vCPU may run ahead of that: a burst of 100 failures.
 const BURST: Duration = Duration::from_secs(1);
 
-/// How many failures may still be answered, in all lives of a guest and by all of its vCPUs.
+/// How many more failures are handled, shared by all vCPUs of a guest and kept across reboots.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<AtomicU32>);
 
@@ -42,7 +42,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// False: it was spent before.
+    /// Takes one; returns false if none is left.
     fn spend(&self) -> bool {
         let less = |left: u32| left.checked_sub(1);
         self.0
@@ -51,31 +51,31 @@ impl Budget {
     }
 }
 
-/// Answers for one vCPU.
+/// Handles the failures of one vCPU.
 #[derive(Clone)]
 pub struct Faults {
     memory: Arc<GuestMemoryMmap>,
     budget: Budget,
-    /// When the next answer is due, if each takes [`INTERVAL`].
+    /// When the next failure is due at one per [`INTERVAL`].
     next: Option<Instant>,
 }
 
-/// What an instruction comes to.
+/// The outcome of an instruction.
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
-    /// The hart cannot execute it.
+    /// The hart takes an exception.
     Exception(Exception),
-    /// It can: an aligned access of one register to this guest physical address, where no memory
-    /// is.
+    /// An aligned access of one register to this guest physical address, which is not RAM.
     Access(Instruction, u64),
-    /// All of its addresses are memory: another hart has changed what they were a moment ago.
+    /// All of its addresses are RAM, so another hart changed the page table or the code meanwhile.
+    /// Run it again.
     Again,
-    /// The word neither loads nor stores.
+    /// The word is no load or store.
     Unknown(u32),
 }
 
 impl Faults {
-    /// For guests with this memory.
+    /// Creates the handler for a guest with this memory.
     pub fn new(memory: Arc<GuestMemoryMmap>, budget: Budget) -> Faults {
         Faults {
             memory,
@@ -84,7 +84,7 @@ impl Faults {
         }
     }
 
-    /// Answers for a hart that KVM_RUN has failed to run. `Some` if it can never go on.
+    /// Handles a failure of KVM_RUN. Returns `Some` if the hart cannot continue.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -132,11 +132,10 @@ impl Faults {
         Ok(None)
     }
 
-    /// Answers for a load or store that KVM gave us and no device has taken. A hart has the
-    /// exception if the instruction's address is at or beyond the end of RAM, or if it is not the
-    /// instruction's own address that KVM gave us, but one of a page that it crosses into or of its
-    /// page table. Anywhere else nothing happens: loads give zeroes, as guests that look for
-    /// devices expect.
+    /// Handles a load or store that KVM passed on and that no device claims. The hart takes an
+    /// exception in two cases: the instruction's address is beyond the end of RAM, or KVM's address
+    /// is not the instruction's own, but one in the second page of the access or of a page table.
+    /// Otherwise nothing happens: loads return zeroes, as guests that probe for devices expect.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -152,8 +151,7 @@ impl Faults {
         if !matches!(exception.cause, Cause::LoadAccess | Cause::StoreAccess) {
             return Ok(());
         }
-        // The hypervisor is to forget the access, whose result must not get into the registers
-        // afterwards.
+        // Make the hypervisor complete the access, then restore the registers that it wrote.
         let registers = || [Register::Pc].into_iter().chain((1..32).map(Register::X));
         let saved = registers().map(|it| Ok((it, hart.get(it)?)));
         let saved: Vec<_> = saved.collect::<io::Result<_>>()?;
@@ -164,14 +162,14 @@ impl Faults {
         exception.inject(hart)
     }
 
-    /// How long to wait before an answer that is asked for `now`.
+    /// Returns how long to wait before handling a failure at `now`.
     fn delay(&mut self, now: Instant) -> Duration {
         let next = self.next.map_or(now, |next| next.max(now)) + INTERVAL;
         self.next = Some(next);
         next.saturating_duration_since(now + BURST)
     }
 
-    /// What the instruction comes to at which `hart` stands.
+    /// Finds the outcome of the instruction at pc.
     fn find(&self, hart: &dyn Hart) -> io::Result<Finding> {
         let paging = Paging::of(hart)?;
         let word = match self.fetch(paging, hart.get(Register::Pc)?) {
@@ -188,7 +186,7 @@ impl Faults {
         })
     }
 
-    /// The instruction at `pc`. Each half has a page of its own.
+    /// Fetches the instruction at `pc`. Its two halves may lie in different pages.
     fn fetch(&self, paging: Paging, pc: u64) -> Result<u32, Exception> {
         let half = |address| {
             let refused = |cause| Exception {
@@ -213,7 +211,7 @@ impl Faults {
         }
     }
 
-    /// What an access of an instruction comes to at guest address `address`.
+    /// Finds the outcome of the instruction's access to guest virtual address `address`.
     fn reach(&self, paging: Paging, instruction: Instruction, address: u64) -> Finding {
         let (what, size) = (instruction.what, instruction.size);
         let page = |address: u64| address / PAGE;
@@ -234,15 +232,15 @@ impl Faults {
         let beyond = physical > self.memory.last_addr().0;
         let aligned = address.is_multiple_of(size);
         if beyond || !aligned || instruction.data == Data::Other {
-            // Misaligned accesses to what is no memory are access faults as well: a handler could
-            // not split them.
+            // Misaligned accesses outside RAM are access faults too: a misaligned handler could not
+            // split them.
             return exception(what, Refused::Table, address);
         }
         Finding::Access(instruction, physical)
     }
 }
 
-/// The exception of a load or store at guest address `value`.
+/// The exception of a load or store at guest virtual address `value`.
 fn exception(what: Use, why: Refused, value: u64) -> Finding {
     let cause = match (what, why) {
         (Use::Load, Refused::Table) => Cause::LoadAccess,
@@ -253,7 +251,7 @@ fn exception(what: Use, why: Refused, value: u64) -> Finding {
     Finding::Exception(Exception { cause, value })
 }
 
-/// Makes an access in place of the hart, and takes it to the next instruction.
+/// Performs an access in place of the hart, and moves pc to the next instruction.
 fn access(
     hart: &mut dyn Hart,
     bus: &Bus,
@@ -281,8 +279,7 @@ fn access(
                     _ => value | u64::MAX << (64 - unused),
                 };
                 hart.set(Register::F(register), boxed)?;
-                // Or the guest's kernel would not save the register when it changes to another
-                // process.
+                // Otherwise the guest's kernel would not save the register on a context switch.
                 let status = hart.get(Register::Sstatus)?;
                 hart.set(Register::Sstatus, status | sstatus::FS)?;
             }

@@ -1,20 +1,20 @@
-//! A hart for tests: registers and nothing else.
+//! A model of a hart for tests: only registers.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use super::{Hart, Register};
 
-/// Registers, zero until they are set.
+/// Registers, initially zero.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     registers: BTreeMap<String, u64>,
-    /// How often an instruction was completed.
+    /// How many instructions were completed.
     pub(crate) completed: u32,
 }
 
 impl Model {
-    /// A hart with these registers.
+    /// Creates a hart with these registers.
     pub(crate) fn new(registers: &[(Register, u64)]) -> Model {
         let mut model = Model::default();
         for &(register, value) in registers {
@@ -23,7 +23,7 @@ impl Model {
         model
     }
 
-    /// A register's value.
+    /// Returns a register's value.
     pub(crate) fn value(&self, register: Register) -> u64 {
         self.get(register).unwrap()
     }
@@ -46,7 +46,8 @@ impl Hart for Model {
         Ok(())
     }
 
-    /// As KVM does it: what was loaded gets into a register, and pc to the next instruction.
+    /// Does what KVM does: writes the loaded value to a register and moves pc to the next
+    /// instruction.
     fn complete(&mut self) -> io::Result<()> {
         self.completed += 1;
         self.set(Register::X(10), 0xdead)?;

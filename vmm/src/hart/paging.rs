@@ -1,6 +1,5 @@
-//! Where a guest's address leads, by its own page table: Bare, Sv39, Sv48 and Sv57 with
-//! 16-bit-contiguous pages (privileged architecture, "Virtual Address Translation Process";
-//! Svnapot).
+//! Translates guest virtual addresses with the guest's own page table: Bare, Sv39, Sv48 and Sv57,
+//! with Svnapot's 64 KiB pages (privileged architecture, "Virtual Address Translation Process").
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -9,13 +8,13 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::{Hart, Register, sstatus};
 
-/// Bytes of a page.
+/// Bytes per page.
 pub const PAGE: u64 = 4096;
-/// Bits of a virtual page number that choose an entry of one table.
+/// Bits of a virtual page number that index one table.
 const INDEX_BITS: u32 = 9;
-/// Bytes of a page-table entry.
+/// Bytes per page-table entry.
 const ENTRY: u64 = 8;
-/// Bits of a physical page number, in `satp` and in an entry.
+/// Mask of a physical page number in `satp`, and in an entry shifted right by 10.
 const PPN: u64 = (1 << 44) - 1;
 
 /// Bits of a page-table entry.
@@ -25,11 +24,11 @@ mod pte {
     pub(super) const WRITE: u64 = 1 << 2;
     pub(super) const EXECUTE: u64 = 1 << 3;
     pub(super) const USER: u64 = 1 << 4;
-    /// Svnapot: sixteen pages together.
+    /// Svnapot: one of 16 contiguous pages.
     pub(super) const NAPOT: u64 = 1 << 63;
 }
 
-/// What an address is used for.
+/// The kind of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// A load.
@@ -40,16 +39,16 @@ pub enum Use {
     Fetch,
 }
 
-/// Why an address leads nowhere.
+/// Why a translation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// The page table does not map it for this use: a page fault.
+    /// The page table does not permit this access: a page fault.
     Page,
-    /// A page table lies where no memory is: an access fault.
+    /// A page table lies outside RAM: an access fault.
     Table,
 }
 
-/// What decides where a hart's addresses lead.
+/// The state that controls a hart's address translation.
 #[derive(Clone, Copy, Debug)]
 pub struct Paging {
     satp: u64,
@@ -58,7 +57,7 @@ pub struct Paging {
 }
 
 impl Paging {
-    /// As `hart` stands.
+    /// Reads the current state of `hart`.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -70,12 +69,12 @@ impl Paging {
         })
     }
 
-    /// The guest physical address that `address` leads to. At most five loads from `memory`, each
-    /// of a word once. The accessed and dirty bits are not looked at: this asks where an access
-    /// goes that the hart's own walk has let through.
+    /// Translates `address` to a guest physical address. Loads at most five words from `memory`,
+    /// each once. The accessed and dirty bits are ignored: the hart's own walk has already
+    /// permitted the access.
     ///
     /// # Errors
-    /// It leads nowhere.
+    /// The address has no translation.
     pub fn walk(&self, memory: &GuestMemoryMmap, address: u64, what: Use) -> Result<u64, Refused> {
         let levels = match self.satp >> 60 {
             0 => return Ok(address),
@@ -84,7 +83,7 @@ impl Paging {
             10 => 5,
             _ => return Err(Refused::Page),
         };
-        // The upper bits repeat the highest bit that is translated.
+        // The upper bits must repeat the highest translated bit.
         let unused = 64 - 12 - INDEX_BITS * levels;
         if (address.cast_signed() << unused >> unused).cast_unsigned() != address {
             return Err(Refused::Page);
@@ -109,7 +108,7 @@ impl Paging {
         Err(Refused::Page)
     }
 
-    /// The address by a leaf entry, which maps 2^`shift` bytes.
+    /// Translates by a leaf entry, which maps 2^`shift` bytes.
     fn leaf(
         &self,
         entry: u64,
@@ -133,7 +132,8 @@ impl Paging {
             }
         };
         if entry & pte::NAPOT != 0 && shift == 12 {
-            // 64 KiB: the number's low four bits say so, and are the address's.
+            // 64 KiB: the low four bits of the page number encode the size. Take the address's bits
+            // instead.
             page = page & !15 | address >> 12 & 15;
         }
         let offset = address & ((1 << shift) - 1);
@@ -146,7 +146,7 @@ impl Paging {
     }
 }
 
-/// Whether a byte of RAM is at guest physical address `address`.
+/// Whether guest physical address `address` is RAM.
 pub fn is_memory(memory: &GuestMemoryMmap, address: u64) -> bool {
     memory.address_in_range(GuestAddress(address))
 }

@@ -1,4 +1,4 @@
-//! The console's row.
+//! The row of the console.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -19,8 +19,8 @@ pub(super) fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Err
     })
 }
 
-/// The virtio console, the serial port (which is the firmware's, too) and what they lead to. Where both are the terminal,
-/// Ctrl-a c changes which of them has the keys.
+/// Adds the virtio console, the serial port (which the firmware uses, too) and their back ends. If
+/// both use the terminal, Ctrl-a c switches the keyboard between them.
 pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let config = &machine.config;
     line.chardev("console", &config.console);
@@ -41,7 +41,8 @@ pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     ]);
     for (index, port) in config.ports.iter().enumerate() {
         let id = format!("port{index}");
-        // QEMU's own null counts as nobody there, for whom a writer in the guest would wait.
+        // Not QEMU's null chardev: to QEMU it is not connected, so that writers in the guest would
+        // block.
         match &port.target {
             Target::Null => line.chardev(&id, &Target::File(Path::new("/dev/null").into())),
             target => line.chardev(&id, target),

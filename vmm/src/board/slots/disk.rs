@@ -1,4 +1,4 @@
-//! The disks' row.
+//! The row of the disks.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -39,7 +39,8 @@ pub(super) fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Erro
 }
 
 pub(super) fn alone(disk: &config::Disk) -> Result<Box<dyn VirtioDevice>, Error> {
-    // The front end has the vCPUs; `queues` says how many queues it may take.
+    // The front end knows the number of vCPUs and requests as many queues as it needs, up to
+    // `queues`.
     let disk = Disk::open(disk, 1)?;
     disk.lock()?;
     Ok(Box::new(disk.device().map_err(opened)?))
@@ -65,7 +66,7 @@ pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     match (machine.disks.get(place.nth), place.served) {
         (Some(disk), Some(address)) => {
             line.socket(&id, address);
-            // The back end says everything else of the disk.
+            // The back end supplies everything else.
             let (size, count, bus) = (block::QUEUE_SIZE, disk.queues, &place.bus);
             let device = format!(
                 "vhost-user-blk,chardev={id},queue-size={size},num-queues={count},bus={bus}"
@@ -95,7 +96,7 @@ fn qemus_own(line: &mut Line, disk: &Disk, id: &str, bus: &str) {
         ""
     };
     let locking = if config.lock { "" } else { ",file.locking=off" };
-    // Not -drive file=: there a name such as nbd:a would be a protocol.
+    // Not -drive file=, which takes a name such as nbd:a for a protocol.
     let mut blockdev = OsString::from(format!(
         "driver={format},node-name={id},read-only={readonly},discard=unmap{direct}{locking},file.driver={driver},file.filename="
     ));

@@ -1,8 +1,8 @@
-//! The block device (§ 5.2) over a file or a block device of the host.
+//! The block device (§ 5.2), backed by a file or a block device of the host.
 //!
 //! ```text
-//!   block.rs    what is offered, the queues          request.rs  one request: checked, carried out, answered
-//!   config.rs   what the driver reads and may set    image.rs    what it is kept in: raw.rs, qcow2.rs
+//!   block.rs    features and queues        request.rs  one request: check, execute, answer
+//!   config.rs   configuration space        image.rs    storage formats: raw.rs, qcow2.rs
 //! ```
 
 mod config;
@@ -21,16 +21,16 @@ use crate::observe::DeviceObserver;
 use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
 
-/// The unit of all addresses and lengths (§ 5.2.2): bytes.
+/// The unit of sector numbers (§ 5.2.4), in bytes.
 pub const SECTOR: u64 = 512;
 
-/// The longest serial number (§ 5.2.6): bytes.
+/// The longest serial number (§ 5.2.6), in bytes.
 pub const SERIAL_MAX: usize = 20;
 
-/// The most queues that a disk can have.
+/// The most queues of a disk.
 pub const QUEUES_MAX: u16 = 16;
 
-/// Descriptors of each of its queues.
+/// Descriptors per queue.
 pub const QUEUE_SIZE: u16 = 256;
 
 /// Feature bits (§ 5.2.3).
@@ -47,7 +47,8 @@ mod feature {
     pub(super) const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// A disk. One thread serves all its queues: they spare a guest's vCPUs a lock, not the host any work.
+/// A disk. One thread serves all its queues. Several queues spare the guest's vCPUs a lock; they do
+/// not spread the host's work.
 pub struct Block {
     disk: Disk,
     queues: Vec<u16>,
@@ -58,18 +59,18 @@ pub struct Block {
 pub struct Options<'a> {
     /// The driver may not write.
     pub readonly: bool,
-    /// What GET_ID answers: its first 20 bytes.
+    /// The answer to GET_ID. Only the first 20 bytes are used.
     pub serial: &'a str,
-    /// Every write is durable when it completes, unless the driver turns its cache on (§ 5.2.6.2).
+    /// Every write is durable when it completes, unless the driver turns the cache on (§ 5.2.6.2).
     pub write_through: bool,
     /// The number of queues: 1 to [`QUEUES_MAX`].
     pub queues: u16,
-    /// The logical block size that the driver sees: a power of two from 512 bytes on.
+    /// The logical block size in bytes: a power of two, at least 512.
     pub block_size: u32,
-    /// What the log calls it.
+    /// The name in log messages.
     pub name: &'a str,
-    /// Whether an error of the host's was reported: shared by the devices of a disk that follow each
-    /// other when the guest reboots.
+    /// Whether a host error was reported. A reboot makes a new device for the same disk; both share
+    /// this flag.
     pub reported: Arc<AtomicBool>,
 }
 
@@ -88,7 +89,8 @@ impl Default for Options<'_> {
 }
 
 impl Block {
-    /// A disk of `size` bytes, rounded down to whole blocks, kept in `file`: one queue, and a cache until FLUSH.
+    /// A disk of `size` bytes, rounded down to whole blocks, in the raw image `file`. It has one
+    /// queue, and a write is durable after the next FLUSH.
     pub fn new(file: File, size: u64, readonly: bool, serial: &str) -> Block {
         let options = Options {
             readonly,
@@ -98,14 +100,15 @@ impl Block {
         Block::with(file, size, &options)
     }
 
-    /// The same with `options`.
+    /// Like [`new`](Self::new), with `options`.
     ///
-    /// A file opened with O_DIRECT is read and written directly, by way of a buffer where the driver's do not suit.
+    /// A file opened with O_DIRECT is read and written directly, through a bounce buffer if the
+    /// driver's buffers are not aligned.
     pub fn with(file: File, size: u64, options: &Options<'_>) -> Block {
         Block::of(Image::raw(file), size, options)
     }
 
-    /// The same, kept in `image`.
+    /// Like [`with`](Self::with), in `image`.
     pub fn of(image: Image, size: u64, options: &Options<'_>) -> Block {
         let mut serial = [0; SERIAL_MAX];
         for (to, from) in serial.iter_mut().zip(options.serial.bytes()) {
@@ -132,7 +135,7 @@ impl Block {
         }
     }
 
-    /// What the driver reads of it; by this its size can be changed while it runs.
+    /// The configuration space, through which the disk can be resized while it runs.
     pub fn shared_config(&self) -> Arc<Config> {
         Arc::clone(&self.disk.config)
     }
@@ -162,7 +165,7 @@ impl VirtioDevice for Block {
             | when(self.queues.len() > 1, MQ)
             | when(readonly, RO)
             | when(!readonly, WRITE_ZEROES)
-            // A hint that the host cannot take is not asked for.
+            // DISCARD is a hint. It is not offered if the host ignores it.
             | when(!readonly && discards, DISCARD)
     }
 

@@ -12,7 +12,7 @@ const HEADER: u64 = DATA;
 const STATUS: u64 = DATA + 0x100;
 pub(super) const PAYLOAD: u64 = DATA + 0x1000;
 
-/// A disk, its file, and a queue to it. Its driver has accepted all that was offered.
+/// A disk, its file, and one of its queues. The driver has accepted all features offered.
 pub(super) struct Bench {
     pub(super) rig: Rig,
     pub(super) block: Block,
@@ -20,7 +20,7 @@ pub(super) struct Bench {
     pub(super) file: File,
 }
 
-/// A disk whose sector `n` is full of bytes `n`.
+/// A disk whose sector `n` is filled with byte `n`.
 pub(super) fn bench(readonly: bool) -> Bench {
     let mut file = tempfile::tempfile().unwrap();
     for sector in 0..SECTORS {
@@ -42,7 +42,7 @@ impl Bench {
         Bench::of(block, &file)
     }
 
-    /// Of a disk that is kept in `file`.
+    /// A fixture for `block`, whose image is `file`.
     pub(super) fn of(mut block: Block, file: &File) -> Bench {
         let rig = Rig::new(512);
         let queue: Queue = rig.queue(crate::virtio::queue::FEATURES);
@@ -62,7 +62,7 @@ impl Bench {
         data
     }
 
-    /// Submits a request cut into `buffers` behind its header; returns status and used length.
+    /// Submits a request of a header and `buffers`. Returns the status and the used length.
     pub(super) fn request(
         &mut self,
         kind: u32,
@@ -125,7 +125,7 @@ fn a_write_reaches_the_file_and_nothing_else() {
     assert_eq!(bench.sector(6), [6; 512]);
 }
 
-/// § 2.7.4.3: the framing of a request means nothing.
+/// § 2.7.4.3: the framing of a request has no meaning.
 #[test]
 fn a_request_in_pieces_of_one_byte_is_the_same_request() {
     let mut bench = bench(false);
@@ -163,7 +163,7 @@ fn a_request_in_pieces_of_one_byte_is_the_same_request() {
 }
 
 #[test]
-fn what_lies_beyond_the_capacity_is_an_error_and_writes_nothing() {
+fn a_request_past_the_capacity_is_an_error_and_writes_nothing() {
     let sectors = [
         SECTORS - 1,
         SECTORS,
@@ -189,7 +189,7 @@ fn what_lies_beyond_the_capacity_is_an_error_and_writes_nothing() {
 }
 
 #[test]
-fn the_last_sector_is_there() {
+fn the_last_sector_can_be_read() {
     let mut bench = bench(false);
     let read = (PAYLOAD, 512, rig::WRITE);
     assert_eq!(bench.request(request::IN, SECTORS - 1, &[read]), (OK, 513));
@@ -197,7 +197,7 @@ fn the_last_sector_is_there() {
 }
 
 #[test]
-fn a_length_that_is_no_whole_number_of_sectors_is_an_error() {
+fn a_length_that_is_not_a_multiple_of_a_sector_is_an_error() {
     for len in [1, 511, 513] {
         let mut bench = bench(false);
         assert_eq!(
@@ -212,9 +212,9 @@ fn a_length_that_is_no_whole_number_of_sectors_is_an_error() {
     }
 }
 
-/// A chain's descriptors may all name the same memory, so RAM is no bound.
+/// The descriptors of a chain may all name the same memory, so the size of RAM is no bound.
 #[test]
-fn a_request_is_as_long_as_size_max_and_seg_max_allow_or_refused_without_io() {
+fn a_request_longer_than_size_max_times_seg_max_is_refused_without_io() {
     const PIECE: u32 = 512 << 10;
     let file = tempfile::tempfile().unwrap();
     file.set_len(config::REQUEST_MAX + 512).unwrap();
@@ -245,7 +245,7 @@ fn a_request_is_as_long_as_size_max_and_seg_max_allow_or_refused_without_io() {
 }
 
 #[test]
-fn the_block_size_is_what_was_asked_for_and_the_capacity_whole_blocks() {
+fn the_block_size_is_configurable_and_the_capacity_is_in_whole_blocks() {
     for (asked, seen) in [(512_u32, 512_u32), (4096, 4096), (0, 512), (1000, 512)] {
         let options = Options {
             block_size: asked,
@@ -298,7 +298,7 @@ fn the_serial_number_is_as_long_as_the_buffer_or_20_bytes() {
 fn an_unknown_request_is_unsupported() {
     for kind in [2, 3, 5, 11, 13, 14, 99, u32::MAX] {
         let mut bench = bench(false);
-        // Of a driver that did not accept DISCARD and WRITE_ZEROES these are unknown, too.
+        // Without the features DISCARD and WRITE_ZEROES, these types are unknown too.
         bench.block.activate(feature::FLUSH, &bench.rig.memory);
         let data = (PAYLOAD, 512, rig::WRITE);
         assert_eq!(bench.request(kind, 0, &[data]), (UNSUPP, 1), "type {kind}");
@@ -306,7 +306,7 @@ fn an_unknown_request_is_unsupported() {
 }
 
 #[test]
-fn a_request_without_status_or_header_comes_back() {
+fn a_request_without_status_or_header_is_returned() {
     let mut bench = bench(false);
     let (status, written) = bench.submit(&[(HEADER, 16, 0)]);
     assert_eq!((status, written), (0xee, 0));
@@ -319,7 +319,7 @@ fn a_request_without_status_or_header_comes_back() {
 }
 
 #[test]
-fn a_file_that_was_cut_short_is_an_error_for_what_is_gone() {
+fn reading_past_the_end_of_a_truncated_file_is_an_error() {
     let mut bench = bench(false);
     bench.file.set_len(2 * 512).unwrap();
     let read = (PAYLOAD, 1024, rig::WRITE);
@@ -333,7 +333,7 @@ fn a_failing_host_file_is_an_error_and_the_device_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
     fs::write(&path, [1; 512]).unwrap();
-    // Open for reading only, though the device does not know.
+    // Opened read-only, which the device does not know.
     bench.block.disk.image = Image::raw(File::open(&path).unwrap());
     assert_eq!(
         bench.request(request::OUT, 0, &[(PAYLOAD, 512, 0)]),
@@ -346,13 +346,13 @@ fn a_failing_host_file_is_an_error_and_the_device_goes_on() {
 }
 
 #[test]
-fn the_configuration_says_what_the_features_promise() {
+fn the_configuration_has_the_fields_of_the_features_offered() {
     let bench = bench(false);
     assert_eq!(bench.config(0, 8), SECTORS.to_le_bytes());
     assert_eq!(bench.config(8, 4), (1_u32 << 20).to_le_bytes());
     assert_eq!(bench.config(12, 4), 254_u32.to_le_bytes());
     assert_eq!(bench.config(20, 4), 512_u32.to_le_bytes());
-    // Topology: the file system's blocks, in logical ones of 512 bytes.
+    // Topology: the file system's blocks, in logical blocks of 512 bytes.
     let blocks = u16::try_from(bench.file.metadata().unwrap().blksize() / 512).unwrap();
     let exponent = u8::try_from(blocks.min(8).ilog2()).unwrap();
     assert_eq!(bench.config(24, 2), [exponent, 0]);
@@ -360,7 +360,7 @@ fn the_configuration_says_what_the_features_promise() {
     assert_eq!(bench.config(28, 4), [0; 4]);
     // A cache, one queue.
     assert_eq!(bench.config(32, 4), [1, 0, 1, 0]);
-    // Discard: 1 GiB in each of 16 segments; zeroes: 32 MiB in one, which may be holes.
+    // Discard: 1 GiB in each of 16 segments. Zeroes: 32 MiB in one segment, with unmap.
     assert_eq!(bench.config(36, 4), (1_u32 << 21).to_le_bytes());
     assert_eq!(bench.config(40, 4), 16_u32.to_le_bytes());
     assert_eq!(bench.config(44, 4), u32::from(blocks).to_le_bytes());
@@ -387,7 +387,8 @@ fn no_field_but_the_cache_mode_can_be_written() {
     assert_eq!(bench.config(0, 64), before);
 }
 
-/// Writes a sector to a disk whose file takes writes and cannot be synced: an error shows that it was to be durable.
+/// Writes a sector to a disk whose file accepts writes but cannot be synced: an error shows that
+/// the write had to be durable.
 fn durable(bench: &mut Bench) -> bool {
     let unsyncable = File::options().write(true).open("/dev/null").unwrap();
     bench.block.disk.image = Image::raw(unsyncable);
@@ -414,7 +415,7 @@ fn a_driver_without_flush_gets_write_through() {
 }
 
 #[test]
-fn the_driver_may_turn_its_cache_off_and_on_if_it_said_so() {
+fn the_driver_may_turn_the_cache_off_and_on_with_config_wce() {
     let mut bench = bench(false);
     let config = bench.block.config();
     for value in [0, 1, 0] {
@@ -425,14 +426,14 @@ fn the_driver_may_turn_its_cache_off_and_on_if_it_said_so() {
     bench.block.reset();
     assert_eq!(bench.config(32, 1), [1]);
     config.write(32, &[0]);
-    assert_eq!(bench.config(32, 1), [1], "before anything was negotiated");
+    assert_eq!(bench.config(32, 1), [1], "before negotiation");
     bench.block.activate(feature::FLUSH, &bench.rig.memory);
     config.write(32, &[0]);
     assert_eq!(bench.config(32, 1), [1], "without CONFIG_WCE");
 }
 
 #[test]
-fn a_write_through_disk_begins_so_after_each_reset() {
+fn a_write_through_disk_is_write_through_after_each_reset() {
     let options = Options {
         write_through: true,
         ..Options::default()
@@ -450,7 +451,7 @@ fn a_write_through_disk_begins_so_after_each_reset() {
 }
 
 #[test]
-fn as_many_queues_are_offered_as_were_asked_for_within_bounds() {
+fn the_number_of_queues_is_configurable_within_bounds() {
     for (asked, queues) in [(0, 1_u16), (1, 1), (2, 2), (16, 16), (u16::MAX, 16)] {
         let options = Options {
             queues: asked,
@@ -465,7 +466,7 @@ fn as_many_queues_are_offered_as_were_asked_for_within_bounds() {
 }
 
 #[test]
-fn a_new_size_is_another_capacity_and_the_new_limit() {
+fn a_resize_changes_the_capacity_and_the_limit_of_requests() {
     let mut bench = bench(false);
     let config = bench.block.shared_config();
     let read = (PAYLOAD, 512, rig::WRITE);

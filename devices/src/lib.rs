@@ -21,13 +21,13 @@
 //!             └────────────────────────────────────┘
 //! ```
 //!
-//! A transport is whatever fills in [`virtio::queue::QueueConfig`]s and starts the device with them. A
-//! device knows no transport, thread, interrupt controller or hypervisor, so each can be tested and
-//! fuzzed in one process. [`platform`] has the board's other devices.
+//! A transport fills in [`virtio::queue::QueueConfig`]s and starts the device with them. A device
+//! knows no transport, thread, interrupt controller or hypervisor, so each can be tested and fuzzed
+//! in one process. [`platform`] has the board's other devices.
 //!
-//! Nothing here panics, hangs or grows because of what a guest writes.
+//! No guest input makes this code panic, hang or grow.
 
-#![cfg_attr(loom, allow(dead_code, reason = "loom is there for a few tests"))]
+#![cfg_attr(loom, allow(dead_code, reason = "only a few tests run under loom"))]
 
 pub mod block;
 pub mod console;

@@ -1,10 +1,11 @@
-//! Guest RAM as a device reaches it.
+//! Access to guest RAM for devices.
 //!
-//! A guest address is checked and translated once: a ring at activation, into words; a buffer when its descriptor
-//! is read, into a piece. After that every access is a plain load, store or `preadv` on host memory.
+//! A guest address is checked and translated once: for a ring at activation, into words; for a
+//! buffer when its descriptor is read, into an iovec. After that every access is a plain load,
+//! store or `preadv` on host memory.
 //!
-//! The guest's vCPUs and the kernel write this memory while we look at it. So ring words are atomics, buffers are only
-//! ever copied or handed to the kernel, and no `&[u8]` into guest memory exists anywhere.
+//! The guest's vCPUs and the kernel write this memory while we read it. So ring words are atomics,
+//! buffers are only copied or passed to the kernel, and there is no `&[u8]` into guest memory.
 
 #![allow(unsafe_code)]
 
@@ -31,25 +32,26 @@ pub(crate) use ring_words::RingWords;
 #[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
 compile_error!("virtio 1.x fields are little-endian, and guest addresses must fit a usize");
 
-/// The most pieces one `preadv` takes: the kernel's UIO_MAXIOV.
+/// The most iovecs per `preadv`: the kernel's UIO_MAXIOV.
 const IOV_MAX: usize = 1024;
 
-/// All RAM of one guest. Clones share it; it stays mapped until the last clone is gone.
+/// All RAM of one guest. Clones share it; it stays mapped until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Memory(Arc<Mapped>);
 
 #[derive(Debug)]
 struct Mapped {
-    /// What [`Memory::translate`] needs of `_ram`, side by side: each descriptor is looked up here.
+    /// The addresses of `_ram`, packed for [`Memory::translate`], which every descriptor needs.
     regions: Vec<Region>,
-    /// A copy of the first of them, where it is found without going by the vector; none has 0 bytes.
+    /// A copy of the first region, which saves the load of the vector's pointer. It has 0 bytes if
+    /// there is no region.
     first: Region,
-    /// The pages that were written, if somebody wants to know.
-    record: Option<DirtyLog>,
+    /// The pages that devices wrote, if they are recorded.
+    dirty: Option<DirtyLog>,
     _ram: Arc<GuestMemoryMmap>,
 }
 
-/// A range of guest addresses and where the host has it.
+/// A range of guest addresses, and its address in the host.
 #[derive(Debug, Clone, Copy)]
 struct Region {
     start: u64,
@@ -58,23 +60,26 @@ struct Region {
 }
 
 impl Region {
-    /// Where the host has the `len` bytes at `address`, at least one; `None` unless all of them are here.
+    /// The host address of the `len` bytes at guest address `address`; `None` unless all of them
+    /// are in this region.
     #[inline]
     fn translate(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
-        // Below `start` it wraps, to more than any region is long.
+        // An address below `start` wraps to an offset larger than any region.
         let offset = address.wrapping_sub(self.start);
         if offset > self.len.checked_sub(len)? {
             return None;
         }
         let offset = usize::try_from(offset).ok()?;
-        // SAFETY: `offset` lies within the mapping that begins at `host`, or where no byte is asked for at its end.
+        // SAFETY: `offset` lies within the mapping that begins at `host`, or at its end if `len` is
+        // 0.
         Some(unsafe { self.host.add(offset) })
     }
 }
 
-// SAFETY: an address and a length; who makes a pointer of them, which is `translate`, holds `_ram` with it.
+// SAFETY: it is an address and a length. Only `translate` makes pointers from them, and its callers
+// hold `_ram`.
 unsafe impl Send for Region {}
-// SAFETY: as above, and nothing of it ever changes.
+// SAFETY: as above, and it never changes.
 unsafe impl Sync for Region {}
 
 impl Memory {
@@ -83,7 +88,8 @@ impl Memory {
         Memory::map(ram, None)
     }
 
-    /// The same, with a record of what devices write to it, by pages of `page` bytes: [`take_written`](Self::take_written).
+    /// Like [`new`](Self::new), and records the pages of `page` bytes that devices write, for
+    /// [`take_written`](Self::take_written).
     pub fn recorded(ram: Arc<GuestMemoryMmap>, page: NonZeroUsize) -> Self {
         Memory::map(ram, Some(page))
     }
@@ -104,36 +110,39 @@ impl Memory {
         };
         Memory(Arc::new(Mapped {
             first: regions.first().copied().unwrap_or(none),
-            record: page.map(|page| DirtyLog::new(&regions, page)),
+            dirty: page.map(|page| DirtyLog::new(&regions, page)),
             regions,
             _ram: ram,
         }))
     }
 
-    /// The pages that devices have written since the last call, region by region: nothing if that is not recorded. A page
-    /// counts once it was written, so one that is written while it is copied is there again next time; when the devices have
-    /// stopped, all are.
+    /// The pages that devices have written since the last call, per region; empty if they are not
+    /// recorded.
+    ///
+    /// A page is marked after the write. So a page that is written while the caller copies it is
+    /// returned again by the next call. Once the devices are stopped, the record is complete.
     pub fn take_written(&self) -> Vec<DirtyPages> {
-        let record = self.0.record.as_ref();
-        record.map_or_else(Vec::new, |record| record.take(&self.0.regions))
+        let dirty = self.0.dirty.as_ref();
+        dirty.map_or_else(Vec::new, |dirty| dirty.take(&self.0.regions))
     }
 
     #[inline]
     fn is_recorded(&self) -> bool {
-        self.0.record.is_some()
+        self.0.dirty.is_some()
     }
 
-    /// `len` bytes at host address `host`, which `translate` gave, have been written.
+    /// Records that `len` bytes at host address `host`, which `translate` returned, were written.
     #[inline]
     fn wrote(&self, host: *const u8, len: usize) {
-        if let Some(record) = &self.0.record {
-            record.mark(&self.0.regions, host, len);
+        if let Some(dirty) = &self.0.dirty {
+            dirty.mark(&self.0.regions, host, len);
         }
     }
 
-    /// `len` bytes at guest address `address` as host memory, or `None` unless one region of RAM holds all of them.
+    /// The host address of `len` bytes at guest address `address`; `None` unless one region holds
+    /// all of them.
     ///
-    /// There is one region, or a few of a vhost-user front end: going through them is faster than any search.
+    /// There is one region, or a few from a vhost-user front end, so a linear search is fastest.
     #[inline]
     fn translate(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
         match self.0.first.translate(address, len) {
@@ -142,21 +151,22 @@ impl Memory {
         }
     }
 
-    /// Where it is not in the first region.
+    /// `translate` for the regions after the first.
     #[cold]
     fn translate_further(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
         let mut further = self.0.regions.iter().skip(1);
         further.find_map(|region| region.translate(address, len))
     }
 
-    /// `count` words at guest address `address`; `None` if they are not all RAM or the address is not a multiple of
-    /// the word's alignment.
+    /// `count` words at guest address `address`; `None` if they are not all RAM, or the address is
+    /// not aligned to a word.
     pub(crate) fn words<T: RingWord>(&self, address: u64, count: usize) -> Option<RingWords<T>> {
         let len = (count as u64).checked_mul(size_of::<T>() as u64)?;
         RingWords::new(self.translate(address, len)?, count, self.clone())
     }
 
-    /// The same for a moment, without a share of the memory; empty where `words` gives `None`.
+    /// Like `words`, but borrows the memory instead of holding it; empty where `words` returns
+    /// `None`.
     #[inline]
     pub(crate) fn slice<T: RingWord>(&self, address: u64, count: u32) -> &[T] {
         let len = u64::from(count) * size_of::<T>() as u64;
@@ -166,7 +176,8 @@ impl Memory {
         }
     }
 
-    /// Copies what stands at guest address `address` into `out`; `None`, with `out` untouched, if it is not all RAM.
+    /// Copies the bytes at guest address `address` to `out`; `None`, with `out` unchanged, if they
+    /// are not all RAM.
     pub(crate) fn read(&self, address: u64, out: &mut [u8]) -> Option<()> {
         let from = self.translate(address, out.len() as u64)?;
         IoVec::new(from, out.len()).volatile().copy_to(out);
@@ -174,12 +185,12 @@ impl Memory {
     }
 }
 
-/// A piece of guest memory in the kernel's own shape for it.
+/// A range of guest memory, in the kernel's format.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 struct IoVec(libc::iovec);
 
-// SAFETY: a `IoVec` is an address and a length; what may be done with them is up to `IoVecs`, which holds the memory.
+// SAFETY: it is an address and a length. `IoVecs` uses them, and holds the memory.
 unsafe impl Send for IoVec {}
 
 impl IoVec {
@@ -213,27 +224,28 @@ impl IoVec {
         )
     }
 
-    /// For one copy. The caller holds the `Memory` that the piece was translated from.
+    /// For one copy. The caller holds the `Memory` that this was translated from.
     fn volatile(&self) -> VolatileSlice<'_> {
-        // SAFETY: every piece is made from `Memory::translate`'s answer or is part of such a piece, and whoever holds a
-        // piece holds the `Memory` too (`IoVecs::ram`), so the range stays mapped while `self` is borrowed.
+        // SAFETY: every `IoVec` comes from `Memory::translate` or is part of one that does. Its
+        // holder also holds the `Memory` (`IoVecs::ram`), so the range stays mapped while `self` is
+        // borrowed.
         unsafe { VolatileSlice::new(self.0.iov_base.cast(), self.len()) }
     }
 }
 
-/// One direction of a descriptor chain: pieces of guest memory, consumed from the front.
+/// One direction of a descriptor chain: ranges of guest memory, consumed from the front.
 pub(crate) struct IoVecs {
     pieces: Vec<IoVec>,
-    /// How many of `pieces` are used up.
+    /// The number of `pieces` that are consumed.
     done: usize,
     /// Bytes left.
     len: u64,
-    /// The byte that `split_last` set aside.
+    /// The byte that `split_last` reserved.
     last: Option<IoVec>,
     ram: Memory,
 }
 
-/// A descriptor names bytes that are not RAM.
+/// A buffer that is not all RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotRam;
 
@@ -272,7 +284,8 @@ impl IoVecs {
         self.len
     }
 
-    /// Whether each piece that is left begins at a multiple of `memory` and is a multiple of `len` long: bytes, not 0.
+    /// Whether each piece left starts at a multiple of `memory` bytes and its length is a multiple
+    /// of `len` bytes. Neither may be 0.
     pub(crate) fn is_aligned(&self, (memory, len): (u32, u32)) -> bool {
         let left = self.pieces.get(self.done..).unwrap_or_default();
         left.iter().all(|piece| {
@@ -287,7 +300,7 @@ impl IoVecs {
         while let Some(piece) = self.pieces.get_mut(self.done) {
             let here = piece.len() as u64;
             if count < here {
-                // `count` is below a piece's length, so it fits.
+                // It fits: `count` is less than the length of a piece.
                 piece.0 = piece.split(usize::try_from(count).unwrap_or(0)).1.0;
                 break;
             }
@@ -311,7 +324,7 @@ impl IoVecs {
         }
     }
 
-    /// Sets the last byte aside for [`write_last`](Self::write_last); false if there is none.
+    /// Reserves the last byte for [`write_last`](Self::write_last); false if there is none.
     pub(crate) fn split_last(&mut self) -> bool {
         let last = self.pieces.get(self.done..).and_then(<[IoVec]>::last);
         self.last = last.map(|piece| piece.split(piece.len() - 1).1);
@@ -319,7 +332,7 @@ impl IoVecs {
         self.last.is_some()
     }
 
-    /// Writes the byte that `split_last` set aside, once; false if there is none.
+    /// Writes the byte that `split_last` reserved, once; false if there is none.
     pub(crate) fn write_last(&mut self, value: u8) -> bool {
         let last = self.last.take();
         if let Some(byte) = &last {
@@ -329,7 +342,7 @@ impl IoVecs {
         last.is_some()
     }
 
-    /// Copies bytes out of guest memory, from the front; returns how many there were.
+    /// Copies bytes out of guest memory, from the front. Returns how many were copied.
     pub(crate) fn copy_out(&mut self, out: &mut [u8]) -> usize {
         let mut copied = 0;
         for piece in self.pieces.iter().skip(self.done) {
@@ -342,7 +355,7 @@ impl IoVecs {
         copied
     }
 
-    /// Copies bytes into guest memory, from the front; returns how many found room.
+    /// Copies bytes into guest memory, from the front. Returns how many were copied.
     pub(crate) fn copy_in(&mut self, bytes: &[u8]) -> usize {
         let mut copied = 0;
         for piece in self.pieces.iter().skip(self.done) {
@@ -358,7 +371,7 @@ impl IoVecs {
         copied
     }
 
-    /// The first `count` bytes left have been written.
+    /// Records that the first `count` bytes left were written.
     fn wrote(&self, mut count: u64) {
         if !self.ram.is_recorded() {
             return;
@@ -370,19 +383,19 @@ impl IoVecs {
         }
     }
 
-    /// One vectored system call on what is left, or on about `inline` bytes of it, then consumes what it moved. `fills`: it
-    /// writes guest memory.
+    /// Makes one vectored system call for the bytes left, or for at most `limit` bytes, and
+    /// consumes the bytes that it transferred. `fills` says whether it writes guest memory.
     fn vectored(
         &mut self,
         fills: bool,
-        inline: Option<usize>,
+        limit: Option<usize>,
         call: impl Fn(*const libc::iovec, i32) -> isize,
     ) -> io::Result<u64> {
         let left = self.pieces.get(self.done..).unwrap_or_default();
         let cut;
-        let left = match inline.map(|limit| (limit, whole_within(left, limit))) {
+        let left = match limit.map(|limit| (limit, whole_within(left, limit))) {
             None => left,
-            // Not even the first one.
+            // The first piece alone is too long.
             Some((limit, 0)) => {
                 cut = left.first().map(|first| first.split(limit).0);
                 cut.as_slice()
@@ -414,7 +427,7 @@ impl IoVecs {
         }
     }
 
-    /// Fills all that is left from `file` at byte `offset`. A file that ends too early is `UnexpectedEof`.
+    /// Fills all bytes left from `file` at byte `offset`; `UnexpectedEof` if the file is too short.
     pub(crate) fn read_exact_at(
         &mut self,
         file: BorrowedFd<'_>,
@@ -422,7 +435,8 @@ impl IoVecs {
     ) -> io::Result<()> {
         while self.len > 0 {
             let at = file_offset(offset)?;
-            // SAFETY: the iovecs describe mapped guest RAM (`ram` is held); the kernel may write it, as the guest asked.
+            // SAFETY: the iovecs are mapped guest RAM (`ram` is held). The kernel may write it: the
+            // guest made these buffers writable.
             let moved = self.vectored(true, None, |iov, n| unsafe {
                 libc::preadv(file.as_raw_fd(), iov, n, at)
             })?;
@@ -434,17 +448,17 @@ impl IoVecs {
         Ok(())
     }
 
-    /// Writes all that is left to `file` at byte `offset`, by calls of at most `inline` bytes.
+    /// Writes all bytes left to `file` at byte `offset`, with at most `limit` bytes per call.
     pub(crate) fn write_all_at(
         &mut self,
         file: BorrowedFd<'_>,
         mut offset: u64,
-        inline: Option<usize>,
+        limit: Option<usize>,
     ) -> io::Result<()> {
         while self.len > 0 {
             let at = file_offset(offset)?;
-            // SAFETY: the iovecs describe mapped guest RAM (`ram` is held), which the kernel only reads.
-            let moved = self.vectored(false, inline, |iov, n| unsafe {
+            // SAFETY: the iovecs are mapped guest RAM (`ram` is held), which the kernel only reads.
+            let moved = self.vectored(false, limit, |iov, n| unsafe {
                 libc::pwritev(file.as_raw_fd(), iov, n, at)
             })?;
             if moved == 0 {
@@ -455,24 +469,25 @@ impl IoVecs {
         Ok(())
     }
 
-    /// One `readv` from a stream; returns the bytes it gave, 0 at its end.
+    /// One `readv` from a stream. Returns the bytes read, 0 at its end.
     pub(crate) fn read_stream(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
-        // SAFETY: the iovecs describe mapped guest RAM (`ram` is held); the kernel may write it, as the guest asked.
+        // SAFETY: the iovecs are mapped guest RAM (`ram` is held). The kernel may write it: the
+        // guest made these buffers writable.
         self.vectored(true, None, |iov, n| unsafe {
             libc::readv(stream.as_raw_fd(), iov, n)
         })
     }
 
-    /// One `writev` to a stream; returns the bytes it took.
+    /// One `writev` to a stream. Returns the bytes written.
     pub(crate) fn write_stream(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
-        // SAFETY: the iovecs describe mapped guest RAM (`ram` is held), which the kernel only reads.
+        // SAFETY: the iovecs are mapped guest RAM (`ram` is held), which the kernel only reads.
         self.vectored(false, None, |iov, n| unsafe {
             libc::writev(stream.as_raw_fd(), iov, n)
         })
     }
 }
 
-/// How many of the first pieces are no longer than `limit` bytes together.
+/// How many of the first pieces fit into `limit` bytes.
 fn whole_within(pieces: &[IoVec], mut limit: usize) -> usize {
     let fits = |piece: &&IoVec| {
         let rest = limit.checked_sub(piece.len());

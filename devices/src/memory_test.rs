@@ -8,10 +8,10 @@ use crate::rig::{DATA, DEVICE, RAM, Rig};
 use crate::virtio::queue::{FEATURES, Queue};
 
 const PAGE: u64 = 4096;
-/// Across three pages: the end of the first, all of the second, the beginning of the third.
+/// A range over three pages: the end of the first, all of the second, the start of the third.
 const ACROSS: (u64, u32) = (DATA + PAGE - 1, 4098);
 const NOTHING: [u64; 0] = [];
-const ITS_PAGES: [u64; 3] = [DATA, DATA + PAGE, DATA + 2 * PAGE];
+const PAGES: [u64; 3] = [DATA, DATA + PAGE, DATA + 2 * PAGE];
 
 /// A rig whose memory records what is written.
 fn recorded() -> Rig {
@@ -34,7 +34,7 @@ fn written(memory: &Memory) -> Vec<u64> {
     pages.collect()
 }
 
-/// Two buffers that lie `ACROSS`, and one far from it.
+/// Two buffers that cover `ACROSS`, and one far from it.
 fn pieces(memory: &Memory) -> IoVecs {
     let mut pieces = IoVecs::new(memory.clone());
     pieces.append(ACROSS.0, 10).unwrap();
@@ -49,7 +49,7 @@ fn file(content: &[u8]) -> std::fs::File {
     file
 }
 
-/// A stream from which `content` comes.
+/// A stream with `content`.
 fn stream(content: &[u8]) -> std::io::PipeReader {
     let (reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(content).unwrap();
@@ -57,7 +57,7 @@ fn stream(content: &[u8]) -> std::io::PipeReader {
 }
 
 #[test]
-fn every_way_to_fill_a_buffer_is_recorded_to_the_page() {
+fn every_way_to_fill_a_buffer_records_exactly_its_pages() {
     type Fill = fn(&mut IoVecs, usize);
     let all = ACROSS.1 as usize;
     let ways: [(&str, Fill); 3] = [
@@ -77,27 +77,27 @@ fn every_way_to_fill_a_buffer_is_recorded_to_the_page() {
     for (way, fill) in ways {
         let memory = recorded().memory;
         fill(&mut pieces(&memory), 1);
-        assert_eq!(written(&memory), ITS_PAGES[..1], "{way}");
+        assert_eq!(written(&memory), PAGES[..1], "{way}");
         fill(&mut pieces(&memory), all - 1);
-        assert_eq!(written(&memory), ITS_PAGES[..2], "{way}");
+        assert_eq!(written(&memory), PAGES[..2], "{way}");
         fill(&mut pieces(&memory), all);
-        assert_eq!(written(&memory), ITS_PAGES, "{way}");
+        assert_eq!(written(&memory), PAGES, "{way}");
         assert_eq!(written(&memory), NOTHING, "{way}: taken is taken");
     }
 }
 
 #[test]
-fn what_a_failing_file_gave_is_recorded() {
+fn a_read_that_fails_part_way_is_recorded() {
     let memory = recorded().memory;
     let short = file(&[1; 4097]);
     let read = pieces(&memory).read_exact_at(short.as_fd(), 0);
     assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    assert_eq!(written(&memory), ITS_PAGES[..2]);
-    // Nobody knows how far this one came.
-    let folder = std::fs::File::open("/").unwrap();
-    assert!(pieces(&memory).read_exact_at(folder.as_fd(), 0).is_err());
+    assert_eq!(written(&memory), PAGES[..2]);
+    // After an error, every page of the buffers counts as written.
+    let directory = std::fs::File::open("/").unwrap();
+    assert!(pieces(&memory).read_exact_at(directory.as_fd(), 0).is_err());
     let far = DATA + 9 * PAGE;
-    assert_eq!(written(&memory), [&ITS_PAGES[..], &[far]].concat());
+    assert_eq!(written(&memory), [&PAGES[..], &[far]].concat());
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_status_byte_is_recorded() {
 }
 
 #[test]
-fn nothing_that_reads_is_recorded() {
+fn reads_are_not_recorded() {
     let rig = recorded();
     let mut out = vec![0; ACROSS.1 as usize];
     pieces(&rig.memory).copy_out(&mut out);
@@ -134,14 +134,14 @@ fn a_write_is_the_same_in_slices_of_any_size() {
     let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(4 * 4096).collect();
     let filled = pieces(&memory).copy_in(&bytes);
     let expected = bytes.get(..filled).unwrap();
-    for inline in [None, Some(1), Some(100), Some(4096), Some(1 << 20)] {
+    for limit in [None, Some(1), Some(100), Some(4096), Some(1 << 20)] {
         let mut file = tempfile::tempfile().unwrap();
         let mut all = pieces(&memory);
-        all.write_all_at(file.as_fd(), 0, inline).unwrap();
+        all.write_all_at(file.as_fd(), 0, limit).unwrap();
         assert_eq!(all.len(), 0);
         let mut written = Vec::new();
         std::io::Read::read_to_end(&mut file, &mut written).unwrap();
-        assert_eq!(written, expected, "{inline:?}");
+        assert_eq!(written, expected, "{limit:?}");
     }
 }
 
@@ -163,7 +163,7 @@ fn every_store_to_a_ring_is_recorded() {
         step(&mut rig.queue(features));
         assert_eq!(written(&rig.memory), [DEVICE]);
     }
-    // The last word of a page is the index, the next page begins with the elements.
+    // The index is the last word of a page; the elements start on the next page.
     let mut rig = recorded();
     rig.config.device = DEVICE + PAGE - 4;
     let mut queue = rig.queue(0);
@@ -171,13 +171,13 @@ fn every_store_to_a_ring_is_recorded() {
     rig.offer(0);
     let chain = queue.pop().unwrap().unwrap();
     queue.push(chain, 0);
-    // Once a batch, when it is published.
+    // Recorded once per batch, when it is published.
     queue.notify();
     assert_eq!(written(&rig.memory), [DEVICE, DEVICE + PAGE]);
 }
 
 #[test]
-fn each_region_has_its_own_record_and_plain_memory_none() {
+fn each_region_has_its_own_bitmap_and_unrecorded_memory_has_none() {
     let regions = [(GuestAddress(0x1000), 0x1000), (GuestAddress(RAM), 0x3000)];
     let ram = Arc::new(GuestMemoryMmap::from_ranges(&regions).unwrap());
     let page = NonZeroUsize::new(4096).unwrap();

@@ -1,8 +1,8 @@
-//! What devices do, reported to an observer: statistics, a trace, a recording of rings.
+//! Events of a device, reported to an observer: statistics, a trace, a recording of rings.
 //!
-//! A [`DeviceObserver`] is called by the thread that does it, as it happens, and must be quick. A
-//! device behind an [`Observed`](observed::Observed) is observed; any other pays for the possibility with a branch that
-//! is never taken.
+//! The thread that does the work calls the [`DeviceObserver`], which must be quick. A device is
+//! observed if it is wrapped in an [`Observed`](observed::Observed). For any other device the cost
+//! is a branch that is never taken.
 
 use std::sync::Arc;
 
@@ -11,118 +11,121 @@ use rings::View;
 pub mod observed;
 pub mod rings;
 
-/// The descriptors of a chain that are reported, at most.
+/// The most descriptors of a chain that are reported.
 pub const DESCRIPTORS_MAX: usize = 32;
 
-/// What happens in a device. Times are the observer's own business.
+/// An event in a device. The observer takes the time itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A thread begins with a queue that the driver notified, or that was left unfinished: the device's own, or the vCPU's
-    /// where a queue is [served at once](crate::virtio::VirtioDevice::inline_notify).
+    /// A thread starts to serve a queue that the driver notified, or that was left unfinished. It
+    /// is the device's thread, or the vCPU's for a queue with
+    /// [`inline_notify`](crate::virtio::VirtioDevice::inline_notify).
     Kicked {
-        /// Which queue.
+        /// The queue's index.
         queue: u16,
     },
-    /// The device's thread begins with a file of the host that has become ready.
+    /// The device's thread starts to serve a host file that has become ready.
     Ready {
-        /// Which, in the order of [`VirtioDevice::files`](crate::virtio::VirtioDevice::files).
+        /// Its index in [`VirtioDevice::files`](crate::virtio::VirtioDevice::files).
         file: u16,
     },
-    /// What began last is done.
+    /// The work that began last is done.
     Idle,
-    /// The ring is broken: what began last ended by that.
+    /// The work that began last ended because the ring is invalid.
     QueueError,
     /// A chain was taken from the available ring.
     Popped {
-        /// From which queue.
+        /// The queue's index.
         queue: u16,
         /// The chain's first descriptor.
         head: u16,
-        /// How many descriptors it has.
+        /// Its number of descriptors.
         descriptors: u32,
-        /// Bytes for the device to read.
+        /// Bytes that the device may read.
         readable: u64,
-        /// Bytes for the device to write.
+        /// Bytes that the device may write.
         writable: u64,
-        /// Chains that were available, with this one.
+        /// Chains that were available, including this one.
         waiting: u16,
     },
-    /// One of the last chain's first [`DESCRIPTORS_MAX`] descriptors, where [`DeviceObserver::wants_descriptors`].
+    /// One of the last chain's first [`DESCRIPTORS_MAX`] descriptors, if the observer [wants
+    /// them](DeviceObserver::wants_descriptors).
     Descriptor {
-        /// Its place in its table.
+        /// Its index in its table.
         index: u16,
         /// Guest address of its buffer.
         address: u64,
-        /// Bytes.
+        /// Length of the buffer in bytes.
         len: u32,
         /// NEXT is 1, WRITE is 2, INDIRECT is 4.
         flags: u16,
     },
-    /// A chain was put into the used ring, where the driver does not see it yet.
+    /// A chain was written to the used ring. The driver does not see it yet.
     Used {
-        /// Of which queue.
+        /// The queue's index.
         queue: u16,
         /// The chain's first descriptor.
         head: u16,
-        /// Bytes written to it.
+        /// Bytes that the device wrote.
         written: u32,
     },
-    /// The driver can see what was used.
+    /// The used index was stored: the driver sees the chains.
     Published {
-        /// Of which queue.
+        /// The queue's index.
         queue: u16,
-        /// The used index that it sees.
+        /// The new used index.
         index: u16,
-        /// How many chains that adds.
+        /// Chains published by this store.
         count: u16,
-        /// Whether it wants to be interrupted for that.
+        /// Whether the driver wants an interrupt for it.
         interrupt: bool,
     },
-    /// The device begins a system call on the file behind it.
+    /// The device starts a system call on its file.
     Host {
-        /// What for.
+        /// The kind of call.
         call: HostCall,
-        /// Bytes from the file's start.
+        /// Byte offset in the file.
         offset: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
     },
-    /// That call has returned.
+    /// The call has returned.
     HostDone {
-        /// Without an error.
+        /// Whether it succeeded.
         ok: bool,
     },
-    /// A request was answered with this status, which is not success.
+    /// A request failed.
     Failed {
-        /// In the device's own numbers.
+        /// The status that the driver reads, in the device's own encoding.
         status: u8,
     },
-    /// The interrupt line was driven high. Reported by any thread.
+    /// The interrupt line was driven high. Any thread may report it.
     Raised,
 }
 
-/// What a device does with the file behind it.
+/// What a device does with its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostCall {
-    /// Reads it.
+    /// Reads.
     Read,
-    /// Writes it.
+    /// Writes.
     Write,
-    /// Makes what was written durable.
+    /// Makes earlier writes durable.
     Sync,
-    /// Gives space back, or fills it with zeroes.
+    /// Discards a range, or fills it with zeroes.
     Forget,
 }
 
 /// Observes a device.
 ///
-/// Everything but [`Event::Raised`] comes from the thread that has the device at that time, so from
-/// one thread at a time.
+/// Every event except [`Event::Raised`] comes from the thread that holds the device, so from one
+/// thread at a time.
 pub trait DeviceObserver: Send + Sync {
-    /// `event` happens now.
+    /// Called when `event` happens.
     fn see(&self, event: Event);
 
-    /// Whether to report each descriptor of a chain, which loads it a second time. Asked once per queue.
+    /// Whether to report each descriptor of a chain, which loads it a second time. Called once per
+    /// queue.
     fn wants_descriptors(&self) -> bool {
         false
     }
@@ -132,7 +135,8 @@ pub trait DeviceObserver: Send + Sync {
         false
     }
 
-    /// The rings of a queue that was kicked and is about to be served, where [`wants_rings`](Self::wants_rings).
+    /// The rings of a queue that was kicked and is about to be served. Called if
+    /// [`wants_rings`](Self::wants_rings) returns true.
     fn rings(&self, queue: u16, view: View) {
         let _ = (queue, view);
     }
@@ -143,6 +147,6 @@ pub(crate) struct QueueObserver {
     pub(crate) observer: Arc<dyn DeviceObserver>,
     /// The queue's index.
     pub(crate) queue: u16,
-    /// Whether it wants each descriptor.
+    /// Whether the observer wants each descriptor.
     pub(crate) descriptors: bool,
 }

@@ -1,4 +1,4 @@
-//! Devices of the board that are not virtio, and the bus that all devices sit on.
+//! The board's devices that are not virtio, and the bus that all devices are on.
 
 pub mod bus;
 pub mod finisher;

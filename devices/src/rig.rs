@@ -1,4 +1,5 @@
-//! A hand-driven ring for unit tests: guest memory, one queue's areas in it, and a wire that can be looked at.
+//! A hand-driven ring for unit tests: guest memory with one queue's areas, and an interrupt wire
+//! whose level can be read.
 
 use std::sync::Arc;
 
@@ -101,7 +102,7 @@ impl Rig {
         self.descriptor_at(TABLE, index, buffer, flags, next);
     }
 
-    /// Lays a chain of buffers into consecutive descriptors from `first` on.
+    /// Writes a chain of buffers to consecutive descriptors from `first` on.
     pub(crate) fn chain(&self, first: u16, buffers: &[(u64, u32, u16)]) {
         for (index, &(address, len, flags)) in (first..).zip(buffers) {
             let last = usize::from(index - first) + 1 == buffers.len();

@@ -1,4 +1,5 @@
-//! The entropy device (§ 5.4): random bytes of the host. The smallest device, and the example to copy for another.
+//! The entropy device (§ 5.4): random bytes from the host. It is the smallest device, and the
+//! example to copy for a new one.
 
 use std::sync::Arc;
 
@@ -9,10 +10,11 @@ use crate::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
 
 const QUEUE_SIZE: u16 = 64;
 
-/// The most bytes given for one request, however large its buffer is: a driver is told how many it got and asks again.
+/// The most bytes per request, however large its buffer is. The used length tells the driver how
+/// many bytes it got, and it asks again.
 pub const REQUEST_MAX: usize = 4096;
 
-/// A source of random bytes.
+/// An entropy device.
 #[derive(Debug, Default)]
 pub struct Rng(());
 
@@ -41,12 +43,13 @@ impl VirtioDevice for Rng {
         queue.drain(|chain| {
             let mut bytes = [0; REQUEST_MAX];
             let room = usize::try_from(chain.writable().len()).unwrap_or(REQUEST_MAX);
-            let wanted = bytes.get_mut(..room.min(REQUEST_MAX)).unwrap_or_default();
-            match getrandom::fill(wanted) {
+            let part = bytes.get_mut(..room.min(REQUEST_MAX)).unwrap_or_default();
+            match getrandom::fill(part) {
                 // No more than REQUEST_MAX.
-                Ok(()) => Some(u32::try_from(chain.writable().write(wanted)).unwrap_or(0)),
+                Ok(()) => Some(u32::try_from(chain.writable().write(part)).unwrap_or(0)),
                 Err(error) => {
-                    // Kernels from 3.17 on always have random numbers. Better none than zeroes.
+                    // Linux 3.17 and later always have random numbers. No bytes are better than
+                    // zeroes.
                     warn!("rng: {error}");
                     Some(0)
                 }

@@ -20,7 +20,7 @@ fn a_buffer_is_filled_with_bytes_that_differ() {
 }
 
 #[test]
-fn a_huge_buffer_gets_the_limit_and_the_driver_is_told() {
+fn a_huge_buffer_is_filled_up_to_the_limit_that_the_used_length_reports() {
     let rig = served(&[(DATA, 65536, WRITE)]);
     let given = u32::try_from(REQUEST_MAX).unwrap();
     assert_eq!(rig.used(0), (0, given));

@@ -1,4 +1,4 @@
-//! Numbers of the specification (virtio 1.3) that more than one room speaks of.
+//! Constants of the specification (virtio 1.3) that more than one module uses.
 
 /// Device types (§ 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub enum DeviceId {
     Block = 2,
     /// A console (§ 5.3).
     Console = 3,
-    /// A source of random bytes (§ 5.4).
+    /// An entropy device (§ 5.4).
     Entropy = 4,
 }
 
@@ -18,7 +18,7 @@ pub mod status {
     pub const ACKNOWLEDGE: u8 = 1;
     /// The guest knows how to drive it.
     pub const DRIVER: u8 = 2;
-    /// The driver is set up: the device is live.
+    /// The driver is ready: the device is live.
     pub const DRIVER_OK: u8 = 4;
     /// Feature negotiation is complete.
     pub const FEATURES_OK: u8 = 8;
@@ -32,7 +32,7 @@ pub mod status {
 pub mod features {
     /// A descriptor may refer to a table of descriptors (§ 2.7.5.3).
     pub const RING_INDIRECT_DESC: u64 = 1 << 28;
-    /// Both sides may say at which index they want to be notified (§ 2.7.7, § 2.7.10).
+    /// Each side may name the index at which it wants to be notified (§ 2.7.7, § 2.7.10).
     pub const RING_EVENT_IDX: u64 = 1 << 29;
     /// The device follows the specification from 1.0 on.
     pub const VERSION_1: u64 = 1 << 32;

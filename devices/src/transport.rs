@@ -1,4 +1,4 @@
-//! What carries a device to its driver: registers of a bus, or messages of another process.
+//! How a driver reaches a device: registers on a bus, or messages from another process.
 
 pub mod interrupt;
 pub mod mmio;

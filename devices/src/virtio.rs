@@ -1,9 +1,9 @@
-//! Virtio below its transports: the device trait, the queues, and the thread that serves them.
+//! Virtio without transports: the device trait, the queues, and the thread that serves them.
 //!
 //! ```text
-//!   lifecycle   offered, live, paused: for every transport
+//!   lifecycle   offered, live, paused, lost
 //!   worker      the device's thread
-//!   device      what a device model is            notify   how it notifies its driver
+//!   device      the device model trait            notify   notifications to the driver
 //!   queue       the split virtqueue: chain, descriptor
 //! ```
 

@@ -320,7 +320,7 @@ fn a_qcow2_image_is_opened_where_this_build_can_and_else_it_says_which_can() {
     folder.file("raw.QCOW2", &[0; 4096]);
     let (damaged, raw, unable) = (
         "cannot be used as a qcow2 image (a raw one needs format=raw): its refcounts",
-        "cannot be used as a qcow2 image (a raw one needs format=raw): it is no qcow2 image",
+        "cannot be used as a qcow2 image (a raw one needs format=raw): it is not a qcow2 image",
         "a build with the feature qcow2 opens one",
     );
     for (disk, with, without) in [
@@ -409,7 +409,8 @@ fn a_disk_that_may_only_be_read_says_how_to_do_that() {
     }
 }
 
-/// Root may open everything, so as root this needs another user, and a program where that user can reach it.
+/// Root may open everything, so as root this needs another user, and a program where that user can
+/// reach it.
 fn as_nobody(folder: &Folder, arguments: &[&str]) -> Output {
     let program = folder.path("hartvisor");
     if !program.exists() {

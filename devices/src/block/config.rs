@@ -6,48 +6,48 @@ use super::image::Geometry;
 use super::{SECTOR, feature};
 use crate::virtio::ConfigSpace;
 
-/// The most data segments of a request: its header and status take a descriptor each.
+/// The most data segments per request: the header and the status take one descriptor each.
 const SEGMENTS_MAX: u32 = super::QUEUE_SIZE as u32 - 2;
 
-/// The longest data segment of a request: bytes.
+/// The longest data segment, in bytes.
 const SEGMENT_MAX: u32 = 1 << 20;
 
-/// The most data that one read or write may have: bytes. A longer one is refused before any I/O.
+/// The most data per read or write, in bytes. A longer request is refused before any I/O.
 ///
-/// It is what a driver may send that keeps to SIZE_MAX and SEG_MAX (§ 5.2.4), 254 MiB. It bounds
-/// how long a request, and with it a reset, can take: the descriptors of a chain may all name the
-/// same memory, so the guest's RAM is no bound. Linux sends up to a few MiB, in segments of 1 MiB
-/// where its memory is contiguous. Firmware (U-Boot, EDK2) reads a file's extent by one
-/// request, in one segment, and does not ask for SIZE_MAX.
+/// A driver that respects SIZE_MAX and SEG_MAX (§ 5.2.4) sends at most this, 254 MiB. The limit
+/// bounds the time of a request, and so of a reset: the descriptors of a chain may all name the
+/// same memory, so the size of the guest's RAM is no bound. Linux sends up to a few MiB, in
+/// segments of 1 MiB where its memory is contiguous. Firmware (U-Boot, EDK2) reads an extent of a
+/// file with one request in one segment, and ignores SIZE_MAX.
 pub(super) const REQUEST_MAX: u64 = SEGMENT_MAX as u64 * SEGMENTS_MAX as u64;
 
-/// Offset of `writeback`, the one field that a driver may write.
+/// Offset of `writeback`, the only field that a driver may write.
 const WRITEBACK: usize = 32;
 
-/// How much one DISCARD or WRITE_ZEROES request may ask for. What the host cannot do at once is written out, so these
-/// bound how long a request, and with it a reset, can take.
+/// The size limits of a DISCARD or WRITE_ZEROES request. If the host cannot zero a range, the
+/// zeroes are written, so the limits bound the time of a request, and so of a reset.
 pub(super) struct Limit {
-    /// In a segment: sectors.
+    /// Sectors per segment.
     pub(super) sectors: u32,
-    /// Segments in a request.
+    /// Segments per request.
     pub(super) segments: u32,
 }
 
-/// A hole of 1 GiB is a matter of the file system's tables.
+/// 1 GiB per segment: punching a hole only changes the file system's metadata.
 pub(super) const DISCARD: Limit = Limit {
     sectors: 1 << 21,
     segments: 16,
 };
 
-/// 32 MiB, in one segment as Linux sends it, may have to be written.
+/// 32 MiB, in one segment as Linux sends it: the zeroes may have to be written.
 pub(super) const WRITE_ZEROES: Limit = Limit {
     sectors: 1 << 16,
     segments: 1,
 };
 
-/// What the driver reads of a disk, at any time and from any vCPU.
+/// A disk's configuration space. Any vCPU may read it at any time.
 ///
-/// Who changes the size calls [`Mmio::config_changed`](crate::transport::mmio::Mmio::config_changed) as well.
+/// After a resize, call [`Mmio::config_changed`](crate::transport::mmio::Mmio::config_changed).
 #[derive(Debug)]
 pub struct Config {
     geometry: Geometry,
@@ -56,9 +56,9 @@ pub struct Config {
     capacity: AtomicU64,
     /// Writes may be kept in the host's cache until the next FLUSH.
     writeback: AtomicBool,
-    /// The driver may change that (it accepted CONFIG_WCE).
+    /// The driver may change `writeback` (it accepted CONFIG_WCE).
     writable: AtomicBool,
-    /// What `writeback` is after a reset.
+    /// The value of `writeback` after a reset.
     initial: bool,
 }
 
@@ -85,7 +85,8 @@ impl Config {
         self.capacity.load(Ordering::SeqCst)
     }
 
-    /// The disk is `size` bytes now, of which whole blocks count. Says whether the driver sees another size.
+    /// Sets the size to `size` bytes, rounded down to whole blocks. Returns whether the capacity
+    /// changed.
     pub fn resize(&self, size: u64) -> bool {
         let capacity = (size - size % self.geometry.whole()) / SECTOR;
         self.capacity.swap(capacity, Ordering::SeqCst) != capacity
@@ -96,7 +97,8 @@ impl Config {
         self.writeback.store(self.initial, Ordering::SeqCst);
     }
 
-    /// § 5.2.5.2: a driver that cannot flush begins with write-through, whatever else it accepted.
+    /// § 5.2.5.2: without FLUSH the disk starts in write-through mode, whatever else the driver
+    /// accepted.
     pub(super) fn negotiated(&self, features: u64) {
         let flush = features & feature::FLUSH != 0;
         self.writeback

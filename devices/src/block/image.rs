@@ -1,4 +1,5 @@
-//! What a disk is kept in, and the ways to it. Here alone formats differ: the device above knows bytes at offsets.
+//! A disk's image on the host. Only this module knows image formats; the device above it reads and
+//! writes bytes at offsets.
 
 use std::fs::File;
 use std::io;
@@ -25,7 +26,7 @@ enum Format {
     Qcow2(Box<Qcow2>),
 }
 
-/// The same of each format.
+/// Calls the same method for each format.
 macro_rules! each {
     ($image:expr, $it:ident => $what:expr) => {
         match $image {
@@ -37,16 +38,18 @@ macro_rules! each {
 }
 
 impl Image {
-    /// The bytes of `file` as they are. One opened with O_DIRECT is read and written directly.
+    /// A raw image: the bytes of `file` are the disk. A file opened with O_DIRECT is read and
+    /// written directly.
     pub fn raw(file: File) -> Image {
         Image(Format::Raw(Raw::new(file)))
     }
 
-    /// The disk that the qcow2 image in `file` describes; `readonly` if `file` was opened so. Its metadata are cached, so
-    /// nobody else may write to the file meanwhile.
+    /// A qcow2 image. `readonly` says how `file` was opened. Metadata is cached, so nothing else
+    /// may write to the file meanwhile.
     ///
     /// # Errors
-    /// The file's, or it is no qcow2 image, or one that we do not take: encrypted, damaged, or with parts of it in other files.
+    /// The file cannot be read; it is not a qcow2 image; or it is not supported: encrypted,
+    /// damaged, or with data in other files.
     #[cfg(feature = "qcow2")]
     pub fn qcow2(file: File, readonly: bool) -> io::Result<Image> {
         let image = Qcow2::open(file, readonly)?;
@@ -56,7 +59,7 @@ impl Image {
     /// The disk's size in bytes.
     ///
     /// # Errors
-    /// The host cannot say.
+    /// The size of the file cannot be read.
     pub fn size(&self) -> io::Result<u64> {
         each!(&self.0, it => it.size())
     }
@@ -89,12 +92,13 @@ impl Image {
         each!(&self.0, it => it.sync())
     }
 
-    /// `len` bytes from `offset` on are of no use any more. A hint: where the host cannot, nothing happens.
+    /// Discards `len` bytes from `offset` on. This is a hint: a host that does not support it does
+    /// nothing.
     pub(super) fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         each!(&mut self.0, it => it.discard(offset, len))
     }
 
-    /// `len` bytes from `offset` on read as zeroes from now on; with `unmap` their space may be given back.
+    /// Zeroes `len` bytes from `offset` on; with `unmap` their space may be deallocated.
     pub(super) fn zero(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         each!(&mut self.0, it => it.zero(offset, len, unmap))
     }

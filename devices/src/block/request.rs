@@ -20,10 +20,10 @@ pub(super) const GET_ID: u32 = 8;
 pub(super) const DISCARD: u32 = 11;
 pub(super) const WRITE_ZEROES: u32 = 13;
 
-/// The only flag of a segment: its space may be given back.
+/// The only flag of a segment: its space may be deallocated.
 pub(super) const UNMAP: u32 = 1;
 
-/// The last byte of every request.
+/// The status byte, the last byte of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Ok = 0,
@@ -31,7 +31,7 @@ pub(super) enum Status {
     Unsupp = 2,
 }
 
-/// A disk, as its requests see it.
+/// The state that requests use.
 pub(super) struct Disk {
     pub(super) image: Image,
     pub(super) config: Arc<Config>,
@@ -39,20 +39,22 @@ pub(super) struct Disk {
     pub(super) features: u64,
     pub(super) readonly: bool,
     pub(super) serial: [u8; SERIAL_MAX],
-    /// What a warning calls it.
+    /// The name in log messages.
     pub(super) name: String,
-    /// Whether a host error was reported: the first says it all, and a guest must not fill the log.
+    /// Whether a host error was reported. Only the first one is, so that a guest cannot fill the
+    /// log.
     pub(super) reported: Arc<AtomicBool>,
-    /// Who is told of what the host does for it.
+    /// Notified of host calls and failed requests.
     pub(super) observer: Option<Arc<dyn DeviceObserver>>,
 }
 
 impl Disk {
-    /// One request, however it is cut into buffers: a 16-byte header at the front of what is readable, a status byte at
-    /// the end of what is writable, data in between. Returns how many bytes were written.
+    /// Serves one request: a 16-byte header at the start of the readable bytes, a status byte at
+    /// the end of the writable bytes, data in between. How these are split into buffers does not
+    /// matter (§ 2.7.4.3). Returns the bytes written.
     pub(super) fn serve(&mut self, chain: &mut Chain) -> u32 {
         if !chain.writable().split_last() {
-            // Nowhere to say what is wrong.
+            // There is no room for a status.
             return 0;
         }
         let (status, written) = match self.execute(chain) {
@@ -62,7 +64,7 @@ impl Disk {
             Err(Failure::Host(error)) => {
                 if !self.reported.swap(true, Ordering::Relaxed) {
                     warn!(
-                        "{}: {error} (said once; the guest sees I/O errors)",
+                        "{}: {error} (reported once; the guest sees I/O errors)",
                         self.name
                     );
                 }
@@ -75,16 +77,17 @@ impl Disk {
             });
         }
         chain.writable().put_last(status as u8);
-        // A chain has at most 2^32 bytes; the driver of that one learns a byte less.
+        // A chain has at most 2^32 bytes; for one of exactly that length, one byte less is
+        // reported.
         u32::try_from(written + 1).unwrap_or(u32::MAX)
     }
 
-    /// Carries the request out and returns the bytes of data written to the driver's buffers.
+    /// Executes the request. Returns the bytes of data written to the driver's buffers.
     fn execute(&mut self, chain: &mut Chain) -> Result<u64, Failure> {
         let header = chain.readable().take::<16>().ok_or(Failure::Refused)?;
         // le32 type, le32 reserved, le64 sector
         let header = u128::from_le_bytes(header);
-        #[expect(clippy::cast_possible_truncation, reason = "the fields of it")]
+        #[expect(clippy::cast_possible_truncation, reason = "extracts the fields")]
         let (kind, sector) = (header as u32, (header >> 64) as u64);
         let accepted = |bit| self.features & bit != 0;
         match kind {
@@ -136,7 +139,7 @@ impl Disk {
         }
     }
 
-    /// Has the host do something with the file.
+    /// Runs a host call, and reports it to the observer.
     fn host(
         &mut self,
         call: HostCall,
@@ -153,7 +156,7 @@ impl Disk {
         result
     }
 
-    /// What was written is made durable, where the driver counts on that.
+    /// Makes what was written durable, in write-through mode.
     fn written(&mut self) -> io::Result<()> {
         match self.config.is_write_through() {
             true => self.host(HostCall::Sync, 0, 0, |image| image.sync()),
@@ -161,8 +164,8 @@ impl Disk {
         }
     }
 
-    /// The segments of a DISCARD or WRITE_ZEROES, each read once, and all checked before anything happens. `flags` are
-    /// those that it may have.
+    /// The segments of a DISCARD or WRITE_ZEROES request. Each is read once, and all are checked
+    /// before any is executed. `flags` are the valid flags.
     fn ranges(&self, chain: &mut Chain, max: &Limit, flags: u32) -> Result<Vec<Range>, Failure> {
         const SEGMENT: usize = 16;
         self.check_writable()?;
@@ -174,7 +177,7 @@ impl Disk {
         while let Some(segment) = chain.readable().take::<SEGMENT>() {
             // le64 sector, le32 num_sectors, le32 flags
             let segment = u128::from_le_bytes(segment);
-            #[expect(clippy::cast_possible_truncation, reason = "the fields of it")]
+            #[expect(clippy::cast_possible_truncation, reason = "extracts the fields")]
             let (sector, sectors, set) = (
                 segment as u64,
                 (segment >> 64) as u32,
@@ -189,7 +192,7 @@ impl Disk {
             let len = u64::from(sectors) * SECTOR;
             let offset = self.range(sector, len)?;
             let unmap = set & UNMAP != 0;
-            // fallocate(2) refuses an empty range, and there is nothing to do.
+            // fallocate(2) refuses an empty range.
             if len > 0 {
                 ranges.push(Range { offset, len, unmap });
             }
@@ -197,7 +200,7 @@ impl Disk {
         Ok(ranges)
     }
 
-    /// As [`range`](Disk::range), of `len` bytes that are read or written at once.
+    /// Like [`range`](Disk::range), for a read or write of at most [`config::REQUEST_MAX`] bytes.
     fn transfer(&self, sector: u64, len: u64) -> Result<u64, Failure> {
         match len {
             ..=config::REQUEST_MAX => self.range(sector, len),
@@ -205,12 +208,13 @@ impl Disk {
         }
     }
 
-    /// The byte offset of `sector`, if `len` bytes from there on are whole sectors of the disk.
+    /// The byte offset of `sector`, if `len` is a multiple of the sector size and the range lies
+    /// within the disk.
     fn range(&self, sector: u64, len: u64) -> Result<u64, Failure> {
         let end = sector.checked_add(len / SECTOR);
         let inside = end.is_some_and(|end| end <= self.config.capacity());
         if len.is_multiple_of(SECTOR) && inside {
-            // No overflow: the capacity came from a size in bytes.
+            // Does not overflow: the capacity was computed from a size in bytes.
             Ok(sector * SECTOR)
         } else {
             Err(Failure::Refused)
@@ -218,20 +222,20 @@ impl Disk {
     }
 }
 
-/// A segment: bytes.
+/// A segment, in bytes.
 struct Range {
     offset: u64,
     len: u64,
     unmap: bool,
 }
 
-/// Why a request fails.
+/// Why a request failed.
 enum Failure {
-    /// The driver asked for what cannot be: IOERR.
+    /// The request is invalid: IOERR.
     Refused,
-    /// A request type or flag that we do not have: UNSUPP.
+    /// An unknown request type or flag: UNSUPP.
     Unsupported,
-    /// The host's file failed us: IOERR.
+    /// The host reported an error: IOERR.
     Host(io::Error),
 }
 

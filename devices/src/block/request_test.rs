@@ -26,7 +26,7 @@ impl Bench {
         self.request(kind, 0, &[(PAYLOAD, len, 0)])
     }
 
-    /// Every sector still has what a new disk has.
+    /// Asserts that every sector is as on a new disk.
     fn assert_untouched(&self) {
         for sector in 0..SECTORS {
             assert_eq!(self.sector(sector), [u8::try_from(sector).unwrap(); 512]);
@@ -35,7 +35,7 @@ impl Bench {
 }
 
 #[test]
-fn zeroes_are_written_where_they_were_asked_for_and_nowhere_else() {
+fn write_zeroes_zeroes_its_range_and_nothing_else() {
     for flags in [0, UNMAP] {
         let mut bench = bench(false);
         assert_eq!(bench.segments(WRITE_ZEROES, &[(3, 7, flags)]), (OK, 1));
@@ -51,7 +51,7 @@ fn zeroes_are_written_where_they_were_asked_for_and_nowhere_else() {
 }
 
 #[test]
-fn the_whole_disk_may_be_zeroed_and_an_empty_segment_is_nothing() {
+fn the_whole_disk_may_be_zeroed_and_an_empty_segment_has_no_effect() {
     let mut bench = bench(false);
     let sectors = u32::try_from(SECTORS).unwrap();
     assert_eq!(bench.segments(WRITE_ZEROES, &[(SECTORS, 0, 0)]), (OK, 1));
@@ -62,9 +62,9 @@ fn the_whole_disk_may_be_zeroed_and_an_empty_segment_is_nothing() {
     assert_eq!(bench.sector(SECTORS - 1), [0; 512]);
 }
 
-/// 1 MiB of data, of which half is given back.
+/// Discards half of 1 MiB of data.
 #[test]
-fn a_discard_gives_space_back_to_the_host() {
+fn a_discard_frees_space_on_the_host() {
     for kind in BOTH {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![0xaa; 1 << 20]).unwrap();
@@ -73,7 +73,7 @@ fn a_discard_gives_space_back_to_the_host() {
         let mut bench = Bench::new(file, &Options::default());
         let flags = if kind == DISCARD { 0 } else { UNMAP };
         let segments = match kind {
-            // Several segments are a discard's privilege.
+            // Only a discard may have several segments.
             DISCARD => vec![(1024, 512, flags), (1536, 512, flags)],
             _ => vec![(1024, 1024, flags)],
         };
@@ -91,8 +91,8 @@ fn a_discard_gives_space_back_to_the_host() {
 }
 
 #[test]
-fn zeroes_are_written_where_the_host_has_no_way_to_make_them() {
-    // A character device has neither holes nor ranges to zero; this one takes what is written.
+fn zeroes_are_written_if_the_host_cannot_zero_a_range() {
+    // A character device supports neither holes nor zeroing; this one accepts writes.
     let mut bench = bench(false);
     let device = std::fs::File::options()
         .read(true)
@@ -101,7 +101,7 @@ fn zeroes_are_written_where_the_host_has_no_way_to_make_them() {
         .unwrap();
     bench.block.disk.image = super::Image::raw(device);
     assert_eq!(bench.segments(WRITE_ZEROES, &[(3, 7, UNMAP)]), (OK, 1));
-    // And a discard is a hint.
+    // A discard is a hint, so it succeeds.
     assert_eq!(bench.segments(DISCARD, &[(3, 7, 0)]), (OK, 1));
     let full = std::fs::File::options().write(true).open("/dev/full");
     bench.block.disk.image = super::Image::raw(full.unwrap());
@@ -121,7 +121,7 @@ fn an_unknown_flag_is_unsupported_and_nothing_happens() {
         assert_eq!(bench.segments(kind, &[(1, 2, flags)]), (UNSUPP, 1));
         bench.assert_untouched();
     }
-    // A good segment before it does not count either.
+    // A valid segment before it is not executed either.
     let mut bench = bench(false);
     assert_eq!(
         bench.segments(DISCARD, &[(1, 2, 0), (4, 2, UNMAP)]),
@@ -131,7 +131,7 @@ fn an_unknown_flag_is_unsupported_and_nothing_happens() {
 }
 
 #[test]
-fn segments_beyond_the_capacity_are_an_error_and_nothing_happens() {
+fn segments_past_the_capacity_are_an_error_and_nothing_happens() {
     for kind in BOTH {
         for bad in [
             (SECTORS, 1, 0),
@@ -152,7 +152,7 @@ fn segments_beyond_the_capacity_are_an_error_and_nothing_happens() {
 }
 
 #[test]
-fn segment_lists_that_cannot_be_are_an_error_and_nothing_happens() {
+fn invalid_segment_lists_are_an_error_and_nothing_happens() {
     let mut bench = bench(false);
     bench.rig.write(PAYLOAD, &[0; 0x2000]);
     for kind in BOTH {
@@ -170,7 +170,7 @@ fn segment_lists_that_cannot_be_are_an_error_and_nothing_happens() {
 }
 
 #[test]
-fn a_segment_longer_than_was_said_to_be_possible_is_an_error() {
+fn a_segment_longer_than_the_limit_in_the_configuration_is_an_error() {
     let options = Options::default();
     for (kind, most) in [(DISCARD, 1 << 21), (WRITE_ZEROES, 1 << 16)] {
         let file = tempfile::tempfile().unwrap();
@@ -181,7 +181,7 @@ fn a_segment_longer_than_was_said_to_be_possible_is_an_error() {
     }
 }
 
-/// § 2.7.4.3: a segment list in pieces of one byte is the same list.
+/// § 2.7.4.3: a segment list in buffers of one byte is the same list.
 #[test]
 fn a_segment_list_may_be_cut_anywhere() {
     let mut bench = bench(false);
@@ -204,7 +204,7 @@ fn a_read_only_disk_offers_neither_and_refuses_both() {
     assert_eq!(offered & (feature::DISCARD | feature::WRITE_ZEROES), 0);
     for kind in BOTH {
         assert_eq!(bench.segments(kind, &[(0, 1, 0)]), (UNSUPP, 1));
-        // A driver that accepted what was not offered is refused by the transport; this one was not.
+        // The transport refuses a driver that accepts what was not offered; this test bypasses it.
         bench.block.activate(u64::MAX, &bench.rig.memory);
         assert_eq!(bench.segments(kind, &[(0, 1, 0)]), (IOERR, 1));
         bench.block.activate(offered, &bench.rig.memory);

@@ -1,5 +1,5 @@
-//! Which pages of guest RAM were written by devices, for who copies a guest that runs (a snapshot, a migration). What its vCPUs
-//! write is KVM's to tell (KVM_GET_DIRTY_LOG).
+//! The pages of guest RAM that devices wrote, for code that copies a running guest (snapshot,
+//! migration). KVM reports the pages that vCPUs wrote (KVM_GET_DIRTY_LOG).
 
 use std::num::NonZeroUsize;
 
@@ -7,7 +7,7 @@ use vm_memory::bitmap::AtomicBitmap;
 
 use super::Region;
 
-/// A bit for each page of each region, in the order of the regions.
+/// One bitmap per region, with one bit per page.
 #[derive(Debug)]
 pub(super) struct DirtyLog(Vec<AtomicBitmap>);
 
@@ -16,7 +16,8 @@ pub(super) struct DirtyLog(Vec<AtomicBitmap>);
 pub struct DirtyPages {
     /// The guest address of the region's first byte.
     pub start: u64,
-    /// A bit a page, as KVM_GET_DIRTY_LOG has it: the lowest bit of the first word is the region's first page.
+    /// One bit per page, in the format of KVM_GET_DIRTY_LOG: the lowest bit of the first word is
+    /// the region's first page.
     pub pages: Vec<u64>,
 }
 
@@ -30,7 +31,7 @@ impl DirtyLog {
         DirtyLog(bitmaps.collect())
     }
 
-    /// `len` bytes at host address `host` were written; they lie within one of `regions`.
+    /// Marks the pages of `len` bytes at host address `host`, which lie within one of `regions`.
     #[cold]
     pub(super) fn mark(&self, regions: &[Region], host: *const u8, len: usize) {
         for (region, bitmap) in regions.iter().zip(&self.0) {

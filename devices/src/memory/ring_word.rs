@@ -1,10 +1,10 @@
-//! What a word of a ring is.
+//! The words of a ring.
 
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// The atomics that rings are made of.
+/// An atomic word of a ring.
 pub(crate) trait RingWord {
-    /// What one holds.
+    /// The value of the word.
     type Value: Copy;
     fn get(&self, ordering: Ordering) -> Self::Value;
     fn set(&self, value: Self::Value, ordering: Ordering);
@@ -28,7 +28,7 @@ macro_rules! word {
     };
 }
 
-/// Two that are found together: each of them is one load or store.
+/// Two adjacent words, accessed by one load or store each.
 impl<W: RingWord> RingWord for [W; 2] {
     type Value = [W::Value; 2];
 

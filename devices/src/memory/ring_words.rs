@@ -1,18 +1,18 @@
-//! The words of a ring, in guest RAM.
+//! Arrays of ring words in guest RAM.
 
 use std::ptr::NonNull;
 
 use super::{Memory, RingWord};
 use crate::sync::Ordering;
 
-/// A run of naturally aligned atomic words in guest RAM, translated once.
+/// An array of naturally aligned atomic words in guest RAM, translated once.
 pub(crate) struct RingWords<T> {
     first: NonNull<T>,
     count: usize,
     ram: Memory,
 }
 
-// SAFETY: a `RingWords` is a shared reference to atomics that `ram` keeps mapped; atomics may be used from any thread.
+// SAFETY: it is a shared reference to atomics, which `ram` keeps mapped; any thread may use them.
 unsafe impl<T: RingWord> Send for RingWords<T> {}
 // SAFETY: as above.
 unsafe impl<T: RingWord> Sync for RingWords<T> {}
@@ -28,39 +28,41 @@ impl<T> Clone for RingWords<T> {
 }
 
 impl<T: RingWord> RingWords<T> {
-    /// The `count` words from `first` on, which `ram` has mapped; `None` if there are none, or they are not aligned.
+    /// The `count` words from `first` on, which `ram` maps; `None` if `count` is 0 or `first` is
+    /// not aligned.
     pub(super) fn new(first: NonNull<u8>, count: usize, ram: Memory) -> Option<RingWords<T>> {
         let first = first.cast::<T>();
         (first.is_aligned() && count > 0).then_some(RingWords { first, count, ram })
     }
 
-    /// What word `index` holds.
+    /// Loads word `index`.
     #[inline]
     pub(crate) fn load(&self, index: usize, ordering: Ordering) -> T::Value {
         self.at(index).get(ordering)
     }
 
-    /// All of them.
+    /// All words.
     #[inline]
     pub(crate) fn as_slice(&self) -> &[T] {
-        // SAFETY: as in `at`, for all of them.
+        // SAFETY: as in `at`, for all words.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
     }
 
-    /// Stores `value` into word `index`.
+    /// Stores `value` to word `index`.
     #[inline]
     pub(crate) fn store(&self, index: usize, value: T::Value, ordering: Ordering) {
         self.put(index, value, ordering);
         self.wrote(index, 1);
     }
 
-    /// The same for who says by [`wrote`](Self::wrote) afterwards, once for many.
+    /// Like [`store`](Self::store), but leaves dirty tracking to a later [`wrote`](Self::wrote),
+    /// for batches.
     #[inline]
     pub(crate) fn put(&self, index: usize, value: T::Value, ordering: Ordering) {
         self.at(index).set(value, ordering);
     }
 
-    /// `count` words from `index` on have been stored.
+    /// Records that `count` words from `index` on were stored.
     #[inline]
     pub(crate) fn wrote(&self, index: usize, count: usize) {
         if self.ram.is_recorded() {
@@ -76,31 +78,34 @@ impl<T: RingWord> RingWords<T> {
         }
     }
 
-    /// RingWord `index`, modulo the number of words: an index that a guest chose cannot leave the run.
+    /// Word `index` modulo the number of words: an index from the guest stays within the array.
     #[inline]
     fn at(&self, index: usize) -> &T {
-        // `new` refuses an empty run, so this is no division by zero; ring lengths make it one `and` or a compare.
+        // `new` refuses an empty array, so this does not divide by zero. The compare avoids the
+        // division for an index in range.
         let index = if index < self.count {
             index
         } else {
             index % self.count
         };
-        // SAFETY: index < count, and `Memory::words` checked that so many words lie in one mapping.
+        // SAFETY: index < count, and `Memory::words` checked that `count` words are mapped.
         let word = unsafe { self.first.add(index) };
-        // SAFETY: aligned (checked by `new`), mapped for as long as `ram` lives, which outlives this borrow, and
-        // only ever accessed as an atomic on our side; what the guest's stores do to it is defined for an atomic.
+        // SAFETY: it is aligned (checked by `new`) and mapped for as long as `ram` lives, which
+        // outlives this borrow. We only access it as an atomic, so concurrent stores by the guest
+        // are defined.
         unsafe { word.as_ref() }
     }
 }
 
-/// The `count` words from `first` on, which `ram` has mapped; none of them if they are not aligned.
+/// The `count` words from `first` on, which `_ram` maps; empty if `first` is not aligned.
 #[inline]
 pub(super) fn slice<T: RingWord>(first: NonNull<u8>, count: usize, _ram: &Memory) -> &[T] {
     let first = first.cast::<T>();
     if !first.is_aligned() {
         return &[];
     }
-    // SAFETY: aligned, mapped for as long as `_ram` is borrowed, and only ever accessed as atomics on our side; what the
-    // guest's stores do to them is defined for an atomic. The caller had `Memory::translate` check that so many lie there.
+    // SAFETY: they are aligned, and mapped for as long as `_ram` is borrowed: the caller checked
+    // with `Memory::translate` that `count` words are mapped. We only access them as atomics, so
+    // concurrent stores by the guest are defined.
     unsafe { std::slice::from_raw_parts(first.as_ptr(), count) }
 }

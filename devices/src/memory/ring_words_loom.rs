@@ -1,4 +1,5 @@
-//! The words of a ring as loom knows them, in the place of `words.rs`: not in guest RAM, as loom has to see every access.
+//! Ring words for loom, in place of `ring_words.rs`. They are not in guest RAM, as loom must see
+//! every access.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use super::{Memory, RingWord};
 use crate::sync::Ordering;
 
-/// A run of words that a driver in the same test shares.
+/// An array of words, shared with the driver in the same test.
 pub(crate) struct RingWords<T>(pub(crate) Arc<Vec<T>>);
 
 impl<T> Clone for RingWords<T> {
@@ -43,7 +44,7 @@ impl<T: RingWord> RingWords<T> {
     }
 }
 
-/// None: what lies in guest RAM is not loom's.
+/// Empty: loom does not see accesses to guest RAM.
 pub(super) fn slice<T: RingWord>(_: NonNull<u8>, _: usize, _: &Memory) -> &[T] {
     &[]
 }

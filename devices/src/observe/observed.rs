@@ -1,4 +1,4 @@
-//! A device and an interrupt wire that tell a [`DeviceObserver`] what they do.
+//! Wrappers for a device and an interrupt wire that report events to a [`DeviceObserver`].
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -9,27 +9,27 @@ use crate::observe::{DeviceObserver, Event};
 use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
-/// A device that reports what it does: a device like any other.
+/// A device that reports its events.
 pub struct Observed {
     device: Box<dyn VirtioDevice>,
     observer: Arc<dyn DeviceObserver>,
 }
 
 impl Observed {
-    /// `device`, with `observer` told what it does.
+    /// Wraps `device`, and attaches `observer` to it.
     pub fn new(mut device: Box<dyn VirtioDevice>, observer: Arc<dyn DeviceObserver>) -> Observed {
         device.observe(&observer);
         Observed { device, observer }
     }
 
-    /// Calls the device, and tells how that began and ended.
+    /// Calls the device, and reports the start and the end of the call.
     fn call(
         &mut self,
         begin: Event,
         queues: &mut Queues,
         call: impl FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), QueueError>,
     ) -> Result<(), QueueError> {
-        // Queues come and go with resets; here is the first we see of them.
+        // Each reset replaces the queues. This is where the wrapper first sees the new ones.
         queues.observe(&self.observer);
         self.observer.see(begin);
         let result = call(&mut *self.device, queues);
@@ -41,8 +41,8 @@ impl Observed {
     }
 }
 
-/// An index of a queue or a file: there are no more than a hundred of either.
-fn narrow(index: usize) -> u16 {
+/// The index of a queue or a file: there are fewer than a hundred of either.
+fn index_u16(index: usize) -> u16 {
     u16::try_from(index).unwrap_or(u16::MAX)
 }
 
@@ -68,7 +68,7 @@ impl VirtioDevice for Observed {
     }
 
     fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        let queue = narrow(index);
+        let queue = index_u16(index);
         if self.observer.wants_rings()
             && let Some(kicked) = queues.get(index)
         {
@@ -90,7 +90,7 @@ impl VirtioDevice for Observed {
 
     fn handle_event(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         let begin = Event::Ready {
-            file: narrow(index),
+            file: index_u16(index),
         };
         self.call(begin, queues, |device, queues| {
             device.handle_event(index, queues)
@@ -113,7 +113,7 @@ pub struct ObservedLine {
 }
 
 impl ObservedLine {
-    /// `line`, with `observer` told when it is driven high.
+    /// Wraps `line`: `observer` is notified each time it is driven high.
     pub fn new(line: Box<dyn IrqLine>, observer: Arc<dyn DeviceObserver>) -> ObservedLine {
         ObservedLine { line, observer }
     }

@@ -6,7 +6,7 @@ use crate::observe::HostCall;
 use crate::rig::{DATA, Rig, WRITE};
 use crate::virtio::queue::FEATURES;
 
-/// Remembers what it was told.
+/// Records the events.
 #[derive(Default)]
 struct Witness(Mutex<Vec<Event>>);
 
@@ -17,12 +17,13 @@ impl DeviceObserver for Witness {
 }
 
 impl Witness {
-    fn told(&self) -> Vec<Event> {
+    fn take(&self) -> Vec<Event> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
 
-/// An observed disk of eight sectors with one queue, and a request of `kind` in its ring: header, a sector, status.
+/// An observed disk of eight sectors with one queue, and a request of type `kind` in its ring:
+/// header, one sector, status.
 fn requested(kind: u32) -> (Rig, Observed, Queues, Arc<Witness>) {
     let rig = Rig::new(8);
     let file = tempfile::tempfile().unwrap();
@@ -47,11 +48,11 @@ fn requested(kind: u32) -> (Rig, Observed, Queues, Arc<Witness>) {
 }
 
 #[test]
-fn a_request_is_told_from_its_kick_to_the_publishing_of_what_was_used() {
+fn a_request_is_reported_from_its_kick_to_its_publication() {
     let (_rig, mut device, mut queues, witness) = requested(0);
     device.process_queue(0, &mut queues).unwrap();
     let (queue, head) = (0, 2);
-    let told = [
+    let expected = [
         Event::Kicked { queue },
         Event::Popped {
             queue,
@@ -80,32 +81,32 @@ fn a_request_is_told_from_its_kick_to_the_publishing_of_what_was_used() {
         },
         Event::Idle,
     ];
-    assert_eq!(witness.told(), told);
+    assert_eq!(witness.take(), expected);
 }
 
 #[test]
-fn a_request_that_is_refused_is_told_with_its_status() {
+fn a_refused_request_is_reported_with_its_status() {
     let (_rig, mut device, mut queues, witness) = requested(77);
     device.process_queue(0, &mut queues).unwrap();
-    let told = witness.told();
-    assert!(told.contains(&Event::Failed { status: 2 }), "{told:?}");
+    let events = witness.take();
+    assert!(events.contains(&Event::Failed { status: 2 }), "{events:?}");
 }
 
 #[test]
-fn a_ring_that_is_broken_is_told() {
+fn an_invalid_ring_is_reported() {
     let (rig, mut device, mut queues, witness) = requested(0);
     rig.set_available(100);
     device.process_queue(0, &mut queues).unwrap_err();
-    assert_eq!(witness.told().last(), Some(&Event::QueueError));
+    assert_eq!(witness.take().last(), Some(&Event::QueueError));
 }
 
 #[test]
-fn a_wire_is_told_when_it_rises_and_not_when_it_falls() {
+fn a_rising_wire_is_reported_and_a_falling_one_is_not() {
     let rig = Rig::new(8);
     let witness = Arc::new(Witness::default());
     let line = ObservedLine::new(Box::new(rig.wire.clone()), witness.clone());
     line.set(true);
     line.set(false);
-    assert_eq!(witness.told(), [Event::Raised]);
+    assert_eq!(witness.take(), [Event::Raised]);
     assert!(!rig.wire.is_high());
 }

@@ -1,23 +1,23 @@
-//! What the three areas of a queue hold at a moment, for whoever wants to look at them: who learns virtio, or searches a
-//! driver that hangs.
+//! Snapshots of a queue's three areas, for learning virtio and for debugging a driver that hangs.
 //!
-//! The guest goes on meanwhile. Each word is loaded by itself, so a snapshot of a queue in use may be torn: an index of
-//! now beside an entry of a moment ago.
+//! The guest runs meanwhile, and each word is loaded by itself. So a snapshot of a queue in use may
+//! be torn: an index may be newer than the entries beside it.
 
 use crate::memory::{Memory, RingWords};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 pub use crate::virtio::descriptor::Descriptor;
 use crate::virtio::descriptor::{INDIRECT, NEXT};
 
-/// Both areas begin with `flags` and `idx`, 16 bits each, and the ring follows (§ 2.7.6, § 2.7.8).
+/// Both the driver and the device area begin with `flags` and `idx`, 16 bits each, and the ring
+/// follows (§ 2.7.6, § 2.7.8).
 pub(crate) const FLAGS: usize = 0;
 pub(crate) const IDX: usize = 1;
 pub(crate) const RING: usize = 2;
 
-/// Descriptors of an indirect table that are looked at.
+/// The most descriptors of an indirect table in a snapshot.
 const TABLE_MAX: u16 = 32;
 
-/// The areas of a queue that was set up, wherever the queue itself is by now. It keeps the guest's memory mapped.
+/// The areas of an activated queue. It outlives the queue, and keeps the guest's memory mapped.
 #[derive(Clone)]
 pub struct View {
     pub(crate) table: RingWords<[AtomicU64; 2]>,
@@ -29,39 +29,41 @@ pub struct View {
     pub(crate) event_idx: bool,
 }
 
-/// What they held.
+/// The contents of a queue's areas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// The descriptor table.
     pub descriptors: Vec<Descriptor>,
-    /// Tables that descriptors of chains in flight refer to: the descriptor's index, and their first 32 entries.
+    /// Indirect tables of chains in flight: the index of the descriptor that refers to the table,
+    /// and the first 32 entries.
     pub tables: Vec<(u16, Vec<Descriptor>)>,
     /// `avail.flags`.
     pub available_flags: u16,
-    /// `avail.idx`: how many chains the driver has made available, ever.
+    /// `avail.idx`: the number of chains made available so far, modulo 2^16.
     pub available_idx: u16,
     /// The available ring's heads.
     pub available: Vec<u16>,
-    /// Where the driver wants to be interrupted, with EVENT_IDX.
+    /// With EVENT_IDX, the used index at which the driver wants an interrupt.
     pub used_event: Option<u16>,
     /// `used.flags`.
     pub used_flags: u16,
-    /// `used.idx`: how many chains the device has used, ever.
+    /// `used.idx`: the number of chains used so far, modulo 2^16.
     pub used_idx: u16,
-    /// The used ring: head, bytes written.
+    /// The used ring: head and bytes written.
     pub used: Vec<(u32, u32)>,
-    /// Where the device wants to be notified, with EVENT_IDX.
+    /// With EVENT_IDX, the available index at which the device wants a notification.
     pub avail_event: Option<u16>,
 }
 
 impl Snapshot {
-    /// How many chains the device has and has not used: no more than the ring has room for.
+    /// The number of chains that are available and not yet used, at most the ring's size.
     pub fn in_flight(&self) -> u16 {
         let size = u16::try_from(self.available.len()).unwrap_or(u16::MAX);
         self.available_idx.wrapping_sub(self.used_idx).min(size)
     }
 
-    /// The heads of those. Devices of ours use chains in the order in which they were made available.
+    /// The heads of the chains in flight. Our devices use chains in the order in which they were
+    /// made available.
     pub fn heads_in_flight(&self) -> impl Iterator<Item = u16> {
         let size = self.available.len().max(1);
         (0..self.in_flight()).filter_map(move |n| {
@@ -72,7 +74,7 @@ impl Snapshot {
 }
 
 impl View {
-    /// What the areas hold now.
+    /// Loads the areas.
     pub fn snapshot(&self) -> Snapshot {
         let n = usize::from(self.size);
         let (driver, device) = (
@@ -81,7 +83,8 @@ impl View {
         );
         let table = |at| self.table.load(at, Ordering::Relaxed);
         let used = |at| self.used.load(at, Ordering::Relaxed);
-        // The used index first: chains that are used in between then still count as in flight, and not as too many.
+        // The used index first: a chain that is used between the two loads then still counts as in
+        // flight, and the difference is never negative.
         let used_idx = self.device.load(IDX, Ordering::Acquire);
         let available_idx = self.driver.load(IDX, Ordering::Acquire);
         let mut snapshot = Snapshot {
@@ -105,7 +108,7 @@ impl View {
         snapshot
     }
 
-    /// The chain in an indirect table, as far as it can be read.
+    /// The chain in an indirect table, up to the first descriptor that cannot be read.
     fn table(&self, table: &Descriptor) -> Vec<Descriptor> {
         let mut found = Vec::new();
         let mut index = 0;

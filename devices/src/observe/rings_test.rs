@@ -3,7 +3,7 @@ use crate::rig::{self, DATA, Rig, WRITE};
 use crate::virtio::queue::FEATURES;
 
 #[test]
-fn a_snapshot_shows_what_the_driver_wrote_and_who_owns_it() {
+fn a_snapshot_shows_the_rings_and_the_chains_in_flight() {
     let rig = Rig::new(8);
     let mut queue = rig.queue(FEATURES);
     rig.chain(2, &[(DATA, 16, 0), (DATA + 0x1000, 512, WRITE)]);
@@ -33,7 +33,7 @@ fn a_snapshot_shows_what_the_driver_wrote_and_who_owns_it() {
 }
 
 #[test]
-fn tables_of_chains_in_flight_are_followed_and_loops_in_them_are_cut() {
+fn indirect_tables_are_followed_and_loops_in_them_are_cut() {
     let rig = Rig::new(4);
     let queue = rig.queue(FEATURES);
     let table = DATA + 0x3000;
@@ -49,7 +49,7 @@ fn tables_of_chains_in_flight_are_followed_and_loops_in_them_are_cut() {
 }
 
 #[test]
-fn an_index_that_ran_away_shows_no_more_chains_than_the_ring_has() {
+fn an_invalid_index_shows_no_more_chains_than_the_ring_holds() {
     let rig = Rig::new(4);
     let queue = rig.queue(0);
     rig.set_available(1000);

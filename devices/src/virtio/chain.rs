@@ -1,30 +1,32 @@
-//! A descriptor chain: the buffers of one request, readable ones first, then writable ones (§ 2.7.4).
+//! A descriptor chain: the buffers of one request, readable ones first, then writable ones (§
+//! 2.7.4).
 //!
-//! How the driver cut a request into descriptors means nothing (§ 2.7.4.3): a device consumes bytes from the front of
-//! each direction, and may set the last writable byte aside for its status.
+//! The division of a request into descriptors has no meaning (§ 2.7.4.3): a device consumes bytes
+//! from the front of each direction, and may reserve the last writable byte for its status.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::memory::{IoVecs, Memory, NotRam};
 
-/// The longest chain, in bytes, over both directions (§ 2.7.5.3).
+/// The longest chain, in bytes of both directions (§ 2.7.5.3).
 const TOTAL_MAX: u64 = 1 << 32;
 
-/// A chain that a device took from a queue. Give it back with [`Queue::push`](crate::virtio::queue::Queue::push).
-#[must_use = "a chain that is not pushed back is lost to the driver"]
+/// A chain that a device took from a queue. Return it with
+/// [`Queue::push`](crate::virtio::queue::Queue::push).
+#[must_use = "a chain that is not pushed back never returns to the driver"]
 pub struct Chain {
     pub(crate) head: u16,
     pub(crate) buffers: Box<Buffers>,
 }
 
 impl Chain {
-    /// What the driver wrote for the device.
+    /// The device-readable bytes.
     pub fn readable(&mut self) -> &mut Readable {
         &mut self.buffers.readable
     }
 
-    /// Where the device may write.
+    /// The device-writable bytes.
     pub fn writable(&mut self) -> &mut Writable {
         &mut self.buffers.writable
     }
@@ -42,7 +44,7 @@ impl From<NotRam> for Refused {
     }
 }
 
-/// Both directions; a queue reuses them from chain to chain, so that a request allocates nothing.
+/// Both directions. A queue reuses them for the next chain, so that a request allocates nothing.
 pub(crate) struct Buffers {
     readable: Readable,
     writable: Writable,
@@ -61,7 +63,8 @@ impl Buffers {
         self.writable.0.clear();
     }
 
-    /// Adds the next descriptor of the chain. Always inlined, as is what it calls: the call costs as much as the rest.
+    /// Appends the buffer of the chain's next descriptor. This and its callees are always inlined:
+    /// the call would cost as much as the work.
     #[inline(always)]
     pub(crate) fn append(&mut self, address: u64, len: u32, writable: bool) -> Result<(), Refused> {
         if writable {
@@ -74,7 +77,8 @@ impl Buffers {
         Ok(())
     }
 
-    /// Whether the chain has more bytes than any may have. No sum overflows: there are at most 65536 buffers of 32 bits.
+    /// Whether the chain has too many bytes. The sum does not overflow: there are at most 65536
+    /// buffers, each shorter than 2^32.
     #[inline]
     pub(crate) fn is_too_long(&self) -> bool {
         self.readable.len() + self.writable.len() > TOTAL_MAX
@@ -95,12 +99,13 @@ impl Readable {
         self.len() == 0
     }
 
-    /// Whether every piece begins at a multiple of the first number and is a multiple of the second long (host bytes).
+    /// Whether every piece begins at a multiple of the first number and is a multiple of the second
+    /// long (host bytes).
     pub fn is_aligned(&self, to: (u32, u32)) -> bool {
         self.0.is_aligned(to)
     }
 
-    /// Consumes the first `N` bytes; `None`, and nothing consumed, if there are fewer.
+    /// Consumes the first `N` bytes. Returns `None`, and consumes nothing, if there are fewer.
     pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         if self.len() < N as u64 {
             return None;
@@ -110,28 +115,28 @@ impl Readable {
         Some(bytes)
     }
 
-    /// Consumes bytes into `out`; returns how many there were.
+    /// Consumes bytes into `out`. Returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         self.0.copy_out(out)
     }
 
-    /// Consumes everything into `file` at byte `offset`, if wanted by calls of at most `inline` bytes.
+    /// Writes all bytes to `file` at byte `offset`, with at most `limit` bytes per call.
     ///
     /// # Errors
-    /// The file's; part of the data may have been written.
+    /// The write fails. Part of the data may have been written.
     pub fn write_all_at(
         &mut self,
         file: BorrowedFd<'_>,
         offset: u64,
-        inline: Option<usize>,
+        limit: Option<usize>,
     ) -> io::Result<()> {
-        self.0.write_all_at(file, offset, inline)
+        self.0.write_all_at(file, offset, limit)
     }
 
-    /// Consumes what one write to `stream` takes; returns how much that was.
+    /// Makes one write to `stream`, and consumes the bytes written. Returns how many.
     ///
     /// # Errors
-    /// The stream's, `WouldBlock` included.
+    /// The write fails; `WouldBlock` if the stream accepts no bytes now.
     pub fn write_to(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
         self.0.write_stream(stream)
     }
@@ -151,38 +156,39 @@ impl Writable {
         self.len() == 0
     }
 
-    /// Whether every piece begins at a multiple of the first number and is a multiple of the second long (host bytes).
+    /// Whether every piece begins at a multiple of the first number and is a multiple of the second
+    /// long (host bytes).
     pub fn is_aligned(&self, to: (u32, u32)) -> bool {
         self.0.is_aligned(to)
     }
 
-    /// Writes bytes to the front; returns how many found room.
+    /// Writes `bytes` at the front. Returns how many were written.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         self.0.copy_in(bytes)
     }
 
-    /// Fills everything from `file` at byte `offset`.
+    /// Fills all bytes from `file` at byte `offset`.
     ///
     /// # Errors
-    /// The file's; `UnexpectedEof` if it ends too early. Part may have been filled.
+    /// The read fails; `UnexpectedEof` if the file is too short. Part may have been filled.
     pub fn read_exact_at(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
         self.0.read_exact_at(file, offset)
     }
 
-    /// Fills with what one read from `stream` gives; returns how much that was, 0 at the stream's end.
+    /// Makes one read from `stream`. Returns the bytes read, 0 at the stream's end.
     ///
     /// # Errors
-    /// The stream's, `WouldBlock` included.
+    /// The read fails; `WouldBlock` if the stream has no bytes now.
     pub fn read_from(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
         self.0.read_stream(stream)
     }
 
-    /// Sets the last byte aside, for [`put_last`](Self::put_last); false if there is none.
+    /// Reserves the last byte for [`put_last`](Self::put_last); false if there is none.
     pub fn split_last(&mut self) -> bool {
         self.0.split_last()
     }
 
-    /// Writes the byte that was set aside, once.
+    /// Writes the reserved byte, once.
     pub fn put_last(&mut self, value: u8) {
         self.0.write_last(value);
     }

@@ -1,4 +1,4 @@
-//! The descriptor table (§ 2.7.5): following a chain through it, and through an indirect table.
+//! The descriptor table (§ 2.7.5): walks a chain through it, and through an indirect table.
 
 use crate::memory::{Memory, RingWord, RingWords};
 use crate::sync::{AtomicU64, Ordering};
@@ -13,28 +13,30 @@ pub(crate) const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
-/// A descriptor as it lies in memory: its address; its length, flags and next.
+/// A descriptor in memory: the first word is its address; the second its length, flags and next.
 pub(crate) type Entry = [AtomicU64; 2];
 
-/// A queue's descriptors, translated, and what is allowed in them.
+/// A queue's descriptor table, translated, and its limits.
 pub(crate) struct Table {
     pub(crate) entries: RingWords<Entry>,
-    /// How many descriptors there are.
+    /// The number of descriptors.
     pub(crate) size: u16,
-    /// How many descriptors of an indirect table a chain may have: none unless INDIRECT_DESC was negotiated.
+    /// The most descriptors that a chain may have in an indirect table: 0 unless INDIRECT_DESC was
+    /// negotiated.
     pub(crate) indirect: u32,
-    /// Where indirect tables are.
+    /// The guest's memory, which holds the indirect tables.
     pub(crate) memory: Memory,
 }
 
 impl Table {
-    /// Collects the buffers of the chain that begins at `head`, and says how many descriptors it has. Each is loaded once.
+    /// Collects the buffers of the chain that begins at `head`. Returns how many descriptors it
+    /// has. Each is loaded once.
     ///
-    /// The loads are relaxed: the acquire of the available index, before them, orders them (§ 2.7.13).
+    /// The loads are relaxed: the acquire load of the available index orders them (§ 2.7.13).
     #[inline(always)]
     pub(crate) fn collect(&self, head: u16, buffers: &mut Buffers) -> Result<u32, QueueError> {
         let mut entries = self.entries.as_slice();
-        // The descriptor that refers to the indirect table, once the chain is there.
+        // The descriptor that refers to the indirect table, once the chain has entered it.
         let mut table = None;
         let mut max = u32::from(self.size);
         let mut left = max;
@@ -42,7 +44,7 @@ impl Table {
         loop {
             let descriptor = match entries.get(index as usize) {
                 Some(entry) => Descriptor::from(entry.get(Ordering::Relaxed)),
-                None => self.elsewhere(table.as_ref(), index)?,
+                None => self.read_slow(table.as_ref(), index)?,
             };
             if descriptor.flags & INDIRECT != 0 {
                 entries = self.enter(&descriptor, table.as_ref())?;
@@ -59,12 +61,12 @@ impl Table {
                 next,
             } = &descriptor;
             if let Err(refused) = buffers.append(address, len, flags & WRITE != 0) {
-                return Err(broken(&refused, head, &descriptor));
+                return Err(invalid(&refused, head, &descriptor));
             }
             if flags & NEXT == 0 {
                 break;
             }
-            // A chain that visits more descriptors than there are loops.
+            // A chain with more descriptors than the table has is a loop.
             left -= 1;
             if left == 0 {
                 return Err(QueueError::ChainLength { head, max });
@@ -77,8 +79,8 @@ impl Table {
         }
     }
 
-    /// The indirect table that `descriptor` refers to, which ends the chain (§ 2.7.5.3). `within`: who refers to the table in
-    /// which `descriptor` stands.
+    /// The indirect table that `descriptor` refers to, which ends the chain (§ 2.7.5.3). `within`
+    /// is the descriptor of the table that contains `descriptor`, if that is an indirect one.
     #[inline]
     fn enter(
         &self,
@@ -97,7 +99,7 @@ impl Table {
         if self.indirect == 0 {
             return Err(descriptor.refused("INDIRECT_DESC was not negotiated"));
         }
-        // WRITE on this descriptor is ignored, as § 2.7.5.3.2 asks.
+        // WRITE on this descriptor is ignored, as § 2.7.5.3.2 requires.
         if flags & NEXT != 0 {
             return Err(descriptor.refused("NEXT together with INDIRECT"));
         }
@@ -107,11 +109,11 @@ impl Table {
         Ok(self.memory.slice(address, len / SIZE))
     }
 
-    /// Descriptor `index` where it is not among the entries at hand: of an indirect table that is not aligned, or not all RAM, as
-    /// none needs to be. Else there is no such descriptor.
+    /// Descriptor `index` if it is not in the slice. It is in an indirect table that is misaligned
+    /// or not all RAM, which is allowed, or it does not exist.
     #[cold]
     #[inline(never)]
-    fn elsewhere(&self, table: Option<&Descriptor>, index: u32) -> Result<Descriptor, QueueError> {
+    fn read_slow(&self, table: Option<&Descriptor>, index: u32) -> Result<Descriptor, QueueError> {
         let size = table.map_or(self.size.into(), |table| table.len / SIZE);
         match table {
             Some(table) if index < size => table
@@ -121,13 +123,13 @@ impl Table {
         }
     }
 
-    /// Shows the first `max` descriptors, each with its place in its table, of the chain that begins at `head`, which
-    /// [`collect`](Self::collect) found in order.
+    /// Calls `see` with the first `max` descriptors, and their indices in their tables, of the
+    /// chain that begins at `head`, which [`collect`](Self::collect) found valid.
     pub(crate) fn follow(&self, head: u16, max: usize, mut see: impl FnMut(u16, &Descriptor)) {
         let mut index = head;
         let mut table = None;
         for _ in 0..max {
-            let Some(descriptor) = self.look(table.as_ref(), index) else {
+            let Some(descriptor) = self.read(table.as_ref(), index) else {
                 return;
             };
             see(index, &descriptor);
@@ -143,8 +145,8 @@ impl Table {
         }
     }
 
-    /// Descriptor `index` of the ring's table, or of the one that `table` refers to.
-    fn look(&self, table: Option<&Descriptor>, index: u16) -> Option<Descriptor> {
+    /// Descriptor `index` of the ring's table, or of the table that `table` refers to.
+    fn read(&self, table: Option<&Descriptor>, index: u16) -> Option<Descriptor> {
         if let Some(table) = table {
             return table.read(&self.memory, index.into());
         }
@@ -153,16 +155,16 @@ impl Table {
     }
 }
 
-/// One entry, as it was when it was read.
+/// A copy of a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptor {
-    /// Guest address of its buffer, or of a table.
+    /// Guest address of its buffer, or of its indirect table.
     pub address: u64,
-    /// Bytes.
+    /// Length of the buffer or table in bytes.
     pub len: u32,
     /// NEXT is 1, WRITE is 2, INDIRECT is 4.
     pub flags: u16,
-    /// The next one of its chain, with NEXT.
+    /// With NEXT, the index of the chain's next descriptor.
     pub next: u16,
 }
 
@@ -183,7 +185,8 @@ impl From<[u64; 2]> for Descriptor {
 }
 
 impl Descriptor {
-    /// Descriptor `index` of the table that this one refers to, wherever in `memory` it lies; `None` where that is not RAM.
+    /// Descriptor `index` of the table that this one refers to, aligned or not; `None` if it is not
+    /// in RAM.
     pub(crate) fn read(&self, memory: &Memory, index: u32) -> Option<Descriptor> {
         let address = self
             .address
@@ -201,10 +204,10 @@ impl Descriptor {
     }
 }
 
-/// Out of the way of those that are as they should be.
+/// The error for a buffer that was refused.
 #[cold]
 #[inline(never)]
-fn broken(refused: &Refused, head: u16, descriptor: &Descriptor) -> QueueError {
+fn invalid(refused: &Refused, head: u16, descriptor: &Descriptor) -> QueueError {
     let &Descriptor { address, len, .. } = descriptor;
     match refused {
         Refused::NotRam => QueueError::Buffer { address, len },

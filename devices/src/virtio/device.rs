@@ -1,4 +1,4 @@
-//! What every virtio device has, whatever carries it to its driver (virtio 1.3, § 2).
+//! The interface of every virtio device, whatever its transport (virtio 1.3, § 2).
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -10,57 +10,57 @@ use crate::memory::Memory;
 use crate::observe::DeviceObserver;
 use crate::spec::DeviceId;
 
-/// A device model: what it does with the buffers of its queues.
+/// A device model: it serves the buffers of its queues.
 ///
-/// It knows no address, interrupt controller, hypervisor or thread. A transport asks what it
-/// offers, negotiates, and starts it. From then on `process_queue` and `handle_event` are called,
-/// one at a time, until the transport pauses or resets the device:
+/// It knows no address, interrupt controller, hypervisor or thread. A transport reads its features,
+/// negotiates, and starts it. From then on `process_queue` and `handle_event` are called, one at a
+/// time, until the transport pauses or resets the device:
 ///
 /// ```text
 ///   offered ──activate──▶ live ──(process_queue | handle_event)*──▶ reset ──▶ offered
 /// ```
 ///
-/// An invalid request is answered in the device's own way (a status byte). An invalid ring is
-/// `Err(QueueError)`: DEVICE_NEEDS_RESET is set then, and nothing more is called until the reset.
+/// A device answers an invalid request in its own way (a status byte). For an invalid ring it
+/// returns `QueueError`: DEVICE_NEEDS_RESET is set, and nothing is called until the reset.
 pub trait VirtioDevice: Send {
     /// The device type.
     fn id(&self) -> DeviceId;
 
-    /// The largest size of each of its queues, in descriptors: powers of two.
+    /// The maximum size of each queue, in descriptors: powers of two.
     fn queues(&self) -> &[u16];
 
-    /// The device's own feature bits, without those of the rings and the transport.
+    /// The device's feature bits, without those of the rings and the transport.
     fn features(&self) -> u64;
 
     /// The configuration space. The driver may read it at any time, so it is shared.
     fn config(&self) -> Arc<dyn ConfigSpace>;
 
-    /// The driver has accepted `features`, and its buffers lie in `memory`. FEATURES_OK is set, and
-    /// DRIVER_OK is still to come.
+    /// Called when FEATURES_OK is set, before DRIVER_OK. The driver has accepted `features`, and
+    /// its buffers are in `memory`.
     fn activate(&mut self, features: u64, memory: &Memory) {
         let _ = (features, memory);
     }
 
-    /// The driver notified queue `index`, or the queue was left unfinished before.
+    /// Called when the driver has notified queue `index`, or the last call left it unfinished.
     ///
     /// # Errors
     /// The ring is invalid.
     fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError>;
 
-    /// Whether the vCPU that notifies queue `index` should serve it itself: its driver does nothing
-    /// but wait meanwhile, and serving it never blocks.
+    /// Whether the vCPU that notifies queue `index` should serve it itself. This is for queues
+    /// whose driver only waits meanwhile, and which never block.
     fn inline_notify(&self, index: usize) -> bool {
         let _ = index;
         false
     }
 
-    /// Host files whose readiness the device waits for, the same ones throughout its life. They are
-    /// edge-triggered, so `handle_event` must use up what there is.
+    /// The host files that the device waits for, the same throughout its life. They are
+    /// edge-triggered, so `handle_event` must read or write until the file would block.
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
         Vec::new()
     }
 
-    /// File `index` of `files` has become ready.
+    /// Called when file `index` of `files` has become ready.
     ///
     /// # Errors
     /// A ring is invalid.
@@ -69,13 +69,12 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
-    /// Forgets what the driver began with queue `index`, which was reset or disabled. The other
-    /// queues go on.
+    /// Discards the state of queue `index`, which was reset or disabled. The other queues continue.
     fn queue_reset(&mut self, index: usize) {
         let _ = index;
     }
 
-    /// Forgets what the driver began. No queue is in use any more.
+    /// Discards all state of the driver. No queue is in use any more.
     fn reset(&mut self) {}
 
     /// Attaches an observer for events that the queues do not report. Called before the device is
@@ -88,9 +87,9 @@ pub trait VirtioDevice: Send {
 /// What to wait for on a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
-    /// There is something to read, or the file has ended.
+    /// The file can be read, or has ended.
     Read,
-    /// There is room to write, or the reader is gone.
+    /// The file can be written, or its reader has closed it.
     Write,
 }
 
@@ -121,22 +120,22 @@ impl Queues {
         indexed.filter_map(move |(index, queue)| unfinished(queue).then_some(index))
     }
 
-    /// Has each of them stop before its next chain while `stop` is set.
+    /// Makes each queue stop before its next chain while `stop` is set.
     pub(crate) fn set_stop(&mut self, stop: &Stop) {
         for queue in self.0.iter_mut().flatten() {
             queue.set_stop(stop);
         }
     }
 
-    /// Attaches `observer` to each of them.
+    /// Attaches `observer` to each queue.
     pub(crate) fn observe(&mut self, observer: &Arc<dyn DeviceObserver>) {
         for queue in self.0.iter_mut().flatten() {
             queue.observe(observer);
         }
     }
 
-    /// Puts another queue, or none, in the place of queue `index`. A chain that the old one stalled
-    /// on is dropped.
+    /// Replaces queue `index` by another queue, or by none. A chain on which the old one stalled is
+    /// dropped.
     pub(crate) fn set(&mut self, index: usize, mut queue: Option<Queue>) {
         if let (Some(queue), Ok(index)) = (&mut queue, u16::try_from(index)) {
             queue.set_index(index);
@@ -150,13 +149,13 @@ impl Queues {
 /// A device's configuration space (§ 2.5): little-endian fields, read and written by the driver at
 /// any time.
 ///
-/// A transport that shows it reads it again after each write and each change of status; whoever
-/// changes it otherwise notifies the transport.
+/// The transport reads it again after each write by the driver and each change of the status. Code
+/// that changes it at any other time notifies the transport.
 pub trait ConfigSpace: Send + Sync {
     /// Its length in bytes.
     fn len(&self) -> usize;
 
-    /// Whether there is none.
+    /// Whether its length is 0.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -164,7 +163,7 @@ pub trait ConfigSpace: Send + Sync {
     /// Copies the bytes from `offset` on; those past the end read as zero.
     fn read(&self, offset: usize, data: &mut [u8]);
 
-    /// The driver wrote. Fields are read-only unless a device says otherwise.
+    /// Called when the driver writes. Fields are read-only by default.
     fn write(&self, offset: usize, data: &[u8]) {
         let _ = (offset, data);
     }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// A device that says no more than it must.
+/// A device with only the required methods.
 struct Least;
 
 impl VirtioDevice for Least {
@@ -26,7 +26,7 @@ impl VirtioDevice for Least {
 }
 
 #[test]
-fn a_device_that_says_no_more_than_it_must_waits_for_nothing_and_keeps_nothing() {
+fn a_device_with_only_the_required_methods_waits_for_nothing() {
     let mut device = Least;
     let mut queues = Queues::new(vec![None]);
     assert!(device.files().is_empty());
@@ -38,7 +38,7 @@ fn a_device_that_says_no_more_than_it_must_waits_for_nothing_and_keeps_nothing()
 }
 
 #[test]
-fn a_plain_configuration_cannot_be_written_and_ends_in_zeroes() {
+fn a_constant_configuration_is_read_only_and_reads_as_zero_past_its_end() {
     let config = Least.config();
     config.write(0, &[9; 3]);
     let mut data = [0xee; 4];

@@ -1,32 +1,32 @@
-//! What is wrong with a ring: the ways in which a driver can break its queue.
+//! The ways in which a ring can be invalid.
 
 use thiserror::Error;
 
-/// A ring that no correct driver builds. The device needs a reset.
+/// The ring is invalid: no correct driver builds it. The device needs a reset.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum QueueError {
-    /// The size is no power of two, or above the maximum.
+    /// The size is not a power of two, or above the maximum.
     #[error("queue size {size} is not a power of two up to {max}")]
     Size {
-        /// As the driver set it.
+        /// The size that the driver set.
         size: u16,
-        /// What the device offers.
+        /// The maximum that the device offers.
         max: u16,
     },
-    /// A part of the ring is misaligned or not RAM.
+    /// An area of the ring is misaligned or not RAM.
     #[error("the {area} at {address:#x} is misaligned or not RAM")]
     Area {
-        /// Which part.
+        /// The area's name.
         area: &'static str,
         /// Its guest address.
         address: u64,
     },
-    /// The available index is further ahead than the ring is long.
+    /// The available index is further ahead than the ring's size.
     #[error("available index {idx} is more than {size} ahead of {next}")]
     AvailableIndex {
-        /// As the driver set it.
+        /// The index that the driver set.
         idx: u16,
-        /// The entry that we read next.
+        /// The index of the next entry to read.
         next: u16,
         /// The ring's size.
         size: u16,
@@ -34,25 +34,25 @@ pub enum QueueError {
     /// A descriptor index is outside its table.
     #[error("descriptor {index} of a table of {size}")]
     DescriptorIndex {
-        /// As found in the ring or in a descriptor.
+        /// The index in the ring or in a descriptor.
         index: u32,
         /// The table's size.
         size: u32,
     },
-    /// The chain loops, or is longer than any driver may make it.
+    /// The chain loops, or is longer than allowed.
     #[error("descriptor chain at {head} has more than {max} descriptors: it loops or is too long")]
     ChainLength {
         /// The chain's first descriptor.
         head: u16,
-        /// The bound that it passed.
+        /// The most descriptors allowed.
         max: u32,
     },
     /// A buffer is not all RAM.
     #[error("buffer of {len} bytes at {address:#x} is not RAM")]
     Buffer {
-        /// Guest address.
+        /// Its guest address.
         address: u64,
-        /// Bytes.
+        /// Its length in bytes.
         len: u32,
     },
     /// A device-readable buffer follows a device-writable one.
@@ -61,16 +61,16 @@ pub enum QueueError {
         /// The chain's first descriptor.
         head: u16,
     },
-    /// The buffers of the chain have more than 2^32 bytes.
+    /// The chain's buffers have more than 2^32 bytes.
     #[error("descriptor chain at {head} has more than 2^32 bytes")]
     TotalLength {
         /// The chain's first descriptor.
         head: u16,
     },
-    /// An indirect descriptor where none may be, or of an impossible form.
+    /// An indirect descriptor is invalid, or not allowed here.
     #[error("indirect descriptor with flags {flags:#x} and length {len}: {why}")]
     Indirect {
-        /// Descriptor flags.
+        /// The descriptor's flags.
         flags: u16,
         /// The table's length in bytes.
         len: u32,

@@ -1,5 +1,4 @@
-//! From a device that is offered to one that serves its driver, and back: the same for every
-//! transport.
+//! The life cycle of a device, the same for every transport.
 //!
 //! ```text
 //!            activate, start              pause
@@ -7,11 +6,11 @@
 //!      ▲                       │      resume, start      │
 //!      └────────── reset ──────┴─────────────────────────┘
 //!
-//!   Lost: the device is stuck in a request of its host, and the transport does not wait for it
+//!   Lost: the device is stuck in a host call, and the transport does not wait for it
 //! ```
 //!
-//! Once `pause` or `reset` has returned, nothing touches the queues or the guest's memory. Both
-//! wait for at most the one request in hand.
+//! Once `pause` or `reset` has returned, nothing accesses the queues or the guest's memory. Both
+//! wait for at most one request: the one in progress.
 
 use std::io;
 use std::sync::Arc;
@@ -25,28 +24,28 @@ use super::worker::{Inline, Served, Stuck, Worker};
 use super::{Notify, QueueError, Queues, VirtioDevice};
 use crate::memory::Memory;
 
-/// Where a device is in its life.
+/// A device's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// As new: its driver may negotiate.
+    /// Initial: the driver may negotiate.
     Offered,
     /// It serves its queues.
     Live,
-    /// It has been live, and goes on where it was.
+    /// It serves nothing, and keeps its queues for `resume`.
     Paused,
-    /// It does not let go of a request. A reset does not help.
+    /// A request did not end in time. A reset does not help.
     Lost,
 }
 
-/// A device with its thread, in the hands of one transport.
+/// A device with its thread, owned by one transport.
 pub(crate) struct Lifecycle {
     worker: Worker,
     state: State,
 }
 
 impl Lifecycle {
-    /// `device`, offered. Kick `i` notifies its queue `i`, and the driver is notified by `notify`.
-    /// `patience` bounds how long any call waits for the request in hand; `None` does not.
+    /// Offers `device`. Kick `i` notifies its queue `i`; `notify` notifies the driver. `patience`
+    /// is the longest that a call waits for the request in progress; `None` is no limit.
     ///
     /// # Errors
     /// The host has no thread or file descriptor left.
@@ -62,7 +61,7 @@ impl Lifecycle {
         })
     }
 
-    /// A way to serve queues in the threads of vCPUs.
+    /// A handle that serves queues in vCPU threads.
     pub(crate) fn inline(&self) -> Inline {
         self.worker.inline()
     }
@@ -72,12 +71,12 @@ impl Lifecycle {
         self.state == State::Live
     }
 
-    /// Whether the device was lost.
+    /// Whether the device is lost.
     pub(crate) fn is_lost(&self) -> bool {
         self.state == State::Lost
     }
 
-    /// Changes the device while nothing else happens to it; `None` if it is lost, now or before.
+    /// Calls `change` with exclusive access to the device; `None` if it is lost, now or before.
     fn with<T>(&mut self, change: impl FnOnce(&mut Served) -> T) -> Option<T> {
         if self.state == State::Lost {
             return None;
@@ -92,15 +91,15 @@ impl Lifecycle {
         }
     }
 
-    /// The driver has accepted `features`, and its buffers are in `memory`. Of an offered device
-    /// only.
+    /// Activates an offered device: the driver has accepted `features`, and its buffers are in
+    /// `memory`.
     pub(crate) fn activate(&mut self, features: u64, memory: &Memory) {
         if self.state == State::Offered {
             self.with(|served| served.device.activate(features, memory));
         }
     }
 
-    /// Makes an offered or paused device serve `queues`, and those alone.
+    /// Makes an offered or paused device serve `queues` only.
     pub(crate) fn start(&mut self, queues: Queues) {
         if matches!(self.state, State::Offered | State::Paused) {
             self.state = State::Live;
@@ -110,11 +109,10 @@ impl Lifecycle {
         }
     }
 
-    /// From here on kick `i` is queue `i`'s, and `notify` notifies the driver. Of a device that is
-    /// not live.
+    /// Replaces the kicks and `notify` of a device that is not live.
     ///
     /// # Errors
-    /// The host has no file descriptor left, or one of the kicks cannot be waited for.
+    /// The host has no file descriptor left, or epoll does not support one of the kicks.
     pub(crate) fn connect(
         &mut self,
         kicks: Arc<[EventFd]>,
@@ -127,7 +125,7 @@ impl Lifecycle {
         connected.unwrap_or_else(|Stuck| Err(io::Error::other("the device is lost")))
     }
 
-    /// Makes a live device serve nothing; its queues stay as they are.
+    /// Pauses a live device. Its queues stay as they are.
     pub(crate) fn pause(&mut self) {
         if self.state == State::Live {
             self.state = State::Paused;
@@ -135,7 +133,7 @@ impl Lifecycle {
         }
     }
 
-    /// Makes a paused device go on.
+    /// Resumes a paused device.
     pub(crate) fn resume(&mut self) {
         if self.state == State::Paused {
             self.state = State::Live;
@@ -143,14 +141,14 @@ impl Lifecycle {
         }
     }
 
-    /// Takes the queues of a device that is not live: it has none then.
+    /// Takes the queues of a device that is not live. It then has none.
     pub(crate) fn take_queues(&mut self) -> Queues {
         let taken = self.with(|served| std::mem::take(&mut served.queues));
         taken.unwrap_or_default()
     }
 
-    /// Gives a device that is live or paused another queue `index`, or none: what its driver began
-    /// with the old one is forgotten. The other queues go on where they were.
+    /// Replaces queue `index` of a live or paused device by another queue, or by none. The state of
+    /// the old queue is discarded; the other queues continue.
     pub(crate) fn replace_queue(&mut self, index: usize, queue: Option<Queue>) {
         if matches!(self.state, State::Live | State::Paused) {
             self.with(|served| {
@@ -160,12 +158,12 @@ impl Lifecycle {
         }
     }
 
-    /// The driver has set up a ring that cannot be: the device needs a reset.
+    /// Marks the device as needing a reset, because the driver has set up an invalid ring.
     pub(crate) fn break_off(&mut self, why: &QueueError) {
         self.with(|served| served.break_off(why));
     }
 
-    /// Makes the device as new.
+    /// Resets the device to its initial state.
     pub(crate) fn reset(&mut self) {
         self.with(Served::reset);
         if self.state != State::Lost {

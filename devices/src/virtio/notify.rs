@@ -1,4 +1,4 @@
-//! How a device gets its driver's attention, whatever the transport.
+//! Notifications from a device to its driver, for any transport.
 
 /// A transport's side of device notifications (§ 2.3). Any thread may call it.
 pub trait Notify: Send + Sync {
@@ -8,7 +8,7 @@ pub trait Notify: Send + Sync {
     /// The configuration space has changed (a configuration change notification).
     fn config_changed(&self);
 
-    /// The device cannot go on until it is reset: DEVICE_NEEDS_RESET, and the configuration change
-    /// notification that comes with it (§ 2.1.2).
+    /// The device cannot continue until it is reset: sets DEVICE_NEEDS_RESET, and sends the
+    /// configuration change notification that § 2.1.2 requires.
     fn needs_reset(&self);
 }

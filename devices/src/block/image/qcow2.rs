@@ -1,7 +1,8 @@
-//! qcow2 images, by the crate imago: what is done with their clusters is its business, and this is its synchronous form.
+//! qcow2 images, through the synchronous interface of the crate imago.
 //!
-//! An image may come from anywhere, so it must not say which files of the host are opened: one that names a backing file or a
-//! data file is refused. What is wrong with an image is an I/O error to the guest.
+//! An image may come from anywhere, so it must not choose which host files are opened: an image
+//! with a backing file or an external data file is refused. A damaged image causes I/O errors in
+//! the guest.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -14,10 +15,10 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use super::Geometry;
 use crate::virtio::chain::{Readable, Writable};
 
-/// Bytes copied at once, between the image and the driver's buffers.
+/// Bytes copied at once between the image and the driver's buffers.
 const COPIED: usize = 64 * 1024;
 
-/// An image and the ways to it.
+/// An open image.
 pub(super) struct Qcow2 {
     image: FormatAccess<Storage>,
     geometry: Geometry,
@@ -37,7 +38,7 @@ impl Qcow2 {
         if opened.requires_external_data_file() {
             return Err(refused("it has its data in another file"));
         }
-        // There is nothing to open, and so it stays.
+        // There are none, and the gate ensures that no file is opened.
         opened.open_implicit_dependencies_gated(DenyImplicitOpenGate::default())?;
         Ok(Qcow2 {
             image: FormatAccess::new(opened),
@@ -46,7 +47,7 @@ impl Qcow2 {
         })
     }
 
-    /// As the header says. It does not change while the image is open.
+    /// The size in the header. It does not change while the image is open.
     #[expect(clippy::unnecessary_wraps, reason = "another format asks the host")]
     pub(super) fn size(&self) -> io::Result<u64> {
         Ok(self.image.size())
@@ -93,7 +94,7 @@ impl Qcow2 {
             false => self.image.write_zeroes(offset, len),
         };
         match zeroed {
-            // An image of version 2 has no clusters of zeroes.
+            // Version 2 has no zero clusters.
             Err(error) if error.kind() == ErrorKind::Unsupported => self.write_out(offset, len),
             done => done,
         }
@@ -111,25 +112,27 @@ impl Qcow2 {
     }
 }
 
-/// The part of `buffer` that holds what comes next of `len` bytes.
+/// The first `len` bytes of `buffer`, or all of it if it is shorter.
 fn part(buffer: &mut [u8], len: u64) -> &mut [u8] {
     let len = usize::try_from(len).map_or(buffer.len(), |len| len.min(buffer.len()));
     buffer.split_at_mut(len).0
 }
 
-/// Looks at what imago does not look at, and gives the size of a cluster in bytes.
+/// Checks what imago does not check. Returns the cluster size in bytes.
 fn check(file: &Storage) -> io::Result<u32> {
-    // be32 magic, be32 version, be64 backing file, be32 its length, be32 cluster_bits, be64 size, be32 crypt_method, be32 l1_size,
-    // be64 l1_table, be64 refcount_table, be32 its clusters; version 3 has be32 refcount_order at 96
+    // be32 magic, be32 version, be64 backing file, be32 its length, be32 cluster_bits, be64 size,
+    // be32 crypt_method, be32 l1_size, be64 l1_table, be64 refcount_table, be32 its clusters;
+    // version 3 has be32 refcount_order at 96.
     let magic: [u8; 4] = at(file, 0)?;
     if magic != *b"QFI\xfb" {
-        return Err(refused("it is no qcow2 image"));
+        return Err(refused("it is not a qcow2 image"));
     }
     if u32::from_be_bytes(at(file, 32)?) != 0 {
         return Err(refused("it is encrypted"));
     }
-    // The first cluster is the header's own, and so in use. imago, looking for a free one, would call itself until its stack
-    // ends if nothing was said of it (0.2.6), or would take it.
+    // The header is in the first cluster, so its refcount must not be 0. If it is, imago (0.2.6)
+    // allocates that cluster, or recurses until the stack overflows if the refcount block is
+    // missing.
     let table = u64::from_be_bytes(at(file, 48)?);
     let block = u64::from_be_bytes(at(file, table)?) & !0x1ff;
     let order = match u32::from_be_bytes(at(file, 4)?) {
@@ -152,7 +155,8 @@ fn check(file: &Storage) -> io::Result<u32> {
     Ok(cluster)
 }
 
-/// Looks at the extensions of a header of version 3, which lie in the first cluster: be32 type, be32 length, data in whole 8 bytes.
+/// Checks the header extensions of version 3, which are in the first cluster: be32 type, be32
+/// length, data padded to a multiple of 8 bytes.
 fn check_extensions(file: &Storage, cluster: u64) -> io::Result<()> {
     const FEATURE_NAMES: u32 = 0x6803_f857;
     let mut offset = u64::from(u32::from_be_bytes(at(file, 100)?));
@@ -161,9 +165,9 @@ fn check_extensions(file: &Storage, cluster: u64) -> io::Result<()> {
         let len = u32::from_be_bytes(at(file, offset + 4)?);
         match kind {
             0 => break,
-            // imago would panic at an entry, of 48 bytes, that ends with its first (0.2.6).
+            // imago (0.2.6) panics on a truncated entry; each entry has 48 bytes.
             FEATURE_NAMES if !len.is_multiple_of(48) => {
-                return Err(refused("its names of features are damaged"));
+                return Err(refused("its feature name table is damaged"));
             }
             _ => offset += 8 + u64::from(len).next_multiple_of(8),
         }
@@ -171,12 +175,13 @@ fn check_extensions(file: &Storage, cluster: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The bytes at `offset`; behind the end of the file there are zeroes. imago reads them, which knows how past the host's cache.
+/// The bytes at `offset`; past the end of the file they are zeroes. imago reads them, as it handles
+/// the alignment for O_DIRECT.
 fn at<const N: usize>(file: &Storage, offset: u64) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     match file.read(&mut bytes[..], offset) {
         Ok(()) => Ok(bytes),
-        // Of a place that no file has.
+        // The offset is larger than any file.
         Err(error) if error.kind() == ErrorKind::InvalidInput => Err(refused("it is damaged")),
         Err(error) => Err(error),
     }

@@ -9,11 +9,11 @@ use crate::block::tests::{Bench, IOERR, OK, PAYLOAD};
 use crate::block::{Block, Options};
 use crate::rig::WRITE;
 
-/// Of a new image: a table of the first level leads to two of the second.
+/// The size of a new image: its L1 table refers to two L2 tables.
 const SIZE: u64 = 4 << 20;
 const CLUSTER: usize = 4096;
 
-/// A new image, which nothing was written to.
+/// A new, empty image.
 fn image() -> File {
     let file = tempfile::tempfile().unwrap();
     let options = StorageOpenOptions::new().write(true);
@@ -40,14 +40,15 @@ fn bench(file: &File, readonly: bool) -> Bench {
     Bench::of(Block::of(image, size, &options), file)
 }
 
-/// Writes the sectors from `first` on, each full of `value`.
+/// Fills the sectors from `first` on with `value`. Returns the status.
 fn write(bench: &mut Bench, first: u64, sectors: u32, value: u8) -> u8 {
     let len = sectors * 512;
     bench.rig.write(PAYLOAD, &vec![value; len as usize]);
     bench.request(OUT, first, &[(PAYLOAD, len, 0)]).0
 }
 
-/// What the sectors from `first` on have, if it is one value; and the status.
+/// Reads the sectors from `first` on. Returns the status, and the value of all their bytes if they
+/// are equal.
 fn read(bench: &mut Bench, first: u64, sectors: u32) -> (u8, Option<u8>) {
     let len = sectors * 512;
     bench.rig.write(PAYLOAD, &vec![0xee; len as usize]);
@@ -64,14 +65,14 @@ fn segment(bench: &mut Bench, kind: u32, first: u64, sectors: u32, flags: u32) -
 }
 
 #[test]
-fn what_was_written_and_flushed_is_there_when_the_image_is_opened_again() {
+fn flushed_data_is_there_when_the_image_is_opened_again() {
     let file = image();
     let mut first = bench(&file, false);
     assert_eq!(read(&mut first, 0, 64), (OK, Some(0)));
     assert_eq!(write(&mut first, 3, 200, 7), OK);
     assert_eq!(write(&mut first, SIZE / 512 - 1, 1, 9), OK);
     assert_eq!(first.request(FLUSH, 0, &[]).0, OK);
-    // Killed: nothing of it is put in order.
+    // As if killed: the image is not closed.
     std::mem::forget(first);
     for readonly in [true, false] {
         let mut again = bench(&file, readonly);
@@ -82,9 +83,10 @@ fn what_was_written_and_flushed_is_there_when_the_image_is_opened_again() {
     }
 }
 
-/// What direct I/O demands of buffers is imago's affair: sectors in the middle of its clusters and of the host's blocks.
+/// imago meets the alignment that direct I/O requires: these sectors are in the middle of clusters
+/// and of the host's blocks.
 #[test]
-fn an_image_may_be_opened_past_the_hosts_cache() {
+fn an_image_may_be_opened_with_o_direct() {
     use std::os::unix::fs::OpenOptionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
@@ -158,7 +160,7 @@ fn content(file: &File) -> Vec<u8> {
 }
 
 #[test]
-fn images_that_name_other_files_or_cannot_be_read_are_refused() {
+fn images_that_name_other_files_or_are_damaged_are_refused() {
     type Change = fn(&File);
     let cases: [(&str, Change); 10] = [
         ("backing file, \"/etc/passwd\"", |file| {
@@ -172,12 +174,12 @@ fn images_that_name_other_files_or_cannot_be_read_are_refused() {
         ("encrypted", |file| {
             file.write_all_at(&2_u32.to_be_bytes(), 32).unwrap();
         }),
-        // Its refcounts are not up to date: qemu-img check puts them right.
+        // The dirty bit: the refcounts are out of date, and qemu-img check repairs them.
         ("incompatible", |file| {
             file.write_all_at(&1_u64.to_be_bytes(), 72).unwrap();
         }),
         ("refcounts are damaged", |file| {
-            // The first entry of the refcount table, and then the refcount of the first cluster.
+            // The first entry of the refcount table, then the refcount of the first cluster.
             let table = u64::from_be_bytes(at(file, 48));
             file.write_all_at(&[0; 8], table).unwrap();
         }),
@@ -189,13 +191,13 @@ fn images_that_name_other_files_or_cannot_be_read_are_refused() {
         ("refcounts are damaged", |file| {
             file.write_all_at(&[0; 4], 56).unwrap();
         }),
-        ("names of features are damaged", |file| {
+        ("feature name table is damaged", |file| {
             let header = u64::from(u32::from_be_bytes(at(file, 100)));
             let extension = [0x6803_f857_u32, 49].map(u32::to_be_bytes).concat();
             file.write_all_at(&extension, header).unwrap();
         }),
         ("refcounts are damaged", |file| file.set_len(100).unwrap()),
-        ("no qcow2 image", |file| {
+        ("not a qcow2 image", |file| {
             file.write_all_at(b"raw!", 0).unwrap();
         }),
     ];
@@ -219,9 +221,10 @@ impl Chance {
     }
 }
 
-/// Damage anywhere, and most of all where the metadata are: what comes of it is data or an error, and nothing else ends.
+/// Damages images anywhere, mostly in the metadata. A request then returns data or an error, and
+/// nothing panics.
 #[test]
-fn no_damage_to_an_image_is_more_than_an_error() {
+fn a_damaged_image_causes_no_more_than_an_error() {
     let whole = {
         let file = image();
         let mut bench = bench(&file, false);
@@ -239,7 +242,7 @@ fn no_damage_to_an_image_is_more_than_an_error() {
             content.truncate(chance.below(whole.len()));
         }
         for _ in 0..1 + chance.below(8) {
-            // The header, or what is not zero: tables are sparse.
+            // The header in one case of three, anywhere in the others.
             let at = match chance.below(3) {
                 0 => chance.below(112),
                 _ => chance.below(content.len().max(1)),
@@ -275,6 +278,6 @@ fn no_damage_to_an_image_is_more_than_an_error() {
             failed += statuses.iter().filter(|it| **it == IOERR).count();
         }
     }
-    // It is damage of both kinds that this is about.
+    // The test must cover both kinds of damage.
     assert!(opened > 100 && failed > 100, "{opened} {failed}");
 }

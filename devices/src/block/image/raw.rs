@@ -1,4 +1,4 @@
-//! A file or a block device that is the disk, byte for byte: what it can do, and how it is reached.
+//! Raw images: a file or a block device that holds the disk byte for byte.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -12,15 +12,16 @@ use super::Geometry;
 use crate::block::SECTOR;
 use crate::virtio::chain::{Readable, Writable};
 
-/// Bytes copied at once where the driver's own buffers cannot be used.
+/// Size of the bounce buffer, in bytes.
 const BOUNCE: usize = 64 * 1024;
 
-/// Bytes written at once to the page cache. For each page that it copies, Linux 6.12 first makes sure that all the rest can be
-/// read, as far as a large folio goes: a pwritev of 256 single pages spends two thirds of its time on that.
+/// Bytes per pwritev(2) to the page cache. Before Linux 6.12 copies a page, it faults in the rest
+/// of the source, up to the size of a large folio. A pwritev of 256 single pages spends two thirds
+/// of its time on that.
 const SLICE: usize = 64 * 1024;
 
 impl Geometry {
-    /// What the host says of `file`.
+    /// The geometry that the host reports for `file`.
     fn of(file: &File) -> Geometry {
         let metadata = file.metadata();
         let unit = Direct::of(file).map_or(512, |direct| direct.offset);
@@ -37,7 +38,7 @@ impl Geometry {
         Geometry {
             logical: 512,
             unit,
-            // A file system's blocks may be larger, but no guest's page is.
+            // A file system's blocks may be larger than the guest's pages, which have 4 KiB.
             physical: block.min(4096).max(unit),
             minimum: block,
             optimal: 0,
@@ -46,7 +47,8 @@ impl Geometry {
         }
     }
 
-    /// The host's logical block size is the least physical one: the driver's is its own matter.
+    /// The geometry of a block device. The physical block size is at least `unit`; the driver's
+    /// logical block size does not depend on the host's.
     fn of_device(rdev: u64, unit: u32) -> Geometry {
         let limit = |name| queue_limit(rdev, name).unwrap_or(0);
         Geometry {
@@ -61,13 +63,13 @@ impl Geometry {
     }
 }
 
-/// What the kernel says of a block device's queue; a partition has its disk's.
+/// A limit of a block device's queue, from sysfs. A partition has the limits of its disk.
 fn queue_limit(rdev: u64, name: &str) -> Option<u32> {
     let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
-    let folder = format!("/sys/dev/block/{major}:{minor}");
+    let device = format!("/sys/dev/block/{major}:{minor}");
     let text = [
-        format!("{folder}/queue/{name}"),
-        format!("{folder}/../queue/{name}"),
+        format!("{device}/queue/{name}"),
+        format!("{device}/../queue/{name}"),
     ]
     .iter()
     .find_map(|path| fs::read_to_string(path).ok())?;
@@ -75,7 +77,7 @@ fn queue_limit(rdev: u64, name: &str) -> Option<u32> {
     Some(u32::try_from(value).unwrap_or(u32::MAX))
 }
 
-/// Whether the file system makes holes, tried where there is nothing: behind the end of the file.
+/// Whether the file system can punch holes. Tried past the end of the file, where it does no harm.
 fn punches(file: &File) -> bool {
     let end = file.metadata().map_or(0, |metadata| metadata.len());
     allocate(file, PUNCH, end, 4096).is_ok_and(|done| done)
@@ -83,26 +85,26 @@ fn punches(file: &File) -> bool {
 
 const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 
-/// One fallocate(2); false if the file cannot do that.
+/// One fallocate(2); false if the file does not support it.
 fn allocate(file: &File, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<bool> {
     loop {
         return match fallocate(file, mode, offset, len) {
             Ok(()) => Ok(true),
             Err(Errno::INTR) => continue,
-            // INVAL: a block device, for a range that is not in its logical blocks.
+            // INVAL: the range is not aligned to the logical blocks of a block device.
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => Ok(false),
             Err(errno) => Err(errno.into()),
         };
     }
 }
 
-/// A disk's file and the ways to it.
+/// A raw image.
 pub(super) struct Raw {
     file: File,
     /// The logical block size of a block device in bytes; `None` for a file.
     device_block: Option<u64>,
     geometry: Geometry,
-    /// Direct I/O has demands on buffers and offsets.
+    /// The alignment for direct I/O; `None` without O_DIRECT.
     direct: Option<Direct>,
     bounce: Bounce,
 }
@@ -124,7 +126,8 @@ impl Raw {
         }
     }
 
-    /// A block device has no length in its metadata, but an end. The file's position is nobody's concern.
+    /// Seeks to the end, as a block device has no length in its metadata. Nothing uses the file's
+    /// position.
     pub(super) fn size(&self) -> io::Result<u64> {
         (&self.file).seek(SeekFrom::End(0))
     }
@@ -168,7 +171,7 @@ impl Raw {
     }
 
     pub(super) fn zero(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        // A hole and a zeroed range read as zeroes, of a block device too.
+        // A punched range reads as zeroes, on a block device too.
         if unmap && self.geometry.discards && allocate(&self.file, PUNCH, offset, len)? {
             return Ok(());
         }
@@ -180,9 +183,9 @@ impl Raw {
     }
 }
 
-/// Lets a block device forget whole blocks within the range.
+/// Discards the whole blocks of a block device within the range.
 fn discard_blocks(file: &File, offset: u64, len: u64, block: u64) -> io::Result<()> {
-    /// `_IO(0x12, 119)`; its argument is a pair: first byte, number of bytes.
+    /// `_IO(0x12, 119)`. The argument is two u64: offset and length in bytes.
     const BLKDISCARD: libc::c_ulong = 0x1277;
     let start = offset.next_multiple_of(block);
     let end = offset + len - (offset + len) % block;
@@ -190,8 +193,8 @@ fn discard_blocks(file: &File, offset: u64, len: u64, block: u64) -> io::Result<
         return Ok(());
     }
     let range = [start, end - start];
-    #[expect(unsafe_code, reason = "no safe way to ask for it")]
-    // SAFETY: the request reads two 64-bit words, and `range` is that.
+    #[expect(unsafe_code, reason = "there is no safe wrapper for this ioctl")]
+    // SAFETY: the ioctl reads two 64-bit words, which `range` holds.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKDISCARD as _, range.as_ptr()) };
     if result == 0 {
         return Ok(());
@@ -202,39 +205,40 @@ fn discard_blocks(file: &File, offset: u64, len: u64, block: u64) -> io::Result<
     }
 }
 
-/// The alignment that direct I/O demands: bytes, powers of two.
+/// The alignment that direct I/O requires: bytes, powers of two.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Direct {
     /// Of buffers.
     memory: u32,
-    /// Of positions in the file and of lengths, at least a sector.
+    /// Of file offsets and lengths, at least a sector.
     offset: u32,
 }
 
 impl Direct {
-    /// No demands at all.
+    /// No requirements.
     const NONE: Direct = Direct {
         memory: 1,
         offset: 1,
     };
 
-    /// `file`'s demands, if it was opened with O_DIRECT.
+    /// The requirements of `file`, if it was opened with O_DIRECT.
     fn of(file: &File) -> Option<Direct> {
         let flags = fcntl_getfl(file).ok()?;
         flags.contains(OFlags::DIRECT).then(|| {
-            // A kernel before 6.1 does not tell: a page suits everything.
+            // Linux before 6.1 does not report them; alignment to a page is always enough.
             let rdev = file.metadata().map_or(0, |metadata| metadata.rdev());
-            Direct::told(file).unwrap_or(Direct {
+            Direct::reported(file).unwrap_or(Direct {
                 memory: 4096,
                 offset: queue_limit(rdev, "logical_block_size").unwrap_or(4096),
             })
         })
     }
 
-    fn told(file: &File) -> Option<Direct> {
-        let told = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
-        let known = StatxFlags::from_bits_retain(told.stx_mask).contains(StatxFlags::DIOALIGN);
-        let (memory, offset) = (told.stx_dio_mem_align, told.stx_dio_offset_align);
+    /// The requirements that statx(2) reports.
+    fn reported(file: &File) -> Option<Direct> {
+        let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+        let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::DIOALIGN);
+        let (memory, offset) = (stat.stx_dio_mem_align, stat.stx_dio_offset_align);
         let sane = memory.is_power_of_two()
             && offset.is_power_of_two()
             && memory as usize <= BOUNCE
@@ -245,21 +249,21 @@ impl Direct {
         })
     }
 
-    /// Whether a request can go to the file as it is.
+    /// Whether a request meets the requirements.
     fn suits(self, offset: u64, buffers: impl Fn((u32, u32)) -> bool) -> bool {
         offset.is_multiple_of(self.offset.into()) && buffers((self.memory, self.offset))
     }
 }
 
-/// The size in bytes of which an image's length must be a multiple: a sector, or more with O_DIRECT.
+/// The unit of an image's length, in bytes: a sector, or more with O_DIRECT.
 pub fn granularity(file: &File) -> u64 {
     Direct::of(file).map_or(SECTOR, |direct| direct.offset.into())
 }
 
-/// A buffer between a driver's and the file, of bounded size, for what cannot go straight.
+/// A bounce buffer for requests that are not aligned for direct I/O, and for zeroes.
 struct Bounce {
     align: Direct,
-    /// Allocated when first used, with room to begin at an aligned address.
+    /// Allocated when first used, with room to start at an aligned address.
     memory: Vec<u8>,
 }
 
@@ -283,8 +287,8 @@ impl Bounce {
         buffer.ok_or(ErrorKind::OutOfMemory.into())
     }
 
-    /// How a transfer of `len` bytes at `offset` begins: the bytes before it in its first block, those of it that fit,
-    /// and the whole blocks that hold both.
+    /// The first part of a transfer of `len` bytes at `offset`: the bytes before it in its first
+    /// block, the bytes of it that fit into the buffer, and the length in whole blocks of both.
     fn window(&self, offset: u64, len: u64) -> (usize, usize, usize) {
         let block = u64::from(self.align.offset);
         let before = usize::try_from(offset % block).unwrap_or(0);
@@ -308,8 +312,8 @@ impl Bounce {
         Ok(())
     }
 
-    /// Writes `len` bytes at `offset`, which `fill` gives in order. Of blocks that are written in part the rest is read
-    /// before: nobody else writes to a disk in between.
+    /// Writes `len` bytes at `offset`, which `fill` supplies in order. A block that is written in
+    /// part is read first. Nothing else writes to the disk in between.
     fn write(
         &mut self,
         file: &File,

@@ -1,4 +1,4 @@
-//! Direct I/O, through driver's buffers that do not suit it.
+//! Direct I/O with driver buffers that are not aligned for it.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -9,8 +9,8 @@ use crate::block::request::{IN, OUT, WRITE_ZEROES};
 use crate::block::tests::{Bench, IOERR, OK, PAYLOAD};
 use crate::rig::WRITE;
 
-/// A disk of 64 KiB and more whose sector `n` is full of bytes `n`, opened with O_DIRECT; `None` where the file system
-/// has none.
+/// A disk of 128 KiB whose sector `n` is filled with byte `n`: opened with O_DIRECT, or normally
+/// with the requirements `align` forced. `None` if the file system does not support O_DIRECT.
 fn direct(folder: &Path, align: Option<Direct>) -> Option<Bench> {
     let path = folder.join("disk");
     let content: Vec<u8> = (0..=255).flat_map(|sector| [sector; 512]).collect();
@@ -18,7 +18,7 @@ fn direct(folder: &Path, align: Option<Direct>) -> Option<Bench> {
     let mut options = File::options();
     options.read(true).write(true);
     let mut bench = match align {
-        // As if the host demanded that.
+        // As if the host required that.
         Some(_) => Bench::new(options.open(&path).unwrap(), &Options::default()),
         None => {
             let file = options.custom_flags(libc::O_DIRECT).open(&path).ok()?;
@@ -30,7 +30,7 @@ fn direct(folder: &Path, align: Option<Direct>) -> Option<Bench> {
         image.direct = Some(align);
         image.bounce = Bounce::new(align);
     }
-    // To look at by other means than those under test.
+    // For reading the content without the code under test.
     bench.file = File::open(&path).unwrap();
     Some(bench)
 }
@@ -52,7 +52,7 @@ const ALIGNMENTS: [Option<Direct>; 4] = [
     None,
 ];
 
-/// Sector, number of sectors, and where in a page the driver's buffer begins.
+/// Sector, number of sectors, and the offset of the driver's buffer in its page.
 const CASES: [(u8, u32, u64); 8] = [
     (0, 8, 0),
     (0, 8, 1),
@@ -111,7 +111,7 @@ fn direct_zeroes_keep_what_is_around_them() {
         assert_eq!(bench.sector(203), [203; 512]);
         assert!((3..203).all(|sector| bench.sector(sector) == [0; 512]));
 
-        // The same written out.
+        // The same with zeroes that are written; ones show the difference.
         let image = bench.block.disk.image.as_raw();
         let file = image.file.try_clone().unwrap();
         let ones = |buffer: &mut [u8]| buffer.fill(1);
@@ -123,7 +123,7 @@ fn direct_zeroes_keep_what_is_around_them() {
 }
 
 #[test]
-fn a_direct_file_that_was_cut_short_is_an_error_for_what_is_gone() {
+fn reading_past_the_end_of_a_truncated_direct_file_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let align = ALIGNMENTS[1];
     let mut bench = direct(folder.path(), align).unwrap();
@@ -141,9 +141,10 @@ fn a_direct_file_that_was_cut_short_is_an_error_for_what_is_gone() {
     assert_eq!(bench.request(OUT, 9, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
 }
 
-/// What a guest sees of a disk, such as where its partitions are, does not depend on how it is read.
+/// The block size that the guest sees, on which its partition table depends, is the same with
+/// direct I/O.
 #[test]
-fn a_direct_disk_has_the_block_size_of_any_other_and_says_what_suits_it() {
+fn a_direct_disk_has_the_usual_block_size_and_reports_its_unit() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mut bench) = direct(folder.path(), None) else {
         return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
@@ -152,16 +153,16 @@ fn a_direct_disk_has_the_block_size_of_any_other_and_says_what_suits_it() {
     let unit = granularity(&bench.block.disk.image.as_raw().file);
     let exponent = u64::from(bench.config(24, 1)[0]);
     assert!(512 << exponent >= unit, "{exponent} for {unit}");
-    // What is behind the last whole unit cannot be written, so it does not count.
+    // A part of a unit at the end cannot be written, so it is not in the capacity.
     let size = unit * 5 + 512;
     bench.block.shared_config().resize(size);
     let sectors = (size - size % unit) / 512;
     assert_eq!(bench.config(0, 8), sectors.to_le_bytes());
 }
 
-/// Those of this machine, whatever they are: what the kernel says of them is there for all to read.
+/// Tests the block devices of this machine, whatever they are: sysfs is readable for everyone.
 #[test]
-fn the_geometry_of_a_block_device_is_what_the_kernel_says() {
+fn the_geometry_of_a_block_device_is_what_the_kernel_reports() {
     let devices: Vec<_> = fs::read_dir("/sys/dev/block").unwrap().collect();
     if devices.is_empty() {
         eprintln!("skipped in part: this machine has no block device");
@@ -171,25 +172,25 @@ fn the_geometry_of_a_block_device_is_what_the_kernel_says() {
         let (major, minor) = name.split_once(':').unwrap();
         let rdev = rustix::fs::makedev(major.parse().unwrap(), minor.parse().unwrap());
         let geometry = Geometry::of_device(rdev, 512);
-        let said = queue_limit(rdev, "logical_block_size").unwrap();
+        let reported = queue_limit(rdev, "logical_block_size").unwrap();
         assert_eq!(geometry.logical, 512, "{name}");
-        assert!(geometry.physical >= said, "{name}");
+        assert!(geometry.physical >= reported, "{name}");
         assert!(Geometry::of_device(rdev, 8192).physical >= 8192, "{name}");
     }
-    // What nobody knows has sectors.
+    // An unknown device has the defaults.
     let unknown = Geometry::of_device(rustix::fs::makedev(4095, 1), 512);
     assert_eq!((unknown.logical, unknown.discards), (512, false));
 }
 
-/// A block device is what takes it; of a file the error shows that it was asked, and when it was not.
+/// Only a block device supports the ioctl. On a file the error shows that the ioctl was made.
 #[test]
-fn only_whole_blocks_of_a_block_device_are_forgotten() {
+fn only_whole_blocks_of_a_block_device_are_discarded() {
     let file = tempfile::tempfile().unwrap();
     for (offset, len) in [(512, 3584), (512, 4096), (0, 4095), (4095, 2)] {
         discard_blocks(&file, offset, len, 4096).unwrap();
     }
     for (offset, len) in [(0, 4096), (1, 8191), (4095, 4097)] {
-        let asked = discard_blocks(&file, offset, len, 4096).unwrap_err();
-        assert_eq!(asked.raw_os_error(), Some(libc::ENOTTY));
+        let refused = discard_blocks(&file, offset, len, 4096).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOTTY));
     }
 }

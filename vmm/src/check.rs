@@ -1,4 +1,4 @@
-//! `hartvisor check`: what this host offers, what is missing and why, and what follows for `--accel auto`.
+//! `hartvisor check`: what this host offers, what is missing and why, and what `--accel auto` uses.
 
 use std::io::{self, Write};
 use std::process::Command;
@@ -8,7 +8,8 @@ use nix::sys::utsname::uname;
 use crate::error::Error;
 use crate::qemu;
 
-/// Prints the report; gives the exit status: 0 when guests can run here in one way at least, else 3.
+/// Prints the report. Returns the exit status: 0 if at least one accelerator can run guests here,
+/// else 3.
 pub fn check() -> Result<u8, Error> {
     let kvm = crate::kvm::usable();
     let qemu = find_qemu();
@@ -42,7 +43,7 @@ pub fn check() -> Result<u8, Error> {
     Ok(status)
 }
 
-/// Names and texts, to be shown in two columns.
+/// Names and texts, printed in two columns.
 #[derive(Default)]
 struct Report(Vec<(&'static str, String)>);
 
@@ -68,7 +69,7 @@ fn host() -> String {
     }
 }
 
-/// The version of QEMU, if it is one that serves, or why there is none.
+/// Returns the version of a usable QEMU, or why there is none.
 fn find_qemu() -> Result<String, Error> {
     let program = qemu::program();
     let name = program.to_string_lossy().into_owned();
@@ -94,7 +95,8 @@ fn find_qemu() -> Result<String, Error> {
     Ok(format!("{text} ({name}), with its own CPU emulation (TCG)"))
 }
 
-/// Major and minor number, and the whole version, of "QEMU emulator version 10.0.2 (Debian …)".
+/// Parses the major and minor number, and the whole version, of "QEMU emulator version 10.0.2
+/// (Debian …)".
 fn version(text: &str) -> Option<((u64, u64), &str)> {
     let version = text.split_once("version ")?.1.split_whitespace().next()?;
     let mut numbers = version.split('.');

@@ -1,4 +1,4 @@
-//! The disks: opened, checked, and kept from being written by two users at once.
+//! Disks: opens and checks them, and prevents a second user from writing to them.
 
 mod format;
 mod lock;
@@ -22,29 +22,30 @@ use crate::files;
 
 use self::users::Identity;
 
-/// A disk image, or a block device of the host.
+/// A disk image, or a block device on the host.
 #[derive(Debug)]
 pub struct Disk {
-    /// What was asked for.
+    /// The configuration.
     pub config: config::Disk,
-    /// The open file: for reading and writing, or for reading when `readonly`.
+    /// The open file. Writable unless `readonly`.
     pub file: File,
-    /// The disk's length in bytes when it was opened, a multiple of 512, not 0.
+    /// The disk's size in bytes when it was opened: a multiple of 512, not 0.
     pub size: u64,
     /// The number of queues.
     pub queues: u16,
-    /// How `file` holds it.
+    /// The image format of `file`.
     pub format: DiskFormat,
-    /// What keeps others away from it: the claim on a block device, the locked files behind a loop device.
+    /// Keeps other users away: the claim on a block device, and the locked files behind loop
+    /// devices.
     held: OnceLock<Vec<File>>,
-    /// Whether an error of the host's was reported, in this life of the guest or an earlier one.
+    /// Whether an I/O error of the host was reported; kept across reboots.
     reported: Arc<AtomicBool>,
 }
 
-/// Opens the disks of a machine with `cpus` vCPUs, in their order.
+/// Opens the disks of a machine with `cpus` vCPUs, in order.
 ///
 /// # Errors
-/// One is twice there, or cannot serve.
+/// A disk is given twice, or cannot be used.
 pub fn open(configs: &[config::Disk], cpus: u32) -> Result<Vec<Disk>, Error> {
     let mut disks: Vec<Disk> = Vec::new();
     for config in configs {
@@ -68,7 +69,7 @@ impl Disk {
     /// Opens a disk of a machine with `cpus` vCPUs.
     ///
     /// # Errors
-    /// It cannot serve.
+    /// The disk cannot be used.
     pub(crate) fn open(config: &config::Disk, cpus: u32) -> Result<Disk, Error> {
         let path = &config.path;
         let file = files::open_disk(path, config.readonly)?;
@@ -121,7 +122,7 @@ impl Disk {
         }
     }
 
-    /// It as the value of an option, such as `--disk`.
+    /// Returns the disk as the value of an option such as `--disk`.
     pub(crate) fn option(&self) -> OsString {
         let format = match self.format {
             DiskFormat::Raw => self.config.format,
@@ -141,8 +142,8 @@ impl Disk {
         Ok(Identity::of(&metadata))
     }
 
-    /// Makes sure that this host does not use it otherwise, and keeps it from doing so: by a claim on
-    /// a block device, and by locks on the files behind loop devices. Both end with the process.
+    /// Checks that this host does not use the disk otherwise, and prevents it: by a claim on a
+    /// block device, and by locks on the files behind loop devices. Both end with the process.
     ///
     /// # Errors
     /// It is in use.
@@ -161,7 +162,7 @@ impl Disk {
         }
         let mut held = Vec::new();
         match claim {
-            // Other readers are welcome.
+            // Other readers are allowed.
             Ok(claim) => held.extend(claim.filter(|_| !self.config.readonly)),
             Err(error) if error.kind() == ErrorKind::ResourceBusy => {
                 if !users.iter().any(|user| user.claims) {
@@ -175,7 +176,8 @@ impl Disk {
             match File::open(&path) {
                 Ok(file) => {
                     self.take(&file)?;
-                    // Other parts of a file may have other users, so its lock is only looked at.
+                    // Other parts of the file may have other users, so its lock is only tested, not
+                    // kept.
                     held.extend(Some(file).filter(|_| whole));
                 }
                 Err(error) => warn!(
@@ -195,11 +197,12 @@ impl Disk {
         }
     }
 
-    /// [Claims](Disk::claim) it, and keeps other machines, ours and QEMU's, from writing to it, or from
-    /// having it at all where this one writes. The lock ends with the process.
+    /// [Claims](Disk::claim) the disk. Prevents other machines, under Hartvisor or QEMU, from
+    /// writing to it, and from opening it at all if this one writes. The lock ends with the
+    /// process.
     ///
     /// # Errors
-    /// It is in use, or another machine has it.
+    /// It is in use, possibly by another machine.
     pub fn lock(&self) -> Result<(), Error> {
         self.claim()?;
         match self.config.lock {
@@ -208,7 +211,7 @@ impl Disk {
         }
     }
 
-    /// Locks a file that holds it.
+    /// Locks a file that contains the disk.
     fn take(&self, file: &File) -> Result<(), Error> {
         match lock::take(file, self.config.readonly) {
             Ok(true) => Ok(()),
@@ -232,7 +235,7 @@ impl Disk {
         }
     }
 
-    /// Gives the lock up, for another program to take it.
+    /// Releases the lock so that another program can take it.
     pub(crate) fn unlock(&self) {
         if self.config.lock
             && let Err(error) = lock::release(&self.file)
@@ -241,10 +244,10 @@ impl Disk {
         }
     }
 
-    /// The device that shows it to a guest, with the size that it has now.
+    /// Creates the device that presents the disk to a guest, with its current size.
     ///
     /// # Errors
-    /// The host has no file descriptor left, or cannot say the size.
+    /// The host has no file descriptor left, or cannot determine the size.
     pub fn device(&self) -> io::Result<Block> {
         let options = block::Options {
             readonly: self.config.readonly,
@@ -264,10 +267,11 @@ impl Disk {
         Ok(Block::of(image, size, &options))
     }
 
-    /// Its length in bytes, now. That of a qcow2 image does not change while it is in use.
+    /// Returns its current size in bytes. The size of a qcow2 image does not change while it is in
+    /// use.
     ///
     /// # Errors
-    /// The host cannot say.
+    /// The host cannot determine the size.
     pub fn length(&self) -> io::Result<u64> {
         match self.format {
             DiskFormat::Raw => length(&self.file),
@@ -276,13 +280,14 @@ impl Disk {
     }
 }
 
-/// A block device has no length in its metadata, but an end. The file's position is nobody's concern.
+/// Block devices have no size in their metadata, so seek to the end. Nothing uses the file
+/// position.
 fn length(mut file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
 }
 
-/// Refuses what open(2) opens for writing and write(2) does not take: a block device that is set
-/// read-only, swap space. A write of no bytes tells, and changes nothing.
+/// Rejects what open(2) opens for writing but write(2) does not accept: a read-only block device,
+/// swap space. A write of zero bytes tells without changing anything.
 fn check_writable(path: &Path, mut file: &File) -> Result<(), Error> {
     let Err(source) = file.write(&[]) else {
         return Ok(());
@@ -303,8 +308,8 @@ fn check_writable(path: &Path, mut file: &File) -> Result<(), Error> {
     })
 }
 
-/// The length in bytes of a raw image or a block device. The kernel's own files (`/proc`, `/sys`)
-/// look like regular ones, and have none, or less than they say.
+/// Returns the size in bytes of a raw image or a block device. The kernel's own files (`/proc`,
+/// `/sys`) look like regular files but have no size, or less data than their size.
 fn raw_length(path: &Path, file: &File) -> Result<u64, Error> {
     let length = match length(file) {
         Err(error) if error.kind() == ErrorKind::InvalidInput => {

@@ -1,6 +1,7 @@
-//! Commands that are programs of their own, as git and cargo have them: `hartvisor compare` is `hartvisor-compare`.
+//! Subcommands that are separate programs, as in git and cargo: `hartvisor compare` runs
+//! `hartvisor-compare`.
 //!
-//! So what only some need, such as drawing pictures, is not in the monitor.
+//! This keeps rarely needed code, such as drawing charts, out of the monitor.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -10,7 +11,8 @@ use std::process::Command;
 
 use crate::error::Error;
 
-/// Becomes `hartvisor-NAME`, the one beside this program, else the one on the PATH. It returns only when that fails.
+/// Executes `hartvisor-NAME` from this program's directory, or else from the PATH. Returns only on
+/// failure.
 pub fn become_program(name: &'static str, arguments: &[OsString]) -> Error {
     let file = format!("hartvisor-{name}");
     let beside = std::env::current_exe().ok();

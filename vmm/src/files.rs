@@ -1,4 +1,4 @@
-//! Opening what the user named, with errors that say what it is instead of what was expected.
+//! Opens files that the user named. Errors say what the file is instead of what was expected.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -7,9 +7,11 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// Opens a regular file that is not empty, for reading; `what` names its purpose in errors. Gives its length in bytes too.
+/// Opens a regular file that is not empty for reading, and returns its length in bytes. `what`
+/// names its purpose in errors.
 pub(crate) fn open_input(what: &'static str, path: &Path) -> Result<(File, u64), Error> {
-    // Looked at before it is opened: opening a pipe would wait for its other end, opening a device may do something.
+    // Checked before it is opened: opening a FIFO waits for the other end, and opening a device may
+    // have side effects.
     let open_error = |source| Error::Open {
         what,
         path: path.into(),
@@ -28,17 +30,17 @@ pub(crate) fn open_input(what: &'static str, path: &Path) -> Result<(File, u64),
     }
 }
 
-/// What tells whether somebody wrote to an open file. One that was replaced (by rename, as package managers
-/// do it) is another file, and the open one stays as it was.
+/// Detects writes to an open file. A file that was replaced (by rename, as package managers do) is
+/// another file, and the open one is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     length: u64,
-    /// The time of the last write: seconds and nanoseconds.
+    /// Time of the last write: seconds and nanoseconds.
     written: (i64, i64),
 }
 
 impl Stamp {
-    /// That of `file`, now.
+    /// Returns the current stamp of `file`.
     pub(crate) fn of(file: &File) -> io::Result<Stamp> {
         let metadata = file.metadata()?;
         Ok(Stamp {
@@ -72,10 +74,10 @@ pub(crate) fn open_disk(path: &Path, readonly: bool) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Opens a file for output and empties it. It never waits, nor do writes to what is no regular file: a FIFO without a
-/// reader holds what fits into it.
+/// Opens a file for output and truncates it. Neither this nor writes to anything but a regular file
+/// block: a FIFO without a reader buffers what it can.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
-    // Opened for writing alone, a FIFO waits for its reader, or without waiting is refused (fifo(7)).
+    // Opening a FIFO only for writing waits for a reader, or fails if non-blocking (fifo(7)).
     let is_fifo = path
         .metadata()
         .is_ok_and(|metadata| metadata.file_type().is_fifo());
@@ -102,7 +104,7 @@ pub(crate) fn check_folder(option: &'static str, path: &Path) -> Result<(), Erro
     })
 }
 
-/// The directory that `path` is in.
+/// Returns the directory of `path`.
 pub(crate) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -110,7 +112,7 @@ pub(crate) fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Refuses anything but a regular file.
+/// Rejects anything but a regular file.
 pub(crate) fn expect_regular(
     what: &'static str,
     path: &Path,
@@ -134,7 +136,7 @@ fn expect_disk(path: &Path, metadata: &Metadata) -> Result<(), Error> {
     Err(no_disk(path, kind(metadata)))
 }
 
-/// The error of a disk that is of a kind which cannot serve.
+/// Returns the error of a disk of an unsupported file type.
 pub(crate) fn no_disk(path: &Path, kind: &'static str) -> Error {
     Error::FileType {
         what: "disk",
@@ -144,7 +146,7 @@ pub(crate) fn no_disk(path: &Path, kind: &'static str) -> Error {
     }
 }
 
-/// What a path names, for people.
+/// Returns the file type for messages.
 pub(crate) fn kind(metadata: &Metadata) -> &'static str {
     let file_type = metadata.file_type();
     match () {

@@ -1,27 +1,28 @@
 //! Hartvisor, a microVM monitor for RISC-V: boots a guest on Linux KVM, or the same guest under QEMU.
 //!
 //! ```text
-//!   main ── cli ── config ───────────────── the arguments; what they say, as plain values
+//!   main ── cli ── config ───────────────── parses the arguments; their content as plain values
 //!    │
 //!    ├── run ─┬─ machine ─┬─ loader ─ files   kernel, initrd, disks: opened, checked, placed
 //!    │        │           ├─ dtb              a device tree from the user
 //!    │        │           └─ layout           the address map
 //!    │        ├─ control_loop ─ control       the main thread: requests, reboots
-//!    │        │    vm ──────┬─ kvm ─ vcpu     the run loop: an exit in, an answer out
+//!    │        │    vm ──────┬─ kvm ─ vcpu     the run loop: handles each exit
 //!    │        │  (riscv64)  ├─ hart           exceptions that KVM leaves to user space
 //!    │        │             ├─ board, sbi     devices in their slots; the SBI consoles
 //!    │        │             ├─ fdt            the device tree
 //!    │        │             ├─ platform       serial port, clock, finisher
-//!    │        │             └─ consoles ─ port, terminal   what the consoles lead to
+//!    │        │             └─ consoles ─ port, terminal   the back ends of the consoles
 //!    │        ├─ qemu                         the same machine as a QEMU command
-//!    │        └─ observe                      the seam for observers; the crate observe records
+//!    │        └─ observe                      the interface for observers; the crate observe records
 //!    ├── vhost_user                           one device on a socket
 //!    ├── external                             starts hartvisor-compare
 //!    └── check                                what this host offers
 //! ```
 //!
-//! Imports run downward only. KVM returns exits to us; QEMU keeps vCPUs, RAM and bus to itself. So the two share no more
-//! than `run(&Machine) -> Result<End, Error>`, and `run` chooses between them.
+//! Imports go downward only. KVM returns exits to this process, while QEMU has its own vCPUs, RAM
+//! and bus. So both share only `run(&Machine) -> Result<End, Error>`, and `run` chooses between
+//! them.
 
 pub mod board;
 pub mod check;

@@ -1,11 +1,12 @@
-//! From a kernel file to a guest that can start: recognise it, find a place for it and its companions, copy them.
+//! From a kernel file to a guest that can start: detect the format, choose addresses for the kernel
+//! and its companions, copy them.
 //!
 //! ```text
 //!   file ── format ──┬─────────────────────────────── elf, image ──▶ segments ── place ──▶ load
 //!   (by content)     └─ zboot ─ unpack (gzip, zstd) ──────┘ once
 //! ```
-//! [`Kernel::open`] believes nothing that the file says until it fits the file's length; [`place`] is pure arithmetic
-//! and runs before any guest starts; [`load`] then has nothing left to decide.
+//! [`Kernel::open`] checks everything that the file says against the file's length. [`place`] is
+//! pure arithmetic and runs before any guest starts. [`load`] only copies.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -29,16 +30,17 @@ mod zboot;
 
 use self::format::Found;
 
-/// Alignment in bytes of the initrd and the device tree: a page, as Linux frees the initrd page by page.
+/// Alignment in bytes of the initrd and the device tree: one page, because Linux frees the initrd
+/// in pages.
 const PAGE: u64 = 4096;
 
-/// A kernel file whose headers were checked against its length.
+/// A kernel file whose headers have been checked against its length.
 #[derive(Debug)]
 pub struct Kernel {
     path: PathBuf,
-    /// The user's, or what was unpacked from it.
+    /// The user's file, or the unpacked kernel in memory.
     file: File,
-    /// When it was opened.
+    /// Detects writes since it was opened.
     stamp: Stamp,
     packing: Option<&'static str>,
     format: Format,
@@ -46,57 +48,59 @@ pub struct Kernel {
     segments: Vec<Segment>,
 }
 
-/// What kind of kernel a file holds.
+/// The format of a kernel file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// An ELF file with fixed addresses (ET_EXEC).
     Elf,
-    /// A position-independent ELF file (ET_DYN) that relocates itself; its addresses here are those it is placed at.
+    /// A position-independent ELF file (ET_DYN) that relocates itself. The addresses kept here are
+    /// final.
     StaticPie,
     /// A flat Linux Image.
     Image,
-    /// Bytes without any header, because the user said so; they go to [`layout::KERNEL_BASE`].
+    /// Bytes without a header, if the user says so. They go to [`layout::KERNEL_BASE`].
     Raw,
 }
 
-/// A piece of the kernel file and its place in guest memory; what the file does not fill is zero.
+/// A part of the kernel file and its place in guest memory. Memory beyond the file's part is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it begins in the file, in bytes.
+    /// Its offset in the file, in bytes.
     pub offset: u64,
-    /// How many bytes of it the file holds.
+    /// Its size in the file, in bytes.
     pub file_size: u64,
     /// Its guest physical address.
     pub address: u64,
-    /// How many bytes it takes in memory, at least `file_size`; `address + memory_size` does not overflow.
+    /// Its size in memory, in bytes, at least `file_size`. `address + memory_size` does not
+    /// overflow.
     pub memory_size: u64,
 }
 
 impl Segment {
-    /// The guest physical addresses it takes.
+    /// Returns its guest physical addresses.
     pub fn range(&self) -> Range<u64> {
         self.address..self.address.saturating_add(self.memory_size)
     }
 }
 
-/// An initial RAM disk; what is in it is the guest's business.
+/// An initial RAM disk. Its content is not checked.
 #[derive(Debug)]
 pub struct Initrd {
-    /// The path as the user gave it.
+    /// The path as given by the user.
     pub path: PathBuf,
     /// The open file.
     pub file: File,
     /// Its length in bytes, not 0.
     pub size: u64,
-    /// When it was opened.
+    /// Detects writes since it was opened.
     stamp: Stamp,
 }
 
 impl Initrd {
-    /// Opens it.
+    /// Opens an initrd.
     ///
     /// # Errors
-    /// It is not a file that can be read, or is empty.
+    /// The file cannot be read, is not a regular file, or is empty.
     pub fn open(path: &Path) -> Result<Initrd, Error> {
         let (file, size) = files::open_input("initrd", path)?;
         Ok(Initrd {
@@ -115,13 +119,14 @@ pub struct Placement {
     pub entry: u64,
     /// Guest physical addresses of the initrd.
     pub initrd: Option<Range<u64>>,
-    /// Guest physical address of the device tree, page-aligned, with room for [`FDT_MAX_SIZE`] bytes.
+    /// Guest physical address of the device tree: page-aligned, with space for [`FDT_MAX_SIZE`]
+    /// bytes.
     pub fdt: u64,
 }
 
 impl Kernel {
-    /// Opens a kernel, recognises it by its content, unpacks it if it is compressed, to at most `memory` bytes, and checks
-    /// its headers.
+    /// Opens a kernel, detects its format by its content, decompresses it if necessary, to at most
+    /// `memory` bytes, and checks its headers.
     pub fn open(option: &config::Kernel, memory: u64) -> Result<Kernel, Error> {
         let path = option.path.as_path();
         let (file, length) = files::open_input("kernel", path)?;
@@ -190,7 +195,7 @@ impl Kernel {
         })
     }
 
-    /// The whole file at the usual place, entered at its first byte.
+    /// Loads the whole file at the usual address. The entry point is its first byte.
     fn raw(path: &Path, file: File, length: u64) -> Result<Kernel, Error> {
         let segment = Segment {
             offset: 0,
@@ -209,48 +214,49 @@ impl Kernel {
         })
     }
 
-    /// How the file that the user gave is compressed, if it is: "gzip", "zstd".
+    /// Returns how the user's file is compressed, if it is: "gzip" or "zstd".
     pub fn packing(&self) -> Option<&'static str> {
         self.packing
     }
 
-    /// The path as the user gave it.
+    /// Returns the path as given by the user.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The open file that the segments are read from: the user's, or one in memory that holds what was unpacked.
+    /// Returns the open file that holds the segments: the user's file, or the unpacked kernel in
+    /// memory.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// What kind of kernel it is.
+    /// Returns the kernel's format.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// Guest physical address of its first instruction.
+    /// Returns the guest physical address of its first instruction.
     pub fn entry(&self) -> u64 {
         self.entry
     }
 
-    /// Its pieces, in ascending order of address, apart from each other.
+    /// Returns its segments in ascending order of address. They do not overlap.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 }
 
-/// Finds a place for everything in `memory` bytes of RAM, or says what does not fit.
+/// Chooses addresses for everything in `memory` bytes of RAM, or returns what does not fit.
 ///
-/// The device tree and the initrd (of `initrd_len` bytes) go as high as they can below 4 GiB, out of the way of what
-/// the kernel's early code takes behind its BSS.
+/// The device tree and the initrd (of `initrd_len` bytes) go as high as possible below 4 GiB, away
+/// from the memory behind the BSS that the kernel's early code uses.
 pub fn place(kernel: &Kernel, initrd_len: Option<u64>, memory: u64) -> Result<Placement, Error> {
     let ram = layout::ram(memory);
     for (index, segment) in kernel.segments.iter().enumerate() {
         expect_in_ram(kernel, index, &segment.range(), &ram, memory)?;
     }
     let end = ram.end.min(LOW_END);
-    // Linux before 6.4 cannot reach RAM below itself.
+    // Linux before 6.4 cannot use RAM below its own image.
     let start = if kernel.format == Format::Image {
         kernel.entry
     } else {
@@ -323,7 +329,8 @@ fn expect_in_ram(
     })
 }
 
-/// What `taken` (ascending, apart from each other) leaves of `within`.
+/// Returns the gaps in `within` between the `taken` ranges, which are in ascending order and do not
+/// overlap.
 fn gaps(taken: &[Range<u64>], within: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let starts = std::iter::once(within.start).chain(taken.iter().map(|range| range.end));
     let ends = taken.iter().map(|range| range.start).chain([within.end]);
@@ -333,7 +340,7 @@ fn gaps(taken: &[Range<u64>], within: Range<u64>) -> impl Iterator<Item = Range<
         .filter(|gap| gap.start < gap.end)
 }
 
-/// The highest page-aligned start of `need` bytes in `gap`.
+/// Returns the highest page-aligned address in `gap` with space for `need` bytes.
 fn highest(gap: &Range<u64>, need: u64) -> Option<u64> {
     let start = gap.end.checked_sub(need)? & !(PAGE - 1);
     (start >= gap.start).then_some(start)
@@ -347,10 +354,10 @@ fn stamp(what: &'static str, path: &Path, file: &File) -> Result<Stamp, Error> {
     })
 }
 
-/// Copies the kernel and the initrd to their places. BSS needs nothing: fresh memory is zero.
+/// Copies the kernel and the initrd to guest memory. BSS needs nothing: new memory is zero.
 ///
-/// They are copied anew when the guest reboots. What was placed and checked at the start may then be
-/// something else, so a file that was written to is refused rather than started half old, half new.
+/// A reboot copies them again. If a file was written to since it was opened and checked, it is
+/// rejected, instead of starting a mixture of old and new.
 ///
 /// # Errors
 /// A file cannot be read, or was written to since it was opened.
@@ -361,7 +368,7 @@ pub fn load(
     memory: &GuestMemoryMmap,
 ) -> Result<(), Error> {
     let loaded = match kernel.format {
-        // Only where there is KVM for it: linux-loader has flat Images of the machine that it is built for.
+        // riscv64 only, because linux-loader supports flat Images of its build target only.
         #[cfg(target_arch = "riscv64")]
         Format::Image => image::load(&kernel.file, memory),
         _ => kernel.segments.iter().try_for_each(|segment| {
@@ -398,7 +405,8 @@ pub fn load(
     Ok(())
 }
 
-/// Looked at after the copy, so that a write during it is seen as well.
+/// Rejects a file that was written to. Call it after the copy, to catch a write during the copy,
+/// too.
 fn expect_unchanged(
     what: &'static str,
     path: &Path,
@@ -425,14 +433,14 @@ fn copy(
     file.seek(SeekFrom::Start(offset))?;
     let mut done = 0;
     while done < length {
-        // One read(2) carries at most 2 GiB, so a large initrd takes several.
+        // read(2) transfers at most 2 GiB, so a large initrd takes several calls.
         let count = usize::try_from(length - done).unwrap_or(usize::MAX);
         match memory.read_volatile_from(
             GuestAddress(address.saturating_add(done)),
             &mut file,
             count,
         ) {
-            // Both files had this length when they were opened.
+            // The file is shorter than when it was opened.
             Ok(0) => {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,

@@ -1,4 +1,4 @@
-//! Messages to stderr, at the level that `HARTVISOR_LOG` names.
+//! Log messages to stderr, at the level in `HARTVISOR_LOG`.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -9,14 +9,14 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use crate::error::Error;
 use crate::stderr;
 
-/// The environment variable that holds the level.
+/// The environment variable with the level.
 const VARIABLE: &str = "HARTVISOR_LOG";
 
-/// The texts of the warnings and errors of this run. Each is written once, whatever the guest does again:
-/// one that reboots in a loop must not fill the log.
+/// The texts of this run's warnings and errors. Each is written once, so that a guest that reboots
+/// in a loop cannot fill the log.
 static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// The most warnings of a run.
+/// The maximum number of warnings and errors per run.
 const SAID_MAX: usize = 500;
 
 struct Stderr;
@@ -45,7 +45,7 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// What is written behind a warning; `None` if it is not to be written.
+/// Returns a suffix for a warning, or `None` if the warning is not to be written.
 fn admit(said: &mut BTreeSet<String>, text: &str) -> Option<&'static str> {
     if said.len() >= SAID_MAX || !said.insert(text.to_owned()) {
         return None;
@@ -56,7 +56,7 @@ fn admit(said: &mut BTreeSet<String>, text: &str) -> Option<&'static str> {
     })
 }
 
-/// Begins to log; without the variable, warnings and errors.
+/// Starts logging. The default level is warnings and errors.
 pub fn start() -> Result<(), Error> {
     let level = match std::env::var_os(VARIABLE) {
         None => LevelFilter::Warn,
@@ -65,7 +65,7 @@ pub fn start() -> Result<(), Error> {
             LevelFilter::from_str(&text).map_err(|_| Error::LogLevel(text.into_owned()))?
         }
     };
-    // Fails only when a logger is set already, as when two tests start one.
+    // Fails only if a logger is already set, as when two tests start one.
     if log::set_logger(&Stderr).is_ok() {
         log::set_max_level(level);
     }

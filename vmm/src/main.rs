@@ -31,7 +31,7 @@ fn hartvisor() -> Result<u8, Error> {
         Parsed::Command(Command::Rings(options)) => show::rings(&options),
         Parsed::Command(Command::Check) => check::check(),
         Parsed::Text(text) => {
-            // stdout is closed: nobody reads what is missing.
+            // Fails if stdout is closed, in which case nobody reads the text.
             let _ = text.print();
             Ok(0)
         }

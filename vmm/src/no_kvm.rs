@@ -1,4 +1,5 @@
-//! Stands in for `kvm` and `control_loop` on machines whose KVM, if any, runs guests of another architecture.
+//! Replaces `kvm` and `control_loop` on hosts that are not riscv64, where KVM cannot run RISC-V
+//! guests.
 
 use std::env::consts::ARCH;
 
@@ -6,17 +7,17 @@ use crate::error::Error;
 use crate::machine::{End, Machine};
 use crate::observe::Observer;
 
-/// Why KVM cannot be used here.
+/// Returns why KVM cannot be used here.
 pub fn usable() -> Result<(), Error> {
     Err(Error::NotRiscv { arch: ARCH })
 }
 
-/// Cannot run a machine here.
+/// Returns the same error.
 pub fn run(_machine: &Machine, _observer: &dyn Observer) -> Result<End, Error> {
     usable().map(|()| End::PowerOff)
 }
 
-/// What `hartvisor check` says of it, a line for each fact.
+/// The lines of `hartvisor check` about KVM: none.
 pub fn report() -> Vec<(&'static str, String)> {
     Vec::new()
 }

@@ -1,14 +1,14 @@
-//! The seam for observers: what devices and vCPUs report while a guest runs.
+//! The interface for observers: what devices and vCPUs report while a guest runs.
 //!
 //! ```text
 //!   run ──▶ Observer ──▶ device()  wraps a device and its interrupt line
 //!                        vcpu()    wraps a vCPU
-//!                        notify()  a VM starts or stops, a report is wanted, the run ends
+//!                        notify()  VM started, VM stopped, report requested, run ended
 //! ```
 //!
-//! Without an observer nothing is wrapped: the data path is the one without, and has no test for it.
-//! Statistics, traces and ring recordings live in the crate `observe`, which knows devices but neither
-//! KVM nor the board; `recorded` ties it to this trait (cargo feature `observe`).
+//! Without an observer nothing is wrapped, so the data path has no check for one. Statistics,
+//! traces and ring recordings are in the crate `observe`, which depends on devices, but neither on
+//! KVM nor on the board. `recorded` implements this trait with it (cargo feature `observe`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,10 +33,10 @@ mod register_names;
 
 pub use recorded::{draw_rings, show_trace, start};
 
-/// Observes a run.
+/// An observer of a run.
 pub trait Observer: Send + Sync {
-    /// The observer of the device of this name, which reports its `interrupts` or not; `None`:
-    /// nobody observes it.
+    /// Returns the observer of the device `name`, if it is to be observed. `interrupts` says
+    /// whether the device's interrupts are reported.
     fn device(
         &self,
         name: &str,
@@ -44,17 +44,17 @@ pub trait Observer: Send + Sync {
         interrupts: bool,
     ) -> Option<Arc<dyn DeviceObserver>>;
 
-    /// The observer of vCPU `id`; `None`: nobody observes it.
+    /// Returns the observer of vCPU `id`, if it is to be observed.
     fn vcpu(&self, id: usize) -> Option<Box<dyn VcpuObserver>>;
 
-    /// Whether to open KVM's own counters, for [`Moment::VmStopped`] and [`Moment::Report`].
+    /// Whether to read KVM's own counters, for [`Moment::VmStopped`] and [`Moment::Report`].
     fn wants_kvm(&self) -> bool;
 
-    /// Something happens to the run as a whole.
+    /// Reports an event of the whole run.
     fn notify(&self, moment: Moment<'_>);
 }
 
-/// What happens to a run as a whole.
+/// An event of the whole run.
 #[derive(Debug)]
 pub enum Moment<'a> {
     /// KVM starts a VM for the guest.
@@ -62,32 +62,32 @@ pub enum Moment<'a> {
         /// Ticks per second of its `time` CSR.
         timebase: u32,
     },
-    /// That VM has stopped; its memory is still mapped.
+    /// That VM has stopped. Its memory is still mapped.
     VmStopped(KvmCounters),
-    /// A user asks for a report (SIGUSR1).
+    /// A report is requested (SIGUSR1).
     Report(Option<KvmCounters>),
     /// The run has ended.
     Ended(&'a Result<End, Error>),
 }
 
-/// KVM's own counters, by the kernel's names (KVM_GET_STATS_FD).
+/// KVM's own counters, under the kernel's names (KVM_GET_STATS_FD).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KvmCounters {
-    /// Of the VM.
+    /// The VM's counters.
     pub vm: BTreeMap<String, u64>,
-    /// Of each vCPU.
+    /// The counters of each vCPU.
     pub vcpus: Vec<BTreeMap<String, u64>>,
 }
 
-/// Observes one vCPU, in its thread.
+/// An observer of a vCPU, called in the vCPU's thread.
 pub trait VcpuObserver: Send {
-    /// The vCPU has left the guest.
+    /// Called after an exit.
     fn left(&mut self, exit: &Exit<'_>);
-    /// The vCPU is about to enter the guest again.
+    /// Called before the vCPU enters the guest again.
     fn enters(&mut self);
 }
 
-/// No observer.
+/// The absence of an observer.
 pub struct Unobserved;
 
 impl Observer for Unobserved {
@@ -106,7 +106,7 @@ impl Observer for Unobserved {
     fn notify(&self, _: Moment<'_>) {}
 }
 
-/// The device of this name and its interrupt line, observed if `observer` wants that.
+/// Wraps a device and its interrupt line, if `observer` wants to observe it.
 pub fn device(
     observer: &dyn Observer,
     name: &str,
@@ -122,7 +122,7 @@ pub fn device(
     }
 }
 
-/// As [`device()`], for a device whose interrupt line is another program's.
+/// As [`device()`], for a device whose interrupt line is in another process.
 pub fn back_end(
     observer: &dyn Observer,
     name: &str,
@@ -141,7 +141,7 @@ pub struct ObservedVcpu<'a, V> {
 }
 
 impl<'a, V: Vcpu> ObservedVcpu<'a, V> {
-    /// `vcpu`, whose exits `observer` sees.
+    /// Reports the exits of `vcpu` to `observer`.
     pub fn new(vcpu: &'a mut V, observer: Box<dyn VcpuObserver>) -> Self {
         ObservedVcpu { vcpu, observer }
     }

@@ -1,6 +1,7 @@
-//! `--pidfile`: the process id, for those who want to signal this process.
+//! `--pidfile`: the process ID, for other programs that send signals to this process.
 //!
-//! The file is locked (flock(2)) as long as we run: one that a killed process left behind is taken over, one in use is not.
+//! The file is locked (flock(2)) while this process runs. A file left behind by a killed process is
+//! reused; one that is in use is not.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -14,21 +15,21 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::error::Error;
 use crate::files;
 
-/// Most bytes of a process id and the line feed behind it; more is something else.
+/// Maximum bytes of a process ID and its newline. A longer file is not a pidfile.
 const LONGEST: u64 = 20;
 
-/// The file of this process, for [`remove`].
+/// The pidfile of this process, for [`remove`].
 static OURS: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// The pidfile, gone when this is dropped.
+/// A pidfile. Dropping it removes the file.
 #[derive(Debug)]
 pub struct PidFile(Claim);
 
 impl PidFile {
-    /// Writes the id of this process to `path`.
+    /// Writes the ID of this process to `path`.
     ///
     /// # Errors
-    /// It cannot be written, another process has it, or it holds something else than a process id.
+    /// It cannot be written, another process uses it, or its content is not a process ID.
     pub fn create(path: &Path) -> Result<PidFile, Error> {
         let failed = |source| Error::Write {
             what: "the process id to",
@@ -37,13 +38,13 @@ impl PidFile {
         };
         let claim = loop {
             let claim = Claim::new(path)?;
-            // Its owner may have removed it between our opening and our locking it.
+            // Its owner may have removed it after it was opened here and before it was locked.
             if claim.is_at_path().map_err(failed)? {
                 break claim;
             }
         };
         claim.expect_id()?;
-        // From here on it is ours to remove.
+        // From here on this process must remove it.
         let pidfile = PidFile(claim);
         pidfile.0.write_id().map_err(failed)?;
         if let Ok(mut ours) = OURS.lock() {
@@ -55,7 +56,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Unlocked only after that, when the file is closed.
+        // It is unlocked after that, when the file is closed.
         if self.0.is_at_path().unwrap_or(false) {
             let _ = fs::remove_file(&self.0.path);
         }
@@ -65,11 +66,11 @@ impl Drop for PidFile {
     }
 }
 
-/// A file that nobody else has locked.
+/// A file that no other process has locked.
 #[derive(Debug)]
 struct Claim {
     path: PathBuf,
-    /// Locked where the file system can do that.
+    /// `Ok`: locked. `Err`: the file system does not support locks.
     file: Result<Flock<File>, File>,
 }
 
@@ -92,7 +93,7 @@ impl Claim {
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(locked) => Ok(locked),
             Err((file, Errno::EWOULDBLOCK)) => return Err(in_use(path, &file)),
-            // This file system has no locks.
+            // The file system does not support locks.
             Err((file, _)) => Err(file),
         };
         Ok(Claim {
@@ -117,7 +118,7 @@ impl Claim {
         }
     }
 
-    /// A disk image named by mistake must not be written over.
+    /// Protects, for example, a disk image that was named by mistake from being overwritten.
     fn expect_id(&self) -> Result<(), Error> {
         let content = content(self.file()).map_err(|source| Error::Read {
             what: "pidfile",
@@ -142,7 +143,8 @@ impl Claim {
     }
 }
 
-/// Removes the pidfile of this process, if it has one: for an end that drops nothing.
+/// Removes the pidfile of this process, if it has one. Needed before an exit that does not run
+/// destructors.
 pub fn remove() {
     if let Ok(mut ours) = OURS.try_lock()
         && let Some(path) = ours.take()

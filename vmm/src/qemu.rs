@@ -1,12 +1,13 @@
-//! The same machine under QEMU's own CPU emulation (TCG), for hosts without RISC-V KVM.
+//! Runs the same machine under QEMU's CPU emulation (TCG), for hosts without RISC-V KVM.
 //!
 //! ```text
-//!   hartvisor ── QMP over a socket pair ──▶ qemu-system-riscv64 ── stdin, stdout, stderr: ours
-//!     │ │           how did the guest end?      │
-//!     │ └── SIGTERM when a signal comes to us; if we die, QEMU gets it from the kernel
+//!   hartvisor ── QMP over a socket pair ──▶ qemu-system-riscv64 ── inherits stdin, stdout, stderr
+//!     │ │           why did the guest end?      │
+//!     │ └── SIGTERM if we get a signal; if we die, the kernel sends it to QEMU
 //!     └─ our disks and random numbers ◀─────────┘ vhost-user over socket pairs
 //! ```
-//! QEMU begins paused and is let go once QMP speaks: a guest that ends within its first millisecond is not missed.
+//! QEMU starts paused and is resumed once QMP works, so that a guest that ends within its first
+//! millisecond is not missed.
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
@@ -46,19 +47,20 @@ use kernel::Startable;
 pub use qmp::{OLDEST, OLDEST_TEXT};
 use qmp::{Qmp, Reason};
 
-/// How long QEMU may take to end in order (it writes back what its disks still hold) before it is killed.
+/// How long QEMU may take to exit, including writing back its disks, before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs a machine under QEMU until the guest ends, the user leaves, or a signal comes.
+/// Runs a machine under QEMU until the guest ends, the user quits, or a signal comes.
 ///
-/// `why` it is not KVM that runs it, if the user did not say so, is told in a line on stderr once QEMU has started.
+/// `why` says why KVM is not used, if the user did not choose QEMU. It is printed to stderr once
+/// QEMU has started.
 pub fn run(machine: &Machine, observer: &dyn Observer, why: Option<&str>) -> Result<End, Error> {
     command::check(machine)?;
     if let Some(path) = &machine.dump_dtb {
         return dump::device_tree(machine, path).map(|()| End::PowerOff);
     }
     match start(machine, observer, why, machine.config.devices) {
-        // A QEMU without them says so only when it is asked for one.
+        // A QEMU without vhost-user reports that only when a front end is requested.
         Err(Error::QemuFailed { .. })
             if machine.config.devices == config::Devices::Ours && lacks_vhost_user() =>
         {
@@ -70,13 +72,13 @@ pub fn run(machine: &Machine, observer: &dyn Observer, why: Option<&str>) -> Res
     }
 }
 
-/// Whether the QEMU at hand was built without the front ends of our devices.
+/// Whether the installed QEMU was built without the vhost-user front ends.
 fn lacks_vhost_user() -> bool {
     let list = Command::new(program()).args(["-device", "help"]).output();
     list.is_ok_and(|list| {
         let list = String::from_utf8_lossy(&list.stdout).into_owned();
         let has = |name: &'static str| list.contains(name);
-        // One that lists the others' devices, not just some program.
+        // Check for another device too, in case the program is not QEMU.
         has("virtio-blk-device") && !slots::front_ends().all(has)
     })
 }
@@ -87,7 +89,7 @@ fn start(
     why: Option<&str>,
     devices: config::Devices,
 ) -> Result<End, Error> {
-    // Blocked before QEMU exists, so that none is lost between.
+    // Blocked before QEMU starts, so that no signal is lost in between.
     let mut signals = signals::block()?;
     signals.add(REPORT);
     signals.add(SUSPEND);
@@ -102,7 +104,7 @@ fn start(
     let mut backends = match devices {
         config::Devices::Ours => Backends::start(machine, observer)?,
         config::Devices::Qemu => {
-            // The lock is QEMU's to take.
+            // QEMU takes the lock.
             machine.disks.iter().try_for_each(Disk::claim)?;
             Backends::default()
         }
@@ -129,8 +131,9 @@ fn start(
     how_it_ended(&qmp, signal, status)
 }
 
-/// Whether the guest seems to read the serial port while QEMU's keys go to the virtio console: of two front ends of one
-/// terminal, QEMU begins with the one that came last, and that is never the board's serial port.
+/// Whether the guest seems to read the serial port while QEMU sends the keyboard to the virtio
+/// console. If two front ends share a terminal, QEMU first selects the one created last, which is
+/// never the board's serial port.
 fn keys_miss_the_guest(machine: &Machine) -> bool {
     let config = &machine.config;
     // Firmware such as U-Boot is a raw binary.
@@ -144,10 +147,10 @@ fn how_it_ended(qmp: &Qmp, signal: Option<i32>, status: ExitStatus) -> Result<En
         (None, Some(Reason::GuestShutdown)) => Ok(End::PowerOff),
         (None, Some(Reason::GuestReset)) => Ok(End::Reboot),
         (None, Some(Reason::GuestPanic)) => Ok(End::Failure),
-        // Somebody signalled QEMU itself.
+        // QEMU itself received a signal.
         (None, Some(Reason::HostSignal)) => Ok(End::Signal(Signal::SIGTERM as i32)),
         (None, Some(Reason::HostOther)) => Ok(End::Left),
-        // Ctrl-a x ends QEMU so abruptly that it may not say why.
+        // Ctrl-a x makes QEMU exit so abruptly that its reason may be lost.
         (None, None) if qmp.resumed() && status.success() => Ok(End::Left),
         (None, None) => Err(Error::QemuFailed {
             program: qmp.program().into(),
@@ -156,7 +159,7 @@ fn how_it_ended(qmp: &Qmp, signal: Option<i32>, status: ExitStatus) -> Result<En
     }
 }
 
-/// QEMU while it runs; killed if it is dropped before its end.
+/// A running QEMU. Dropping it kills QEMU.
 struct Running {
     child: Child,
 }
@@ -179,15 +182,16 @@ impl Running {
             unsafe_code,
             reason = "the only way to have QEMU end when we are killed"
         )]
-        // SAFETY: between fork and exec the closure makes four system calls and allocates nothing.
+        // SAFETY: between fork and exec the closure makes four system calls and does not allocate.
         unsafe {
             command.pre_exec(move || {
-                // What we block we wait for; QEMU does not.
+                // This process waits for blocked signals; QEMU must not inherit the mask.
                 SigSet::empty().thread_set_mask()?;
-                // It reaches QEMU as well, from a terminal, but QEMU has to answer first: we stop it.
+                // A terminal sends SIGTSTP to QEMU, too, but QEMU must first pause the guest; then
+                // this process stops it.
                 ignore_suspend()?;
                 set_pdeathsig(Signal::SIGTERM)?;
-                // Had we died just before that call, nobody would send the signal.
+                // If the parent died just before that call, nobody would send the signal.
                 if getppid() == parent {
                     Ok(())
                 } else {
@@ -201,7 +205,7 @@ impl Running {
         Ok(Running { child })
     }
 
-    /// Serves QMP until QEMU closes it; gives the signal that made us end QEMU, if one did.
+    /// Serves QMP until QEMU closes it. Returns the signal that made us end QEMU, if any.
     fn watch(
         &mut self,
         qmp: &mut Qmp,
@@ -217,7 +221,7 @@ impl Running {
             });
             let ready = wait(qmp, signals, timeout)?;
             if let Some(number) = next_signal(signals, observer, qmp)? {
-                // The second one is from somebody who has lost patience.
+                // After a second signal, do not wait.
                 self.send(if signal.is_none() {
                     Signal::SIGTERM
                 } else {
@@ -231,7 +235,7 @@ impl Running {
                 deadline = None;
             }
             if ready && !qmp.serve()? {
-                // A signal to the whole process group reaches QEMU as well, and perhaps first.
+                // A signal to the whole process group reaches QEMU as well, and possibly first.
                 return Ok(signal.or(next_signal(signals, observer, qmp)?));
             }
             if qmp.take_stopped() {
@@ -245,7 +249,7 @@ impl Running {
 
     fn send(&self, signal: Signal) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
-            // It may have ended by itself.
+            // It may have exited already.
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
@@ -259,13 +263,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Neither does anything to a child that has been waited for.
+        // Neither has an effect on a child that was waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits for a message or a signal; says whether QMP has something.
+/// Waits for a message or a signal. Returns whether QMP is readable.
 fn wait(qmp: &Qmp, signals: &SignalFd, timeout: PollTimeout) -> Result<bool, Error> {
     let mut fds = [
         PollFd::new(qmp.as_fd(), PollFlags::POLLIN),
@@ -279,7 +283,7 @@ fn wait(qmp: &Qmp, signals: &SignalFd, timeout: PollTimeout) -> Result<bool, Err
     Ok(qmp.any().unwrap_or(true))
 }
 
-/// A signal that is to end the run, if one has come. The others are handled.
+/// Returns the next signal that ends the run, if there is one. Handles the others.
 fn next_signal(
     signals: &SignalFd,
     observer: &dyn Observer,
@@ -297,21 +301,22 @@ fn next_signal(
     }
 }
 
-/// Has SIGTSTP ignored from here on, by what exec(2) starts too.
+/// Ignores SIGTSTP in this process, and across exec(2).
 fn ignore_suspend() -> nix::Result<()> {
     #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
     // SAFETY: there is no handler.
     unsafe { signal::signal(SUSPEND, SigHandler::SigIgn) }.map(drop)
 }
 
-/// Lets a child have a descriptor under the same number.
+/// Lets a child inherit a descriptor under the same number.
 fn inherit(fd: &OwnedFd) -> Result<(), Error> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
         .map(drop)
         .map_err(|errno| cannot("pass a descriptor to QEMU", errno.into()))
 }
 
-/// Status flags of stdin and stdout: QEMU makes both non-blocking, and cannot undo that when it is killed.
+/// The status flags of stdin and stdout. QEMU sets both to non-blocking and cannot undo that when
+/// it is killed. Dropping this restores them.
 struct StatusFlags {
     stdin: OFlag,
     stdout: OFlag,
@@ -337,7 +342,7 @@ impl Drop for StatusFlags {
     }
 }
 
-/// Why this QEMU could not be started: there is none, or it is not ours to start.
+/// Returns why QEMU could not be started: it does not exist, or may not be executed.
 pub fn not_started(program: &OsStr, source: io::Error) -> Error {
     let program = program.to_string_lossy().into();
     match source.kind() {

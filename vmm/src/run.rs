@@ -1,4 +1,4 @@
-//! `hartvisor run`: check the machine, then choose what runs it.
+//! `hartvisor run`: checks the machine, then chooses the accelerator.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -13,10 +13,10 @@ use crate::observe::{self, Moment, Observer, Unobserved};
 use crate::pidfile::PidFile;
 use crate::{qemu, signals};
 
-/// Runs the guest that `run` describes, to its end; gives the exit status.
+/// Runs the guest of `run` until it ends, and returns the exit status.
 ///
 /// # Errors
-/// The machine cannot be had, or a system call failed.
+/// The machine cannot be created, or a system call failed.
 pub fn run(run: config::Run) -> Result<u8, Error> {
     let no_reboot = run.machine.no_reboot;
     to_its_end(run).map(|end| match (end, no_reboot) {
@@ -39,7 +39,8 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
     let _pidfile = if machine.dump_dtb.is_some() {
         None
     } else {
-        // Who reads the process id may use it at once: a signal must end the run in order from here on.
+        // A signal may come as soon as the process ID can be read. From here on it must end the run
+        // properly.
         signals::block()?;
         signals::block_suspend()?;
         run.pidfile.as_deref().map(PidFile::create).transpose()?
@@ -53,7 +54,7 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
     end
 }
 
-/// Has the machine run by what was asked for.
+/// Runs the machine with the requested accelerator.
 fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Result<End, Error> {
     match accel {
         Accel::Kvm => crate::control_loop::run(machine, observer),
@@ -66,7 +67,7 @@ fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Resul
     }
 }
 
-/// Without QEMU, why there is no KVM either belongs to the error.
+/// If there is no QEMU either, the error includes why KVM cannot be used.
 fn neither(kvm: &Error, qemu: Error) -> Error {
     match qemu {
         Error::NoQemu { .. } => Error::Neither {
@@ -77,7 +78,7 @@ fn neither(kvm: &Error, qemu: Error) -> Error {
     }
 }
 
-/// Shows how QEMU would be started; the QMP connection, by which the guest's end is learnt, is left out.
+/// Prints the QEMU command, without the QMP connection that reports how the guest ended.
 fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     if accel == Accel::Kvm {
         let problem = "--print-command shows the QEMU command line, there is none with --accel kvm";
@@ -115,7 +116,7 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     Ok(End::PowerOff)
 }
 
-/// The commands that serve our devices, a wait for their sockets, and QEMU's.
+/// Prints the commands that serve the devices, a wait for their sockets, and the QEMU command.
 fn ours(machine: &Machine) -> OsString {
     let slots = slots::slots(&machine.config).into_iter();
     let served = slots.filter_map(|slot| {

@@ -1,4 +1,4 @@
-//! `hartvisor trace show` and `hartvisor rings`: what an earlier run recorded.
+//! `hartvisor trace show` and `hartvisor rings`: print what an earlier run recorded.
 
 use std::fs;
 use std::io::{self, Write};
@@ -36,6 +36,6 @@ pub fn rings(options: &cli::Rings) -> Result<u8, Error> {
 }
 
 fn print(text: &str) {
-    // Nothing is left to say when stdout is closed.
+    // Fails if stdout is closed; there is nobody to report that to.
     let _ = io::stdout().write_all(text.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! The signals by which a user, a shell or a service manager ends a run, or speaks to it.
+//! The signals with which a user, a shell or a service manager controls a run.
 
 use std::process;
 use std::ptr::null;
@@ -10,46 +10,48 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use crate::error::Error;
 use crate::{pidfile, terminal};
 
-/// SIGTERM from a service manager, SIGINT from a terminal that is not raw, SIGHUP from a terminal that is gone.
+/// SIGTERM from a service manager, SIGINT from a terminal in cooked mode, SIGHUP from a terminal
+/// that was closed.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// A user says that disks have a new size. Under QEMU it has no effect.
+/// A disk's size has changed. No effect under QEMU.
 pub const RESIZED: Signal = Signal::SIGUSR2;
 
-/// A user wants to see the statistics of a run that goes on. Without `--stats` it has no effect.
+/// Requests the statistics of a run in progress. No effect without `--stats`.
 pub const REPORT: Signal = Signal::SIGUSR1;
 
-/// Those that end nothing: a user speaks to us by them.
+/// Signals that are requests and do not end the run.
 pub const HEARD: [Signal; 2] = [RESIZED, REPORT];
 
-/// A shell's job control stops us. A guest is paused first.
+/// A shell's job control stops this process. The guest is paused first.
 pub const SUSPEND: Signal = Signal::SIGTSTP;
 
-/// We go on after a stop, perhaps with the terminal as a shell left it.
+/// This process continues after a stop. The shell may have changed the terminal's mode.
 pub const CONTINUED: Signal = Signal::SIGCONT;
 
-/// Those that must not reach a thread that happens to have been started before whoever waits for
-/// them: the window has another size; a mode of the terminal is set in the background.
+/// Signals that must not be delivered to a thread that does not wait for them: a changed window
+/// size, and a change of the terminal's mode from the background.
 const QUIET: [Signal; 2] = [Signal::SIGWINCH, Signal::SIGTTOU];
 
-/// How long after the signal that ends a run another one counts as the same: timeout(1) and shells
-/// send one to the process and to its group.
+/// Another signal within this time after the signal that ends a run is the same: timeout(1) and
+/// shells signal both the process and its group.
 const SAME: Duration = Duration::from_millis(500);
 
-/// A write beyond the limit of a file's size (ulimit -f) shall fail, as one to a full disk does, not end the process.
+/// A write beyond the file size limit (ulimit -f) must fail like a write to a full disk, not end
+/// the process.
 const TOO_LARGE: Signal = Signal::SIGXFSZ;
 
-/// The signals that end a run, but those that whoever started us has set to be ignored.
+/// Returns the signals that end a run, except those that the parent process set to be ignored.
 pub fn ending() -> SigSet {
     let ending = ENDING.into_iter();
     ending.filter(|signal| !ignored(*signal)).collect()
 }
 
-/// Keeps the signals that end a run from ending the process, in this thread and those it starts from here on, and gives
-/// them, to be waited for. Those of [`HEARD`] wait as well.
+/// Blocks the signals that end a run in this thread and in those that it starts later, and returns
+/// them for signalfd or sigwait. Also blocks those of [`HEARD`].
 ///
-/// Those that whoever started us has set to be ignored (nohup(1) does so with SIGHUP, a shell with SIGINT for what runs in
-/// the background) are left out, and stay without effect.
+/// Signals that the parent process set to be ignored stay ignored: nohup(1) does that with SIGHUP,
+/// and shells do it with SIGINT for background jobs.
 pub fn block() -> Result<SigSet, Error> {
     let signals = ending();
     let mut blocked = signals;
@@ -64,7 +66,7 @@ pub fn block() -> Result<SigSet, Error> {
     Ok(signals)
 }
 
-/// Keeps [`SUSPEND`] from stopping the process, as [`block`] does with others.
+/// Blocks [`SUSPEND`], as [`block`] does with others.
 ///
 /// # Errors
 /// None are known.
@@ -76,14 +78,15 @@ pub fn block_suspend() -> Result<(), Error> {
     })
 }
 
-/// Stops this process, all its threads, until somebody continues it (SIGCONT): what SIGTSTP does to others.
+/// Stops this process with all its threads until SIGCONT: the default action of SIGTSTP.
 pub fn stop() {
     // Cannot fail: a process may always signal itself.
     let _ = raise(Signal::SIGSTOP);
 }
 
-/// A signal has ended the run, which takes until the request in hand is done. From here on another
-/// one ends the process at once, with the terminal restored and the pidfile removed.
+/// Call it after a signal has ended the run, which takes until the current request is complete.
+/// From here on another signal ends the process at once. The terminal is restored and the pidfile
+/// removed first.
 pub fn end_at_once_by_another() {
     let (signals, first) = (ending(), Instant::now());
     let end = move || {
@@ -95,14 +98,15 @@ pub fn end_at_once_by_another() {
             }
         }
     };
-    // Without a thread for it, the run ends as it would anyway.
+    // Without this thread, the run ends normally.
     let _ = Builder::new().name("signals".into()).spawn(end);
 }
 
 fn ignored(signal: Signal) -> bool {
     let mut found = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     #[expect(unsafe_code, reason = "nix can only look at an action by replacing it")]
-    // SAFETY: with no new action, sigaction(2) only writes the present one to `found`, which is large enough.
+    // SAFETY: with no new action, sigaction(2) only writes the current one to `found`, which is
+    // large enough.
     let result = unsafe { libc::sigaction(signal as libc::c_int, null(), found.as_mut_ptr()) };
     #[expect(unsafe_code, reason = "as above")]
     // SAFETY: zeroed bytes are a valid sigaction, and so is what the kernel wrote over them.

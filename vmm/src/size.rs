@@ -1,13 +1,14 @@
-//! Sizes as people write them: `268435456`, `256M`, `1.5G`.
+//! Human-readable sizes: `268435456`, `256M`, `1.5G`.
 
 use crate::layout::{GIB, KIB, MIB};
 
-/// Suffixes and what they stand for, in bytes; powers of 1024, as everywhere in virtual machines.
+/// Suffixes and their values in bytes: powers of 1024, as in all virtual machine monitors.
 const UNITS: [(&str, u64); 4] = [("T", GIB * 1024), ("G", GIB), ("M", MIB), ("K", KIB)];
 
-/// Reads a size: a decimal number of bytes, or of KiB, MiB, GiB, TiB when followed by K, M, G, T (`MiB` and `mb` too).
+/// Parses a size: a decimal number of bytes, or of KiB, MiB, GiB or TiB if K, M, G or T follows (or
+/// `MiB`, `mb`).
 ///
-/// The error says what would be right and leaves the value to the caller.
+/// The error says what is expected. The caller adds the invalid value.
 pub fn parse(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_uppercase();
     let bare = lower
@@ -18,7 +19,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
         .iter()
         .find_map(|(suffix, unit)| bare.strip_suffix(suffix).map(|number| (number, *unit)))
         .unwrap_or((bare, 1));
-    // `512B` is fine and means bytes, `512iB` is a slip.
+    // `512B` means bytes; `512iB` is a typing error.
     let slip = unit == 1 && lower.ends_with("IB");
     (!slip)
         .then(|| exact(number, unit))
@@ -26,7 +27,8 @@ pub fn parse(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "expected a size such as 256M, 1.5G or a number of bytes".into())
 }
 
-/// `number` (decimal, perhaps with a fraction) times `unit`, if that is a whole number of bytes below 2^64.
+/// Returns `number` (decimal, with an optional fraction) times `unit`, if that is a whole number of
+/// bytes below 2^64.
 fn exact(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -45,7 +47,7 @@ fn exact(number: &str, unit: u64) -> Option<u64> {
         .flatten()
 }
 
-/// Writes a size in the largest unit that keeps it a whole number: `256M`, `1536M`, `1000`.
+/// Formats a size in the largest unit that needs no fraction: `256M`, `1536M`, `1000`.
 pub fn show(bytes: u64) -> String {
     UNITS
         .iter()

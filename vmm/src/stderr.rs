@@ -1,7 +1,8 @@
-//! Our lines on stderr: the one place that writes them.
+//! All lines of this program on stderr are written here.
 //!
-//! Std's macros panic where stderr is full (a log on a full file system) or gone (the reader of a pipe has ended), and
-//! wait for ever where its reader has stopped. A line is not worth a guest: here it is lost instead.
+//! The macros of std panic if stderr is full (a log on a full file system) or closed (a pipe
+//! without a reader), and block forever if its reader has stopped. No line is worth losing a guest:
+//! here the line is dropped instead.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -13,19 +14,19 @@ use crate::timed::TimedWriter;
 /// Opened by the first line.
 static STDERR: Mutex<Option<TimedWriter>> = Mutex::new(None);
 
-/// Writes `hartvisor: `, `text` and a line feed, in one write where stderr takes that.
+/// Writes `hartvisor: `, `text` and a newline, in a single write if stderr accepts that.
 pub fn line(text: impl Display) {
     write(format!("hartvisor: {text}\n").as_bytes());
 }
 
-/// Writes `bytes`, or what stderr takes of them within [`timed::LIMIT`](crate::timed::LIMIT).
+/// Writes `bytes`, or as many as stderr accepts within [`timed::LIMIT`](crate::timed::LIMIT).
 pub fn write(bytes: &[u8]) {
     let mut writer = STDERR.lock().unwrap_or_else(PoisonError::into_inner);
     if writer.is_none() {
         *writer = TimedWriter::new(io::stderr().as_fd()).ok();
     }
     if let Some(writer) = writer.as_mut() {
-        // There is nobody left to tell.
+        // There is no way to report an error.
         let _ = writer.write_all(bytes);
     }
 }

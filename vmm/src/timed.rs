@@ -1,4 +1,4 @@
-//! Output that waits for a slow reader, and gives up on one that has stopped: a pipe, socket or terminal.
+//! Output with a time limit, to a reader that may be slow or stopped: a pipe, socket or terminal.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -9,16 +9,18 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 
-/// How long a reader may take nothing.
+/// How long a write waits for space.
 pub const LIMIT: Duration = Duration::from_secs(1);
 
-/// Most bytes of a write to a descriptor that may block: POSIX promises as much room in a pipe that is ready.
+/// Maximum bytes per write to a descriptor that may block: POSIX guarantees this much space in a
+/// pipe that is ready.
 const AT_ONCE: usize = 4096;
 
-/// A writer that waits for its reader for at most [`LIMIT`]. After that each write fails at once with `TimedOut`, until
-/// the reader takes something again.
+/// A writer that waits at most [`LIMIT`] for its reader. After a timeout each write fails at once
+/// with `TimedOut`, until there is space again.
 ///
-/// `O_NONBLOCK` belongs to the open file description, which others may share (the user's shell, another program in the
+/// `O_NONBLOCK` belongs to the open file description, which other processes may share (the user's
+/// shell, another program in the pipeline). It is never changed here.
 /// pipeline). It is never changed here.
 #[derive(Debug)]
 pub struct TimedWriter {
@@ -29,16 +31,16 @@ pub struct TimedWriter {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// A write takes what there is room for: a file, or a description of our own that does not block.
+    /// A write never blocks: a file, or a non-blocking description of our own.
     Direct,
-    /// A socket, where each call can be told not to block.
+    /// A socket, where a flag makes each call non-blocking.
     Socket,
-    /// What can only be asked first whether there is room.
+    /// Anything else: poll for space before each write.
     Polled,
 }
 
 impl TimedWriter {
-    /// A writer to an open descriptor that others may share.
+    /// Creates a writer for an open descriptor that other processes may share.
     ///
     /// # Errors
     /// The descriptor is closed, or the host has none left.
@@ -76,7 +78,7 @@ impl TimedWriter {
         }
     }
 
-    /// Waits until there is room, or the other end is gone.
+    /// Waits until there is space or the other end is closed.
     fn has_room(&self, limit: Duration) -> bool {
         let timeout = Timespec::try_from(limit).unwrap_or_default();
         let mut room = [PollFd::new(&self.file, PollFlags::OUT)];
@@ -113,12 +115,13 @@ impl AsFd for TimedWriter {
     }
 }
 
-/// Whether writes to `file` never wait.
+/// Whether writes to `file` never block.
 pub(crate) fn is_nonblocking(file: &File) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
 }
 
-/// A new open file description, non-blocking and for writing, of the pipe or device that `fd` leads to.
+/// Opens the pipe or device behind `fd` again, for non-blocking writes through a new open file
+/// description.
 ///
 /// # Errors
 /// It belongs to another user, or is a socket.

@@ -1,9 +1,9 @@
 //! `hartvisor vhost-user`: one device on a socket, for front ends that come and go.
 //!
 //! ```text
-//!   main thread: signals, the socket        session's thread: messages        device's thread: requests
-//!        accept ──────────────────────────▶ VhostUser::serve ───────────────▶ Worker
-//!        poll   ◀── its end of a pair ────── ends with the connection
+//!   main thread: signals, socket       session thread: messages         device thread: requests
+//!        accept ─────────────────────▶ VhostUser::serve ──────────────▶ Worker
+//!        poll   ◀── socket pair ────── closed when the session ends
 //! ```
 
 use std::os::fd::AsFd;
@@ -26,12 +26,12 @@ mod session;
 
 pub use session::Session;
 
-/// Serves until a signal comes, or with `--once` until the first front end has disconnected.
+/// Serves front ends until a signal comes, or with `--once` until the first front end disconnects.
 ///
 /// # Errors
-/// The device or the socket cannot be had, or the device was lost.
+/// The device or the socket cannot be created, or the device was lost.
 pub fn run(options: &config::VhostUser) -> Result<End, Error> {
-    // Before any thread exists, so that all of them leave the signals to this one.
+    // Before any other thread exists, so that all of them inherit the mask.
     let signals = signals::block()?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&signals, flags)
@@ -61,7 +61,7 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
                 return Err(Error::Internal("the device is lost".into()));
             }
             (Some(signal), _) => return Ok(End::Signal(signal)),
-            // Somebody looked whether we are there.
+            // A connection without a request, such as a check that the socket is served.
             (None, Ok(0)) => {}
             (None, Ok(_)) if options.once => return Ok(End::PowerOff),
             (None, Ok(_)) => info!("the front end has gone"),
@@ -75,7 +75,7 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
     }
 }
 
-/// Waits until something is to be read, or a signal has come, which it gives.
+/// Waits until `other` is readable or a signal comes, and returns the signal.
 fn wait(signals: &SignalFd, other: &impl AsFd) -> Result<Option<i32>, Error> {
     loop {
         let mut fds = [

@@ -1,9 +1,9 @@
-//! Which format an image has, and qcow2 where this build has it.
+//! The format of an image, and qcow2 support if this build has it.
 //!
-//! The user says it, by `format=` or by a name that ends in `.qcow2`. The content never decides: a
-//! guest writes what it likes to its raw disk, and one that becomes qcow2 by that at the next start
-//! may be of any size, and feeds the parser. So a raw disk that looks like something else is refused
-//! until the user says `format=raw`.
+//! The user specifies the format, by `format=` or a name that ends in `.qcow2`. The content never
+//! decides: a guest can write anything to its raw disk. If it wrote a qcow2 header, the next start
+//! would parse an image of any size under the guest's control. So a raw disk that looks like
+//! another format is rejected until the user says `format=raw`.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ use devices::block::Image;
 use crate::config::DiskFormat;
 use crate::error::Error;
 
-/// How the formats look that a user may take for a disk: a name, an offset in bytes, what is there.
+/// Signatures of formats that a user may take for a raw disk: name, offset in bytes, signature.
 const MARKS: [(&str, usize, &[u8]); 10] = [
     ("qcow2", 0, b"QFI\xfb"),
     ("qed", 0, b"QED\0"),
@@ -29,10 +29,10 @@ const MARKS: [(&str, usize, &[u8]); 10] = [
     ("parallels", 0, b"WithouFreSpacExt"),
 ];
 
-/// The format of `file`, opened from `path`, of which the user said nothing.
+/// Determines the format of `file`, opened from `path`, if the user did not specify one.
 ///
 /// # Errors
-/// It looks like an image of another format, or is one that this build cannot open.
+/// It looks like an image of another format, or this build does not support its format.
 pub(super) fn of(path: &Path, file: &File) -> Result<DiskFormat, Error> {
     let extension = path.extension().unwrap_or_default();
     if extension.eq_ignore_ascii_case("qcow2") {
@@ -49,7 +49,7 @@ pub(super) fn of(path: &Path, file: &File) -> Result<DiskFormat, Error> {
 
 fn looks_like(file: &File) -> Option<&'static str> {
     let mut beginning = [0; 128];
-    // What cannot be read is reported by others.
+    // A read error is reported elsewhere.
     let _ = file.read_at(&mut beginning, 0);
     let is = |(_, offset, mark): &&(&str, usize, &[u8])| {
         beginning
@@ -72,10 +72,10 @@ fn refused(path: &Path, format: &'static str, by: &'static str) -> Error {
     }
 }
 
-/// The size in bytes of the disk in a qcow2 image. Nothing is written.
+/// Returns the size in bytes of the disk in a qcow2 image. Writes nothing.
 ///
 /// # Errors
-/// It cannot be opened as one, or this build has no qcow2.
+/// It is not a valid qcow2 image, or this build lacks qcow2.
 pub(super) fn qcow2_size(path: &Path, file: &File) -> Result<u64, Error> {
     if !cfg!(feature = "qcow2") {
         return Err(refused(path, "qcow2", "format=qcow2"));
@@ -88,10 +88,10 @@ pub(super) fn qcow2_size(path: &Path, file: &File) -> Result<u64, Error> {
     })
 }
 
-/// The image in `file`.
+/// Opens the qcow2 image in `file`.
 ///
 /// # Errors
-/// It cannot be opened as a qcow2 image, or this build has none.
+/// It is not a valid qcow2 image, or this build lacks qcow2.
 pub(super) fn qcow2(file: File, readonly: bool) -> io::Result<Image> {
     #[cfg(feature = "qcow2")]
     return Image::qcow2(file, readonly);

@@ -1,14 +1,14 @@
-//! The lock on an image: QEMU's, so that it holds between QEMU and us as well.
+//! The lock on an image. It is QEMU's, so it works between Hartvisor and QEMU as well.
 //!
 //! ```text
-//!   byte 100 + n   locked by who does n           n = 0: reads
-//!   byte 200 + n   locked by who bears nobody         1: writes
-//!                  beside him that does n
+//!   byte 100 + n   locked while permission n is used           n = 0: read
+//!   byte 200 + n   locked while permission n is not shared         1: write
 //! ```
 //!
-//! All locks are shared ones of open file descriptions. So each says what he does and what he does not bear, and then
-//! looks for others who do what he does not bear, or do not bear what he does. Of two who come at once, both may give
-//! way, but never neither.
+//! All locks are shared open file description locks (QEMU: perm and shared permissions). A process
+//! first locks what it uses and what it does not share. Then it checks for others that use what it
+//! does not share, or do not share what it uses. If two processes start at once, both may give way,
+//! but they never both succeed.
 
 use std::fs::File;
 use std::io;
@@ -22,11 +22,12 @@ const BARS: libc::off_t = 200;
 const READING: libc::off_t = 0;
 const WRITING: libc::off_t = 1;
 
-/// Locks the image against a second writer, and as a writer against everybody. False if another process stands against
-/// that. The lock lasts until the last descriptor of this open file is closed.
+/// Locks the image against other writers, and if not `readonly` against other readers, too. Returns
+/// false if another process prevents that. The lock lasts until the last descriptor of this open
+/// file is closed.
 ///
 /// # Errors
-/// The file system has no locks.
+/// The file system does not support locks.
 pub(super) fn take(file: &File, readonly: bool) -> io::Result<bool> {
     let (mine, against): (&[_], &[_]) = match readonly {
         true => (
@@ -40,13 +41,13 @@ pub(super) fn take(file: &File, readonly: bool) -> io::Result<bool> {
     };
     for byte in mine {
         match fcntl(file, FcntlArg::F_OFD_SETLK(&one(*byte, libc::F_RDLCK))) {
-            // Somebody who does not follow the protocol has locked the whole file.
+            // A process outside this protocol has locked the whole file.
             Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
             other => other?,
         };
     }
     for byte in against {
-        // An exclusive lock, asked for and not taken, meets those of all others.
+        // Testing for an exclusive lock finds the shared locks of all others.
         let mut found = one(*byte, libc::F_WRLCK);
         fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
         if i32::from(found.l_type) != libc::F_UNLCK {
@@ -56,13 +57,13 @@ pub(super) fn take(file: &File, readonly: bool) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Gives up what [`take`] took.
+/// Releases what [`take`] took.
 ///
 /// # Errors
-/// The file system has no locks.
+/// The file system does not support locks.
 pub(super) fn release(file: &File) -> io::Result<()> {
     let all = libc::flock {
-        // To the end of the file, wherever that is.
+        // To the end of the file.
         l_len: 0,
         ..one(DOES, libc::F_UNLCK)
     };

@@ -1,4 +1,4 @@
-//! Two open files of one image, as two machines have them.
+//! Two open files of one image, as in two machines.
 
 use std::fs::File;
 use std::path::Path;

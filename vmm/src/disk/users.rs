@@ -1,13 +1,13 @@
-//! Who else on this host uses a disk's file: mounts, swap space, LVM and RAID, loop devices.
+//! Other users of a disk's file on this host: mounts, swap space, LVM and RAID, loop devices.
 //!
 //! ```text
-//!   /dev/sda1 ── partition of ── /dev/sda       claimed by O_EXCL, whichever node names them
+//!   /dev/sda1 ── partition of ── /dev/sda       claimed by O_EXCL, under any device node
 //!   /dev/loop0 ─ backing file ── disk.img       read from /sys/block/loop0/loop/backing_file
 //!   /dev/dm-0 ── slaves ──────── /dev/loop0 …   read from /sys/dev/block/MAJOR:MINOR/slaves
 //! ```
 //!
-//! A mount, swap space, device mapper and MD claim their block device exclusively, and with it the
-//! whole disk of a partition. A loop device claims nothing.
+//! A mount, swap space, device mapper and MD claim their block device exclusively. A claim on a
+//! partition also covers the whole disk. A loop device claims nothing.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -18,16 +18,16 @@ use std::time::Duration;
 
 use libc::{major, makedev, minor};
 
-/// How often a reader looks again whether a block device is claimed, and the time between.
+/// How often a reader retries a claim, and the time between two attempts.
 const READER_TRIES: usize = 10;
 const READER_PAUSE: Duration = Duration::from_millis(10);
 
-/// What tells one disk of the host from another, whatever its names.
+/// Identifies a disk of the host, independently of its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Identity {
-    /// A file: its file system's device, and its inode.
+    /// A file: the device number of its file system, and its inode.
     File(u64, u64),
-    /// A block device, by its number.
+    /// A block device: its number.
     Device(u64),
 }
 
@@ -43,8 +43,8 @@ impl Identity {
         Some(Identity::of(&fs::metadata(path).ok()?))
     }
 
-    /// Whether a write to the one may be a write to the other: they are the same, or the one is a
-    /// partition of the other.
+    /// Whether a write to one may change the other: they are the same, or one is a partition of the
+    /// other.
     pub(super) fn overlaps(self, other: Identity) -> bool {
         let within = |part: Identity, whole| match (part, whole) {
             (Identity::Device(part), Identity::Device(whole)) => whole_of(part) == Some(whole),
@@ -54,18 +54,18 @@ impl Identity {
     }
 }
 
-/// A user of a disk that is not a virtual machine.
+/// A user of a disk other than a virtual machine.
 #[derive(Debug)]
 pub(super) struct User {
     /// What it does with the disk, for a message: "/dev/sda1 is mounted at /srv".
     pub(super) what: String,
-    /// It may write.
+    /// Whether it may write.
     pub(super) writes: bool,
-    /// It has claimed the block device.
+    /// Whether it has claimed the block device.
     pub(super) claims: bool,
 }
 
-/// The users of a disk that this host's `/proc` and `/sys` name.
+/// Returns the users of a disk that `/proc` and `/sys` show.
 pub(super) fn of(disk: Identity) -> Vec<User> {
     let mut users = mounts(disk);
     users.extend(swaps(disk));
@@ -74,12 +74,12 @@ pub(super) fn of(disk: Identity) -> Vec<User> {
     users
 }
 
-/// Claims a block device: until the claim is closed, nobody else can mount it, make it swap space,
-/// or claim it, its partitions or the whole disk. `None` for a file, which cannot be claimed.
-/// Readers only look whether they could, so they meet others that look just now.
+/// Claims a block device. Until the claim is closed, no other process can mount it, use it as swap
+/// space, or claim it, its partitions or the whole disk. Returns `None` for a file, which cannot be
+/// claimed. Readers only test for a claim, so they retry if another reader is testing.
 ///
 /// # Errors
-/// `ResourceBusy` if another has the claim.
+/// `ResourceBusy` if another process has the claim.
 pub(super) fn claim(file: &File, readonly: bool) -> io::Result<Option<File>> {
     if !file.metadata()?.file_type().is_block_device() {
         return Ok(None);
@@ -100,10 +100,10 @@ pub(super) fn claim(file: &File, readonly: bool) -> io::Result<Option<File>> {
     options.open(&path).map(Some)
 }
 
-/// The files that hold the bytes of a block device, by way of loop devices; and whether it is all of
-/// the file, so that there can be no other user of it.
+/// Returns the files that hold a block device's data through loop devices, and whether the device
+/// is the whole file, so that the file can have no other user.
 pub(super) fn backing_files(disk: Identity) -> Vec<(PathBuf, bool)> {
-    /// More layers than anybody stacks.
+    /// More layers than are used in practice.
     const DEPTH: usize = 8;
     let mut files = Vec::new();
     let mut layer = vec![disk];
@@ -126,8 +126,8 @@ pub(super) fn backing_files(disk: Identity) -> Vec<(PathBuf, bool)> {
     files
 }
 
-/// The process that has the disk, or a part of it, open, for a message: "qemu-system-ris (process 12)". Of other
-/// users' processes only root learns.
+/// Returns the process that has the disk or a part of it open, for a message: "qemu-system-ris
+/// (process 12)". Only root sees the processes of other users.
 pub(super) fn process(disk: Identity) -> Option<String> {
     let own = std::process::id().to_string();
     entries(Path::new("/proc"))
@@ -148,7 +148,7 @@ pub(super) fn process(disk: Identity) -> Option<String> {
 
 fn mounts(disk: Identity) -> Vec<User> {
     if matches!(disk, Identity::File(..)) {
-        // By way of a loop device.
+        // Files are mounted through loop devices.
         return Vec::new();
     }
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -157,14 +157,15 @@ fn mounts(disk: Identity) -> Vec<User> {
         .collect()
 }
 
-/// A line of mountinfo (proc_pid_mountinfo(5)), if it is a mount of a disk that `is_ours`.
+/// Parses a line of mountinfo (proc_pid_mountinfo(5)). Returns it if it is a mount of a disk that
+/// `is_ours`.
 fn mount(line: &str, is_ours: impl Fn(Identity) -> bool) -> Option<User> {
     let (mount, file_system) = line.split_once(" - ")?;
     let mut mount = mount.split(' ').skip(2);
     let (device, place) = (number(mount.next()?)?, mount.nth(1)?);
     let mut file_system = file_system.split(' ').skip(1);
     let (source, options) = (file_system.next()?, file_system.next()?);
-    // A file system over several devices, as btrfs, has a number of its own.
+    // A file system on several devices, such as btrfs, has its own device number.
     let source_is_ours = || source.starts_with('/') && Identity::at(source).is_some_and(&is_ours);
     (is_ours(Identity::Device(device)) || source_is_ours()).then(|| User {
         what: format!("{source} is mounted at {place}"),
@@ -189,7 +190,7 @@ fn swaps(disk: Identity) -> Vec<User> {
         .collect()
 }
 
-/// Device mapper (LVM, encryption) and MD (RAID) over the disk or one of its partitions.
+/// Device mapper (LVM, encryption) and MD (RAID) on the disk or one of its partitions.
 fn holders(disk: Identity) -> Vec<User> {
     let Identity::Device(disk) = disk else {
         return Vec::new();
@@ -230,7 +231,7 @@ fn loops(disk: Identity) -> Vec<User> {
         .collect()
 }
 
-/// What a loop device, by its folder of sysfs, shows.
+/// Returns the backing file of a loop device, given its sysfs directory.
 fn backing_file(device: &Path) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
     let mut path = fs::read(device.join("loop/backing_file")).ok()?;
@@ -242,7 +243,7 @@ fn is_readonly(device: &Path) -> bool {
     fs::read_to_string(device.join("ro")).is_ok_and(|text| text.trim() == "1")
 }
 
-/// The whole disk of a partition.
+/// Returns the whole disk of a partition.
 fn whole_of(device: u64) -> Option<u64> {
     let device = sys(device);
     device.join("partition").exists().then_some(())?;
@@ -250,23 +251,23 @@ fn whole_of(device: u64) -> Option<u64> {
     number(fs::read_to_string(whole.parent()?.join("dev")).ok()?.trim())
 }
 
-/// A block device's folder of sysfs.
+/// Returns the sysfs directory of a block device.
 fn sys(device: u64) -> PathBuf {
     format!("/sys/dev/block/{}:{}", major(device), minor(device)).into()
 }
 
-/// The numbers of the devices in a folder of sysfs.
+/// Returns the numbers of the devices in a sysfs directory.
 fn numbers(folder: &Path) -> impl Iterator<Item = u64> + use<> {
     entries(folder).filter_map(|device| number(fs::read_to_string(device.join("dev")).ok()?.trim()))
 }
 
-/// A device number as `/proc` and `/sys` write it.
+/// Parses a device number as written in `/proc` and `/sys`.
 fn number(text: &str) -> Option<u64> {
     let (major, minor) = text.split_once(':')?;
     Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// What is in a folder; nothing where there is none, or it cannot be read.
+/// Returns the entries of a directory, or none if it cannot be read.
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     entries.filter_map(|entry| Some(entry.ok()?.path()))

@@ -1,4 +1,5 @@
-//! Of this machine's own disks, whatever they are; loop devices and mounts of our own are tested in the lab (tests/disks.rs).
+//! Uses the disks of the machine that runs the tests. Loop devices and mounts are tested in the lab
+//! (tests/disks.rs).
 
 use std::fs::File;
 
@@ -12,7 +13,7 @@ fn a_mount_is_known_by_its_device_and_may_write_by_its_file_system() {
     let disk = Identity::Device(makedev(8, 3));
     let user = mount(MOUNTINFO, |mounted| mounted == disk).unwrap();
     assert_eq!(user.what, "/dev/no-such-device is mounted at /mnt");
-    // What matters is the superblock: a read-only bind mount does not stop other mounts of it.
+    // The superblock counts: a read-only bind mount does not prevent writable mounts of it.
     assert!(!user.writes);
     let writable = MOUNTINFO.replace("ro,errors", "rw,errors");
     assert!(mount(&writable, |mounted| mounted == disk).unwrap().writes);
@@ -20,7 +21,7 @@ fn a_mount_is_known_by_its_device_and_may_write_by_its_file_system() {
     let other = Identity::Device(makedev(8, 4));
     assert!(mount(MOUNTINFO, |mounted| mounted == other).is_none());
     for cut in 0..MOUNTINFO.len() {
-        // A line that ends early is no reason to stop.
+        // A truncated line must not cause a failure.
         mount(&MOUNTINFO[..cut], |mounted| mounted == disk);
     }
 }

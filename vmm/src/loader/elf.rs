@@ -1,7 +1,8 @@
 //! ELF kernels: bare-metal guests, loaded at the physical addresses of their PT_LOAD segments.
 //!
-//! A static-pie (ET_DYN) can lie anywhere and goes to [`KERNEL_BASE`]. Its relocations are left to itself, as its start-up
-//! code applies them before all else: doing it here too would be right only for RELA and wrong for code that adds.
+//! A static-pie (ET_DYN) is position-independent and goes to [`KERNEL_BASE`]. Its start-up code
+//! applies its own relocations. Applying them here as well would be harmless for RELA, but wrong
+//! for code that adds to the addresses in place.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,7 +19,8 @@ use crate::layout::KERNEL_BASE;
 /// Size in bytes of an ELF64 header.
 const HEADER: u64 = size_of::<FileHeader64<LE>>() as u64;
 
-/// What [`read`] finds: the kind of file, the entry point's guest physical address, the segments in ascending order.
+/// The result of [`read`]: format, guest physical address of the entry point, segments in ascending
+/// order.
 type Parts = (Format, u64, Vec<Segment>);
 
 /// Reads the headers of an ELF file of `length` bytes.
@@ -104,7 +106,8 @@ pub(super) fn read(path: &Path, file: &File, length: u64) -> Result<Parts, Error
                 segment.address
             )));
         }
-        // The entry point is a virtual address (gABI, e_entry), the guest starts with paging off.
+        // The entry point is a virtual address (gABI, e_entry), but the guest starts with paging
+        // disabled.
         let distance = header.e_entry(LE).wrapping_sub(program.p_vaddr(LE));
         if distance < segment.memory_size && program.p_flags(LE).0 & PF_X.0 != 0 {
             entry = Some(segment.address + distance);
@@ -132,8 +135,8 @@ pub(super) fn read(path: &Path, file: &File, length: u64) -> Result<Parts, Error
     Ok((format, entry, segments))
 }
 
-/// What to add to the addresses of a position-independent file, modulo 2^64, so that it begins at [`KERNEL_BASE`] and
-/// keeps its alignment.
+/// Returns the offset, modulo 2^64, that moves a position-independent file to [`KERNEL_BASE`] with
+/// its alignment kept.
 fn shift_to_base<'a>(
     loaded: impl Iterator<Item = &'a ProgramHeader64<LittleEndian>> + Clone,
 ) -> Option<u64> {

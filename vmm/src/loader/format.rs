@@ -1,4 +1,4 @@
-//! What a kernel file is, by its first bytes.
+//! Detects the format of a kernel file by its first bytes.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,28 +13,28 @@ use super::unpack::Packing;
 use super::zboot;
 use crate::error::Error;
 
-/// A kernel that can be loaded, perhaps once it is unpacked.
+/// A kernel format that can be loaded, possibly after decompression.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// A little-endian RISC-V 64-bit ELF file.
     Elf,
     /// A flat Image with the RISC-V boot image header.
     Image,
-    /// One of these, compressed as a whole.
+    /// An ELF file or an Image, compressed as a whole.
     Packed(Packing),
-    /// One of these, compressed within an EFI program that unpacks it.
+    /// An ELF file or an Image, compressed inside an EFI program that decompresses it.
     Zboot,
 }
 
-/// How many bytes are looked at: up to the setup header of an x86 bzImage.
+/// Bytes to examine: up to the setup header of an x86 bzImage.
 const HEAD: usize = 0x206;
 
-/// What is right, for everything that is not.
+/// What is expected, for the error message.
 const EXPECTED: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, plain or packed by gzip, zstd or EFI zboot";
 const DECOMPRESS: &str = "only gzip and zstd are unpacked here, decompress it first";
 const UNKNOWN: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, plain or packed by gzip, zstd or EFI zboot; a binary without any header takes --kernel FILE,format=raw";
 
-/// Foreign formats by a signature at an offset. Those that could also be the beginning of a PE file come first.
+/// Unsupported formats by a signature at an offset. Those that may also start a PE file come first.
 const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     (0x38, b"ARMd", "an arm64 Image", EXPECTED),
     (0x202, b"HdrS", "an x86 bzImage", EXPECTED),
@@ -61,7 +61,7 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     (0, b"#!", "a script", EXPECTED),
 ];
 
-/// Recognises a kernel, or says what the file is instead.
+/// Detects the kernel's format, or returns what the file is instead.
 pub(super) fn recognise(path: &Path, file: &File, length: u64) -> Result<Found, Error> {
     let mut head = vec![0; HEAD.min(usize::try_from(length).unwrap_or(HEAD))];
     file.read_exact_at(&mut head, 0)
@@ -110,7 +110,7 @@ fn from_head(head: &[u8]) -> Result<Found, (String, &'static str)> {
     })
 }
 
-/// Class, byte order and machine of an ELF file lie at the same offsets in every one of them.
+/// Checks class, byte order and machine, which are at the same offsets in every ELF file.
 fn from_elf_head(head: &[u8]) -> Result<Found, (String, &'static str)> {
     let &[_, _, _, _, class, order, .., low, high] =
         head.first_chunk::<20>().ok_or_else(cut_off)?;

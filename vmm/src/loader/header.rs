@@ -1,4 +1,4 @@
-//! The header at the front of a kernel file, and what to say when the file is shorter or the header wrong.
+//! Reads the header of a kernel file, and reports files that are too short or invalid.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// A kernel file of which only the header is read.
+/// A kernel file whose header is read.
 pub(super) struct Headed<'a> {
     pub(super) path: &'a Path,
     pub(super) file: &'a File,
@@ -15,7 +15,7 @@ pub(super) struct Headed<'a> {
 }
 
 impl Headed<'_> {
-    /// The first `N` bytes, which `what` calls the header.
+    /// Reads the first `N` bytes. Errors call them `what`.
     ///
     /// # Errors
     /// The file is shorter, or cannot be read.
@@ -34,7 +34,7 @@ impl Headed<'_> {
         }
     }
 
-    /// The file ends before byte `end`, where `part` does.
+    /// Returns the error of a file that ends before byte `end`, the end of `part`.
     pub(super) fn truncated(&self, part: &str, end: u64) -> Error {
         Error::KernelTruncated {
             path: self.path.into(),
@@ -44,7 +44,7 @@ impl Headed<'_> {
         }
     }
 
-    /// The header says what cannot be.
+    /// Returns the error of an invalid header.
     pub(super) fn wrong(&self, problem: String) -> Error {
         Error::KernelHeader {
             path: self.path.into(),

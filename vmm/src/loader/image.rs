@@ -1,10 +1,10 @@
-//! The flat Linux Image: 64 bytes of header, then the kernel as it lies in memory, BSS left out.
+//! The flat Linux Image: a 64-byte header, then the kernel as it lies in memory, without BSS.
 //!
 //! ```text
 //! 0x00 code0, code1   0x08 text_offset   0x10 image_size   0x18 flags   0x20 version   0x30 "RISCV\0\0\0"
-//! 0x38 "RSC\x05"      0x3c offset of the PE header, when it is an EFI program too ("MZ" is then code0)
+//! 0x38 "RSC\x05"      0x3c offset of the PE header, if it is an EFI program too (code0 is then "MZ")
 //! ```
-//! All little-endian; Documentation/arch/riscv/boot-image-header.rst of Linux.
+//! All little-endian; see Linux Documentation/arch/riscv/boot-image-header.rst.
 
 use std::fs::File;
 #[cfg(target_arch = "riscv64")]
@@ -25,7 +25,7 @@ use super::{Format, Segment};
 use crate::error::Error;
 use crate::layout::{KERNEL_ALIGN, RAM_BASE};
 
-/// Where the magic number lies that replaced "RISCV\0\0\0" in version 0.2 of the header.
+/// Offset in bytes of the magic number that replaced "RISCV\0\0\0" in version 0.2 of the header.
 pub(super) const MAGIC2_OFFSET: usize = 0x38;
 /// That magic number.
 pub(super) const MAGIC2: &[u8] = b"RSC\x05";
@@ -35,7 +35,7 @@ const HEADER: usize = 64;
 /// Bit 0 of flags: the kernel is big-endian.
 const FLAG_BIG_ENDIAN: u64 = 1;
 
-/// The fields of the header that say how to load.
+/// The header fields needed for loading.
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
     text_offset: u64,
@@ -55,7 +55,7 @@ impl Header {
         })
     }
 
-    /// The one segment that a file of `length` bytes makes, or what is wrong.
+    /// Returns the single segment of a file of `length` bytes, or what is wrong.
     fn segment(&self, length: u64) -> Result<Segment, String> {
         let (major, minor) = (self.version >> 16, self.version & 0xffff);
         if major != 0 {
@@ -81,7 +81,8 @@ impl Header {
                 self.text_offset
             ));
         }
-        // Linux counts BSS into image_size, so the file is shorter; something appended (a signature) makes it longer.
+        // image_size includes BSS, so the file is shorter, unless something such as a signature was
+        // appended.
         let memory_size = self.image_size.max(length);
         let address = RAM_BASE.checked_add(self.text_offset);
         match address.filter(|address| address.checked_add(memory_size).is_some()) {
@@ -122,10 +123,11 @@ pub(super) fn read(
     Ok((Format::Image, segment.address, vec![segment]))
 }
 
-/// Puts an Image at its place by linux-loader, which reads the header anew, and the whole file in one read(2).
+/// Loads an Image with linux-loader, which reads the header again, and the file with a single
+/// read(2).
 ///
 /// # Errors
-/// The file cannot be read, or is no Image any more.
+/// The file cannot be read, or is no longer an Image.
 #[cfg(target_arch = "riscv64")]
 pub(super) fn load(mut file: &File, memory: &GuestMemoryMmap) -> io::Result<()> {
     match PE::load(memory, Some(GuestAddress(RAM_BASE)), &mut file, None) {
@@ -134,8 +136,8 @@ pub(super) fn load(mut file: &File, memory: &GuestMemoryMmap) -> io::Result<()> 
     }
 }
 
-/// Where the file of an EFI program ends, in bytes: the Image header knows no file length, so this is how a truncated
-/// download is noticed.
+/// Returns the size in bytes of an EFI program. The Image header has no file size, so this is how a
+/// truncated download is detected.
 fn efi_end(file: &File) -> object::read::Result<u64> {
     let cache = ReadCache::new(file);
     let mut offset = ImageDosHeader::parse(&cache)?.nt_headers_offset().into();

@@ -1,7 +1,7 @@
-//! Compressed kernels, unpacked once, before any guest starts, into a file in memory.
+//! Decompresses kernels once, before any guest starts, into a file in memory.
 //!
-//! What comes out is believed no more than what went in: it may not be larger than the guest's RAM, which it could not be
-//! loaded into anyway, so that a few bytes that unpack to terabytes do no harm.
+//! The output is as untrusted as the input. It may not be larger than the guest's RAM, since it
+//! could not be loaded then. So a few bytes that expand to terabytes do no harm.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,22 +16,22 @@ use ruzstd::decoding::StreamingDecoder;
 use crate::error::Error;
 use crate::size;
 
-/// How many bytes are unpacked at a time.
+/// Bytes decompressed per step.
 const BUFFER: usize = 1 << 16;
 
-/// How a kernel is compressed.
+/// A compression format of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packing {
     /// RFC 1952.
     Gzip,
-    /// RFC 8878; windows up to 128 MiB, as zstd(1) itself takes without being told.
+    /// RFC 8878, with windows up to 128 MiB, the default limit of zstd(1).
     Zstd,
 }
 
 impl Packing {
     const ALL: [Packing; 2] = [Packing::Gzip, Packing::Zstd];
 
-    /// Tells it by the first bytes.
+    /// Detects the format by the first bytes.
     pub(super) fn of(head: &[u8]) -> Option<Packing> {
         Self::ALL
             .into_iter()
@@ -45,7 +45,7 @@ impl Packing {
         }
     }
 
-    /// Its name, for people.
+    /// Returns its name for messages.
     pub(super) fn name(self) -> &'static str {
         match self {
             Packing::Gzip => "gzip",
@@ -54,11 +54,11 @@ impl Packing {
     }
 }
 
-/// Unpacks this `section` (in bytes) of the file at `path`, to at most `limit` bytes. Gives a file in memory that holds what
-/// was in it, and its length in bytes.
+/// Decompresses `section` (in bytes) of the file at `path`, to at most `limit` bytes. Returns a
+/// file in memory with the output, and its length in bytes.
 ///
-/// Several members (gzip) or frames (zstd) in a row are one content, as the programs of these names have it; other bytes
-/// behind them, such as a signature or padding, are left alone.
+/// Several consecutive members (gzip) or frames (zstd) are concatenated, as by gzip(1) and zstd(1).
+/// Other trailing bytes, such as a signature or padding, are ignored.
 pub(super) fn unpack(
     path: &Path,
     file: &File,
@@ -104,7 +104,7 @@ pub(super) fn unpack(
     }
 }
 
-/// Whether another member or frame begins here.
+/// Whether another member or frame starts here.
 fn begins(file: &File, section: Range<u64>, packing: Packing) -> bool {
     let mut head = [0; 4];
     let room = usize::try_from(section.end - section.start).unwrap_or(usize::MAX);
@@ -114,7 +114,8 @@ fn begins(file: &File, section: Range<u64>, packing: Packing) -> bool {
     file.read_exact_at(head, section.start).is_ok() && head == packing.magic()
 }
 
-/// One frame, and its checksum if it has one: the decoder computes it and leaves the comparison to us.
+/// Decompresses one frame and checks its checksum, if any: the decoder computes it but does not
+/// compare it.
 fn zstd_frame(input: &mut impl BufRead, sink: &mut Sink) -> Result<(), Fault> {
     let mut decoder =
         StreamingDecoder::new(input).map_err(|error| Fault::Input(error.to_string()))?;
@@ -131,13 +132,13 @@ fn zstd_frame(input: &mut impl BufRead, sink: &mut Sink) -> Result<(), Fault> {
     }
 }
 
-/// Why unpacking ended early.
+/// Why decompression stopped early.
 enum Fault {
-    /// What is to be unpacked is wrong, the decoder says how.
+    /// The input is invalid; the decoder's message.
     Input(String),
-    /// There is more in it than may be.
+    /// The output exceeds the limit.
     TooLarge,
-    /// The host could not keep what came out.
+    /// The output could not be stored.
     Output(io::Error),
 }
 
@@ -187,7 +188,7 @@ fn cannot_keep(source: io::Error) -> Error {
     }
 }
 
-/// Where unpacked bytes go.
+/// Receives the output.
 struct Sink {
     file: File,
     buffer: Vec<u8>,
@@ -196,7 +197,7 @@ struct Sink {
 }
 
 impl Sink {
-    /// Takes all there is, or stops at the first byte too many.
+    /// Copies all of `source`, or stops at the first byte beyond the limit.
     fn fill(&mut self, source: &mut impl Read) -> Result<(), Fault> {
         loop {
             let bytes = match source.read(&mut self.buffer) {
@@ -214,12 +215,13 @@ impl Sink {
     }
 }
 
-/// A part of a file, read in order; remembers how that ended, since decoders tell it in many ways.
+/// A part of a file, read in order. It records how reading ended, because decoders report that in
+/// many ways.
 struct Section<'a> {
     file: &'a File,
     at: u64,
     end: u64,
-    /// More was wanted than there is.
+    /// A read went beyond the end.
     ended: bool,
     failed: Option<io::Error>,
 }

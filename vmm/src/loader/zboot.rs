@@ -1,10 +1,11 @@
-//! EFI zboot: a compressed kernel within a small EFI program that unpacks and starts it (`vmlinuz.efi`).
+//! EFI zboot: a compressed kernel in a small EFI program that decompresses and starts it
+//! (`vmlinuz.efi`).
 //!
 //! ```text
 //! 0x00 "MZ"   0x04 "zimg"   0x08 payload offset   0x0c payload size   0x18 compression, a C string, to 0x38
 //! ```
-//! Little-endian, sizes in bytes; drivers/firmware/efi/libstub/zboot-header.S of Linux. There is no UEFI here to run the
-//! program, so the payload is unpacked without it.
+//! Little-endian, sizes in bytes; see Linux drivers/firmware/efi/libstub/zboot-header.S. There is
+//! no UEFI here to run the program, so the payload is decompressed directly.
 
 use std::fs::File;
 use std::ops::Range;
@@ -14,15 +15,15 @@ use super::header::Headed;
 use super::unpack::Packing;
 use crate::error::Error;
 
-/// Where the magic number lies.
+/// Offset of the magic number, in bytes.
 pub(super) const MAGIC_OFFSET: usize = 4;
-/// The magic number, behind the "MZ" of every EFI program.
+/// The magic number. Every EFI program has "MZ" before it.
 pub(super) const MAGIC: &[u8] = b"zimg";
 
 /// Size in bytes of the header, up to the magic number of the Linux EFI stub.
 const HEADER: usize = 0x38;
 
-/// How the payload is compressed, and where in the file of `length` bytes it lies.
+/// Returns how the payload is compressed, and its position in the file of `length` bytes.
 pub(super) fn payload(
     path: &Path,
     file: &File,

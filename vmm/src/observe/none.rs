@@ -1,4 +1,4 @@
-//! A build without the feature `observe` records nothing, and says so.
+//! A build without the feature `observe`: it rejects requests to record.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::machine::Machine;
 /// Starts nothing.
 ///
 /// # Errors
-/// Something is wanted.
+/// Something is to be recorded.
 pub fn start(wanted: &config::Observe, _machine: &Machine) -> Result<Box<dyn Observer>, Error> {
     let config::Observe {
         stats,
@@ -23,7 +23,7 @@ pub fn start(wanted: &config::Observe, _machine: &Machine) -> Result<Box<dyn Obs
     }
 }
 
-/// Shows nothing.
+/// Rejects the request.
 ///
 /// # Errors
 /// Always.
@@ -31,7 +31,7 @@ pub fn show_trace(_file: &Path, _request: Option<u64>) -> Result<String, Error> 
     Err(missing("trace show"))
 }
 
-/// Draws nothing.
+/// Rejects the request.
 ///
 /// # Errors
 /// Always.

@@ -1,4 +1,4 @@
-//! The crate `observe` as the [`Observer`] of a run.
+//! Implements [`Observer`] with the crate `observe`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::machine::{End, Machine};
 use crate::sbi;
 use crate::vcpu::Exit;
 
-/// Starts `wanted` for a run of `machine`.
+/// Starts the observers in `wanted` for a run of `machine`.
 ///
 /// # Errors
-/// A file cannot be written, one is `-`, or the host has no thread left.
+/// A file cannot be written, a file name is `-`, or the host has no thread left.
 pub fn start(wanted: &config::Observe, machine: &Machine) -> Result<Box<dyn Observer>, Error> {
     let config::Observe {
         stats,
@@ -49,7 +49,7 @@ pub fn start(wanted: &config::Observe, machine: &Machine) -> Result<Box<dyn Obse
     Ok(Box::new(Recorded { observers }))
 }
 
-/// The text of `hartvisor trace show`.
+/// Returns the text of `hartvisor trace show`.
 ///
 /// # Errors
 /// The file is not a trace, or has no such request.
@@ -57,10 +57,10 @@ pub fn show_trace(file: &Path, request: Option<u64>) -> Result<String, Error> {
     trace::show::text(file, request).map_err(Error::Observe)
 }
 
-/// The drawing of `hartvisor rings`: as SVG or as text.
+/// Returns the drawing of `hartvisor rings`, as SVG or text.
 ///
 /// # Errors
-/// The file holds no rings, or not those of this device and queue.
+/// The file holds no ring recording, or none of this device and queue.
 pub fn draw_rings(
     file: &Path,
     device: Option<&str>,
@@ -135,7 +135,7 @@ impl VcpuObserver for VcpuRecorder {
     }
 }
 
-/// What up to 8 bytes of a store hold.
+/// Returns the value of a store of up to 8 bytes.
 fn value(data: &[u8]) -> u64 {
     let mut value = [0; 8];
     for (to, from) in value.iter_mut().zip(data) {

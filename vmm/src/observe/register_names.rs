@@ -1,4 +1,4 @@
-//! The names of the registers that a guest can reach, by address.
+//! Names of the device registers, by address.
 
 use observe::Place;
 
@@ -7,15 +7,17 @@ use crate::layout::{
     VIRTIO_STRIDE,
 };
 
-/// Virtio-mmio registers (§ 4.2.2) at multiples of four; from 0x100 on the configuration space, as one.
+/// Virtio-mmio registers (§ 4.2.2), at multiples of four. The configuration space from 0x100 on
+/// counts as one.
 const VIRTIO: usize = 65;
 const CONFIG: usize = 64;
 
-/// The serial port's, at single bytes: one name where loads and stores reach different registers.
+/// The serial port's registers, one per byte. Each has one name, even if loads and stores access
+/// different registers.
 const UART: [&str; 8] = [
     "RBR/THR", "IER", "IIR/FCR", "LCR", "MCR", "LSR", "MSR", "SCR",
 ];
-/// The clock's, at multiples of four.
+/// The clock's registers, at multiples of four.
 const RTC: [&str; 8] = [
     "TIME_LOW",
     "TIME_HIGH",
@@ -26,7 +28,7 @@ const RTC: [&str; 8] = [
     "ALARM_STATUS",
     "CLEAR_INTERRUPT",
 ];
-/// The PLIC's, by kind.
+/// The PLIC's registers, by kind.
 const PLIC: [&str; 5] = ["priority", "pending", "enable", "threshold", "claim"];
 
 const PLIC_AT: usize = VIRTIO_SLOTS * VIRTIO;
@@ -35,10 +37,10 @@ const RTC_AT: usize = UART_AT + UART.len();
 const FINISHER_AT: usize = RTC_AT + RTC.len();
 const NOTHING_AT: usize = FINISHER_AT + 1;
 
-/// How many registers are told apart.
+/// The number of distinct registers.
 pub(crate) const COUNT: usize = NOTHING_AT + 1;
 
-/// The number of the register at a guest physical address: below [`COUNT`].
+/// Returns the number of the register at a guest physical address: below [`COUNT`].
 pub(crate) fn number(address: u64) -> usize {
     let at = |base: u64, len: u64| address.checked_sub(base).filter(|offset| *offset < len);
     let word = |offset: u64| usize::try_from(offset / 4).unwrap_or(0);
@@ -68,7 +70,7 @@ pub(crate) fn number(address: u64) -> usize {
     }
 }
 
-/// What the register of this number is.
+/// Returns the device and the name of the register with this number.
 pub(crate) fn name(number: usize) -> (Place, &'static str) {
     let named = |names: &[&'static str], first: usize| {
         let name = number.checked_sub(first).and_then(|at| names.get(at));
@@ -84,7 +86,7 @@ pub(crate) fn name(number: usize) -> (Place, &'static str) {
     }
 }
 
-/// The register at four times this offset of a slot.
+/// Returns the name of the register at four times this offset in a slot.
 fn virtio(word: usize) -> &'static str {
     match 4 * word {
         0x000 => "MagicValue",

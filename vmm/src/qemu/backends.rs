@@ -1,4 +1,5 @@
-//! Our devices for QEMU's guest: each is served by a thread of ours, over a socket pair whose other end QEMU inherits.
+//! The vhost-user back ends of QEMU's guest: a thread per device, on a socket pair whose other end
+//! QEMU inherits.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,16 +17,16 @@ use crate::machine::{Disk, Machine};
 use crate::observe::{self, Observer};
 use crate::vhost_user::Session;
 
-/// The devices of a machine, while they are served.
+/// The served devices of a machine.
 #[derive(Default)]
 pub(super) struct Backends {
     sessions: Vec<Session>,
-    /// QEMU's ends of the pairs.
+    /// QEMU's ends of the socket pairs.
     theirs: Vec<OwnedFd>,
 }
 
 impl Backends {
-    /// Serves those of the machine's devices that can be served, in the order of their slots.
+    /// Serves the devices of the machine that support it, in slot order.
     pub(super) fn start(machine: &Machine, observer: &dyn Observer) -> Result<Self, Error> {
         let mut backends = Backends::default();
         machine.disks.iter().try_for_each(Disk::lock)?;
@@ -54,18 +55,19 @@ impl Backends {
         Ok(())
     }
 
-    /// Where QEMU finds them, for its -chardev socket.
+    /// Returns their addresses for QEMU's -chardev socket.
     pub(super) fn addresses(&self) -> Vec<OsString> {
         let address = |end: &OwnedFd| format!("fd={}", end.as_raw_fd()).into();
         self.theirs.iter().map(address).collect()
     }
 
-    /// QEMU has its ends: with ours of them closed, its own end is seen.
+    /// Closes this process's copies of QEMU's ends once QEMU has inherited them, so that QEMU's
+    /// exit closes the connection.
     pub(super) fn inherited(&mut self) {
         self.theirs.clear();
     }
 
-    /// Ends all of them: when this returns, what they had begun is done.
+    /// Stops all back ends. When this returns, the requests that they had started are complete.
     pub(super) fn finish(self) {
         for session in self.sessions {
             if let Err(error) = session.finish() {

@@ -1,4 +1,4 @@
-//! The QEMU command line of a machine: pure, so that it can be shown and tested.
+//! The QEMU command line of a machine. A pure function, so that it can be printed and tested.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,20 +14,21 @@ use crate::loader::Format;
 use crate::machine::Machine;
 use crate::size;
 
-/// The environment variable that names another QEMU.
+/// The environment variable that selects another QEMU.
 const PROGRAM_VARIABLE: &str = "HARTVISOR_QEMU";
 
-/// The QEMU to run.
+/// Returns the QEMU program to run.
 pub fn program() -> OsString {
     std::env::var_os(PROGRAM_VARIABLE)
         .filter(|program| !program.is_empty())
         .unwrap_or_else(|| "qemu-system-riscv64".into())
 }
 
-/// Refuses what only QEMU cannot run: more devices than its board has slots, and a kernel below the usual place, where RAM
-/// is the firmware's there.
+/// Rejects machines that QEMU cannot run: more devices than its board has slots, and a kernel below
+/// the usual address, where QEMU's firmware is.
 ///
 /// # Errors
+/// One of the two.
 /// Which of the two it is.
 pub fn check(machine: &Machine) -> Result<(), Error> {
     slots::check(&machine.config, slots::QEMU)?;
@@ -37,7 +38,7 @@ pub fn check(machine: &Machine) -> Result<(), Error> {
         .first()
         .map_or(KERNEL_BASE, |segment| segment.address);
     match machine.kernel.format() {
-        // QEMU puts an Image behind its firmware, wherever that ends.
+        // QEMU places an Image behind its firmware, wherever that ends.
         Format::Image => Ok(()),
         _ if lowest >= KERNEL_BASE => Ok(()),
         _ => Err(Error::KernelInFirmware {
@@ -48,20 +49,22 @@ pub fn check(machine: &Machine) -> Result<(), Error> {
     }
 }
 
-/// Whose disks and random numbers QEMU shows to its guest.
+/// Which program implements QEMU's virtio devices.
 #[derive(Debug)]
 pub enum Devices<'a> {
-    /// Its own.
+    /// QEMU.
     Qemu,
-    /// Ours, where it finds them (`path=…` or `fd=…`), in the order of their slots.
+    /// Hartvisor. Their vhost-user addresses (`path=…` or `fd=…`), in slot order.
     Ours(&'a [OsString]),
 }
 
-/// The arguments for a machine: the same devices in the same places as under KVM; `kernel` is the file to start.
+/// Returns the arguments for a machine: the same devices at the same addresses as under KVM.
+/// `kernel` is the file to start.
 pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec<OsString> {
     let mut line = Line::default();
     let memory = size::show(machine.config.memory.size);
-    // As under KVM, where an AIA is an APLIC in MSI mode with IMSICs; auto is QEMU's own default.
+    // As under KVM, where an AIA is an APLIC in MSI mode with IMSICs. QEMU's default is right for
+    // auto.
     let mut board = match machine.config.irqchip {
         Irqchip::Aia => "virt,aia=aplic-imsic",
         Irqchip::Auto | Irqchip::Plic => "virt",
@@ -72,7 +75,7 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
         Devices::Ours(addresses) => addresses,
     };
     if !ours.is_empty() {
-        // A file in memory, which we map too; sealed, so that it cannot shrink under us.
+        // A memfd that the back ends map, too. It is sealed so that it cannot shrink.
         board += ",memory-backend=ram";
         let memory = format!("memory-backend-memfd,id=ram,size={memory},share=on,seal=on");
         line.add(["-object", &memory]);
@@ -92,12 +95,12 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
         let switches: String = machine.config.isa.iter().map(switch).collect();
         line.add(["-cpu", &format!("rv64{switches}")]);
     }
-    // Only what is named here, no window.
+    // Only the devices named here, and no window.
     line.add(["-nodefaults", "-no-user-config", "-display", "none"]);
     if machine.config.no_reboot.is_some() {
         line.add(["-no-reboot"]);
     }
-    // Virtio 1, not the legacy interface that QEMU's virtio-mmio shows otherwise.
+    // Virtio 1.x, not the legacy interface that is the default of QEMU's virtio-mmio.
     line.add(["-global", "virtio-mmio.force-legacy=false"]);
     line.add([OsStr::new("-kernel"), kernel.as_os_str()]);
     if let Some(initrd) = &machine.initrd {
@@ -117,8 +120,9 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
     line.0
 }
 
-/// What is added for a run of ours: QMP over an inherited socket, to wait there for its word to begin, and no escape key
-/// unless it is a user who types: what comes from a file or a pipe passes unchanged.
+/// Returns the additional arguments of a run: QMP over an inherited socket, and start paused.
+/// Without a user at the keyboard there is no escape key: input from a file or a pipe is passed on
+/// unchanged.
 pub(super) fn run_arguments(socket: &OwnedFd, typed: bool) -> Vec<OsString> {
     let mut line = Line::default();
     let chardev = format!("socket,id=qmp,fd={}", socket.as_raw_fd());
@@ -130,13 +134,13 @@ pub(super) fn run_arguments(socket: &OwnedFd, typed: bool) -> Vec<OsString> {
         "chardev=qmp,mode=control",
     ]);
     if !typed {
-        // No byte has this value.
+        // No byte has this value, so the escape key is disabled.
         line.add(["-echr", "0x100"]);
     }
     line.0
 }
 
-/// A command for a POSIX shell: quoted where needed, one option with its value on a line.
+/// Formats a command for a POSIX shell: quoted where needed, one option with its value per line.
 pub fn shell_line(program: &OsStr, arguments: &[OsString]) -> OsString {
     let mut line = quoted(program);
     for argument in arguments {

@@ -1,4 +1,4 @@
-//! The device tree that QEMU would give to the guest.
+//! The device tree that QEMU generates for the guest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use crate::error::Error;
 use crate::machine::Machine;
 use crate::stderr;
 
-/// Has QEMU write its device tree to `path`, and start nothing.
+/// Makes QEMU write its device tree to `path` and exit.
 pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
     let program = program();
     let kernel = Startable::new(&machine.kernel)?;
     if let Startable::Copy(copy, _) = &kernel {
         inherit(copy)?;
     }
-    // QEMU replaces the file that it is to write, which would do away with a device such as /dev/stdout.
+    // QEMU replaces its output file, which would delete a device such as /dev/stdout.
     let folder = Folder::new()?;
     let own = folder.0.join("dtb");
     let mut dump = std::ffi::OsString::from("dumpdtb=");
@@ -37,7 +37,7 @@ pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
     match fs::read(&own) {
         Ok(tree) => dtb::dump(path, &tree),
         Err(_) => {
-            // What it says of its own accord is only worth reading now.
+            // Its messages are only of interest on failure.
             stderr::write(&output.stderr);
             Err(Error::QemuFailed {
                 program: program.to_string_lossy().into(),
@@ -47,7 +47,7 @@ pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
     }
 }
 
-/// A folder that only this process uses, gone when this is dropped.
+/// A private temporary directory. Dropping it deletes it.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -61,7 +61,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A folder left behind does no harm.
+        // A leftover directory does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

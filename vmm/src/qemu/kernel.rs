@@ -1,8 +1,9 @@
-//! The kernel file as QEMU can start it.
+//! The kernel file in a form that QEMU can start.
 //!
-//! QEMU loads ELF files at the physical addresses in their headers. A static-pie has none of its own, and what the user
-//! calls a raw binary must not be taken for anything else: of these QEMU gets a copy in memory whose headers say where the
-//! segments belong. It unpacks nothing: of a compressed kernel it gets what we unpacked.
+//! QEMU loads ELF files at the physical addresses in their headers. A static-pie has no fixed
+//! addresses, and a raw binary must not be mistaken for another format. For these QEMU gets a copy
+//! in memory whose ELF headers give the addresses of the segments. QEMU does not decompress: for a
+//! compressed kernel it gets the decompressed one.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -21,14 +22,14 @@ const PHDR: u16 = 56;
 
 /// A file for QEMU's `-kernel`.
 pub(super) enum Startable<'a> {
-    /// The user's own.
+    /// The user's file.
     Original(&'a Path),
-    /// A copy in memory, and the path under which a child that inherits it finds it.
+    /// A copy in memory, and its path in a child that inherits it.
     Copy(OwnedFd, PathBuf),
 }
 
 impl Startable<'_> {
-    /// Finds or makes it.
+    /// Chooses the user's file or makes a copy.
     pub(super) fn new(kernel: &Kernel) -> Result<Startable<'_>, Error> {
         let copy = match (kernel.format(), kernel.packing()) {
             (Format::Elf | Format::Image, None) => return Ok(Startable::Original(kernel.path())),
@@ -43,7 +44,7 @@ impl Startable<'_> {
         Ok(Startable::Copy(copy.into(), path))
     }
 
-    /// The path to give to QEMU.
+    /// Returns the path for QEMU.
     pub(super) fn path(&self) -> &Path {
         match self {
             Startable::Original(path) => path,
@@ -52,7 +53,7 @@ impl Startable<'_> {
     }
 }
 
-/// Writes an ELF file of the kernel's segments at their addresses.
+/// Writes the kernel's segments to an ELF file, at their addresses.
 fn copy(kernel: &Kernel) -> io::Result<File> {
     let fd = memfd_create(c"kernel", MFdFlags::MFD_CLOEXEC)?;
     let mut file = File::from(fd);
@@ -65,7 +66,8 @@ fn copy(kernel: &Kernel) -> io::Result<File> {
     Ok(file)
 }
 
-/// An ELF64 header and the program headers (gABI): PT_LOAD, RWX, virtual addresses like the physical ones.
+/// Returns an ELF64 header and the program headers (gABI): PT_LOAD, RWX, virtual addresses equal to
+/// the physical ones.
 fn headers(kernel: &Kernel) -> Vec<u8> {
     let count = u16::try_from(kernel.segments().len()).unwrap_or(u16::MAX);
     let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();

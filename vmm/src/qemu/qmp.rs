@@ -1,10 +1,11 @@
-//! QEMU's machine protocol, as far as it takes to begin and to learn the end (QEMU docs, QMP Reference Manual).
+//! A client of the QEMU Machine Protocol: starts, pauses and resumes the guest, and learns why it
+//! ended (QEMU QMP Reference Manual).
 //!
 //! ```text
 //!   ◀ {"QMP": {"version": …}}            greeting
 //!   ▶ qmp_capabilities   ◀ {"return": {}}
 //!   ▶ cont               ◀ {"return": {}}, {"event": "RESUME"}
-//!   ▶ stop               ◀ {"return": {}}, {"event": "STOP"}         before job control stops us; then cont
+//!   ▶ stop               ◀ {"return": {}}, {"event": "STOP"}         before job control stops QEMU; then cont
 //!   …                    ◀ {"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}
 //! ```
 
@@ -18,40 +19,40 @@ use serde_json::Value;
 
 use crate::error::Error;
 
-/// The first QEMU that reports a guest's failure as an event instead of ending at once.
+/// The first QEMU version that reports a guest's failure as an event instead of exiting.
 pub const OLDEST: (u64, u64) = (8, 2);
 /// The same as text.
 pub const OLDEST_TEXT: &str = "8.2";
 
-/// Longest message that is accepted, in bytes; real ones have a few hundred.
+/// Maximum message size in bytes. Real ones have a few hundred.
 const LONGEST: usize = 1 << 20;
 
-/// Why QEMU shuts down: the guest's reasons one by one, the host's as far as they differ for us.
+/// Why QEMU shuts down: all reasons of the guest, and the host's as far as they matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     GuestShutdown,
     GuestReset,
-    /// Also: the guest stored a failure to the test finisher.
+    /// Also if the guest stored a failure to the test finisher.
     GuestPanic,
     HostSignal,
     HostOther,
 }
 
-/// Our end of the QMP connection.
+/// This process's end of the QMP connection.
 pub(super) struct Qmp {
     socket: UnixStream,
     program: String,
-    /// What was received after the last whole line.
+    /// Bytes received after the last complete line.
     partial: Vec<u8>,
     greeted: bool,
     resumed: bool,
-    /// What we asked for, and whether QEMU has done it.
+    /// `None`: no stop is requested. Otherwise whether QEMU has completed it.
     stop: Option<bool>,
     reason: Option<Reason>,
 }
 
 impl Qmp {
-    /// A connection to `program`, named in errors.
+    /// Connects to `program`, whose name is used in errors.
     pub(super) fn new(socket: UnixStream, program: OsString) -> Result<Qmp, Error> {
         socket.set_nonblocking(true).map_err(|source| Error::Host {
             what: "make the QMP socket non-blocking".into(),
@@ -69,22 +70,23 @@ impl Qmp {
         })
     }
 
-    /// The program at the other end.
+    /// Returns the name of the program.
     pub(super) fn program(&self) -> &str {
         &self.program
     }
 
-    /// Whether the guest was let go.
+    /// Whether the guest was started.
     pub(super) fn resumed(&self) -> bool {
         self.resumed
     }
 
-    /// Why QEMU shuts down, once it said so.
+    /// Returns why QEMU shuts down, once it has reported that.
     pub(super) fn reason(&self) -> Option<Reason> {
         self.reason
     }
 
-    /// Pauses the guest and its clock; [`Qmp::take_stopped`] tells when that is done. A guest that does not run yet starts first.
+    /// Pauses the guest and its clock. [`Qmp::take_stopped`] returns when that is complete. A guest
+    /// that is not running yet starts first.
     ///
     /// # Errors
     /// The connection failed.
@@ -99,12 +101,12 @@ impl Qmp {
         }
     }
 
-    /// Whether the guest has stopped as it was asked to, once.
+    /// Whether the requested stop is complete. Returns true once.
     pub(super) fn take_stopped(&mut self) -> bool {
         self.stop.take_if(|done| *done).is_some()
     }
 
-    /// Lets a stopped guest go on.
+    /// Resumes a stopped guest.
     ///
     /// # Errors
     /// The connection failed.
@@ -112,7 +114,7 @@ impl Qmp {
         self.send("cont")
     }
 
-    /// Takes what has arrived and answers it; false when QEMU has closed the connection.
+    /// Handles what has arrived. Returns false when QEMU has closed the connection.
     pub(super) fn serve(&mut self) -> Result<bool, Error> {
         let mut buffer = [0; 4096];
         loop {
@@ -121,7 +123,7 @@ impl Qmp {
                 Ok(count) => self.take(buffer.get(..count).unwrap_or_default())?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
-                // QEMU was killed with something unread.
+                // QEMU was killed with unread data in the socket.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(false),
                 Err(source) => {
                     return Err(Error::Host {
@@ -153,7 +155,8 @@ impl Qmp {
             return self.send("qmp_capabilities");
         }
         if message.get("return").is_some() {
-            // The first answer is to qmp_capabilities. Of the others the events tell.
+            // The first reply is to qmp_capabilities. The outcome of the other commands is known
+            // from events.
             return if std::mem::replace(&mut self.greeted, true) {
                 Ok(())
             } else {
@@ -204,7 +207,7 @@ impl Qmp {
 
     fn send(&mut self, command: &str) -> Result<(), Error> {
         match writeln!(self.socket, "{{\"execute\": \"{command}\"}}") {
-            // Its end is noticed by reading.
+            // The closed connection is detected by reading.
             Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Host {
                 what: "write to QEMU's QMP socket".into(),
                 source: error,
@@ -289,7 +292,7 @@ mod tests {
         assert!(!qmp.take_stopped());
         said(&mut qmp, "{\"event\": \"STOP\"}");
         assert!(qmp.take_stopped() && !qmp.take_stopped());
-        // One that stops by itself, at its end, is none of ours.
+        // A STOP event without a request, as at the guest's end, does not count.
         said(&mut qmp, "{\"event\": \"STOP\"}");
         assert!(!qmp.take_stopped());
     }

@@ -1,4 +1,4 @@
-//! One front end, served by a thread of its own.
+//! One front end, served by its own thread.
 
 use std::io;
 use std::net::Shutdown;
@@ -11,16 +11,17 @@ use devices::transport::vhost_user::{Error as Ended, VhostUser};
 
 use crate::error::Error;
 
-/// A front end that is being served. Readable when it has gone; dropped, it is sent away.
+/// A front end that is being served. It polls as readable when the front end has disconnected.
+/// Dropping it disconnects the front end.
 pub struct Session {
     thread: Option<JoinHandle<Result<usize, Ended>>>,
     stream: UnixStream,
-    /// Ends with the thread.
+    /// Closed when the thread ends.
     end: UnixStream,
 }
 
 impl Session {
-    /// Begins to serve the front end at the other end of `stream`.
+    /// Starts to serve the front end at the other end of `stream`.
     ///
     /// # Errors
     /// The host has no thread or file descriptor left.
@@ -37,7 +38,8 @@ impl Session {
         let served = stream.try_clone()?;
         let thread = Builder::new().name("vhost-user".into()).spawn(move || {
             let ended = service.serve(stream);
-            // Ours is still open: a front end that was refused would wait for an answer, with its guest held.
+            // This process still has a copy of the socket. Without the shutdown a rejected front
+            // end would wait for a reply, with its guest blocked.
             let _ = served.shutdown(Shutdown::Both);
             drop(theirs);
             ended
@@ -49,8 +51,9 @@ impl Session {
         })
     }
 
-    /// Sends the front end away, unless it has gone, and tells how serving it ended: when this returns, the device has
-    /// done what it had begun, and touches nothing more.
+    /// Disconnects the front end if it is still connected, and returns the outcome of serving it.
+    /// When this returns, the device has completed the requests that it had started, and accesses
+    /// nothing any more.
     ///
     /// # Errors
     /// As [`VhostUser::serve`].
@@ -59,7 +62,7 @@ impl Session {
     }
 
     fn join(&mut self) -> Result<usize, Ended> {
-        // It may have gone by itself.
+        // It may have disconnected already.
         let _ = self.stream.shutdown(Shutdown::Both);
         match self.thread.take() {
             Some(thread) => thread.join().unwrap_or(Err(Ended::Lost)),
@@ -70,7 +73,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // How it ended was not asked for.
+        // The outcome is not wanted.
         let _ = self.join();
     }
 }

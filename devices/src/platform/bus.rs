@@ -1,11 +1,11 @@
-//! Where a guest's loads and stores outside RAM go.
+//! The bus: dispatches the guest's loads and stores outside RAM.
 
 use std::sync::Arc;
 
 use thiserror::Error;
 
-/// Registers in guest physical memory. Any width and alignment may come: what makes no sense has no effect and reads
-/// as zero. Called by every vCPU at once.
+/// Registers in guest physical memory. An access may have any width and alignment. An invalid store
+/// has no effect, and an invalid load reads as zero. Any number of vCPUs may call this at once.
 pub trait BusDevice: Send + Sync {
     /// A load of `data.len()` bytes at `offset` from the device's base. `data` is zero on entry.
     fn read(&self, offset: u64, data: &mut [u8]);
@@ -14,13 +14,13 @@ pub trait BusDevice: Send + Sync {
     fn write(&self, offset: u64, data: &[u8]);
 }
 
-/// A range is already taken.
+/// The range is already in use.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{len:#x} bytes at {base:#x} overlap another device")]
 pub struct Overlap {
-    /// Guest address.
+    /// Guest address of the range.
     pub base: u64,
-    /// Bytes.
+    /// Its length in bytes.
     pub len: u64,
 }
 
@@ -30,18 +30,17 @@ struct Range {
     device: Arc<dyn BusDevice>,
 }
 
-/// All devices by address. It is filled before the first vCPU runs and does not change afterwards, so that looking a
-/// device up takes no lock.
+/// All devices by address. It does not change once vCPUs run, so a lookup takes no lock.
 #[derive(Default)]
 pub struct Bus {
     ranges: Vec<Range>,
 }
 
 impl Bus {
-    /// Puts `device` at guest addresses `base` to `base + len`.
+    /// Adds `device` at guest addresses `base` to `base + len`.
     ///
     /// # Errors
-    /// The range overlaps one that is taken.
+    /// The range overlaps that of another device.
     pub fn insert(
         &mut self,
         base: u64,
@@ -56,7 +55,7 @@ impl Bus {
         Ok(())
     }
 
-    /// A load. Where no device is, zeroes, and false.
+    /// A load. If there is no device, `data` is zeroed, and this returns false.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
         data.fill(0);
         let found = self.find(address, data.len());
@@ -66,7 +65,7 @@ impl Bus {
         found.is_some()
     }
 
-    /// A store. Where no device is, nothing happens, and false.
+    /// A store. If there is no device, nothing happens, and this returns false.
     pub fn write(&self, address: u64, data: &[u8]) -> bool {
         let found = self.find(address, data.len());
         if let Some((device, offset)) = found {

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 
-/// Answers with its offset, and remembers stores.
+/// Loads return the offset; stores are recorded.
 #[derive(Default)]
 struct Echo(Mutex<Vec<(u64, Vec<u8>)>>);
 
@@ -32,7 +32,7 @@ fn an_access_reaches_the_device_that_holds_all_of_it() {
 }
 
 #[test]
-fn where_no_device_is_loads_give_zero() {
+fn loads_without_a_device_return_zero() {
     let bus = Bus::default();
     for address in [0, 0x1000, u64::MAX] {
         let mut data = [9; 8];

@@ -1,4 +1,5 @@
-//! SiFive's test finisher, as on QEMU's `virt`: one register, by which a guest ends or restarts its machine.
+//! SiFive's test finisher, as on QEMU's `virt`: one register, with which a guest powers off or
+//! restarts its machine.
 //!
 //! ```text
 //!   store of 32 bits at offset 0:   31 ── code ── 16 │ 15 ── what ── 0     0x5555 pass, 0x3333 fail, 0x7777 reset
@@ -9,11 +10,11 @@ use crate::platform::bus::BusDevice;
 /// Bytes of the register area.
 pub const SIZE: u64 = 0x1000;
 
-/// Power off: the guest is done.
+/// Power off.
 pub const PASS: u16 = 0x5555;
-/// Power off: the guest has failed, with the code in the upper half.
+/// Power off after a failure, with an exit code in the upper half.
 pub const FAIL: u16 = 0x3333;
-/// Start the machine anew.
+/// Restart.
 pub const RESET: u16 = 0x7777;
 
 /// What the guest asked for.
@@ -23,17 +24,17 @@ pub enum Finish {
     Pass,
     /// Power off after a failure with this code.
     Fail(u16),
-    /// Start anew.
+    /// Restart.
     Reset,
 }
 
-/// The finisher: calls back when the guest asks, on the storing vCPU's thread.
+/// The finisher. It calls back in the thread of the vCPU that stores.
 pub struct Finisher {
     finish: Box<dyn Fn(Finish) + Send + Sync>,
 }
 
 impl Finisher {
-    /// A finisher that tells `finish`.
+    /// A finisher that calls `finish`.
     pub fn new(finish: impl Fn(Finish) + Send + Sync + 'static) -> Finisher {
         Finisher {
             finish: Box::new(finish),
@@ -45,7 +46,7 @@ impl BusDevice for Finisher {
     /// The register reads as zero.
     fn read(&self, _offset: u64, _data: &mut [u8]) {}
 
-    /// Stores of 16 bits are as good, with code 0; so much does a guest's `sh` do on QEMU.
+    /// 16-bit stores work too, with code 0, as on QEMU.
     fn write(&self, offset: u64, data: &[u8]) {
         let (what, code) = match *data {
             [a, b] => (u16::from_le_bytes([a, b]), 0),

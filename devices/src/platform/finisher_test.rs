@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 
-/// What was asked for after these stores.
+/// The requests after these stores.
 fn asked(stores: &[(u64, &[u8])]) -> Vec<Finish> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
@@ -14,7 +14,7 @@ fn asked(stores: &[(u64, &[u8])]) -> Vec<Finish> {
 }
 
 #[test]
-fn the_lower_half_says_what_and_the_upper_half_the_code() {
+fn the_lower_half_is_the_request_and_the_upper_half_the_code() {
     let stores: [(u64, &[u8]); 4] = [
         (0, &0x5555_u32.to_le_bytes()),
         (0, &0x002a_3333_u32.to_le_bytes()),

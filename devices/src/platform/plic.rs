@@ -1,5 +1,5 @@
-//! A platform-level interrupt controller in user space, as the RISC-V PLIC specification 1.0.0 describes it, laid out as
-//! QEMU virt's: for hosts whose KVM has no in-kernel AIA.
+//! A platform-level interrupt controller in user space (RISC-V PLIC specification 1.0.0), with the
+//! register layout of QEMU's `virt`. It is for hosts whose KVM has no in-kernel AIA.
 //!
 //! ```text
 //!   0x00_0000 + 4·source     priority        0x20_0000 + 0x1000·context       threshold
@@ -7,8 +7,8 @@
 //!   0x00_2000 + 0x80·context enable words
 //! ```
 //!
-//! A hart has two contexts, M-mode 2·hart and S-mode 2·hart + 1. A guest runs in S-mode; the M-mode contexts are there
-//! so that the layout is the known one, and lead nowhere.
+//! A hart has two contexts: 2·hart for M-mode and 2·hart + 1 for S-mode. A guest runs in S-mode.
+//! The M-mode contexts exist only for the usual layout, and are not connected.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -19,10 +19,10 @@ use crate::sync::lock;
 /// Bytes of the register area.
 pub const SIZE: u64 = 0x60_0000;
 
-/// The highest source number; source 0 does not exist. The same as QEMU virt's `riscv,ndev`.
+/// The highest source number, as in QEMU virt's `riscv,ndev`. Source 0 does not exist.
 pub const SOURCES: u32 = 95;
 
-/// Priorities go from 0, never, to 7.
+/// Priorities are 0 (never interrupts) to 7.
 const PRIORITY_MASK: u32 = 7;
 
 /// 32-bit words of a bitmap over the sources, source 0 included.
@@ -43,11 +43,11 @@ pub struct Plic {
 
 struct State {
     priority: [u8; SOURCES as usize + 1],
-    /// What the wires say.
+    /// The levels of the wires.
     level: Bits,
-    /// Requests that their gateways passed on and nobody has claimed.
+    /// Requests that the gateways forwarded and no hart has claimed.
     pending: Bits,
-    /// Sources whose gateway is shut: claimed, not yet completed.
+    /// Sources that are claimed and not completed: their gateways are closed.
     claimed: Bits,
     contexts: Vec<Context>,
 }
@@ -55,8 +55,9 @@ struct State {
 struct Context {
     enabled: Bits,
     threshold: u8,
-    /// The hart's external interrupt, and what we last drove it to.
+    /// The hart's external interrupt.
     line: Option<Box<dyn IrqLine>>,
+    /// The level to which `line` was last driven.
     high: bool,
 }
 
@@ -82,7 +83,7 @@ impl Plic {
         }
     }
 
-    /// The wire of source `source`, 1 to [`SOURCES`]; another number's leads nowhere.
+    /// The wire of source `source`, 1 to [`SOURCES`]. For another number, a wire without effect.
     pub fn source(self: &Arc<Self>, source: u32) -> Box<dyn IrqLine> {
         Box::new(Source {
             plic: Arc::clone(self),
@@ -105,23 +106,23 @@ impl IrqLine for Source {
         let mut state = self.plic.state();
         if (1..=SOURCES).contains(&self.source) && state.level.get(self.source) != high {
             state.level.set(self.source, high);
-            state.pass_on(self.source);
+            state.forward(self.source);
             state.drive();
         }
     }
 }
 
 impl State {
-    /// The source's gateway: a wire that is high becomes one request, and no other until that one is completed. A wire
-    /// that falls does not take its request back (§ 5 of the PLIC specification).
-    fn pass_on(&mut self, source: u32) {
+    /// The source's gateway: a high wire becomes one request, and no other until that one is
+    /// completed. A wire that falls does not withdraw its request (PLIC specification, § 5).
+    fn forward(&mut self, source: u32) {
         if self.level.get(source) && !self.claimed.get(source) {
             self.pending.set(source, true);
         }
     }
 
-    /// What `context` would claim: the pending and enabled source of the highest priority above 0, the lowest number
-    /// among equals. With its priority.
+    /// The source that `context` would claim, and its priority: the pending and enabled source of
+    /// the highest priority above 0, and the lowest number among equals.
     fn best(&self, context: &Context) -> Option<(u32, u8)> {
         let candidates = self.pending.and(&context.enabled);
         let mut best = None;
@@ -134,7 +135,7 @@ impl State {
         best
     }
 
-    /// Drives every hart's line to what it should be now.
+    /// Updates the line of every hart.
     fn drive(&mut self) {
         let mut contexts = std::mem::take(&mut self.contexts);
         for context in &mut contexts {
@@ -149,7 +150,8 @@ impl State {
         self.contexts = contexts;
     }
 
-    /// A claim answers with the best source whatever the threshold is (§ 7, § 8 of the PLIC specification).
+    /// A claim returns the best source, whatever the threshold is (PLIC specification, § 7 and §
+    /// 8).
     fn claim(&mut self, context: usize) -> u32 {
         let best = self.contexts.get(context).and_then(|it| self.best(it));
         let Some((source, _)) = best else { return 0 };
@@ -159,12 +161,13 @@ impl State {
         source
     }
 
-    /// A completion of a source that is not enabled for the context is ignored (§ 9 of the PLIC specification).
+    /// A completion of a source that is not enabled for the context is ignored (PLIC specification,
+    /// § 9).
     fn complete(&mut self, context: usize, source: u32) {
         let enabled = |it: &Context| it.enabled.get(source);
         if self.contexts.get(context).is_some_and(enabled) && self.claimed.get(source) {
             self.claimed.set(source, false);
-            self.pass_on(source);
+            self.forward(source);
             self.drive();
         }
     }
@@ -189,7 +192,7 @@ impl State {
     }
 
     fn write(&mut self, register: Register, value: u32) {
-        // Priorities and thresholds keep the bits that there are (WARL).
+        // Priorities and thresholds are WARL: only the implemented bits are kept.
         let masked = u8::try_from(value & PRIORITY_MASK).unwrap_or(0);
         match register {
             Register::Priority(0) | Register::Pending(_) => return,
@@ -265,7 +268,7 @@ impl BusDevice for Plic {
     }
 }
 
-/// One bit a source.
+/// One bit per source.
 #[derive(Default, Clone)]
 struct Bits([u32; WORDS]);
 

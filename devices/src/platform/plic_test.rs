@@ -53,7 +53,7 @@ fn a_level_is_claimed_once_and_comes_back_after_completion_while_it_stays_high()
     assert!(wires[0].is_high());
     assert_eq!(read(&plic, PENDING), 1 << 5);
     assert_eq!(read(&plic, claim(S0)), 5);
-    // The gateway is shut: whatever the wire does, no second request.
+    // The gateway is closed: whatever the wire does, there is no second request.
     assert!(!wires[0].is_high());
     source.set(false);
     source.set(true);
@@ -123,7 +123,7 @@ fn the_highest_priority_wins_and_the_lowest_number_among_equals() {
 }
 
 #[test]
-fn every_enabled_hart_is_told_and_one_gets_it() {
+fn every_enabled_hart_is_interrupted_and_one_claims() {
     let (plic, wires) = plic(2);
     priority(&plic, 7, 1);
     write(&plic, enable(S0, 0), 1 << 7);
@@ -136,7 +136,7 @@ fn every_enabled_hart_is_told_and_one_gets_it() {
 }
 
 #[test]
-fn a_completion_by_who_has_it_not_enabled_is_ignored() {
+fn a_completion_by_a_context_without_the_source_enabled_is_ignored() {
     let (plic, wires) = plic(2);
     priority(&plic, 7, 1);
     write(&plic, enable(S0, 0), 1 << 7);
@@ -151,7 +151,7 @@ fn a_completion_by_who_has_it_not_enabled_is_ignored() {
 }
 
 #[test]
-fn machine_contexts_exist_and_lead_nowhere() {
+fn machine_contexts_exist_and_are_not_connected() {
     let (plic, wires) = plic(1);
     priority(&plic, 7, 1);
     write(&plic, enable(0, 0), 1 << 7);
@@ -161,7 +161,7 @@ fn machine_contexts_exist_and_lead_nowhere() {
 }
 
 #[test]
-fn there_is_no_source_zero_and_none_beyond_the_last() {
+fn source_zero_and_sources_past_the_last_do_not_exist() {
     let (plic, wires) = plic(1);
     for source in [0, SOURCES + 1, 1024, u32::MAX] {
         plic.source(source).set(true);

@@ -1,12 +1,12 @@
-//! The pvpanic device (QEMU's docs/specs/pvpanic.rst), by which a guest's kernel reports that it panicked.
+//! The pvpanic device (QEMU's docs/specs/pvpanic.rst), with which a guest's kernel reports a panic.
 //!
 //! ```text
-//!   0x0   read: the events that are understood   write: the events that happened
+//!   0x0   read: the events that are supported   write: the events that happened
 //!           bit 0  PANICKED      the kernel panicked and stops
 //!           bit 1  CRASH_LOADED  the kernel panicked and starts its crash kernel (kdump)
 //! ```
 //!
-//! Linux has the driver (`qemu,pvpanic-mmio` in the device tree, CONFIG_PVPANIC_MMIO).
+//! Linux's driver is CONFIG_PVPANIC_MMIO (`qemu,pvpanic-mmio` in the device tree).
 
 use super::bus::BusDevice;
 
@@ -16,7 +16,7 @@ pub const SIZE: u64 = 2;
 const PANICKED: u8 = 1 << 0;
 const CRASH_LOADED: u8 = 1 << 1;
 
-/// What the guest's kernel reports.
+/// What the guest's kernel does after its panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Panic {
     /// It stops.
@@ -25,13 +25,13 @@ pub enum Panic {
     CrashKernel,
 }
 
-/// The device: calls back when the guest reports a panic, on the storing vCPU's thread.
+/// The device. It calls back in the thread of the vCPU that stores.
 pub struct Pvpanic {
     report: Box<dyn Fn(Panic) + Send + Sync>,
 }
 
 impl Pvpanic {
-    /// A device that calls `report`, as often as the guest stores.
+    /// A device that calls `report` each time the guest stores an event.
     pub fn new(report: impl Fn(Panic) + Send + Sync + 'static) -> Pvpanic {
         Pvpanic {
             report: Box::new(report),
@@ -39,7 +39,7 @@ impl Pvpanic {
     }
 }
 
-/// The register is a byte, and is accessed as a byte.
+/// Accesses of another width than a byte have no effect.
 impl BusDevice for Pvpanic {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let ([data], 0) = (data, offset) {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_guest_reports_is_passed_on_and_nothing_else() {
+    fn only_valid_reports_are_passed_on() {
         let (sender, reports) = mpsc::channel();
         let device = Pvpanic::new(move |panic| sender.send(panic).unwrap());
         let mut events = [0];

@@ -7,7 +7,8 @@
 //!   0x0c ALARM_HIGH                                      0x1c CLEAR_INTERRUPT
 //! ```
 //!
-//! A clock that the guest sets is the guest's own: the difference to the host's clock is kept until the machine restarts.
+//! When the guest sets the clock, the offset to the host's clock is kept until the machine
+//! restarts.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -17,6 +18,7 @@ use log::error;
 
 use crate::irq::IrqLine;
 use crate::platform::bus::BusDevice;
+use crate::sync::lock;
 
 /// Bytes of the register area.
 pub const SIZE: u64 = 0x1000;
@@ -32,19 +34,20 @@ mod register {
     pub(super) const CLEAR_INTERRUPT: u64 = 0x1c;
 }
 
-/// The alarm's thread looks at least so often: the host's clock may be set meanwhile, and a wait counts other seconds.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// The longest wait of the alarm's thread. The host's clock may be set, and the wait does not
+/// follow that.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The clock.
 pub struct Rtc {
     shared: Arc<Shared>,
-    /// The alarm's thread. It is started when the alarm is first armed: few guests ever do.
+    /// The alarm's thread, started when the alarm is first armed: few guests do that.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// The alarm was changed, or the clock is gone.
+    /// Notified when the alarm changes or the clock is dropped.
     changed: Condvar,
     line: Box<dyn IrqLine>,
 }
@@ -59,13 +62,14 @@ struct State {
     armed: bool,
     pending: bool,
     enabled: bool,
-    gone: bool,
-    /// What the line was last driven to.
+    /// The clock is dropped: the thread must end.
+    ended: bool,
+    /// The level to which the line was last driven.
     high: bool,
 }
 
 impl Rtc {
-    /// A clock that shows the host's time and interrupts by `line`, which is low.
+    /// A clock with the host's time. `line`, which must be low, is its interrupt.
     pub fn new(line: Box<dyn IrqLine>) -> Rtc {
         Rtc {
             shared: Arc::new(Shared {
@@ -98,8 +102,8 @@ impl Rtc {
         let mut state = self.shared.state();
         match offset {
             register::TIME_LOW => {
-                let wanted = u64::from(state.time_high) << 32 | u64::from(value);
-                state.offset = wanted.wrapping_sub(host());
+                let time = u64::from(state.time_high) << 32 | u64::from(value);
+                state.offset = time.wrapping_sub(host());
             }
             register::TIME_HIGH => state.time_high = value,
             register::ALARM_LOW => {
@@ -112,22 +116,18 @@ impl Rtc {
             register::CLEAR_INTERRUPT => state.pending = false,
             _ => return,
         }
-        self.shared.look(&mut state);
+        self.shared.update(&mut state);
         let armed = state.armed;
         drop(state);
         if armed {
-            self.watch();
+            self.start_thread();
         }
         self.shared.changed.notify_one();
     }
 
-    fn thread(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Starts the thread that waits for the alarm, unless it runs already.
-    fn watch(&self) {
-        let mut thread = self.thread();
+    fn start_thread(&self) {
+        let mut thread = lock(&self.thread);
         if thread.is_some() {
             return;
         }
@@ -137,19 +137,18 @@ impl Rtc {
             .spawn(move || wait(&shared));
         match started {
             Ok(handle) => *thread = Some(handle),
-            Err(error) => error!("rtc: no thread for the alarm: {error}"),
+            Err(error) => error!("rtc: cannot start the alarm's thread: {error}"),
         }
     }
 }
 
-/// Waits for the thread: it drives the line, which belongs to the machine.
+/// Waits for the thread, so that nothing drives the line afterwards.
 impl Drop for Rtc {
     fn drop(&mut self) {
-        self.shared.state().gone = true;
+        self.shared.state().ended = true;
         self.shared.changed.notify_one();
-        let thread = self.thread().take();
-        if let Some(thread) = thread {
-            // The panic hook has reported a panic.
+        if let Some(thread) = lock(&self.thread).take() {
+            // The panic hook has reported any panic.
             let _ = thread.join();
         }
     }
@@ -157,17 +156,17 @@ impl Drop for Rtc {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    /// Lets the alarm go off if it is due, and drives the line.
-    fn look(&self, state: &mut State) {
+    /// Fires the alarm if it is due, and drives the line.
+    fn update(&self, state: &mut State) {
         if state.armed && state.alarm <= state.now() {
             state.armed = false;
             state.pending = true;
         }
         let high = state.pending && state.enabled;
-        // An edge-triggered line takes each rise for an interrupt.
+        // Only changes are driven: each rise of an edge-triggered line is an interrupt.
         if high != state.high {
             state.high = high;
             self.line.set(high);
@@ -177,15 +176,15 @@ impl Shared {
 
 fn wait(shared: &Shared) {
     let mut state = shared.state();
-    while !state.gone {
+    while !state.ended {
         let left = state.alarm.saturating_sub(state.now());
         let left = match state.armed {
-            true => Duration::from_nanos(left).min(LOOK_AGAIN),
-            false => LOOK_AGAIN,
+            true => Duration::from_nanos(left).min(WAIT_MAX),
+            false => WAIT_MAX,
         };
         let waited = shared.changed.wait_timeout(state, left);
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        shared.look(&mut state);
+        shared.update(&mut state);
     }
 }
 
@@ -196,13 +195,13 @@ impl State {
     }
 }
 
-/// The host's time in nanoseconds since 1970, which 64 bits hold until 2554.
+/// The host's time in nanoseconds since 1970. 64 bits are enough until 2554.
 fn host() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     u64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "one half of it")]
+#[expect(clippy::cast_possible_truncation, reason = "takes the lower half")]
 fn low(value: u64) -> u32 {
     value as u32
 }

@@ -44,7 +44,7 @@ fn reading_the_low_half_latches_the_high_one() {
     let (rtc, _) = rtc();
     set_pair(&rtc, register::TIME_LOW, 5 << 32);
     let low = get(&rtc, register::TIME_LOW);
-    // The clock goes on past a carry; the latched half does not.
+    // The clock passes a carry; the latched half does not change.
     let later = (6 << 32) | u64::from(low);
     rtc.shared.state().offset = later.wrapping_sub(host());
     assert_eq!(get(&rtc, register::TIME_HIGH), 5);
@@ -52,7 +52,7 @@ fn reading_the_low_half_latches_the_high_one() {
 }
 
 #[test]
-fn a_clock_that_was_set_goes_on_from_there() {
+fn a_clock_that_was_set_continues_from_there() {
     let (rtc, _) = rtc();
     set_pair(&rtc, register::TIME_LOW, 1000 * SECOND);
     let first = time(&rtc);
@@ -61,7 +61,7 @@ fn a_clock_that_was_set_goes_on_from_there() {
 }
 
 #[test]
-fn an_alarm_in_the_past_goes_off_at_once_and_is_cleared() {
+fn an_alarm_in_the_past_fires_at_once_and_is_cleared() {
     let (rtc, wire) = rtc();
     set(&rtc, register::IRQ_ENABLED, 1);
     set_pair(&rtc, register::ALARM_LOW, 1);
@@ -72,7 +72,7 @@ fn an_alarm_in_the_past_goes_off_at_once_and_is_cleared() {
 }
 
 #[test]
-fn an_alarm_in_the_future_goes_off_then_and_not_before() {
+fn an_alarm_in_the_future_fires_then_and_not_before() {
     let (rtc, wire) = rtc();
     set(&rtc, register::IRQ_ENABLED, 1);
     let (start, delay) = (Instant::now(), Duration::from_millis(50));
@@ -98,7 +98,7 @@ fn a_cleared_alarm_stays_silent_and_a_disabled_interrupt_waits() {
 }
 
 #[test]
-fn a_clock_that_is_dropped_leaves_nobody_with_its_line() {
+fn dropping_the_clock_drops_its_line() {
     let (rtc, _) = rtc();
     set_pair(&rtc, register::ALARM_LOW, u64::MAX);
     let shared = Arc::downgrade(&rtc.shared);

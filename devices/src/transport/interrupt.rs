@@ -10,23 +10,23 @@ use crate::virtio::Notify;
 /// DEVICE_NEEDS_RESET as a bit of a register.
 const NEEDS_RESET: u32 = status::DEVICE_NEEDS_RESET as u32;
 
-/// The interrupt side of one virtio device: the InterruptStatus register (§ 4.2.2), DEVICE_NEEDS_RESET, and the wire.
+/// The interrupt side of one virtio device.
 ///
-/// The device's worker raises and the vCPUs read and acknowledge, so everything here is atomic and nothing locks. A register
-/// says its new value before the wire rises.
+/// The device's thread raises, and vCPUs read and acknowledge. So everything is atomic, and there
+/// is no lock. A register has its new value before the wire rises.
 pub struct Interrupt {
     registers: Arc<Registers>,
     line: Box<dyn IrqLine>,
 }
 
 impl Interrupt {
-    /// An interrupt that drives `line`, which is low.
+    /// An interrupt that drives `line`, which must be low.
     pub fn new(line: Box<dyn IrqLine>) -> Self {
-        Interrupt::shown_in(Arc::default(), line)
+        Interrupt::with_registers(Arc::default(), line)
     }
 
-    /// The same, whose registers are among `registers`.
-    pub(crate) fn shown_in(registers: Arc<Registers>, line: Box<dyn IrqLine>) -> Self {
+    /// Like [`new`](Self::new), with its registers in `registers`.
+    pub(crate) fn with_registers(registers: Arc<Registers>, line: Box<dyn IrqLine>) -> Self {
         Interrupt { registers, line }
     }
 
@@ -42,29 +42,30 @@ impl Interrupt {
 
     /// A write to InterruptACK: clears `bits`.
     ///
-    /// The wire falls even if bits are left, and rises again: a driver that learns of edges alone would otherwise never
-    /// learn of a bit that was set while it looked at another.
+    /// The wire falls even if bits are left, and then rises again. An edge-triggered interrupt
+    /// controller would otherwise lose a bit that was set while the driver handled another.
     pub fn acknowledge(&self, bits: u32) {
         self.registers.remove(INTERRUPT_STATUS, bits);
         self.drive(false);
     }
 
-    /// Forgets everything, as a device reset does. The caller has stopped whoever raises.
+    /// Clears all state for a device reset. The caller has stopped the device, so nothing raises.
     pub fn reset(&self) {
         self.registers.remove(STATUS, NEEDS_RESET);
         self.acknowledge(u32::MAX);
     }
 
     fn raise(&self, bit: u32) {
-        // A bit that is still set was raised and is unacknowledged: the wire is high already, and the driver has yet to
-        // acknowledge, after which it looks at what we did before this line.
+        // If the bit is still set, the wire is high already, and the driver has not acknowledged
+        // it. After it does, it sees everything that we did before this line.
         if self.registers.add(INTERRUPT_STATUS, bit) & bit == 0 {
             self.drive(true);
         }
     }
 
-    /// Drives the wire, and looks whether the status agrees: another thread may have changed the status in between and
-    /// driven the wire before us. Whoever drives it last finds the two equal.
+    /// Drives the wire, then compares it with the status: another thread may have changed the
+    /// status in between and driven the wire before us. The last thread to drive it finds the two
+    /// equal.
     fn drive(&self, mut high: bool) {
         loop {
             self.line.set(high);

@@ -1,4 +1,4 @@
-//! Every interleaving of raising and acknowledging: the wire and the status agree in the end.
+//! Every interleaving of raises and acknowledgements: the wire and the status agree at the end.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use loom::thread;
 use super::*;
 use crate::sync::{AtomicBool, Ordering};
 
-/// A wire as an interrupt controller is one: whoever drives it comes after who drove it before.
+/// A wire that orders its writers, as an interrupt controller does.
 #[derive(Clone)]
 struct Wire(Arc<AtomicBool>);
 

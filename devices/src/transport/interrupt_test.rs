@@ -44,7 +44,7 @@ fn needing_a_reset_is_a_configuration_change_that_a_reset_forgets() {
     assert!(!interrupt.is_reset_needed() && !wire.is_high());
 }
 
-/// A raise may come between an acknowledgement's clearing of the last bit and its lowering of the wire.
+/// A raise may come after an acknowledgement clears the last bit and before it lowers the wire.
 #[test]
 fn no_interleaving_of_raise_and_acknowledge_leaves_the_wire_wrong() {
     let wire = Wire::default();
@@ -60,11 +60,11 @@ fn no_interleaving_of_raise_and_acknowledge_leaves_the_wire_wrong() {
     }
 }
 
-/// A guest that sees the registers in place reads InterruptStatus as soon as the wire is high.
+/// A guest that maps the registers reads InterruptStatus as soon as the wire is high.
 #[test]
-fn a_register_says_why_before_the_wire_rises() {
-    struct Looks(Arc<Registers>);
-    impl IrqLine for Looks {
+fn the_register_is_set_before_the_wire_rises() {
+    struct Check(Arc<Registers>);
+    impl IrqLine for Check {
         fn set(&self, high: bool) {
             assert_eq!(self.0.get(INTERRUPT_STATUS) != 0, high);
             if self.0.get(INTERRUPT_STATUS) & INTERRUPT_CONFIG != 0 {
@@ -73,8 +73,8 @@ fn a_register_says_why_before_the_wire_rises() {
         }
     }
     let registers = Arc::new(Registers::default());
-    let line = Box::new(Looks(Arc::clone(&registers)));
-    let interrupt = Interrupt::shown_in(registers, line);
+    let line = Box::new(Check(Arc::clone(&registers)));
+    let interrupt = Interrupt::with_registers(registers, line);
     interrupt.used(0);
     interrupt.acknowledge(INTERRUPT_USED);
     interrupt.needs_reset();

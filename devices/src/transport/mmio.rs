@@ -1,8 +1,9 @@
 //! The virtio-mmio transport, version 2 (§ 4.2): a page of registers.
 //!
-//! What the driver reads is a page of memory ([`Registers`]), which every store here, the worker and the device's
-//! configuration keep up to date. Stores fall in two groups. QueueNotify and InterruptACK come with every request: they are an
-//! eventfd, or the device itself where nobody else is at work, and atomics. The rest sets the device up, behind a lock.
+//! The driver reads a page of memory ([`Registers`]), which this module and the device's thread
+//! keep up to date. There are two groups of stores. QueueNotify and InterruptACK come with every
+//! request and never wait for a lock: QueueNotify writes an eventfd, or serves the queue inline if
+//! the device is idle; InterruptACK uses atomics. All others set the device up, and take a lock.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -31,13 +32,14 @@ pub const SIZE: u64 = 0x1000;
 /// "virt" (§ 4.2.2.1).
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
-/// "QEMU": some drivers (xv6's, for one) accept no other.
+/// "QEMU": some drivers (xv6's, for example) accept no other.
 const VENDOR: u32 = 0x554d_4551;
 
-/// The features that the transport itself has.
+/// The transport's own features.
 const FEATURES: u64 = features::VERSION_1 | features::RING_RESET;
 
-/// Where a driver notifies: the VMM lets KVM turn a store of a queue's index here straight into its event of [`Mmio::kicks`].
+/// Offset of QueueNotify. The VMM makes KVM turn a store of a queue's index into its event of
+/// [`Mmio::kicks`] (ioeventfd).
 pub const QUEUE_NOTIFY: u64 = 0x050;
 
 /// One virtio device behind virtio-mmio registers.
@@ -46,7 +48,7 @@ pub struct Mmio {
     offered: u64,
     config: Arc<dyn ConfigSpace>,
     kicks: Arc<[EventFd]>,
-    /// Of each queue, whether the vCPU that notifies it serves it.
+    /// For each queue, whether the vCPU that notifies it serves it.
     inline: Vec<bool>,
     server: Inline,
     registers: Arc<Registers>,
@@ -55,7 +57,7 @@ pub struct Mmio {
     setup: Mutex<Setup>,
 }
 
-/// What the driver wrote to set the device up. The status is not here but in the registers, where it is read.
+/// What the driver wrote to set the device up, except the status, which is in the registers only.
 struct Setup {
     offered_sel: u32,
     accepted: u64,
@@ -66,12 +68,12 @@ struct Setup {
 }
 
 impl Mmio {
-    /// Registers for `device`, which reaches its driver's buffers in `memory` and interrupts it by
-    /// `line`. Its thread is started here.
+    /// Starts `device`'s thread. The driver's buffers are in `memory`; `line` interrupts the
+    /// driver.
     ///
     /// # Errors
-    /// The host has no thread or file descriptor left, or the device's configuration space has no
-    /// room in the page.
+    /// The host has no thread or file descriptor left, or the device's configuration space does not
+    /// fit into the page.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: Memory,
@@ -83,7 +85,7 @@ impl Mmio {
         let inline = (0..sizes.len()).map(|index| device.inline_notify(index));
         let inline = inline.collect();
         let registers = Arc::new(Registers::default());
-        let interrupt = Arc::new(Interrupt::shown_in(Arc::clone(&registers), line));
+        let interrupt = Arc::new(Interrupt::with_registers(Arc::clone(&registers), line));
         let (id, offered, config) = (device.id(), device.features(), device.config());
         if config.len() > CONFIG_MAX {
             return Err(io::Error::other("the configuration space is too long"));
@@ -115,22 +117,24 @@ impl Mmio {
         Ok(mmio)
     }
 
-    /// What the driver reads, for whoever can show it to the guest in place.
+    /// The registers that the driver reads, for mapping them to the guest.
     pub fn registers(&self) -> &Registers {
         &self.registers
     }
 
-    /// Queues by index whose notification may reach the device's thread by this event instead of a store to QueueNotify. A
-    /// queue that is served at once is not among them.
+    /// The queues, by index, that may be notified by an event instead of a store to QueueNotify.
+    /// Queues that the notifying vCPU serves are not among them.
     pub fn kicks(&self) -> impl Iterator<Item = (u32, &EventFd)> {
         let queues = (0..).zip(self.kicks.iter()).zip(&self.inline);
         queues.filter_map(|(kick, inline)| (!inline).then_some(kick))
     }
 
-    /// The device's configuration space has changed: the driver is told, if the device is live.
+    /// Called after a change of the device's configuration space. Notifies the driver if the device
+    /// is live.
     pub fn config_changed(&self) {
         let _setup = self.setup();
-        // Before and after: whoever read half of each sees another generation at the end than at the beginning (§ 2.5.1).
+        // Before and after: a driver that reads parts of both versions sees the generation change
+        // (§ 2.5.1).
         self.new_generation();
         self.sync_config();
         self.new_generation();
@@ -145,18 +149,18 @@ impl Mmio {
             .set(register::CONFIG_GENERATION, old.wrapping_add(1));
     }
 
-    /// Stops the device for good: when this returns it has finished the request in hand.
+    /// Stops the device for good. When this returns, no request is in progress.
     pub fn stop(&self) {
         self.reset(&mut self.setup());
     }
 
-    /// Makes a live device serve nothing until [`resume`](Self::resume): when this returns it has
-    /// finished the request in hand. No vCPU may run meanwhile.
+    /// Pauses a live device until [`resume`](Self::resume). When this returns, no request is in
+    /// progress. No vCPU may run meanwhile.
     pub fn pause(&self) {
         self.setup().device.pause();
     }
 
-    /// Makes a device that was paused go on where it was.
+    /// Resumes a paused device.
     pub fn resume(&self) {
         self.setup().device.resume();
     }
@@ -165,14 +169,14 @@ impl Mmio {
         lock(&self.setup)
     }
 
-    /// The registers that never change.
+    /// Sets the constant registers.
     fn init_registers(&self) {
         let constants = [
             (register::MAGIC_VALUE, MAGIC),
             (register::VERSION, VERSION),
             (register::DEVICE_ID, self.id as u32),
             (register::VENDOR_ID, VENDOR),
-            // No region of shared memory, whichever SHMSel names: all ones, length and base (§ 4.2.2).
+            // No shared memory region, whatever SHMSel is: length and base are all ones (§ 4.2.2).
             (register::SHM_LEN_LOW, u32::MAX),
             (register::SHM_LEN_HIGH, u32::MAX),
             (register::SHM_BASE_LOW, u32::MAX),
@@ -183,7 +187,7 @@ impl Mmio {
         }
     }
 
-    /// The registers that follow from the set-up. Everything that can be read of an absent queue is 0.
+    /// Updates the registers that depend on the set-up. Those of an absent queue read as 0.
     fn sync_registers(&self, setup: &Setup) {
         let queue = setup.queues.get(setup.queue_sel as usize);
         let max = queue.map_or(0, |queue| queue.max.into());
@@ -194,7 +198,8 @@ impl Mmio {
         self.registers.set(register::QUEUE_READY, ready);
     }
 
-    /// The configuration space, as it is now. Called with the lock held, so that the last one shows what came last.
+    /// Copies the configuration space to the registers. The caller holds the lock, so that an older
+    /// copy never overwrites a newer one.
     fn sync_config(&self) {
         let mut config = [0; CONFIG_MAX];
         let config = config.get_mut(..self.config.len().next_multiple_of(8));
@@ -237,7 +242,7 @@ impl Mmio {
         match offset {
             register::STATUS => {
                 self.write_status(value, setup);
-                // What was negotiated, or reset, may change it.
+                // Negotiation and reset may change the configuration space.
                 self.sync_config();
             }
             register::QUEUE_READY => self.write_queue_ready(value & 1 != 0, setup),
@@ -245,12 +250,12 @@ impl Mmio {
             register::DEVICE_FEATURES_SEL => setup.offered_sel = value,
             register::DRIVER_FEATURES_SEL => setup.accepted_sel = value,
             register::QUEUE_SEL => setup.queue_sel = value,
-            // Negotiation is over once FEATURES_OK stands (§ 3.1.1).
+            // FEATURES_OK ends the negotiation (§ 3.1.1).
             register::DRIVER_FEATURES if self.status() & status::FEATURES_OK == 0 => {
                 set_half(&mut setup.accepted, setup.accepted_sel, value);
             }
             _ => {
-                // What stands in the registers of a queue that is ready is frozen: the device uses it, or is about to.
+                // The registers of a queue that is ready are frozen: the device uses them.
                 let queue = setup.queues.get_mut(setup.queue_sel as usize);
                 if let Some(queue) = queue.filter(|queue| !queue.ready) {
                     write_queue(offset, value, queue);
@@ -259,15 +264,15 @@ impl Mmio {
         }
     }
 
-    /// § 2.1 and § 3.1: a driver adds the bits of [`STEPS`] in their order, or writes 0.
+    /// § 2.1 and § 3.1: a driver sets the bits of [`STEPS`] in order, or writes 0.
     fn write_status(&self, value: u32, setup: &mut Setup) {
         if value == 0 {
             return self.reset(setup);
         }
-        let wanted = u8::try_from(value & 0xff).unwrap_or(0);
-        self.add_status(wanted & FREE);
+        let bits = u8::try_from(value & 0xff).unwrap_or(0);
+        self.add_status(bits & FREE);
         for (before, bit) in STEPS {
-            let allowed = self.status() & !FREE == before && wanted & bit != 0;
+            let allowed = self.status() & !FREE == before && bits & bit != 0;
             if !allowed {
                 continue;
             }
@@ -301,15 +306,16 @@ impl Mmio {
         }
     }
 
-    /// The running queue that `config` describes; `None` if it is not enabled.
+    /// Activates the queue that `config` describes; `None` if it is not enabled.
     fn activate(&self, config: &QueueConfig, accepted: u64) -> Result<Option<Queue>, QueueError> {
         let notify = || -> Arc<dyn Notify> { self.interrupt.clone() };
         let activate = || config.activate(&self.memory, accepted, notify());
         config.ready.then(activate).transpose()
     }
 
-    /// § 4.2.2.2: while QueueReady is 0 the device touches nothing of the queue. In a live device the queue stops here,
-    /// and begins anew, with what its registers say then, when it is enabled again.
+    /// § 4.2.2.2: while QueueReady is 0, the device does not access the queue. In a live device the
+    /// queue stops here. When it is enabled again, it starts from the registers' values at that
+    /// time.
     fn write_queue_ready(&self, ready: bool, setup: &mut Setup) {
         let index = setup.queue_sel as usize;
         let queue = setup.queues.get_mut(index);
@@ -319,7 +325,7 @@ impl Mmio {
         }
     }
 
-    /// § 2.6.1: the queue is as it was before the driver set it up, and what it was working on is forgotten.
+    /// § 2.6.1: resets the queue to its initial state, and discards the request in progress.
     fn reset_queue(&self, setup: &mut Setup) {
         let index = setup.queue_sel as usize;
         if setup.accepted & features::RING_RESET == 0 {
@@ -327,15 +333,15 @@ impl Mmio {
         }
         if let Some(queue) = setup.queues.get_mut(index) {
             *queue = QueueConfig::new(queue.max);
-            // For who reads it meanwhile, on another vCPU.
+            // Another vCPU may read it meanwhile.
             self.registers.set(register::QUEUE_RESET, 1);
             self.replace_queue(index, setup);
             self.registers.set(register::QUEUE_RESET, 0);
         }
     }
 
-    /// Gives a live device the queue `index` that its registers describe now, in place of the one it
-    /// had. The other queues go on where they were.
+    /// In a live device, replaces queue `index` by the queue that the registers describe now. The
+    /// other queues continue.
     fn replace_queue(&self, index: usize, setup: &mut Setup) {
         if !setup.device.is_live() {
             return;
@@ -349,7 +355,7 @@ impl Mmio {
         setup.device.replace_queue(index, queue);
     }
 
-    /// § 2.4: when the driver reads status 0, nothing of what it set up is in use.
+    /// § 2.4: when the driver reads status 0, the device uses nothing that the driver set up.
     fn reset(&self, setup: &mut Setup) {
         setup.device.reset();
         for queue in &mut setup.queues {
@@ -359,12 +365,12 @@ impl Mmio {
         (setup.accepted_sel, setup.queue_sel) = (0, 0);
         self.interrupt.reset();
         self.sync_registers(setup);
-        // Last: a driver on another vCPU may be waiting for it.
+        // Last, as a driver on another vCPU may wait for it.
         self.registers.set(register::STATUS, 0);
     }
 }
 
-/// The legal moves: in this status ([`FREE`] aside), this bit may be added.
+/// The valid transitions: the status without [`FREE`] bits, and the bit that may be set.
 const STEPS: [(u8, u8); 3] = {
     use status::{DRIVER, DRIVER_OK, FEATURES_OK};
     [
@@ -374,12 +380,13 @@ const STEPS: [(u8, u8); 3] = {
     ]
 };
 
-/// Bits that a driver may add at any time: nothing depends on them. U-Boot (2025.01) forgets ACKNOWLEDGE after a reset.
+/// Bits that a driver may set at any time, as nothing depends on them. U-Boot 2025.01 does not set
+/// ACKNOWLEDGE after a reset.
 const FREE: u8 = status::ACKNOWLEDGE | status::FAILED;
 
 fn write_queue(offset: u64, value: u32, queue: &mut QueueConfig) {
     match offset {
-        // No power of two is lost by this, and what is none is refused when the queue is activated.
+        // Larger values become 0, which activation rejects.
         register::QUEUE_SIZE => queue.size = u16::try_from(value).unwrap_or(0),
         register::QUEUE_DESC_LOW => set_half(&mut queue.descriptors, 0, value),
         register::QUEUE_DESC_HIGH => set_half(&mut queue.descriptors, 1, value),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::rig::{self, DATA, DEVICE, DRIVER, RAM, Rig, TABLE, Wire};
 
-/// Counts what it is given, and answers each chain with 7 bytes.
+/// Counts chains, and answers each with 7 bytes.
 struct Probe {
     served: Arc<AtomicUsize>,
     resets: Arc<AtomicUsize>,
@@ -48,7 +48,7 @@ struct Bench {
     mmio: Mmio,
     served: Arc<AtomicUsize>,
     resets: Arc<AtomicUsize>,
-    /// What `go_live` negotiates.
+    /// The features that `go_live` negotiates.
     features: u64,
 }
 
@@ -71,7 +71,7 @@ fn bench() -> Bench {
     }
 }
 
-/// Waits for what a worker does; fails after ten seconds.
+/// Waits for the device's thread; fails after ten seconds.
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !done() {
@@ -137,7 +137,7 @@ impl Bench {
 }
 
 #[test]
-fn the_device_introduces_itself() {
+fn the_constant_registers_identify_the_device() {
     let bench = bench();
     assert_eq!(bench.get(register::MAGIC_VALUE).to_le_bytes(), *b"virt");
     assert_eq!(bench.get(register::VERSION), 2);
@@ -176,7 +176,7 @@ fn a_request_is_served_and_interrupts_until_acknowledged() {
 }
 
 #[test]
-fn what_was_made_available_before_driver_ok_waits_for_it() {
+fn a_chain_made_available_before_driver_ok_waits_for_it() {
     let mut bench = bench();
     bench.rig.config.size = 4;
     bench.negotiate(features::VERSION_1);
@@ -198,7 +198,7 @@ fn features_that_were_not_offered_or_lack_version_1_are_refused() {
     ] {
         let bench = bench();
         assert_eq!(bench.negotiate(wrong), 3, "{wrong:#x}");
-        // DRIVER_OK without FEATURES_OK is no legal move.
+        // DRIVER_OK without FEATURES_OK is not a valid transition.
         bench.set(register::STATUS, LIVE);
         assert_eq!(bench.get(register::STATUS), 3);
         // Another attempt, after a reset or not.
@@ -258,7 +258,7 @@ fn queue_registers_are_frozen_while_the_queue_is_ready() {
 }
 
 #[test]
-fn an_absent_queue_reads_as_zero_and_takes_nothing() {
+fn an_absent_queue_reads_as_zero_and_ignores_writes() {
     let bench = bench();
     bench.negotiate(features::VERSION_1);
     for index in [2, 255, u32::MAX] {
@@ -278,7 +278,7 @@ fn an_absent_queue_reads_as_zero_and_takes_nothing() {
 }
 
 #[test]
-fn a_queue_that_cannot_be_makes_the_device_need_a_reset() {
+fn an_invalid_queue_makes_the_device_need_a_reset() {
     let set_ups: [&[(u64, u32)]; 4] = [
         &[(register::QUEUE_SIZE, 3)],
         &[(register::QUEUE_SIZE, 0x1_0004)],
@@ -311,7 +311,7 @@ fn a_queue_that_cannot_be_makes_the_device_need_a_reset() {
 }
 
 #[test]
-fn a_broken_ring_needs_a_reset_and_is_left_alone_until_then() {
+fn an_invalid_ring_needs_a_reset_and_is_not_served_until_then() {
     let mut bench = bench();
     bench.go_live();
     bench.rig.offer(99);
@@ -331,7 +331,7 @@ fn a_broken_ring_needs_a_reset_and_is_left_alone_until_then() {
 }
 
 #[test]
-fn after_a_reset_the_rings_are_untouched_and_every_register_is_as_new() {
+fn a_reset_leaves_the_rings_alone_and_sets_every_register_to_its_initial_value() {
     let mut bench = bench();
     bench.go_live();
     bench.offer_and_kick();
@@ -353,7 +353,7 @@ fn after_a_reset_the_rings_are_untouched_and_every_register_is_as_new() {
     assert_eq!(before, notified);
 }
 
-/// § 4.2.2.2: the device touches nothing of a queue whose QueueReady is 0.
+/// § 4.2.2.2: the device does not access a queue whose QueueReady is 0.
 #[test]
 fn a_queue_disabled_while_live_is_no_longer_served() {
     let mut bench = bench();
@@ -369,7 +369,7 @@ fn a_queue_disabled_while_live_is_no_longer_served() {
 }
 
 #[test]
-fn a_queue_enabled_again_while_live_begins_anew() {
+fn a_queue_enabled_again_while_live_starts_from_the_beginning() {
     let mut bench = bench();
     bench.go_live();
     bench.offer_and_kick();
@@ -386,7 +386,7 @@ fn a_queue_enabled_again_while_live_begins_anew() {
 }
 
 #[test]
-fn a_queue_reset_takes_a_negotiated_feature_and_a_one() {
+fn a_queue_reset_needs_the_feature_and_the_value_one() {
     let mut bench = bench();
     bench.go_live();
     bench.set(register::QUEUE_RESET, 1);
@@ -414,9 +414,9 @@ fn a_queue_reset_takes_a_negotiated_feature_and_a_one() {
     assert!(!bench.wire.is_high(), "or notified");
 }
 
-/// § 2.6.1: on re-enabling the new configuration counts.
+/// § 2.6.1: re-enabling uses the new configuration.
 #[test]
-fn a_queue_that_was_reset_may_come_back_smaller_and_elsewhere() {
+fn a_queue_that_was_reset_may_return_smaller_and_at_other_addresses() {
     const AWAY: u64 = 0x2_0000;
     let mut bench = bench();
     bench.features = RESETTABLE;
@@ -447,7 +447,7 @@ fn a_queue_that_was_reset_may_come_back_smaller_and_elsewhere() {
 }
 
 #[test]
-fn a_queue_that_comes_back_impossible_makes_the_device_need_a_reset() {
+fn a_queue_that_returns_invalid_makes_the_device_need_a_reset() {
     let mut bench = bench();
     bench.features = RESETTABLE;
     bench.go_live();
@@ -463,7 +463,7 @@ fn a_queue_that_comes_back_impossible_makes_the_device_need_a_reset() {
 }
 
 #[test]
-fn odd_stores_have_no_effect_and_odd_loads_take_the_bytes_that_stand_there() {
+fn odd_stores_have_no_effect_and_odd_loads_return_the_bytes_at_their_offset() {
     let bench = bench();
     bench.negotiate(features::VERSION_1);
     for width in [1, 2, 3, 8] {
@@ -524,19 +524,23 @@ fn a_hundred_thousand_kicks_and_resets_under_load_do_no_harm() {
 }
 
 #[test]
-fn a_device_that_is_dropped_while_live_ends_its_thread() {
+fn dropping_a_live_device_ends_its_thread() {
     let mut bench = bench();
     bench.go_live();
     bench.offer_and_kick();
     wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
     drop(bench.mmio);
-    assert_eq!(Arc::strong_count(&bench.served), 1, "the device is gone");
+    assert_eq!(
+        Arc::strong_count(&bench.served),
+        1,
+        "the device was dropped"
+    );
 }
 
-/// What a driver with the page before it may count on while a reset is under way on another vCPU: status 0 comes when the rings
-/// are left alone, not before.
+/// A driver that maps the page may read the status during a reset on another vCPU: it is 0 only
+/// once the device no longer uses the rings.
 #[test]
-fn whoever_reads_status_0_finds_the_rings_at_rest() {
+fn when_the_status_reads_0_the_rings_are_not_in_use() {
     let mut bench = bench();
     for _ in 0..200 {
         bench.go_live();
@@ -554,9 +558,9 @@ fn whoever_reads_status_0_finds_the_rings_at_rest() {
     }
 }
 
-/// The worker adds DEVICE_NEEDS_RESET while vCPUs add and remove the other bits.
+/// The device's thread sets DEVICE_NEEDS_RESET while vCPUs set and clear the other bits.
 #[test]
-fn a_status_that_the_worker_and_a_driver_change_at_once_loses_nothing() {
+fn concurrent_changes_of_the_status_are_not_lost() {
     let mut bench = bench();
     for _ in 0..200 {
         bench.go_live();
@@ -565,7 +569,7 @@ fn a_status_that_the_worker_and_a_driver_change_at_once_loses_nothing() {
         bench.set(register::STATUS, LIVE | u32::from(status::FAILED));
         let all = LIVE | u32::from(status::FAILED) | NEEDS_RESET;
         wait_for("the worker", || bench.get(register::STATUS) == all);
-        // The interrupt follows the status that it is about.
+        // The interrupt comes after the status that caused it.
         wait_for("its interrupt", || {
             bench.get(register::INTERRUPT_STATUS) == 2
         });
@@ -577,7 +581,7 @@ fn a_status_that_the_worker_and_a_driver_change_at_once_loses_nothing() {
 }
 
 #[test]
-fn a_changed_configuration_is_shown_between_two_generations() {
+fn a_changed_configuration_appears_between_two_generations() {
     let bench = bench();
     let before = bench.get(register::CONFIG_GENERATION);
     bench.mmio.config_changed();

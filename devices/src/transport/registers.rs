@@ -1,29 +1,30 @@
-//! The registers of a virtio-mmio device as its driver reads them (§ 4.2.2): a page of memory, always up to date.
+//! The registers of a virtio-mmio device, as its driver reads them (§ 4.2.2): a page of memory that
+//! is always up to date.
 //!
-//! Whoever changes what a register says stores that here, and a load by the driver is a load of this page. So it makes no
-//! difference whether the load comes to us, or a hypervisor shows the guest the page itself, read-only, so that loads of
-//! registers do not leave the guest. Stores do, since they mean something.
+//! Each change of a register is stored here, and a load by the driver is a load from this page. So
+//! a load may exit to us, or the hypervisor may map the page to the guest, read-only, so that loads
+//! do not exit. Stores always exit.
 //!
 //! ```text
-//!   0x000   control registers, 32 bits each: stored at once
-//!   0x100   configuration space: stored 64 bits at once, so that no field of it is seen half changed by a load of its width
+//!   0x000   control registers: stored as 32-bit words
+//!   0x100   configuration space: stored as 64-bit words, so that a load of a field's width is not torn
 //! ```
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Where the configuration space begins.
+/// Offset of the configuration space.
 pub(crate) const CONFIG: u64 = 0x100;
-/// InterruptStatus.
+/// Offset of InterruptStatus.
 pub(crate) const INTERRUPT_STATUS: u64 = 0x060;
-/// Status.
+/// Offset of Status.
 pub(crate) const STATUS: u64 = 0x070;
 
-/// Bytes in a page.
+/// Bytes of a page.
 const PAGE: usize = 0x1000;
 /// Bytes of the control registers: up to [`CONFIG`].
 const CONTROL_LEN: usize = 0x100;
 
-/// Words of the control registers. Loom follows each word there is, and needs two.
+/// Words of the control registers. Loom tracks every word, so its tests have only a few.
 const CONTROL_WORDS: usize = if cfg!(all(test, loom)) {
     8
 } else {
@@ -36,10 +37,10 @@ const CONFIG_WORDS: usize = if cfg!(all(test, loom)) {
     CONFIG_MAX / 8
 };
 
-/// The most bytes that a configuration space can have here.
+/// The largest configuration space, in bytes.
 pub(crate) const CONFIG_MAX: usize = PAGE - CONTROL_LEN;
 
-/// A device's page of registers. The page has nothing else in it.
+/// A device's page of registers. It contains nothing else.
 pub struct Registers(Box<Page>);
 
 #[repr(C, align(0x1000))]
@@ -59,40 +60,40 @@ impl Default for Registers {
 }
 
 impl Registers {
-    /// Where the page lies in this process, for whoever shows it to a guest. It stays there as long as this lives, and
-    /// must not be written.
+    /// The page's address in this process, for mapping it to the guest. It is valid as long as
+    /// `self` lives. The guest must not write to it.
     pub fn as_ptr(&self) -> *const u8 {
         std::ptr::from_ref(&*self.0).cast()
     }
 
-    /// The control register at `offset`, as it lies in memory: little-endian.
+    /// The control register at `offset`, as stored in memory: little-endian.
     fn word(&self, offset: u64) -> &AtomicU32 {
         let index = usize::try_from(offset / 4).unwrap_or(0) % CONTROL_WORDS;
         let [first, ..] = &self.0.control;
         self.0.control.get(index).unwrap_or(first)
     }
 
-    /// What the control register at `offset` says.
+    /// The value of the control register at `offset`.
     pub(crate) fn get(&self, offset: u64) -> u32 {
         u32::from_le(self.word(offset).load(Ordering::SeqCst))
     }
 
-    /// Lets the control register at `offset` say `value`.
+    /// Sets the control register at `offset` to `value`.
     pub(crate) fn set(&self, offset: u64, value: u32) {
         self.word(offset).store(value.to_le(), Ordering::SeqCst);
     }
 
-    /// Adds `bits` to it, and returns what it said before. Others may add and remove bits meanwhile.
+    /// Sets `bits` in the control register at `offset`, atomically. Returns the value before.
     pub(crate) fn add(&self, offset: u64, bits: u32) -> u32 {
         u32::from_le(self.word(offset).fetch_or(bits.to_le(), Ordering::SeqCst))
     }
 
-    /// Removes `bits` from it.
+    /// Clears `bits` in the control register at `offset`, atomically.
     pub(crate) fn remove(&self, offset: u64, bits: u32) {
         self.word(offset).fetch_and(!bits.to_le(), Ordering::SeqCst);
     }
 
-    /// Lets the configuration space begin with `bytes`, a whole number of 64-bit words.
+    /// Stores `bytes`, a whole number of 64-bit words, at the start of the configuration space.
     pub(crate) fn set_config(&self, bytes: &[u8]) {
         let (chunks, _) = bytes.as_chunks::<8>();
         for (word, chunk) in self.0.config.iter().zip(chunks) {
@@ -100,8 +101,8 @@ impl Registers {
         }
     }
 
-    /// A load by the driver, of any width and alignment: each word that it reaches into is loaded once. What lies behind the
-    /// page reads as zero.
+    /// A load by the driver, of any width and alignment. Each word that it touches is loaded once.
+    /// Bytes past the page read as zero.
     pub(crate) fn read(&self, mut offset: u64, mut data: &mut [u8]) {
         while !data.is_empty() {
             let count = match offset.checked_sub(CONFIG) {
@@ -122,8 +123,8 @@ impl Registers {
     }
 }
 
-/// Copies what `word`, which lies at a multiple of its length, has from `offset` on, as far as `data` has room. Returns how
-/// many bytes that were, at least one.
+/// Copies the bytes of `word` from `offset` on to `data`, as many as fit. `word` is at a multiple
+/// of its length. Returns how many were copied, at least one.
 fn copy(word: &[u8], offset: u64, data: &mut [u8]) -> usize {
     let skipped = usize::try_from(offset % word.len() as u64).unwrap_or(0);
     let here = word.get(skipped..).unwrap_or_default();

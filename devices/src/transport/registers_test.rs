@@ -7,7 +7,7 @@ fn read<const N: usize>(registers: &Registers, offset: u64) -> [u8; N] {
 }
 
 #[test]
-fn a_load_of_any_width_takes_the_bytes_that_stand_there() {
+fn a_load_of_any_width_returns_the_bytes_at_its_offset() {
     let registers = Registers::default();
     registers.set(STATUS, 0x0403_0201);
     registers.set(STATUS + 4, 0x0807_0605);
@@ -21,7 +21,7 @@ fn a_load_of_any_width_takes_the_bytes_that_stand_there() {
 }
 
 #[test]
-fn what_lies_behind_the_page_reads_as_zero() {
+fn bytes_past_the_page_read_as_zero() {
     let registers = Registers::default();
     assert_eq!(read(&registers, PAGE as u64 - 2), [0; 8]);
     assert_eq!(read(&registers, u64::MAX), [0; 4]);
@@ -36,7 +36,7 @@ fn bits_are_added_and_removed_one_by_one() {
     assert_eq!(registers.get(STATUS), 6);
 }
 
-/// A hypervisor shows pages: what it shows must begin where one begins and be all there is in it.
+/// A hypervisor maps whole pages: the registers must be a page of their own.
 #[test]
 fn the_registers_are_a_whole_page() {
     let registers = Registers::default();

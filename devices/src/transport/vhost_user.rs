@@ -1,4 +1,5 @@
-//! The vhost-user transport: a device served on a socket, to a front end that runs the guest (QEMU, or any other).
+//! The vhost-user transport: serves a device on a socket to a front end that runs the guest (QEMU
+//! or any other).
 //!
 //! ```text
 //!   front end, in another process                        this process
@@ -11,16 +12,17 @@
 //!                └──────────── guest memory: files, mapped by both ─────┘
 //! ```
 //!
-//! What virtio-mmio learns from registers comes as messages here
-//! ([the protocol](https://qemu-project.gitlab.io/qemu/interop/vhost-user.html)); what they fill in, and what then runs, is
-//! the same. A ring runs while it has memory, addresses and a kick, and is enabled. A message that changes one that runs
-//! stops the worker, changes it, and starts the worker again where it left off: so nothing on a request's way is shared
-//! or locked.
+//! Messages take the place of virtio-mmio's registers ([the
+//! protocol](https://qemu-project.gitlab.io/qemu/interop/vhost-user.html)). They fill in the same
+//! queue configuration and start the same queues. A ring runs while it has memory, addresses and a
+//! kick, and is enabled. A message that changes a running ring pauses the device, changes the ring,
+//! and resumes the device where it stopped. So messages add no lock to the data path.
 //!
-//! The front end is believed as little as a guest: what cannot be ends the connection, and nothing else. Where a
-//! ring lies is the guest's choice: one that cannot be is stopped, and its error told. One thing remains:
-//! a front end that shortens a memory file after it was mapped ends this process by SIGBUS, unless the file is sealed
-//! against that (QEMU's memory-backend-memfd is).
+//! The front end is trusted as little as a guest: an invalid message ends the connection, and
+//! nothing else. The guest chooses the addresses of its rings, so an invalid ring is only stopped,
+//! and its error reported. One risk remains: a front end that truncates a memory file after it was
+//! mapped ends this process with SIGBUS, unless the file is sealed against that (as QEMU's
+//! memory-backend-memfd is).
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -41,23 +43,22 @@ mod messages;
 mod ring;
 mod table;
 
-use ring::{Errors, Ring, Silent};
+use ring::{Errors, Ring};
 use table::Table;
 
-/// How long a device may take to finish the request in hand when its front end changes something
-/// or has gone. The eventfd by which we interrupt is shared with the front end: one that has filled
-/// it and made it blocking stops our thread in the middle of a write, for ever. The device is
-/// [lost](Error::Lost) then.
+/// The longest time that a device may take to finish the request in progress when its front end
+/// changes a ring or disconnects. The front end shares our call eventfd: it can fill it and make it
+/// blocking, and our thread then blocks in a write forever. The device is then [lost](Error::Lost).
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why a front end is no longer served.
+/// Why serving a front end ended.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// It asked for what cannot be, or broke off in the middle. The device is as new.
+    /// It sent an invalid message, or disconnected within one. The device was reset.
     #[error("the front end broke the protocol: {0}")]
     Protocol(protocol::Error),
-    /// The device does not finish a request: nobody can be served any more.
-    #[error("the device is lost: it has been at one request for {} s", PATIENCE.as_secs())]
+    /// A request did not end in time. No other front end can be served.
+    #[error("the device is lost: a request has not ended for {} s", PATIENCE.as_secs())]
     Lost,
 }
 
@@ -67,7 +68,7 @@ pub struct VhostUser {
 }
 
 impl VhostUser {
-    /// Serves `device`, whose thread is started here.
+    /// Starts `device`'s thread.
     ///
     /// # Errors
     /// The host has no thread or file descriptor left.
@@ -77,11 +78,10 @@ impl VhostUser {
         })
     }
 
-    /// Serves the front end at the other end of `stream` until it disconnects. Then nothing of its memory is in use, and
-    /// the device is as new.
+    /// Serves the front end on `stream` until it disconnects. After that its memory is not in use,
+    /// and the device has been reset. Another thread can end this by shutting the stream down.
     ///
-    /// Another thread ends this early by shutting the stream down. Gives the number of messages: one who only looked whether
-    /// somebody listens here has sent none.
+    /// Returns the number of messages. It is 0 for a client that only probed the socket.
     ///
     /// # Errors
     /// The front end broke the protocol and was disconnected, or the device is lost.
@@ -106,19 +106,19 @@ impl VhostUser {
     }
 }
 
-/// One connection's side of the protocol, behind [`messages`].
+/// The state of a connection. [`messages`] changes it.
 struct Backend {
     id: DeviceId,
     offered: u64,
     config: Arc<dyn ConfigSpace>,
-    /// The features that the front end accepted, once it has.
+    /// The features that the front end accepted; `None` before that.
     accepted: Option<u64>,
     table: Table,
     rings: Vec<Ring>,
     device: Lifecycle,
 }
 
-/// A message was refused: the connection ends.
+/// The error for an invalid message: the connection ends.
 fn refused(why: impl std::fmt::Display) -> protocol::Error {
     debug!("vhost-user: {why}");
     protocol::Error::InvalidParam
@@ -135,12 +135,17 @@ impl Backend {
             config: device.config(),
             accepted: None,
             table: Table::default(),
-            rings: device.queues().iter().map(|_| Ring::new()).collect(),
-            device: Lifecycle::new(device, Arc::new([]), Arc::new(Silent), Some(PATIENCE))?,
+            rings: device.queues().iter().map(|_| Ring::default()).collect(),
+            device: Lifecycle::new(
+                device,
+                Arc::new([]),
+                Arc::new(Errors::default()),
+                Some(PATIENCE),
+            )?,
         })
     }
 
-    /// Changes something that all rings depend on.
+    /// Applies a change on which all rings depend.
     fn change(
         &mut self,
         change: impl FnOnce(&mut Self) -> protocol::Result<()>,
@@ -150,7 +155,8 @@ impl Backend {
         self.resume()
     }
 
-    /// Changes ring `index`. Others that run are left alone unless this one runs, or is to run now.
+    /// Changes ring `index`. The device is paused only if this ring runs before or after the
+    /// change.
     fn change_ring(
         &mut self,
         index: u32,
@@ -174,16 +180,17 @@ impl Backend {
         ring.ok_or_else(|| absent(index, self.rings.len()))
     }
 
-    /// Whether all that a ring needs is there. After each message, those are the ones that the worker has.
+    /// Whether a ring has everything that it needs to run. After each message, the device serves
+    /// exactly these rings.
     fn runs(&self, ring: &Ring) -> bool {
         let protocol_features = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         self.accepted.is_some_and(|accepted| {
-            // Who does not know the message that enables them has them enabled from the start.
+            // Without PROTOCOL_FEATURES, rings are enabled from the start.
             ring.is_set_up() && (ring.enabled || accepted & protocol_features == 0)
         }) && !self.table.is_empty()
     }
 
-    /// Stops the device where it is: when this returns nothing touches the guest's memory.
+    /// Pauses the device. When this returns, nothing accesses the guest's memory.
     fn pause(&mut self) {
         if !self.device.is_live() {
             return;
@@ -191,9 +198,10 @@ impl Backend {
         self.device.pause();
         let mut queues = self.device.take_queues();
         if !self.device.is_lost() {
-            // Of the front end's descriptors none is kept. Nothing is waited for in their place, so
-            // nothing can be refused.
-            let _ = self.device.connect(Arc::new([]), Arc::new(Silent));
+            // Drops the front end's descriptors. Nothing is added to epoll, so this cannot fail.
+            let _ = self
+                .device
+                .connect(Arc::new([]), Arc::new(Errors::default()));
         }
         for (index, ring) in self.rings.iter_mut().enumerate() {
             if let Some(queue) = queues.get(index) {
@@ -202,7 +210,7 @@ impl Backend {
         }
     }
 
-    /// Lets the device go on, if it does not and rings are there for it.
+    /// Starts the device, unless it is live or no ring can run.
     fn resume(&mut self) -> protocol::Result<()> {
         if self.device.is_live() || !self.rings.iter().any(|ring| self.runs(ring)) {
             return Ok(());
@@ -227,7 +235,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Gives the device the kicks that its rings have now, and their error descriptors.
+    /// Connects the device to the kicks and error descriptors of its rings.
     fn connect(&mut self) -> io::Result<()> {
         let kick = |ring: &Ring| match &ring.kick {
             Some(kick) => kick.try_clone(),
@@ -238,17 +246,16 @@ impl Backend {
         self.device.connect(kicks?, Arc::new(errors))
     }
 
-    /// Stops every ring and resets the device. The front end's memory stays known.
+    /// Stops every ring and resets the device. The memory table stays.
     fn reset(&mut self) {
-        self.forget();
+        self.reset_device();
         for ring in &mut self.rings {
             ring.enabled = false;
             ring.kick = None;
         }
     }
 
-    /// Has the device forget what its driver began.
-    fn forget(&mut self) {
+    fn reset_device(&mut self) {
         self.pause();
         self.device.reset();
     }
@@ -257,9 +264,7 @@ impl Backend {
         self.reset();
         self.accepted = None;
         self.table = Table::default();
-        for ring in &mut self.rings {
-            *ring = Ring::new();
-        }
+        self.rings.fill_with(Ring::default);
     }
 }
 

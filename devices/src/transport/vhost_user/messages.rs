@@ -1,4 +1,4 @@
-//! The messages of the protocol, one by one, as changes of the [`Backend`].
+//! The messages of the protocol, as changes of the [`Backend`].
 
 use std::fs::File;
 
@@ -16,13 +16,13 @@ use super::table::{REGIONS_MAX, Table};
 use super::{Backend, refused};
 use crate::virtio::{DeviceId, features};
 
-/// What we have of the protocol's own features for any device.
+/// The protocol features that we offer for every device.
 const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::RESET_DEVICE)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
 
-/// A feature that a message belongs to was not offered.
+/// The error for a message whose feature was not offered.
 fn not_offered<T>(what: &'static str) -> Result<T> {
     debug!("vhost-user: {what} was not offered");
     Err(Error::InvalidOperation(what))
@@ -48,8 +48,8 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn set_features(&mut self, accepted: u64) -> Result<()> {
-        let alien = accepted & !self.offered;
-        if alien != 0 || accepted & features::VERSION_1 == 0 {
+        let unoffered = accepted & !self.offered;
+        if unoffered != 0 || accepted & features::VERSION_1 == 0 {
             let offered = self.offered;
             return Err(refused(format_args!(
                 "features {accepted:#x} of {offered:#x}, without VERSION_1 or with some not offered"
@@ -59,15 +59,15 @@ impl VhostUserBackendReqHandlerMut for Backend {
             return Ok(());
         }
         self.change(|backend| {
-            // The device learns of features when it begins anew.
-            backend.forget();
+            // A device is activated with its features only after a reset.
+            backend.reset_device();
             backend.accepted = Some(accepted);
             Ok(())
         })
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        // QEMU warns its user of a configuration space where it expects none.
+        // QEMU warns its user about a configuration space that it does not expect.
         Ok(match self.id {
             DeviceId::Entropy => PROTOCOL,
             _ => PROTOCOL | VhostUserProtocolFeatures::CONFIG,
@@ -77,7 +77,9 @@ impl VhostUserBackendReqHandlerMut for Backend {
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
         match features & !self.get_protocol_features()?.bits() {
             0 => Ok(()),
-            alien => Err(refused(format_args!("protocol features {alien:#x}"))),
+            unoffered => Err(refused(format_args!(
+                "protocol features {unoffered:#x} were not offered"
+            ))),
         }
     }
 
@@ -118,7 +120,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         self.change_ring(index, |ring| {
-            // Whether it is a power of two, and not too large, is looked at when the ring is to run.
+            // Larger values become 0, which activation rejects.
             ring.size = u16::try_from(num).unwrap_or(0);
             Ok(())
         })
@@ -151,7 +153,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         })
     }
 
-    /// Stops the ring: when the reply goes out nothing of it is touched any more.
+    /// Stops the ring. When the reply is sent, nothing accesses the ring any more.
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.change_ring(index, |ring| {
             ring.kick = None;
@@ -162,7 +164,8 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
-        let kick = file.ok_or_else(|| refused("a ring without a kick, which would be polled"))?;
+        let kick =
+            file.ok_or_else(|| refused("a ring without a kick: polling is not supported"))?;
         let kick = event(kick)?;
         self.change_ring(index.into(), |ring| {
             ring.kick = Some(kick);
@@ -203,7 +206,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> Result<Vec<u8>> {
-        // A message is at most a page, and so is this.
+        // At most a page, as a message is no longer.
         let mut data = vec![0; size as usize];
         self.config.read(offset as usize, &mut data);
         Ok(data)

@@ -1,4 +1,4 @@
-//! Messages that the library would only hand on if their feature had been accepted.
+//! Messages that the library passes on only if their feature was accepted.
 
 use std::os::unix::net::UnixStream;
 
@@ -10,7 +10,7 @@ fn backend() -> Backend {
 }
 
 #[test]
-fn what_was_not_offered_is_refused_even_if_it_gets_here() {
+fn messages_of_features_that_were_not_offered_are_refused() {
     let file = || tempfile::tempfile().unwrap();
     let mut backend = backend();
     let gpu = GpuBackend::from_stream(UnixStream::pair().unwrap().0);
@@ -37,14 +37,14 @@ fn what_was_not_offered_is_refused_even_if_it_gets_here() {
 }
 
 #[test]
-fn a_device_without_configuration_does_not_offer_to_show_it() {
+fn a_device_without_configuration_space_does_not_offer_config() {
     let offered = backend().get_protocol_features().unwrap();
     assert!(!offered.contains(VhostUserProtocolFeatures::CONFIG));
     assert!(offered.contains(PROTOCOL));
 }
 
 #[test]
-fn a_front_end_that_gives_up_its_ownership_has_its_device_reset() {
+fn reset_owner_resets_the_device() {
     let mut backend = backend();
     backend.set_owner().unwrap();
     backend.set_vring_enable(0, true).unwrap();

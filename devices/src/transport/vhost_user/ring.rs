@@ -1,4 +1,4 @@
-//! A ring as messages set it up, and the eventfds that come with it.
+//! A ring as messages set it up, and its eventfds.
 
 use std::fs::{File, read_link};
 use std::io;
@@ -16,25 +16,26 @@ use crate::virtio::Notify;
 use crate::virtio::queue::{Queue, QueueConfig, SIZE_MAX};
 
 /// One ring of a front end.
+#[derive(Default)]
 pub(super) struct Ring {
-    /// Its size in descriptors. The protocol has no word for what the device would like, and QEMU's virtio-mmio offers its
-    /// driver 1024 whatever the device's own size is: so any size that a ring may have is taken.
+    /// Its size in descriptors. Any valid size is accepted: the protocol has no message for the
+    /// device's maximum, and QEMU's virtio-mmio offers its driver 1024 for every device.
     pub(super) size: u16,
-    /// Where its areas lie, in the front end's own addresses.
+    /// The addresses of its areas, in the front end's address space.
     pub(super) areas: Option<Areas>,
-    /// The available index to begin with, or where it stopped.
+    /// The available index at which it starts, or stopped.
     pub(super) base: u16,
-    /// Whether the front end lets it run; it says so by a message of its own.
+    /// Whether the front end has enabled it (SET_VRING_ENABLE).
     pub(super) enabled: bool,
     /// Notifies us. A ring without it is stopped.
     pub(super) kick: Option<EventFd>,
-    /// Interrupts the driver; without it the driver polls.
+    /// Interrupts the driver. Without it the driver polls.
     pub(super) call: Option<EventFd>,
-    /// Tells the front end that the ring is broken.
+    /// Notifies the front end that the ring is invalid.
     pub(super) error: Option<EventFd>,
 }
 
-/// Addresses of a ring's three areas (§ 2.7), in one address space or another.
+/// The addresses of a ring's three areas (§ 2.7).
 #[derive(Clone, Copy)]
 pub(super) struct Areas {
     pub(super) descriptors: u64,
@@ -43,27 +44,16 @@ pub(super) struct Areas {
 }
 
 impl Ring {
-    pub(super) fn new() -> Self {
-        Ring {
-            size: 0,
-            areas: None,
-            base: 0,
-            enabled: false,
-            kick: None,
-            call: None,
-            error: None,
-        }
-    }
-
     pub(super) fn is_set_up(&self) -> bool {
         self.areas.is_some() && self.kick.is_some()
     }
 
-    /// The running queue. `None` if it cannot be: size and addresses are the guest's, whose front end need not suffer for
-    /// it. Its error is told, and it is stopped until it gets another kick.
+    /// Activates the queue. If the ring is invalid, this returns `None`, reports the error to the
+    /// front end, and stops the ring until it gets another kick. The connection stays, as the guest
+    /// chose the size and the addresses.
     ///
     /// # Errors
-    /// The host has no descriptor left.
+    /// The host has no file descriptor left.
     pub(super) fn activate(
         &mut self,
         table: &Table,
@@ -87,7 +77,7 @@ impl Ring {
         Ok(queue.ok())
     }
 
-    /// What virtio-mmio would have in its registers.
+    /// The configuration that virtio-mmio has in its registers.
     fn config(&self, table: &Table) -> protocol::Result<QueueConfig> {
         let areas = self.areas.ok_or_else(|| refused("a ring without areas"))?;
         Ok(QueueConfig {
@@ -102,7 +92,7 @@ impl Ring {
     }
 }
 
-/// Notifies the driver of one ring, by the eventfd of that ring.
+/// Notifies the driver of one ring with its call eventfd.
 struct Call(Option<EventFd>);
 
 impl Notify for Call {
@@ -118,8 +108,8 @@ impl Notify for Call {
     fn needs_reset(&self) {}
 }
 
-/// The error descriptors of all rings: one thread serves them, and stops with the first that is
-/// invalid.
+/// The error eventfds of all rings. An invalid ring stops the whole device, so all are signalled.
+#[derive(Default)]
 pub(super) struct Errors(Vec<EventFd>);
 
 impl Errors {
@@ -143,31 +133,23 @@ impl Notify for Errors {
     }
 }
 
-/// Before there are rings, there is nobody to notify.
-pub(super) struct Silent;
-
-impl Notify for Silent {
-    fn used(&self, _index: u16) {}
-
-    fn config_changed(&self) {}
-
-    fn needs_reset(&self) {}
-}
-
-/// A descriptor that came with a message, as the eventfd that it must be.
+/// Converts a descriptor that came with a message to an eventfd.
 pub(super) fn event(file: File) -> protocol::Result<EventFd> {
-    // Anything else might refuse to be waited for. Where /proc is absent there is no telling.
+    // epoll does not support some other files. Without /proc the type is not checked.
     match read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) {
         Ok(name) if !name.as_os_str().as_encoded_bytes().ends_with(b"[eventfd]") => {
-            return Err(refused(format_args!("{name:?} in the place of an eventfd")));
+            return Err(refused(format_args!("{name:?} is not an eventfd")));
         }
         _ => {}
     }
-    // A write to one that is full must not stop the device's thread.
+    // A write to a full eventfd must not block the device's thread.
     fcntl_getfl(&file)
         .and_then(|flags| fcntl_setfl(&file, flags | OFlags::NONBLOCK))
         .map_err(refused)?;
-    #[expect(unsafe_code, reason = "EventFd has no safe way from a descriptor")]
-    // SAFETY: the descriptor is open and was `file`'s alone, which has given it up.
+    #[expect(
+        unsafe_code,
+        reason = "EventFd has no safe conversion from a descriptor"
+    )]
+    // SAFETY: the descriptor is open, and `file`, its only owner, gave it up.
     Ok(unsafe { EventFd::from_raw_fd(file.into_raw_fd()) })
 }

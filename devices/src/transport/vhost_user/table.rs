@@ -1,4 +1,4 @@
-//! The guest's memory, region by region, as the front end shares it: by guest address and by its own.
+//! The memory regions that the front end shares, by guest address and by the front end's address.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMma
 use super::refused;
 use crate::memory::Memory;
 
-/// The most regions a front end may share: as many descriptors as fit into one message.
+/// The most regions of a front end: the number of descriptors that fit into one message.
 pub(super) const REGIONS_MAX: usize = 32;
 
-/// The regions that a front end shares.
+/// A front end's memory table.
 #[derive(Default)]
 pub(super) struct Table {
     /// Sorted by guest address.
@@ -21,7 +21,7 @@ pub(super) struct Table {
 }
 
 struct Region {
-    /// Where the front end itself has it mapped.
+    /// The address in the front end's address space.
     user: u64,
     mapping: Arc<GuestRegionMmap>,
 }
@@ -31,7 +31,7 @@ impl Table {
         self.regions.is_empty()
     }
 
-    /// Maps a region. It must not overlap another.
+    /// Maps and adds a region, which must not overlap another.
     pub(super) fn add(
         &mut self,
         region: &VhostUserMemoryRegion,
@@ -42,7 +42,7 @@ impl Table {
         if self.regions.len() >= REGIONS_MAX {
             return Err(refused(format_args!("more than {REGIONS_MAX} regions")));
         }
-        // Past the end of a file there is nothing but SIGBUS.
+        // An access past the end of the file would raise SIGBUS.
         let metadata = file.metadata().map_err(refused)?;
         let end = offset.checked_add(size);
         if !metadata.is_file() || end.is_none_or(|end| end > metadata.len()) {
@@ -70,7 +70,7 @@ impl Table {
         Ok(())
     }
 
-    /// Forgets a region, which must be there.
+    /// Removes a region, which must exist.
     pub(super) fn remove(&mut self, region: &VhostUserMemoryRegion) -> protocol::Result<()> {
         let (guest, user, size) = (region.guest_phys_addr, region.user_addr, region.memory_size);
         let index = self.regions.iter().position(|other| {
@@ -92,7 +92,7 @@ impl Table {
         Ok(Memory::new(Arc::new(ram)))
     }
 
-    /// The guest address of what the front end has at `user`.
+    /// Translates `user`, an address of the front end, to a guest address.
     pub(super) fn guest_address(&self, user: u64) -> protocol::Result<u64> {
         let found = self.regions.iter().find_map(|region| {
             let offset = user.checked_sub(region.user)?;
@@ -104,6 +104,6 @@ impl Table {
 }
 
 fn overlap(a: u64, a_len: u64, b: u64, b_len: u64) -> bool {
-    // The protocol's own check has seen to it that no sum wraps.
+    // The vhost crate has checked that no region wraps.
     a < b.saturating_add(b_len) && b < a.saturating_add(a_len)
 }

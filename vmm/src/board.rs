@@ -97,8 +97,5 @@ impl<'m> Devices<'m> {
 }
 
 fn descriptors(source: io::Error) -> Error {
-    Error::Host {
-        what: "give a device its file descriptors".to_owned(),
-        source,
-    }
+    Error::host("give a device its file descriptors")(source)
 }

@@ -7,6 +7,7 @@ use nix::sys::utsname::uname;
 
 use crate::error::Error;
 use crate::qemu;
+use crate::qemu::QemuError;
 
 /// Prints the report. Returns the exit status: 0 if at least one accelerator can run guests here,
 /// else 3.
@@ -36,10 +37,7 @@ pub fn check() -> Result<u8, Error> {
     report.add("--accel auto", format!("takes {auto}"));
     io::stdout()
         .write_all(report.text().as_bytes())
-        .map_err(|source| Error::Host {
-            what: "write to stdout".into(),
-            source,
-        })?;
+        .map_err(Error::host("write to stdout"))?;
     Ok(status)
 }
 
@@ -80,17 +78,17 @@ fn find_qemu() -> Result<String, Error> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = output.status.success().then(|| version(&text)).flatten();
     let Some((number, text)) = version else {
-        return Err(Error::QemuFailed {
+        return Err(Error::from(QemuError::Failed {
             program: name,
             status: format!("{}, no version", output.status),
-        });
+        }));
     };
     if number < qemu::OLDEST {
-        return Err(Error::QemuOld {
+        return Err(Error::from(QemuError::Old {
             program: name,
             found: text.into(),
             needed: qemu::OLDEST_TEXT,
-        });
+        }));
     }
     Ok(format!("{text} ({name}), with its own CPU emulation (TCG)"))
 }

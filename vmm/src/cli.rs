@@ -11,6 +11,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{self, Accel, Devices, Disk, Irqchip, Kernel, Memory, Port, Target};
 use crate::error::Error;
+use crate::files::FileError;
 use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
 use crate::layout::MAX_CPUS;
 
@@ -336,10 +337,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
     }
     let usage = |text: String| match &config {
         None => Error::Usage(text),
-        Some(path) => Error::Config {
-            path: path.clone(),
-            problem: text,
-        },
+        Some(path) => FileError::content("config", path, text),
     };
     let help = match arguments.get(1) {
         Some(command) if command == "vhost-user" => "hartvisor vhost-user --help",

@@ -7,10 +7,13 @@
 
 mod console;
 mod disk;
+mod error;
 mod kernel;
 mod keys;
 mod memory;
 mod validate;
+
+pub use error::ConfigError;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

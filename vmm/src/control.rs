@@ -174,10 +174,7 @@ fn manager_failed(error: event_manager::Error) -> Error {
 }
 
 fn cannot_wait(source: io::Error) -> Error {
-    Error::Host {
-        what: "wait for the guest".to_owned(),
-        source,
-    }
+    Error::host("wait for the guest")(source)
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! Disks: opens and checks them, and prevents a second user from writing to them.
 
+mod error;
 mod format;
 mod lock;
 mod users;
+
+pub use error::DiskError;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,6 +22,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::config::{self, DiskFormat};
 use crate::error::Error;
 use crate::files;
+use crate::files::FileError;
 
 use self::users::Identity;
 
@@ -54,10 +58,10 @@ pub fn open(configs: &[config::Disk], cpus: u32) -> Result<Vec<Disk>, Error> {
             if !(disk.config.readonly && other.config.readonly)
                 && disk.identity()?.overlaps(other.identity()?)
             {
-                return Err(Error::DiskTwice {
+                return Err(Error::from(DiskError::Twice {
                     first: other.config.path.clone(),
                     second: disk.config.path,
-                });
+                }));
             }
         }
         disks.push(disk);
@@ -85,9 +89,11 @@ impl Disk {
             check_writable(path, &file)?;
         }
         if config.direct {
-            make_direct(&file).map_err(|source| Error::DiskDirect {
-                path: path.clone(),
-                source,
+            make_direct(&file).map_err(|source| {
+                Error::from(DiskError::Direct {
+                    path: path.clone(),
+                    source,
+                })
             })?;
         }
         let one_per_vcpu = u16::try_from(cpus).map_or(QUEUES_MAX, |cpus| cpus.min(QUEUES_MAX));
@@ -111,13 +117,13 @@ impl Disk {
             DiskFormat::Qcow2 => self.config.block_size.into(),
         };
         match size {
-            0 => Err(Error::EmptyFile { what: "disk", path }),
-            _ if !size.is_multiple_of(multiple) => Err(Error::DiskSize {
+            0 => Err(Error::from(FileError::Empty { what: "disk", path })),
+            _ if !size.is_multiple_of(multiple) => Err(Error::from(DiskError::Size {
                 path,
                 size,
                 multiple,
                 rounded: size.next_multiple_of(multiple),
-            }),
+            })),
             _ => Ok(()),
         }
     }
@@ -191,10 +197,10 @@ impl Disk {
     }
 
     fn in_use(&self, user: &str) -> Error {
-        Error::DiskInUse {
+        Error::from(DiskError::InUse {
             path: self.config.path.clone(),
             user: user.into(),
-        }
+        })
     }
 
     /// [Claims](Disk::claim) the disk. Prevents other machines, under Hartvisor or QEMU, from
@@ -218,7 +224,7 @@ impl Disk {
             Ok(false) => {
                 let metadata = file.metadata().ok();
                 let process = metadata.and_then(|it| users::process(Identity::of(&it)));
-                Err(Error::DiskLocked {
+                Err(Error::from(DiskError::Locked {
                     path: self.config.path.clone(),
                     who: if self.config.readonly {
                         "writes to"
@@ -226,7 +232,7 @@ impl Disk {
                         "has"
                     },
                     process: process.map_or(String::new(), |process| format!(", {process}")),
-                })
+                }))
             }
             Err(error) => {
                 warn!("cannot lock disk {:?}: {error}", self.config.path);
@@ -296,16 +302,16 @@ fn check_writable(path: &Path, mut file: &File) -> Result<(), Error> {
         Some(libc::EPERM | libc::EROFS) => "it is set read-only on this host",
         Some(libc::ETXTBSY) => "it is swap space of this host",
         _ => {
-            return Err(Error::OpenWritable {
+            return Err(Error::from(FileError::OpenWritable {
                 path: path.into(),
                 source,
-            });
+            }));
         }
     };
-    Err(Error::DiskReadOnly {
+    Err(Error::from(DiskError::ReadOnly {
         path: path.into(),
         why,
-    })
+    }))
 }
 
 /// Returns the size in bytes of a raw image or a block device. The kernel's own files (`/proc`,
@@ -333,9 +339,5 @@ fn make_direct(file: &File) -> io::Result<()> {
 }
 
 fn unreadable(path: &Path, source: io::Error) -> Error {
-    Error::Read {
-        what: "disk",
-        path: path.into(),
-        source,
-    }
+    FileError::read("disk", path)(source)
 }

@@ -17,6 +17,7 @@ use dtoolkit::{Node, ToPropertyValue};
 use crate::error::Error;
 use crate::fdt::with_slack;
 use crate::files;
+use crate::files::FileError;
 use crate::layout::FDT_MAX_SIZE;
 use crate::size;
 
@@ -43,31 +44,20 @@ impl Dtb {
         // A longer tree is rejected by its header, so do not read all of it.
         file.take(length.min(FDT_MAX_SIZE))
             .read_to_end(&mut bytes)
-            .map_err(|source| Error::Read {
-                what: "device tree",
-                path: path.into(),
-                source,
-            })?;
+            .map_err(FileError::read("device tree", path))?;
         match complete(&bytes, length, cmdline, initrd) {
             Ok(tree) => Ok(Dtb {
                 path: path.into(),
                 tree: with_slack(tree),
             }),
-            Err(problem) => Err(Error::Dtb {
-                path: path.into(),
-                problem,
-            }),
+            Err(problem) => Err(FileError::content("device tree", path, problem)),
         }
     }
 }
 
 /// Writes the guest's device tree to a file.
 pub fn dump(path: &Path, tree: &[u8]) -> Result<(), Error> {
-    fs::write(path, tree).map_err(|source| Error::Write {
-        what: "the device tree to",
-        path: path.into(),
-        source,
-    })
+    fs::write(path, tree).map_err(FileError::write("the device tree to", path))
 }
 
 /// Completes the tree at the start of a file of `length` bytes, or returns what is wrong with it.

@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::Range;
 
-use vm_fdt::{Error as FdtError, FdtWriter};
+use vm_fdt::{Error as WriterError, FdtWriter};
 
 use crate::error::Error;
 use crate::layout::{
@@ -14,7 +14,10 @@ use crate::layout::{
     PLIC_BASE, PLIC_SIZE, PLIC_SOURCES, RAM_BASE, VIRTIO_STRIDE,
 };
 
+mod error;
 mod platform;
+
+pub use error::FdtError;
 
 /// Interrupt number of a hart's supervisor external interrupt (privileged spec, scause).
 const SUPERVISOR_EXTERNAL: u32 = 9;
@@ -93,12 +96,12 @@ pub struct Board<'a> {
 /// Builds the device tree of a board: a DTB of at most [`FDT_MAX_SIZE`] bytes, including
 /// [slack](with_slack).
 pub fn build(board: &Board) -> Result<Vec<u8>, Error> {
-    let dtb = tree(board).map_err(Error::Fdt)?;
+    let dtb = tree(board).map_err(FdtError::Build)?;
     match dtb.len() {
-        size if size as u64 > FDT_MAX_SIZE => Err(Error::FdtSize {
+        size if size as u64 > FDT_MAX_SIZE => Err(Error::from(FdtError::Size {
             size,
             limit: FDT_MAX_SIZE,
-        }),
+        })),
         _ => Ok(with_slack(dtb)),
     }
 }
@@ -123,7 +126,7 @@ pub fn with_slack(mut dtb: Vec<u8>) -> Vec<u8> {
     dtb
 }
 
-fn tree(board: &Board) -> Result<Vec<u8>, FdtError> {
+fn tree(board: &Board) -> Result<Vec<u8>, WriterError> {
     let mut fdt = FdtWriter::new()?;
     let root = fdt.begin_node("")?;
     fdt.property_u32("#address-cells", 2)?;
@@ -139,7 +142,7 @@ fn tree(board: &Board) -> Result<Vec<u8>, FdtError> {
     fdt.finish()
 }
 
-fn chosen(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
+fn chosen(fdt: &mut FdtWriter, board: &Board) -> Result<(), WriterError> {
     let node = fdt.begin_node("chosen")?;
     fdt.property_string("bootargs", board.cmdline)?;
     if let Some(initrd) = &board.initrd {
@@ -151,14 +154,14 @@ fn chosen(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
     fdt.end_node(node)
 }
 
-fn memory(fdt: &mut FdtWriter, memory: u64) -> Result<(), FdtError> {
+fn memory(fdt: &mut FdtWriter, memory: u64) -> Result<(), WriterError> {
     let node = fdt.begin_node(&format!("memory@{RAM_BASE:x}"))?;
     fdt.property_string("device_type", "memory")?;
     fdt.property_array_u64("reg", &[RAM_BASE, memory])?;
     fdt.end_node(node)
 }
 
-fn cpus(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
+fn cpus(fdt: &mut FdtWriter, board: &Board) -> Result<(), WriterError> {
     let node = fdt.begin_node("cpus")?;
     fdt.property_u32("#address-cells", 1)?;
     fdt.property_u32("#size-cells", 0)?;
@@ -169,7 +172,7 @@ fn cpus(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
     fdt.end_node(node)
 }
 
-fn cpu(fdt: &mut FdtWriter, id: u32, hart: &Hart) -> Result<(), FdtError> {
+fn cpu(fdt: &mut FdtWriter, id: u32, hart: &Hart) -> Result<(), WriterError> {
     let node = fdt.begin_node(&format!("cpu@{id:x}"))?;
     fdt.property_string("device_type", "cpu")?;
     fdt.property_u32("reg", id)?;
@@ -195,7 +198,7 @@ fn cpu(fdt: &mut FdtWriter, id: u32, hart: &Hart) -> Result<(), FdtError> {
     fdt.end_node(node)
 }
 
-fn soc(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
+fn soc(fdt: &mut FdtWriter, board: &Board) -> Result<(), WriterError> {
     let node = fdt.begin_node("soc")?;
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 2)?;
@@ -215,7 +218,7 @@ fn soc(fdt: &mut FdtWriter, board: &Board) -> Result<(), FdtError> {
     fdt.end_node(node)
 }
 
-fn plic(fdt: &mut FdtWriter, harts: usize) -> Result<(), FdtError> {
+fn plic(fdt: &mut FdtWriter, harts: usize) -> Result<(), WriterError> {
     let node = fdt.begin_node(&format!("plic@{PLIC_BASE:x}"))?;
     fdt.property_string_list(
         "compatible",
@@ -236,7 +239,7 @@ fn plic(fdt: &mut FdtWriter, harts: usize) -> Result<(), FdtError> {
 }
 
 /// The IMSIC interrupt files of all harts (binding of riscv,imsics).
-fn imsics(fdt: &mut FdtWriter, harts: usize) -> Result<(), FdtError> {
+fn imsics(fdt: &mut FdtWriter, harts: usize) -> Result<(), WriterError> {
     let node = fdt.begin_node(&format!("interrupt-controller@{IMSIC_BASE:x}"))?;
     fdt.property_string_list(
         "compatible",
@@ -259,7 +262,7 @@ fn imsics(fdt: &mut FdtWriter, harts: usize) -> Result<(), FdtError> {
 }
 
 /// The APLIC, which turns wired interrupts into MSIs (binding of riscv,aplic).
-fn aplic(fdt: &mut FdtWriter) -> Result<(), FdtError> {
+fn aplic(fdt: &mut FdtWriter) -> Result<(), WriterError> {
     let node = fdt.begin_node(&format!("interrupt-controller@{APLIC_BASE:x}"))?;
     fdt.property_string_list(
         "compatible",
@@ -282,7 +285,7 @@ fn interrupts(
     irqchip: Irqchip,
     source: u32,
     trigger: Trigger,
-) -> Result<(), FdtError> {
+) -> Result<(), WriterError> {
     fdt.property_u32("interrupt-parent", IRQCHIP_PHANDLE)?;
     match irqchip {
         Irqchip::Plic => fdt.property_u32("interrupts", source),
@@ -290,7 +293,7 @@ fn interrupts(
     }
 }
 
-fn virtio(fdt: &mut FdtWriter, slot: usize, irqchip: Irqchip) -> Result<(), FdtError> {
+fn virtio(fdt: &mut FdtWriter, slot: usize, irqchip: Irqchip) -> Result<(), WriterError> {
     let address = layout::virtio_address(slot);
     let node = fdt.begin_node(&format!("virtio_mmio@{address:x}"))?;
     fdt.property_string("compatible", "virtio,mmio")?;

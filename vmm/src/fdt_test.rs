@@ -230,7 +230,7 @@ fn all_harts_with_long_isa_strings_fit_the_room() {
             harts: &harts,
             ..board
         }),
-        Err(Error::FdtSize { .. })
+        Err(Error::Fdt(FdtError::Size { .. }))
     ));
 }
 

@@ -3,29 +3,122 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::{Class, Error};
+
+/// Files that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// A file named by the user cannot be opened.
+    #[error("cannot open {what} {path:?}")]
+    Open { what: &'static str, path: PathBuf, source: io::Error },
+
+    /// A disk cannot be opened for writing, though it may be readable.
+    #[error(
+        "cannot open disk {path:?} for writing (to share it unwritten, give {path:?},readonly)"
+    )]
+    OpenWritable { path: PathBuf, source: io::Error },
+
+    /// A path names a directory, a pipe, or something else that cannot serve.
+    #[error("{what} {path:?} is {kind}, expected {wanted}")]
+    Kind { what: &'static str, path: PathBuf, kind: &'static str, wanted: &'static str },
+
+    /// A file that must hold something holds nothing.
+    #[error("{what} {path:?} is empty")]
+    Empty { what: &'static str, path: PathBuf },
+
+    /// A file or a socket cannot be made.
+    #[error("{option}: cannot make {path:?}")]
+    Create { option: &'static str, path: PathBuf, source: io::Error },
+
+    /// What a file holds is wrong: of a kernel its headers, of a device tree its nodes.
+    #[error("{what} {path:?}: {problem}")]
+    Content { what: &'static str, path: PathBuf, problem: String },
+
+    /// A kernel or an initrd is not what was checked and placed any more.
+    #[error("{what} {path:?} was written to since it was opened: start again to boot the new one")]
+    Changed { what: &'static str, path: PathBuf },
+
+    /// A file could be opened, but not read to its end.
+    #[error("cannot read {what} {path:?}")]
+    Read { what: &'static str, path: PathBuf, source: io::Error },
+
+    /// A file named by the user cannot be written.
+    #[error("cannot write {what} {path:?}")]
+    Write { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl FileError {
+    /// The error of opening `path`; `what` names the purpose of the file.
+    pub(crate) fn open(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
+        move |source| {
+            let path = path.into();
+            Error::from(FileError::Open { what, path, source })
+        }
+    }
+
+    /// The error of making `path`, which `option` names.
+    pub(crate) fn create(option: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
+        move |source| {
+            let path = path.into();
+            Error::from(FileError::Create {
+                option,
+                path,
+                source,
+            })
+        }
+    }
+
+    /// The error of reading `path`.
+    pub(crate) fn read(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
+        move |source| {
+            let path = path.into();
+            Error::from(FileError::Read { what, path, source })
+        }
+    }
+
+    /// The error of writing `what` ("the process id to") `path`.
+    pub(crate) fn write(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
+        move |source| {
+            let path = path.into();
+            Error::from(FileError::Write { what, path, source })
+        }
+    }
+
+    /// The error of what `path` holds.
+    pub(crate) fn content(what: &'static str, path: &Path, problem: impl Into<String>) -> Error {
+        Error::from(FileError::Content {
+            what,
+            path: path.into(),
+            problem: problem.into(),
+        })
+    }
+
+    /// Whose fault it is.
+    pub(crate) fn class(&self) -> Class {
+        match self {
+            FileError::Read { .. } => Class::Own,
+            _ => Class::Usage,
+        }
+    }
+}
 
 /// Opens a regular file that is not empty for reading, and returns its length in bytes. `what`
 /// names its purpose in errors.
 pub(crate) fn open_input(what: &'static str, path: &Path) -> Result<(File, u64), Error> {
     // Checked before it is opened: opening a FIFO waits for the other end, and opening a device may
     // have side effects.
-    let open_error = |source| Error::Open {
-        what,
-        path: path.into(),
-        source,
-    };
+    let open_error = FileError::open(what, path);
     expect_regular(what, path, &path.metadata().map_err(open_error)?)?;
     let file = File::open(path).map_err(open_error)?;
     let metadata = file.metadata().map_err(open_error)?;
     expect_regular(what, path, &metadata)?;
     match metadata.len() {
-        0 => Err(Error::EmptyFile {
+        0 => Err(Error::from(FileError::Empty {
             what,
             path: path.into(),
-        }),
+        })),
         length => Ok((file, length)),
     }
 }
@@ -52,21 +145,17 @@ impl Stamp {
 
 /// Opens a disk: a regular file or a block device.
 pub(crate) fn open_disk(path: &Path, readonly: bool) -> Result<File, Error> {
-    let open_error = |source| Error::Open {
-        what: "disk",
-        path: path.into(),
-        source,
-    };
+    let open_error = FileError::open("disk", path);
     expect_disk(path, &path.metadata().map_err(open_error)?)?;
     let file = OpenOptions::new().read(true).write(!readonly).open(path);
     let file = file.map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
             if !readonly && File::open(path).is_ok() =>
         {
-            Error::OpenWritable {
+            Error::from(FileError::OpenWritable {
                 path: path.into(),
                 source,
-            }
+            })
         }
         _ => open_error(source),
     })?;
@@ -97,11 +186,7 @@ pub(crate) fn check_folder(option: &'static str, path: &Path) -> Result<(), Erro
         Ok(_) => io::Error::from_raw_os_error(libc::ENOTDIR),
         Err(error) => error,
     };
-    Err(Error::Create {
-        option,
-        path: path.into(),
-        source,
-    })
+    Err(FileError::create(option, path)(source))
 }
 
 /// Returns the directory of `path`.
@@ -121,12 +206,12 @@ pub(crate) fn expect_regular(
     if metadata.is_file() {
         return Ok(());
     }
-    Err(Error::FileType {
+    Err(Error::from(FileError::Kind {
         what,
         path: path.into(),
         kind: kind(metadata),
         wanted: "a regular file",
-    })
+    }))
 }
 
 fn expect_disk(path: &Path, metadata: &Metadata) -> Result<(), Error> {
@@ -138,12 +223,12 @@ fn expect_disk(path: &Path, metadata: &Metadata) -> Result<(), Error> {
 
 /// Returns the error of a disk of an unsupported file type.
 pub(crate) fn no_disk(path: &Path, kind: &'static str) -> Error {
-    Error::FileType {
+    Error::from(FileError::Kind {
         what: "disk",
         path: path.into(),
         kind,
         wanted: "a raw image file or a block device",
-    }
+    })
 }
 
 /// Returns the file type for messages.

@@ -2,6 +2,7 @@
 
 mod aia;
 pub(crate) mod cpu;
+mod error;
 mod ext;
 mod group;
 pub(crate) mod hardware;
@@ -13,6 +14,8 @@ pub(crate) mod slice;
 pub(crate) mod stats;
 pub(crate) mod threads;
 pub(crate) mod vcpu;
+
+pub use error::KvmError;
 
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
@@ -54,24 +57,17 @@ pub(crate) fn show_memory(
 /// Opens `/dev/kvm` and checks the version of its API.
 pub(crate) fn open() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|error| match error.errno() {
-        libc::ENOENT | libc::ENODEV | libc::ENXIO => Error::NoKvm,
-        libc::EACCES | libc::EPERM => Error::KvmPermission {
+        libc::ENOENT | libc::ENODEV | libc::ENXIO => Error::from(KvmError::Missing),
+        libc::EACCES | libc::EPERM => Error::from(KvmError::Permission {
             group: group::kvm_group(),
-        },
-        _ => failed("open /dev/kvm")(error),
+        }),
+        _ => KvmError::call("open /dev/kvm")(error),
     })?;
     match kvm.get_api_version() {
         12 => Ok(kvm),
-        other => Err(Error::KvmLacks {
+        other => Err(Error::from(KvmError::Lacks {
             what: format!("API version 12 (it has {other})"),
             why: "no other is stable",
-        }),
-    }
-}
-
-fn failed(what: &str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
-    move |error| Error::Kvm {
-        what: what.to_owned(),
-        source: error.into(),
+        })),
     }
 }

@@ -17,16 +17,20 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::config::{self, KernelFormat};
 use crate::error::Error;
+use crate::files::FileError;
 use crate::files::{self, Stamp};
 use crate::layout::{self, FDT_MAX_SIZE, KERNEL_BASE, LOW_END, MAX_MEMORY};
 use crate::size;
 
 mod elf;
+mod error;
 mod format;
 mod header;
 mod image;
 mod unpack;
 mod zboot;
+
+pub use error::KernelError;
 
 use self::format::Found;
 
@@ -150,11 +154,11 @@ impl Kernel {
                 packing: Some(packing.name()),
                 ..kernel
             }),
-            Err(error) => Err(Error::InUnpacked {
+            Err(error) => Err(Error::from(KernelError::InUnpacked {
                 packing: packing.name(),
                 length,
                 source: Box::new(error),
-            }),
+            })),
         }
     }
 
@@ -165,10 +169,12 @@ impl Kernel {
         found: Found,
     ) -> Result<Kernel, Error> {
         let path = option.path.as_path();
-        let wrong = |found: &str, advice| Error::KernelFormat {
-            path: path.into(),
-            found: found.into(),
-            advice,
+        let wrong = |found: &str, advice| {
+            Error::from(KernelError::Format {
+                path: path.into(),
+                found: found.into(),
+                advice,
+            })
         };
         let (format, entry, segments) = match (found, option.format) {
             (Found::Elf, KernelFormat::Image) => {
@@ -268,7 +274,7 @@ pub fn place(kernel: &Kernel, initrd_len: Option<u64>, memory: u64) -> Result<Pl
         let start = gaps()
             .filter_map(|gap| highest(&gap, need))
             .max()
-            .ok_or_else(|| Error::NoRoom {
+            .ok_or_else(|| KernelError::NoRoom {
                 what: what.into(),
                 need,
                 room: gaps().map(|gap| gap.end - gap.start).max().unwrap_or(0),
@@ -282,7 +288,7 @@ pub fn place(kernel: &Kernel, initrd_len: Option<u64>, memory: u64) -> Result<Pl
         let place = start..start.saturating_add(need);
         taken.push(place.clone());
         taken.sort_by_key(|range| range.start);
-        Ok(place)
+        Ok::<_, KernelError>(place)
     };
     let fdt = find("the device tree", FDT_MAX_SIZE)?.start;
     let initrd = initrd_len
@@ -313,7 +319,7 @@ fn expect_in_ram(
         }
         Format::StaticPie | Format::Image | Format::Raw => "raise --memory",
     };
-    Err(Error::KernelOutsideRam {
+    Err(Error::from(KernelError::OutsideRam {
         path: kernel.path.clone(),
         part: match kernel.format {
             Format::Image => "image (BSS included)".into(),
@@ -326,7 +332,7 @@ fn expect_in_ram(
         ram_end: ram.end,
         memory: size::show(memory),
         advice,
-    })
+    }))
 }
 
 /// Returns the gaps in `within` between the `taken` ranges, which are in ascending order and do not
@@ -347,11 +353,7 @@ fn highest(gap: &Range<u64>, need: u64) -> Option<u64> {
 }
 
 fn stamp(what: &'static str, path: &Path, file: &File) -> Result<Stamp, Error> {
-    Stamp::of(file).map_err(|source| Error::Read {
-        what,
-        path: path.into(),
-        source,
-    })
+    Stamp::of(file).map_err(FileError::read(what, path))
 }
 
 /// Copies the kernel and the initrd to guest memory. BSS needs nothing: new memory is zero.
@@ -382,11 +384,7 @@ pub fn load(
         }),
     };
     expect_unchanged("kernel", &kernel.path, &kernel.file, kernel.stamp)?;
-    loaded.map_err(|source| Error::Read {
-        what: "kernel",
-        path: kernel.path.clone(),
-        source,
-    })?;
+    loaded.map_err(FileError::read("kernel", &kernel.path))?;
     if let (Some(initrd), Some(place)) = (initrd, &placement.initrd) {
         copy(
             &initrd.file,
@@ -395,11 +393,7 @@ pub fn load(
             memory,
             place.start,
         )
-        .map_err(|source| Error::Read {
-            what: "initrd",
-            path: initrd.path.clone(),
-            source,
-        })?;
+        .map_err(FileError::read("initrd", &initrd.path))?;
         expect_unchanged("initrd", &initrd.path, &initrd.file, initrd.stamp)?;
     }
     Ok(())
@@ -415,10 +409,10 @@ fn expect_unchanged(
 ) -> Result<(), Error> {
     match stamp(what, path, file)? == opened {
         true => Ok(()),
-        false => Err(Error::FileChanged {
+        false => Err(Error::from(FileError::Changed {
             what,
             path: path.into(),
-        }),
+        })),
     }
 }
 

@@ -62,7 +62,7 @@ pub fn start() -> Result<(), Error> {
         None => LevelFilter::Warn,
         Some(text) => {
             let text = text.to_string_lossy();
-            LevelFilter::from_str(&text).map_err(|_| Error::LogLevel(text.into_owned()))?
+            LevelFilter::from_str(&text).map_err(|_| Error::Usage(format!("HARTVISOR_LOG is {text:?}, expected one of: off, error, warn, info, debug, trace")))?
         }
     };
     // Fails only if a logger is already set, as when two tests start one.

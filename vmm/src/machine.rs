@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use nix::sys::sysinfo::sysinfo;
 
+use crate::config::ConfigError;
 use crate::config::{self, HugePages, Memory, Target};
 use crate::disk;
 pub use crate::disk::Disk;
@@ -79,18 +80,15 @@ fn check_host_memory(memory: Memory) -> Result<(), Error> {
     if !memory.prealloc && memory.hugepages != HugePages::On {
         return Ok(());
     }
-    let info = sysinfo().map_err(|errno| Error::Host {
-        what: "read the host's memory size".into(),
-        source: errno.into(),
-    })?;
+    let info = sysinfo().map_err(Error::host("read the host's memory size"))?;
     let available = info.ram_total().saturating_add(info.swap_total());
     if memory.size > available {
         // Rounded down to whole MiB: the exact number of bytes does not help the user.
         let available = size::show(available - available % MEMORY_ALIGN);
-        return Err(Error::HostMemory {
+        return Err(Error::from(ConfigError::HostMemory {
             given: size::show(memory.size),
             available,
-        });
+        }));
     }
     Ok(())
 }
@@ -103,7 +101,9 @@ fn check_cmdline(cmdline: &str, format: Format) -> Result<(), Error> {
         Format::Elf | Format::StaticPie | Format::Raw => (4095, "a page with the closing NUL"),
     };
     match cmdline.len() {
-        length if length > limit => Err(Error::CommandLine { length, limit, why }),
+        length if length > limit => {
+            Err(Error::from(ConfigError::CommandLine { length, limit, why }))
+        }
         _ => Ok(()),
     }
 }

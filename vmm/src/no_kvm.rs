@@ -7,9 +7,14 @@ use crate::error::Error;
 use crate::machine::{End, Machine};
 use crate::observe::Observer;
 
+#[path = "kvm/error.rs"]
+mod error;
+
+pub use error::KvmError;
+
 /// Returns why KVM cannot be used here.
 pub fn usable() -> Result<(), Error> {
-    Err(Error::NotRiscv { arch: ARCH })
+    Err(Error::from(KvmError::NotRiscv { arch: ARCH }))
 }
 
 /// Returns the same error.

@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::Error;
 use crate::files;
+use crate::files::FileError;
 
 /// Maximum bytes of a process ID and its newline. A longer file is not a pidfile.
 const LONGEST: u64 = 20;
@@ -31,11 +32,7 @@ impl PidFile {
     /// # Errors
     /// It cannot be written, another process uses it, or its content is not a process ID.
     pub fn create(path: &Path) -> Result<PidFile, Error> {
-        let failed = |source| Error::Write {
-            what: "the process id to",
-            path: path.into(),
-            source,
-        };
+        let failed = FileError::write("the process id to", path);
         let claim = loop {
             let claim = Claim::new(path)?;
             // Its owner may have removed it after it was opened here and before it was locked.
@@ -85,11 +82,7 @@ impl Claim {
             .create(true)
             .truncate(false)
             .open(path)
-            .map_err(|source| Error::Write {
-                what: "the process id to",
-                path: path.into(),
-                source,
-            })?;
+            .map_err(FileError::write("the process id to", path))?;
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(locked) => Ok(locked),
             Err((file, Errno::EWOULDBLOCK)) => return Err(in_use(path, &file)),
@@ -120,19 +113,16 @@ impl Claim {
 
     /// Protects, for example, a disk image that was named by mistake from being overwritten.
     fn expect_id(&self) -> Result<(), Error> {
-        let content = content(self.file()).map_err(|source| Error::Read {
-            what: "pidfile",
-            path: self.path.clone(),
-            source,
-        })?;
+        let content = content(self.file()).map_err(FileError::read("pidfile", &self.path))?;
         let short = content.len() as u64 <= LONGEST;
         if short && content.trim_ascii().iter().all(u8::is_ascii_digit) {
             return Ok(());
         }
-        Err(Error::PidFile {
-            path: self.path.clone(),
-            problem: "it holds something else than a process id, name another file".into(),
-        })
+        Err(FileError::content(
+            "pidfile",
+            &self.path,
+            "it holds something else than a process id, name another file",
+        ))
     }
 
     fn write_id(&self) -> io::Result<()> {
@@ -163,10 +153,11 @@ fn content(mut file: &File) -> io::Result<Vec<u8>> {
 fn in_use(path: &Path, file: &File) -> Error {
     let owner = content(file).unwrap_or_default();
     let owner = String::from_utf8_lossy(owner.trim_ascii()).into_owned();
-    Error::PidFile {
-        path: path.into(),
-        problem: format!("process {owner} runs with it, name another file"),
-    }
+    FileError::content(
+        "pidfile",
+        path,
+        format!("process {owner} runs with it, name another file"),
+    )
 }
 
 #[cfg(test)]

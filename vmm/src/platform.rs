@@ -63,8 +63,5 @@ fn ended(finish: Finish) -> End {
 }
 
 fn failed(source: io::Error) -> Error {
-    Error::Host {
-        what: "start a platform device".to_owned(),
-        source,
-    }
+    Error::host("start a platform device")(source)
 }

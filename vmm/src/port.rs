@@ -18,6 +18,7 @@ use devices::console::Link;
 
 use crate::config::Target;
 use crate::error::Error;
+use crate::files::FileError;
 use crate::{files, socket, stderr};
 
 mod peer;
@@ -41,12 +42,12 @@ fn check_file(option: &'static str, path: &Path) -> Result<(), Error> {
     match path.metadata() {
         // Pipes and devices are written to as they are.
         Ok(metadata) if metadata.is_dir() || metadata.file_type().is_socket() => {
-            Err(Error::FileType {
+            Err(Error::from(FileError::Kind {
                 what: option,
                 path: path.into(),
                 kind: files::kind(&metadata),
                 wanted: "a file to write to",
-            })
+            }))
         }
         _ => files::check_folder(option, path),
     }
@@ -67,18 +68,12 @@ impl Port {
     /// # Errors
     /// It cannot be opened or made.
     pub fn open(option: &'static str, label: &str, target: &Target) -> Result<Option<Port>, Error> {
-        let create = |path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Create {
-                option,
-                path,
-                source,
-            }
-        };
         Ok(Some(match target {
             Target::Stdio => return Ok(None),
-            Target::Null => Port::file("/dev/null").map_err(create(Path::new("/dev/null")))?,
-            Target::File(path) => Port::file(path).map_err(create(path))?,
+            Target::Null => {
+                Port::file("/dev/null").map_err(FileError::create(option, "/dev/null".as_ref()))?
+            }
+            Target::File(path) => Port::file(path).map_err(FileError::create(option, path))?,
             Target::Socket(path) => {
                 Port::relayed(Peer::listen(option, path)?).map_err(relay_error)?
             }

@@ -38,8 +38,11 @@ use crate::terminal::{self, Restore};
 mod backends;
 mod command;
 mod dump;
+mod error;
 mod kernel;
 mod qmp;
+
+pub use error::QemuError;
 
 use backends::Backends;
 pub use command::{Devices, arguments, check, program, shell_line};
@@ -61,7 +64,7 @@ pub fn run(machine: &Machine, observer: &dyn Observer, why: Option<&str>) -> Res
     }
     match start(machine, observer, why, machine.config.devices) {
         // A QEMU without vhost-user reports that only when a front end is requested.
-        Err(Error::QemuFailed { .. })
+        Err(Error::Qemu(QemuError::Failed { .. }))
             if machine.config.devices == config::Devices::Ours && lacks_vhost_user() =>
         {
             warn!("this QEMU has no vhost-user: its own disks and random numbers take our place");
@@ -94,13 +97,11 @@ fn start(
     signals.add(REPORT);
     signals.add(SUSPEND);
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let signals = SignalFd::with_flags(&signals, flags)
-        .map_err(|errno| cannot("wait for signals", errno.into()))?;
+    let signals = SignalFd::with_flags(&signals, flags).map_err(Error::host("wait for signals"))?;
 
-    let _restore = Restore::later().map_err(|source| cannot("read the terminal's mode", source))?;
+    let _restore = Restore::later().map_err(Error::host("read the terminal's mode"))?;
     let _flags = StatusFlags::remember()?;
-    let (ours, theirs) =
-        UnixStream::pair().map_err(|source| cannot("create a socket pair", source))?;
+    let (ours, theirs) = UnixStream::pair().map_err(Error::host("create a socket pair"))?;
     let mut backends = match devices {
         config::Devices::Ours => Backends::start(machine, observer)?,
         config::Devices::Qemu => {
@@ -152,10 +153,10 @@ fn how_it_ended(qmp: &Qmp, signal: Option<i32>, status: ExitStatus) -> Result<En
         (None, Some(Reason::HostOther)) => Ok(End::Left),
         // Ctrl-a x makes QEMU exit so abruptly that its reason may be lost.
         (None, None) if qmp.resumed() && status.success() => Ok(End::Left),
-        (None, None) => Err(Error::QemuFailed {
+        (None, None) => Err(Error::from(QemuError::Failed {
             program: qmp.program().into(),
             status: status.to_string(),
-        }),
+        })),
     }
 }
 
@@ -255,9 +256,7 @@ impl Running {
     }
 
     fn finish(mut self) -> Result<ExitStatus, Error> {
-        self.child
-            .wait()
-            .map_err(|source| cannot("wait for QEMU", source))
+        self.child.wait().map_err(Error::host("wait for QEMU"))
     }
 }
 
@@ -277,7 +276,7 @@ fn wait(qmp: &Qmp, signals: &SignalFd, timeout: PollTimeout) -> Result<bool, Err
     ];
     match poll(&mut fds, timeout) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-        Err(errno) => return Err(cannot("wait for QEMU", errno.into())),
+        Err(errno) => return Err(Error::host("wait for QEMU")(errno)),
     }
     let [qmp, _] = fds;
     Ok(qmp.any().unwrap_or(true))
@@ -292,7 +291,7 @@ fn next_signal(
     loop {
         let info = signals
             .read_signal()
-            .map_err(|errno| cannot("read a signal", errno.into()))?;
+            .map_err(Error::host("read a signal"))?;
         match info.and_then(|info| i32::try_from(info.ssi_signo).ok()) {
             Some(number) if number == REPORT as i32 => observer.notify(Moment::Report(None)),
             Some(number) if number == SUSPEND as i32 => qmp.stop()?,
@@ -312,7 +311,7 @@ fn ignore_suspend() -> nix::Result<()> {
 fn inherit(fd: &OwnedFd) -> Result<(), Error> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
         .map(drop)
-        .map_err(|errno| cannot("pass a descriptor to QEMU", errno.into()))
+        .map_err(Error::host("pass a descriptor to QEMU"))
 }
 
 /// The status flags of stdin and stdout. QEMU sets both to non-blocking and cannot undo that when
@@ -326,7 +325,7 @@ impl StatusFlags {
     fn remember() -> Result<Self, Error> {
         let flags = |fd: BorrowedFd| match fcntl(fd, FcntlArg::F_GETFL) {
             Ok(flags) => Ok(OFlag::from_bits_retain(flags)),
-            Err(errno) => Err(cannot("read the flags of stdin and stdout", errno.into())),
+            Err(errno) => Err(Error::host("read the flags of stdin and stdout")(errno)),
         };
         Ok(StatusFlags {
             stdin: flags(io::stdin().as_fd())?,
@@ -346,14 +345,7 @@ impl Drop for StatusFlags {
 pub fn not_started(program: &OsStr, source: io::Error) -> Error {
     let program = program.to_string_lossy().into();
     match source.kind() {
-        io::ErrorKind::NotFound => Error::NoQemu { program },
-        _ => Error::QemuStart { program, source },
-    }
-}
-
-fn cannot(what: &str, source: io::Error) -> Error {
-    Error::Host {
-        what: what.into(),
-        source,
+        io::ErrorKind::NotFound => Error::from(QemuError::Missing { program }),
+        _ => Error::from(QemuError::Start { program, source }),
     }
 }

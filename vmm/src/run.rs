@@ -11,6 +11,7 @@ use crate::loader::Format;
 use crate::machine::{End, Machine};
 use crate::observe::{self, Moment, Observer, Unobserved};
 use crate::pidfile::PidFile;
+use crate::qemu::QemuError;
 use crate::{qemu, signals};
 
 /// Runs the guest of `run` until it ends, and returns the exit status.
@@ -70,9 +71,9 @@ fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Resul
 /// If there is no QEMU either, the error includes why KVM cannot be used.
 fn neither(kvm: &Error, qemu: Error) -> Error {
     match qemu {
-        Error::NoQemu { .. } => Error::Neither {
+        Error::Qemu(qemu @ QemuError::Missing { .. }) => Error::Neither {
             kvm: kvm.chain(),
-            qemu: Box::new(qemu),
+            qemu,
         },
         other => other,
     }
@@ -109,10 +110,7 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     text.push(b'\n');
     io::stdout()
         .write_all(&text)
-        .map_err(|source| Error::Host {
-            what: "write to stdout".into(),
-            source,
-        })?;
+        .map_err(Error::host("write to stdout"))?;
     Ok(End::PowerOff)
 }
 

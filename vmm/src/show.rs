@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use crate::cli;
 use crate::error::Error;
+use crate::files::FileError;
 use crate::observe;
 
 /// `hartvisor trace …`.
@@ -25,11 +26,7 @@ pub fn rings(options: &cli::Rings) -> Result<u8, Error> {
     let (device, svg) = (options.device.as_deref(), options.svg.as_ref());
     let drawing = observe::draw_rings(&options.file, device, options.queue, svg.is_some())?;
     match svg {
-        Some(out) => fs::write(out, drawing).map_err(|source| Error::Write {
-            what: "the drawing to",
-            path: out.clone(),
-            source,
-        })?,
+        Some(out) => fs::write(out, drawing).map_err(FileError::write("the drawing to", out))?,
         None => print(&drawing),
     }
     Ok(0)

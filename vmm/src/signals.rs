@@ -59,10 +59,9 @@ pub fn block() -> Result<SigSet, Error> {
     others.for_each(|signal| blocked.add(signal));
     blocked.add(CONTINUED);
     blocked.add(TOO_LARGE);
-    blocked.thread_block().map_err(|errno| Error::Host {
-        what: "block signals".into(),
-        source: errno.into(),
-    })?;
+    blocked
+        .thread_block()
+        .map_err(Error::host("block signals"))?;
     Ok(signals)
 }
 
@@ -72,10 +71,7 @@ pub fn block() -> Result<SigSet, Error> {
 /// None are known.
 pub fn block_suspend() -> Result<(), Error> {
     let suspend = SigSet::from_iter([SUSPEND]);
-    suspend.thread_block().map_err(|errno| Error::Host {
-        what: "block signals".into(),
-        source: errno.into(),
-    })
+    suspend.thread_block().map_err(Error::host("block signals"))
 }
 
 /// Stops this process with all its threads until SIGCONT: the default action of SIGTSTP.

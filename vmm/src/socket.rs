@@ -15,8 +15,8 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
 
-use crate::error::Error;
-use crate::files;
+use crate::error::{Class, Error};
+use crate::files::{self, FileError};
 
 /// Most bytes of a socket's path: sockaddr_un holds 108, with the NUL (unix(7)).
 const PATH_MAX: usize = 107;
@@ -27,6 +27,25 @@ const BACKLOG: i32 = 128;
 /// How often to try to lock a directory, and how long to wait after each try.
 const LOCK_TRIES: usize = 50;
 const LOCK_WAIT: Duration = Duration::from_millis(20);
+
+/// Paths at which no socket can listen.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The path is longer than the system can have.
+    #[error("{option}: socket path {path:?} has {length} bytes, at most {limit} are possible")]
+    Path { option: &'static str, path: PathBuf, length: usize, limit: usize },
+
+    /// The socket is another program's.
+    #[error("{option}: somebody listens at socket {path:?} already, give another path")]
+    InUse { option: &'static str, path: PathBuf },
+}
+
+impl SocketError {
+    /// Whose fault it is.
+    pub(crate) fn class(&self) -> Class {
+        Class::Usage
+    }
+}
 
 /// A listening socket. Only its user may connect. Its path is removed with it, unless that names something else by then.
 #[derive(Debug)]
@@ -43,11 +62,7 @@ impl Socket {
     /// # Errors
     /// A process listens there, or the socket cannot be made.
     pub(crate) fn listen(option: &'static str, path: &Path) -> Result<Socket, Error> {
-        let create = |source| Error::Create {
-            option,
-            path: path.into(),
-            source,
-        };
+        let create = FileError::create(option, path);
         // Of two processes that find a stale socket, the slower one would remove the other's new one.
         let _lock = lock_directory(path);
         if is_stale(option, path)? {
@@ -107,38 +122,34 @@ pub(crate) fn check(option: &'static str, path: &Path) -> Result<(), Error> {
 fn is_stale(option: &'static str, path: &Path) -> Result<bool, Error> {
     let length = path.as_os_str().len();
     if length > PATH_MAX {
-        return Err(Error::SocketPath {
+        return Err(Error::from(SocketError::Path {
             option,
             path: path.into(),
             length,
             limit: PATH_MAX,
-        });
+        }));
     }
     let Ok(metadata) = path.symlink_metadata() else {
         return files::check_folder(option, path).map(|()| false);
     };
     if !metadata.file_type().is_socket() {
-        return Err(Error::FileType {
+        return Err(Error::from(FileError::Kind {
             what: option,
             path: path.into(),
             kind: files::kind(&metadata),
             wanted: "a path where a socket can be made",
-        });
+        }));
     }
     let socket = || socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None);
     match socket().and_then(|it| connect(&it, &SocketAddrUnix::new(path)?)) {
         Err(Errno::CONNREFUSED) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
         // Too many connections wait to be accepted; it is a datagram socket.
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(Error::SocketInUse {
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(Error::from(SocketError::InUse {
             option,
             path: path.into(),
-        }),
-        Err(errno) => Err(Error::Create {
-            option,
-            path: path.into(),
-            source: errno.into(),
-        }),
+        })),
+        Err(errno) => Err(FileError::create(option, path)(errno.into())),
     }
 }
 

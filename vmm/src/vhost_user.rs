@@ -34,21 +34,20 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
     // Before any other thread exists, so that all of them inherit the mask.
     let signals = signals::block()?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let signals = SignalFd::with_flags(&signals, flags)
-        .map_err(|errno| host("wait for signals", errno.into()))?;
+    let signals = SignalFd::with_flags(&signals, flags).map_err(Error::host("wait for signals"))?;
     let device = slots::alone(&options.device)?;
-    let service = VhostUser::new(device).map_err(|it| host("start a device", it))?;
+    let service = VhostUser::new(device).map_err(Error::host("start a device"))?;
     let service = Arc::new(service);
     let socket = Socket::listen("--socket", &options.socket)?;
     loop {
         if let Some(signal) = wait(&signals, &socket)? {
             return Ok(End::Signal(signal));
         }
-        let accept = |source| host("accept a front end", source);
-        let Some(stream) = socket.accept().map_err(accept)? else {
+        let accept = || Error::host("accept a front end");
+        let Some(stream) = socket.accept().map_err(accept())? else {
             continue;
         };
-        stream.set_nonblocking(false).map_err(accept)?;
+        stream.set_nonblocking(false).map_err(accept())?;
         info!("a front end has come");
         let session = Session::start(&service, stream)?;
         let signal = wait(&signals, &session)?;
@@ -84,24 +83,17 @@ fn wait(signals: &SignalFd, other: &impl AsFd) -> Result<Option<i32>, Error> {
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(host("wait for a front end", errno.into())),
+            Err(errno) => return Err(Error::host("wait for a front end")(errno)),
         }
         let [_, other] = fds;
         let info = signals
             .read_signal()
-            .map_err(|errno| host("read a signal", errno.into()))?;
+            .map_err(Error::host("read a signal"))?;
         if let Some(signal) = info.and_then(|info| i32::try_from(info.ssi_signo).ok()) {
             return Ok(Some(signal));
         }
         if other.any().unwrap_or(true) {
             return Ok(None);
         }
-    }
-}
-
-fn host(what: &str, source: std::io::Error) -> Error {
-    Error::Host {
-        what: what.into(),
-        source,
     }
 }

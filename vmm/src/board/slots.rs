@@ -14,6 +14,7 @@ use devices::transport::mmio::Mmio;
 use devices::virtio::VirtioDevice;
 
 use super::Line;
+use crate::config::ConfigError;
 use crate::config::{self, BackEnd};
 use crate::consoles::Consoles;
 use crate::error::Error;
@@ -269,13 +270,13 @@ pub(crate) fn check(config: &config::Machine, board: Board) -> Result<(), Error>
         [one] => format!("{one} takes one"),
         several => format!("{} take one each", several.join(" and ")),
     };
-    Err(Error::TooManyDisks {
+    Err(Error::from(ConfigError::TooManyDisks {
         given: config.disks.len(),
         limit: board.slots.saturating_sub(titles.len()),
         whose: board.whose,
         slots: board.slots,
         taken,
-    })
+    }))
 }
 
 /// Returns QEMU's front ends of the devices that can be served.

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::{Cli, Run};
 use crate::error::Error;
 use crate::files;
+use crate::files::FileError;
 use crate::layout::MIB;
 use crate::size;
 
@@ -80,10 +81,7 @@ fn append(
         return Ok((arguments, None));
     };
     let run = Run::augment_args(Command::new("run"));
-    let wrong = |problem| Error::Config {
-        path: path.clone(),
-        problem,
-    };
+    let wrong = |problem| FileError::content("config", path, problem);
     let known = || {
         run.get_arguments()
             .filter_map(|option| Some((option.get_long()?, option)))
@@ -154,10 +152,7 @@ fn describe(value: &Value) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<(String, Value)>, Error> {
-    let wrong = |problem| Error::Config {
-        path: path.into(),
-        problem,
-    };
+    let wrong = |problem| FileError::content("config", path, problem);
     let (file, length) = files::open_input("config", path)?;
     if length > MIB {
         let limit = size::show(MIB);
@@ -168,11 +163,7 @@ fn read(path: &Path) -> Result<Vec<(String, Value)>, Error> {
     let mut bytes = Vec::new();
     file.take(MIB)
         .read_to_end(&mut bytes)
-        .map_err(|source| Error::Read {
-            what: "config",
-            path: path.into(),
-            source,
-        })?;
+        .map_err(FileError::read("config", path))?;
     let text = String::from_utf8(bytes)
         .map_err(|error| wrong(format!("it is no text: {}", error.utf8_error())))?;
     let json = match path.extension().and_then(|extension| extension.to_str()) {

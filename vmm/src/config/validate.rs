@@ -2,6 +2,7 @@
 
 use devices::console::PORTS_MAX;
 
+use super::error::ConfigError;
 use super::{Machine, Memory, Port, Target};
 use crate::error::Error;
 use crate::layout::{MAX_CPUS, MAX_MEMORY, MEMORY_ALIGN, MIB, MIN_MEMORY};
@@ -16,7 +17,7 @@ impl Machine {
         cpus(self.cpus)?;
         memory(&self.memory)?;
         if let Some(at) = self.cmdline.find('\0') {
-            return Err(Error::CommandLineNul { at });
+            return Err(Error::from(ConfigError::CommandLineNul { at }));
         }
         for disk in &self.disks {
             let named = |problem| Error::Usage(format!("--disk {:?}: {problem}", disk.path));
@@ -32,11 +33,11 @@ impl Machine {
         for (_, label, target) in self.consoles() {
             let mut before = known.iter();
             if let Some((other, _)) = before.find(|(_, other)| target.conflicts(other)) {
-                return Err(Error::SameTarget {
+                return Err(Error::from(ConfigError::SameTarget {
                     first: other.clone(),
                     second: label,
                     target: target.to_string(),
-                });
+                }));
             }
             known.push((label, target));
         }
@@ -56,11 +57,11 @@ impl Machine {
 fn cpus(given: u32) -> Result<(), Error> {
     match given {
         1..=MAX_CPUS => Ok(()),
-        given => Err(Error::Cpus {
+        given => Err(Error::from(ConfigError::Cpus {
             given,
             limit: MAX_CPUS,
             why: "the limit of the virt board",
-        }),
+        })),
     }
 }
 
@@ -90,19 +91,19 @@ fn memory(memory: &Memory) -> Result<(), Error> {
         }
         _ => return Ok(()),
     };
-    Err(Error::Memory {
+    Err(Error::from(ConfigError::Memory {
         given: size::show(size),
         problem,
-    })
+    }))
 }
 
 fn ports(ports: &[Port]) -> Result<(), Error> {
     // Port 0 is the console.
     if ports.len() >= PORTS_MAX {
-        return Err(Error::TooManyPorts {
+        return Err(Error::from(ConfigError::TooManyPorts {
             given: ports.len(),
             limit: PORTS_MAX - 1,
-        });
+        }));
     }
     let mut names = Vec::new();
     for port in ports {
@@ -110,7 +111,7 @@ fn ports(ports: &[Port]) -> Result<(), Error> {
         port.check().map_err(named)?;
         if names.contains(&&port.name) {
             let name = port.name.clone();
-            return Err(Error::PortTwice { name });
+            return Err(Error::from(ConfigError::PortTwice { name }));
         }
         names.push(&port.name);
     }

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use devices::block::Image;
 
+use super::error::DiskError;
 use crate::config::DiskFormat;
 use crate::error::Error;
 
@@ -60,7 +61,7 @@ fn looks_like(file: &File) -> Option<&'static str> {
 }
 
 fn refused(path: &Path, format: &'static str, by: &'static str) -> Error {
-    Error::DiskFormat {
+    Error::from(DiskError::Format {
         path: path.into(),
         format,
         by,
@@ -69,7 +70,7 @@ fn refused(path: &Path, format: &'static str, by: &'static str) -> Error {
             ("qcow2", false) => "a build with the feature qcow2 opens one, ",
             _ => "",
         },
-    }
+    })
 }
 
 /// Returns the size in bytes of the disk in a qcow2 image. Writes nothing.
@@ -82,9 +83,11 @@ pub(super) fn qcow2_size(path: &Path, file: &File) -> Result<u64, Error> {
     }
     let image = file.try_clone().and_then(|file| qcow2(file, true));
     let size = image.and_then(|image| image.size());
-    size.map_err(|source| Error::DiskImage {
-        path: path.into(),
-        source,
+    size.map_err(|source| {
+        Error::from(DiskError::Image {
+            path: path.into(),
+            source,
+        })
     })
 }
 

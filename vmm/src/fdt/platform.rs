@@ -1,7 +1,7 @@
 //! The nodes of the platform devices, as in QEMU's `virt`.
 
 use devices::platform::{finisher, pvpanic, rtc, uart};
-use vm_fdt::{Error as FdtError, FdtWriter};
+use vm_fdt::{Error as WriterError, FdtWriter};
 
 use super::{FINISHER_PHANDLE, Irqchip, Trigger};
 use crate::layout::{FINISHER_BASE, PVPANIC_BASE, RTC_BASE, RTC_IRQ, UART_BASE, UART_IRQ};
@@ -13,7 +13,7 @@ pub(super) fn stdout_path() -> String {
 
 /// Finisher, clock, pvpanic and serial port. The clock's alarm and a key can wake a sleeping guest,
 /// if its drivers enable that.
-pub(super) fn devices(fdt: &mut FdtWriter, irqchip: Irqchip) -> Result<(), FdtError> {
+pub(super) fn devices(fdt: &mut FdtWriter, irqchip: Irqchip) -> Result<(), WriterError> {
     let node = fdt.begin_node(&format!("test@{FINISHER_BASE:x}"))?;
     let names = ["sifive,test1", "sifive,test0", "syscon"];
     fdt.property_string_list("compatible", names.map(String::from).into())?;
@@ -43,7 +43,7 @@ pub(super) fn devices(fdt: &mut FdtWriter, irqchip: Irqchip) -> Result<(), FdtEr
 }
 
 /// How a system without SBI SRST powers off and reboots: by stores to the finisher.
-pub(super) fn power(fdt: &mut FdtWriter) -> Result<(), FdtError> {
+pub(super) fn power(fdt: &mut FdtWriter) -> Result<(), WriterError> {
     for (name, value) in [("poweroff", finisher::PASS), ("reboot", finisher::RESET)] {
         let node = fdt.begin_node(name)?;
         fdt.property_string("compatible", &format!("syscon-{name}"))?;

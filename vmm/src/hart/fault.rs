@@ -21,6 +21,7 @@ use super::decode::{Data, Instruction, integer};
 use super::paging::{PAGE, Paging, Refused, Use, is_memory};
 use super::{Cause, Exception, Hart, Register, sstatus, vector};
 use crate::error::Error;
+use crate::kvm::KvmError;
 use crate::machine::End;
 
 /// Failures of KVM_RUN that are handled per run. Each costs three lines in the host's kernel log,
@@ -301,10 +302,7 @@ fn access(
 }
 
 fn failed(hart: &dyn Hart, source: io::Error) -> Error {
-    Error::Kvm {
-        what: format!("give vCPU {} an exception", hart.id()),
-        source,
-    }
+    KvmError::call(format!("give vCPU {} an exception", hart.id()))(source)
 }
 
 #[cfg(test)]

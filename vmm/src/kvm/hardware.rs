@@ -6,9 +6,10 @@ use kvm_ioctls::{Kvm, VmFd};
 use log::warn;
 
 use super::aia::{Aia, Failed};
-use super::failed;
+use super::error::KvmError;
 use super::report::{LOST_WAKEUPS, may_lose_wakeups};
 use super::vcpu::KvmVcpu;
+use crate::config::ConfigError;
 use crate::config::Irqchip;
 use crate::error::Error;
 
@@ -24,11 +25,11 @@ pub(crate) struct Hardware {
 pub(crate) fn create(kvm: &Kvm, cpus: u32, irqchip: Irqchip) -> Result<Hardware, Error> {
     let limit = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
     if cpus > limit {
-        return Err(Error::Cpus {
+        return Err(Error::from(ConfigError::Cpus {
             given: cpus,
             limit,
             why: "the limit of this host's KVM",
-        });
+        }));
     }
     with(kvm, cpus, irqchip, Aia::new)
 }
@@ -55,7 +56,7 @@ fn with(
             Ok(hardware)
         }
         Err(Failed { step, source }) if irqchip == Irqchip::Aia => {
-            Err(Error::KvmAia { step, source })
+            Err(Error::from(KvmError::Aia { step, source }))
         }
         // The host has no AIA. One whose AIA is broken is worth a warning.
         Err(Failed { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(hardware),
@@ -68,7 +69,7 @@ fn with(
 }
 
 fn without_aia(kvm: &Kvm, cpus: u32) -> Result<Hardware, Error> {
-    let vm = kvm.create_vm().map_err(failed("create a VM"))?;
+    let vm = kvm.create_vm().map_err(KvmError::call("create a VM"))?;
     let vcpus = (0..cpus)
         .map(|id| KvmVcpu::new(&vm, id))
         .collect::<Result<_, _>>()?;

@@ -33,10 +33,7 @@ impl Irqchip {
         });
         let harts = harts
             .collect::<io::Result<_>>()
-            .map_err(|source| Error::Host {
-                what: "duplicate a vCPU's descriptor".to_owned(),
-                source,
-            })?;
+            .map_err(Error::host("duplicate a vCPU's descriptor"))?;
         let plic = Arc::new(Plic::new(harts));
         bus.insert(layout::PLIC_BASE, layout::PLIC_SIZE, plic.clone())
             .map_err(|overlap| Error::Internal(overlap.to_string()))?;

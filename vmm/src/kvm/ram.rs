@@ -17,7 +17,8 @@ use vm_memory::{
     GuestRegionMmap, MmapRegion,
 };
 
-use super::failed;
+use super::error::KvmError;
+use crate::config::ConfigError;
 use crate::config::{HugePages, Memory};
 use crate::error::Error;
 use crate::layout::{MEMORY_ALIGN, RAM_BASE};
@@ -60,7 +61,8 @@ pub(crate) fn show(vm: &VmFd, ram: &GuestMemoryMmap) -> Result<(), Error> {
             userspace_addr: region.as_ptr() as u64,
         };
         // SAFETY: `ram` owns the mapping, and the caller keeps it until the VM is closed.
-        unsafe { vm.set_user_memory_region(region) }.map_err(failed("set the guest's memory"))?;
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(KvmError::call("set the guest's memory"))?;
     }
     Ok(())
 }
@@ -73,21 +75,22 @@ fn check_address_bits(vm: &VmFd, size: u64) -> Result<(), Error> {
         .ok()
         .and_then(|bits| 1_u64.checked_shl(bits));
     match end {
-        Some(end) if end > RAM_BASE && RAM_BASE.saturating_add(size) > end => Err(Error::Memory {
-            given: size::show(size),
-            problem: format!(
-                "at most {} can be addressed ({bits}-bit guest physical addresses on this host)",
-                size::show(end - RAM_BASE)
-            ),
-        }),
+        Some(end) if end > RAM_BASE && RAM_BASE.saturating_add(size) > end => {
+            Err(Error::from(ConfigError::Memory {
+                given: size::show(size),
+                problem: format!(
+                    "at most {} can be addressed ({bits}-bit guest physical addresses on this host)",
+                    size::show(end - RAM_BASE)
+                ),
+            }))
+        }
         _ => Ok(()),
     }
 }
 
 fn map_pages(option: &Memory, huge: bool) -> Result<MmapRegion, Error> {
-    let refused = |source| Error::Host {
-        what: format!("map {} of guest memory", size::show(option.size)),
-        source,
+    let refused = |source: io::Error| {
+        Error::host(format!("map {} of guest memory", size::show(option.size)))(source)
     };
     let len =
         usize::try_from(option.size).map_err(|_| refused(io::ErrorKind::OutOfMemory.into()))?;
@@ -145,7 +148,7 @@ fn too_few(option: &Memory, error: Error) -> Error {
     let free = count("free_hugepages").saturating_sub(count("resv_hugepages"));
     let needed = option.size / MEMORY_ALIGN;
     match free < needed {
-        true => Error::HugePages { needed, free },
+        true => Error::from(KvmError::HugePages { needed, free }),
         false => error,
     }
 }

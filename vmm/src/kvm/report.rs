@@ -7,17 +7,18 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use nix::sys::utsname::uname;
 
 use super::aia::Aia;
+use super::cpu;
+use super::error::KvmError;
 use super::ext::register;
 use super::ram::HUGE_PAGES;
 use super::vcpu::KvmVcpu;
-use super::{cpu, failed};
 use crate::error::Error;
 use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS};
 
 /// One line per fact: its name and value, and advice where something is missing.
 pub(super) fn report(kvm: &Kvm) -> Result<Vec<(&'static str, String)>, Error> {
     // A VM that never runs, so everything can be tried on it.
-    let vm = kvm.create_vm().map_err(failed("create a VM"))?;
+    let vm = kvm.create_vm().map_err(KvmError::call("create a VM"))?;
     let vcpu = KvmVcpu::new(&vm, 0)?;
     let timebase = vcpu.timebase()?;
     let (off, hidden) = switchable(&vcpu);

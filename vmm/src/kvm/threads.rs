@@ -85,10 +85,7 @@ impl VcpuThreads {
                 vcpu
             };
             let thread = Builder::new().name(format!("vcpu{id}")).spawn(run);
-            let thread = thread.map_err(|source| Error::Host {
-                what: format!("start the thread of vCPU {id}"),
-                source,
-            })?;
+            let thread = thread.map_err(Error::host(format!("start the thread of vCPU {id}")))?;
             started.threads.push(VcpuKick {
                 immediate_exit,
                 thread,
@@ -162,8 +159,5 @@ fn install_kick_handler() -> Result<(), Error> {
     // SAFETY: the handler does nothing, which is safe at any time.
     unsafe { sigaction(KICK, &action) }
         .map(drop)
-        .map_err(|errno| Error::Host {
-            what: "install a signal handler".to_owned(),
-            source: errno.into(),
-        })
+        .map_err(Error::host("install a signal handler"))
 }

@@ -16,6 +16,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 
+use super::error::KvmError;
 use super::ext::{self, register};
 use crate::error::Error;
 use crate::hart::{Hart, Register};
@@ -39,10 +40,9 @@ unsafe impl Send for KvmVcpu {}
 
 impl KvmVcpu {
     pub(crate) fn new(vm: &VmFd, id: u32) -> Result<KvmVcpu, Error> {
-        let mut fd = vm.create_vcpu(id.into()).map_err(|error| Error::Kvm {
-            what: format!("create vCPU {id}"),
-            source: error.into(),
-        })?;
+        let mut fd = vm
+            .create_vcpu(id.into())
+            .map_err(KvmError::call(format!("create vCPU {id}")))?;
         let run = NonNull::from(fd.get_kvm_run());
         Ok(KvmVcpu { fd, run, id })
     }
@@ -79,10 +79,10 @@ impl KvmVcpu {
             (register::A1, fdt),
         ];
         for (id, value) in registers {
-            self.set(id, value).map_err(|source| Error::Kvm {
-                what: format!("set register {id:#x} of vCPU {}", self.id),
-                source,
-            })?;
+            self.set(id, value).map_err(KvmError::call(format!(
+                "set register {id:#x} of vCPU {}",
+                self.id
+            )))?;
         }
         Ok(())
     }
@@ -92,10 +92,10 @@ impl KvmVcpu {
         let frequency = self.get(register::TIMER_FREQUENCY);
         frequency
             .and_then(|hz| u32::try_from(hz).ok())
-            .ok_or(Error::KvmLacks {
+            .ok_or(Error::from(KvmError::Lacks {
                 what: "the timer frequency register".to_owned(),
                 why: "the guest's clock needs it",
-            })
+            }))
     }
 
     /// The byte at which KVM looks on its way into the guest: 1 turns it back.
@@ -108,7 +108,7 @@ impl KvmVcpu {
 
     fn failed(&self, what: &str) -> impl FnOnce(io::Error) -> Error {
         let what = format!("{what} vCPU {}", self.id);
-        move |source| Error::Kvm { what, source }
+        move |source| Error::from(KvmError::Call { what, source })
     }
 
     /// The id by which KVM knows a register.
@@ -168,10 +168,7 @@ impl Vcpu for KvmVcpu {
             return match source.raw_os_error() {
                 Some(libc::EINTR | libc::EAGAIN) => Ok(Exit::Interrupted),
                 Some(libc::EIO | libc::EOPNOTSUPP) => Ok(Exit::Fault),
-                _ => Err(Error::Kvm {
-                    what: format!("run vCPU {}", self.id),
-                    source,
-                }),
+                _ => Err(KvmError::call(format!("run vCPU {}", self.id))(source)),
             };
         }
         let run = self.run.as_ptr();
@@ -199,9 +196,11 @@ impl Vcpu for KvmVcpu {
 
     fn time(&self) -> Result<u64, Error> {
         let time = self.get(register::TIMER_TIME);
-        time.ok_or_else(|| Error::KvmLacks {
-            what: "the timer's time register".to_owned(),
-            why: "the guest's clock needs it",
+        time.ok_or_else(|| {
+            Error::from(KvmError::Lacks {
+                what: "the timer's time register".to_owned(),
+                why: "the guest's clock needs it",
+            })
         })
     }
 
@@ -263,8 +262,5 @@ fn decode(reason: u32, details: &mut Details, id: u32) -> Result<Exit<'_>, Error
 }
 
 fn stuck(id: u32, why: &str) -> Error {
-    Error::Kvm {
-        what: format!("run vCPU {id}"),
-        source: io::Error::other(format!("cannot go on from {why}")),
-    }
+    KvmError::call(format!("run vCPU {id}"))(io::Error::other(format!("cannot go on from {why}")))
 }

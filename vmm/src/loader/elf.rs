@@ -12,8 +12,10 @@ use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, LittleEndian as LE};
 
+use super::error::KernelError;
 use super::{Format, PAGE, Segment};
 use crate::error::Error;
+use crate::files::FileError;
 use crate::layout::KERNEL_BASE;
 
 /// Size in bytes of an ELF64 header.
@@ -25,18 +27,15 @@ type Parts = (Format, u64, Vec<Segment>);
 
 /// Reads the headers of an ELF file of `length` bytes.
 pub(super) fn read(path: &Path, file: &File, length: u64) -> Result<Parts, Error> {
-    let wrong = |problem: String| Error::KernelHeader {
-        path: path.into(),
-        problem,
-    };
+    let wrong = |problem: String| FileError::content("kernel", path, problem);
     let fits = |part: String, end: Option<u64>| match end {
         Some(end) if end <= length => Ok(()),
-        Some(end) => Err(Error::KernelTruncated {
+        Some(end) => Err(Error::from(KernelError::Truncated {
             path: path.into(),
             part,
             end,
             length,
-        }),
+        })),
         None => Err(wrong(format!("its {part} ends beyond 2^64"))),
     };
 

@@ -9,9 +9,11 @@ use object::elf::{
     EM_SPARCV9, EM_X86_64, Machine,
 };
 
+use super::error::KernelError;
 use super::unpack::Packing;
 use super::zboot;
 use crate::error::Error;
+use crate::files::FileError;
 
 /// A kernel format that can be loaded, possibly after decompression.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,15 +67,13 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
 pub(super) fn recognise(path: &Path, file: &File, length: u64) -> Result<Found, Error> {
     let mut head = vec![0; HEAD.min(usize::try_from(length).unwrap_or(HEAD))];
     file.read_exact_at(&mut head, 0)
-        .map_err(|source| Error::Read {
-            what: "kernel",
+        .map_err(FileError::read("kernel", path))?;
+    from_head(&head).map_err(|(found, advice)| {
+        Error::from(KernelError::Format {
             path: path.into(),
-            source,
-        })?;
-    from_head(&head).map_err(|(found, advice)| Error::KernelFormat {
-        path: path.into(),
-        found,
-        advice,
+            found,
+            advice,
+        })
     })
 }
 

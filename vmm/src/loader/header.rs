@@ -4,7 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::error::KernelError;
 use crate::error::Error;
+use crate::files::FileError;
 
 /// A kernel file whose header is read.
 pub(super) struct Headed<'a> {
@@ -26,29 +28,22 @@ impl Headed<'_> {
         let mut bytes = [0; N];
         match self.file.read_exact_at(&mut bytes, 0) {
             Ok(()) => Ok(bytes),
-            Err(source) => Err(Error::Read {
-                what: "kernel",
-                path: self.path.into(),
-                source,
-            }),
+            Err(source) => Err(FileError::read("kernel", self.path)(source)),
         }
     }
 
     /// Returns the error of a file that ends before byte `end`, the end of `part`.
     pub(super) fn truncated(&self, part: &str, end: u64) -> Error {
-        Error::KernelTruncated {
+        Error::from(KernelError::Truncated {
             path: self.path.into(),
             part: part.into(),
             end,
             length: self.length,
-        }
+        })
     }
 
     /// Returns the error of an invalid header.
     pub(super) fn wrong(&self, problem: String) -> Error {
-        Error::KernelHeader {
-            path: self.path.into(),
-            problem,
-        }
+        FileError::content("kernel", self.path, problem)
     }
 }

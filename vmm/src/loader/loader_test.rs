@@ -341,7 +341,7 @@ fn a_file_that_was_written_in_place_is_refused_and_one_that_was_replaced_stays()
         file.set_modified(std::time::SystemTime::UNIX_EPOCH)
             .unwrap();
         let error = load().unwrap_err();
-        assert!(matches!(error, Error::FileChanged { what, .. } if what == written));
+        assert!(matches!(error, Error::File(FileError::Changed { what, .. }) if what == written));
         assert_eq!(error.exit_code(), 2);
     }
 }

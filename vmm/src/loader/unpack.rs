@@ -13,7 +13,9 @@ use flate2::bufread::GzDecoder;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ruzstd::decoding::StreamingDecoder;
 
+use super::error::KernelError;
 use crate::error::Error;
+use crate::files::FileError;
 use crate::size;
 
 /// Bytes decompressed per step.
@@ -96,10 +98,11 @@ pub(super) fn unpack(
         log::debug!("{} bytes behind the packed kernel", section.end - next);
     }
     match sink.length {
-        0 => Err(Error::KernelHeader {
-            path: path.into(),
-            problem: format!("what its {} holds is empty", packing.name()),
-        }),
+        0 => Err(FileError::content(
+            "kernel",
+            path,
+            format!("what its {} holds is empty", packing.name()),
+        )),
         length => Ok((sink.file, length)),
     }
 }
@@ -152,19 +155,15 @@ fn explain(
 ) -> Error {
     let problem = match (fault, input.failed) {
         (Fault::TooLarge, _) => {
-            return Error::KernelUnpacked {
+            return Error::from(KernelError::Unpacked {
                 path: path.into(),
                 packing: packing.name(),
                 memory: size::show(limit),
-            };
+            });
         }
         (Fault::Output(source), _) => return cannot_keep(source),
         (Fault::Input(_), Some(source)) => {
-            return Error::Read {
-                what: "kernel",
-                path: path.into(),
-                source,
-            };
+            return FileError::read("kernel", path)(source);
         }
         (Fault::Input(_), None) if input.ended => format!(
             "its {} data is truncated: it does not end within {} bytes",
@@ -175,17 +174,11 @@ fn explain(
             format!("its {} data is corrupt: {problem}", packing.name())
         }
     };
-    Error::KernelHeader {
-        path: path.into(),
-        problem,
-    }
+    FileError::content("kernel", path, problem)
 }
 
 fn cannot_keep(source: io::Error) -> Error {
-    Error::Host {
-        what: "keep the unpacked kernel in memory".into(),
-        source,
-    }
+    Error::host("keep the unpacked kernel in memory")(source)
 }
 
 /// Receives the output.

@@ -8,7 +8,7 @@ use super::{auto, open, two_segments};
 use crate::config::{self, KernelFormat};
 use crate::error::Error;
 use crate::layout::{KERNEL_BASE, MIB};
-use crate::loader::{Format, Kernel};
+use crate::loader::{Format, Kernel, KernelError};
 
 fn kernel(bytes: &[u8]) -> Kernel {
     open(bytes).unwrap()
@@ -139,7 +139,10 @@ fn nothing_larger_than_the_guests_ram_is_unpacked() {
         std::fs::write(file.path(), packed).unwrap();
         let error = Kernel::open(&auto(file.path()), 32 * MIB).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        assert!(matches!(error, Error::KernelUnpacked { .. }), "{error}");
+        assert!(
+            matches!(error, Error::Kernel(KernelError::Unpacked { .. })),
+            "{error}"
+        );
         assert!(error.to_string().contains("more than 32M"), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use devices::transport::vhost_user::VhostUser;
 use devices::virtio::VirtioDevice;
 use log::warn;
 
-use super::{cannot, inherit};
+use super::inherit;
 use crate::board::slots::{self, Parts};
 use crate::error::Error;
 use crate::machine::{Disk, Machine};
@@ -45,11 +45,11 @@ impl Backends {
 
     fn serve(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), Error> {
         let pair = UnixStream::pair();
-        let (ours, theirs) = pair.map_err(|source| cannot("create a socket pair", source))?;
+        let (ours, theirs) = pair.map_err(Error::host("create a socket pair"))?;
         let theirs = OwnedFd::from(theirs);
         inherit(&theirs)?;
         let service = VhostUser::new(device);
-        let service = Arc::new(service.map_err(|it| cannot("start a device", it))?);
+        let service = Arc::new(service.map_err(Error::host("start a device"))?);
         self.sessions.push(Session::start(&service, ours)?);
         self.theirs.push(theirs);
         Ok(())

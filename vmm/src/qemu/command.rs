@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use super::error::QemuError;
 use crate::board::{Line, slots};
 use crate::config::Irqchip;
 use crate::error::Error;
@@ -41,11 +42,11 @@ pub fn check(machine: &Machine) -> Result<(), Error> {
         // QEMU places an Image behind its firmware, wherever that ends.
         Format::Image => Ok(()),
         _ if lowest >= KERNEL_BASE => Ok(()),
-        _ => Err(Error::KernelInFirmware {
+        _ => Err(Error::from(QemuError::InFirmware {
             path: machine.kernel.path().into(),
             start: lowest,
             firmware_end: KERNEL_BASE,
-        }),
+        })),
     }
 }
 

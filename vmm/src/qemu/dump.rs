@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use nix::unistd::mkdtemp;
 
 use super::command::{Devices, arguments, program};
+use super::error::QemuError;
 use super::kernel::Startable;
-use super::{cannot, inherit, not_started};
+use super::{inherit, not_started};
 use crate::config::double_commas;
 use crate::dtb;
 use crate::error::Error;
@@ -39,10 +40,10 @@ pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
         Err(_) => {
             // Its messages are only of interest on failure.
             stderr::write(&output.stderr);
-            Err(Error::QemuFailed {
+            Err(Error::from(QemuError::Failed {
                 program: program.to_string_lossy().into(),
                 status: output.status.to_string(),
-            })
+            }))
         }
     }
 }
@@ -55,7 +56,7 @@ impl Folder {
         let template = std::env::temp_dir().join("hartvisor-XXXXXX");
         mkdtemp(&template)
             .map(Folder)
-            .map_err(|errno| cannot("make a temporary folder", errno.into()))
+            .map_err(Error::host("make a temporary folder"))
     }
 }
 

@@ -36,10 +36,7 @@ impl Startable<'_> {
             (Format::Elf | Format::Image, Some(_)) => kernel.file().try_clone(),
             (Format::StaticPie | Format::Raw, _) => copy(kernel),
         };
-        let copy = copy.map_err(|source| Error::Host {
-            what: "copy the kernel for QEMU".into(),
-            source,
-        })?;
+        let copy = copy.map_err(Error::host("copy the kernel for QEMU"))?;
         let path = PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()));
         Ok(Startable::Copy(copy.into(), path))
     }

@@ -17,6 +17,7 @@ use std::os::unix::net::UnixStream;
 use log::debug;
 use serde_json::Value;
 
+use super::error::QemuError;
 use crate::error::Error;
 
 /// The first QEMU version that reports a guest's failure as an event instead of exiting.
@@ -54,10 +55,9 @@ pub(super) struct Qmp {
 impl Qmp {
     /// Connects to `program`, whose name is used in errors.
     pub(super) fn new(socket: UnixStream, program: OsString) -> Result<Qmp, Error> {
-        socket.set_nonblocking(true).map_err(|source| Error::Host {
-            what: "make the QMP socket non-blocking".into(),
-            source,
-        })?;
+        socket
+            .set_nonblocking(true)
+            .map_err(Error::host("make the QMP socket non-blocking"))?;
         let program = program.to_string_lossy().into_owned();
         Ok(Qmp {
             socket,
@@ -126,10 +126,7 @@ impl Qmp {
                 // QEMU was killed with unread data in the socket.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(false),
                 Err(source) => {
-                    return Err(Error::Host {
-                        what: "read from QEMU's QMP socket".into(),
-                        source,
-                    });
+                    return Err(Error::host("read from QEMU's QMP socket")(source));
                 }
             }
         }
@@ -198,20 +195,19 @@ impl Qmp {
         if found >= OLDEST {
             return Ok(());
         }
-        Err(Error::QemuOld {
+        Err(Error::from(QemuError::Old {
             program: self.program.clone(),
             found: format!("{}.{}", found.0, found.1),
             needed: OLDEST_TEXT,
-        })
+        }))
     }
 
     fn send(&mut self, command: &str) -> Result<(), Error> {
         match writeln!(self.socket, "{{\"execute\": \"{command}\"}}") {
             // The closed connection is detected by reading.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Host {
-                what: "write to QEMU's QMP socket".into(),
-                source: error,
-            }),
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(Error::host("write to QEMU's QMP socket")(error))
+            }
             _ => Ok(()),
         }
     }
@@ -220,10 +216,10 @@ impl Qmp {
         let text = String::from_utf8_lossy(message.get(..200).unwrap_or(message))
             .trim_end()
             .to_owned();
-        Error::Qmp {
+        Error::from(QemuError::Qmp {
             program: self.program.clone(),
             message: text,
-        }
+        })
     }
 }
 
@@ -321,7 +317,10 @@ mod tests {
         for message in ["hello\n", "[]\n", "{\"error\": {}}\n", &"x".repeat(LONGEST)] {
             let (mut qmp, _qemu) = pair();
             assert!(
-                matches!(qmp.take(message.as_bytes()), Err(Error::Qmp { .. })),
+                matches!(
+                    qmp.take(message.as_bytes()),
+                    Err(Error::Qemu(QemuError::Qmp { .. }))
+                ),
                 "{message}"
             );
         }

@@ -26,10 +26,7 @@ impl Session {
     /// # Errors
     /// The host has no thread or file descriptor left.
     pub fn start(service: &Arc<VhostUser>, stream: UnixStream) -> Result<Session, Error> {
-        Session::try_start(service, stream).map_err(|source| Error::Host {
-            what: "serve a front end".into(),
-            source,
-        })
+        Session::try_start(service, stream).map_err(Error::host("serve a front end"))
     }
 
     fn try_start(service: &Arc<VhostUser>, stream: UnixStream) -> io::Result<Session> {

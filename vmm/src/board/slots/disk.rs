@@ -47,10 +47,7 @@ pub(super) fn alone(disk: &config::Disk) -> Result<Box<dyn VirtioDevice>, Error>
 }
 
 fn opened(source: io::Error) -> Error {
-    Error::Host {
-        what: "open a disk".into(),
-        source,
-    }
+    Error::host("open a disk")(source)
 }
 
 pub(super) fn option(machine: &Machine, nth: usize) -> OsString {

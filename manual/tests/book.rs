@@ -85,6 +85,30 @@ fn every_page_of_docs_is_in_the_table_of_contents() {
 }
 
 #[test]
+fn every_line_of_a_diff_is_in_its_file() {
+    let mut lines = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for diff in text.split("```diff\n").skip(1) {
+            let (diff, _) = diff.split_once("```").unwrap();
+            let (mut path, mut source) = ("", String::new());
+            for line in diff.lines().filter(|line| !line.is_empty()) {
+                if let Some(name) = line.strip_prefix("+++ ") {
+                    (path, source) = (name, fs::read_to_string(project().join(name)).unwrap());
+                    continue;
+                }
+                // What … stands for is not compared.
+                let start = line[1..].split('…').next().unwrap().trim();
+                let found = source.lines().any(|it| it.trim().starts_with(start));
+                assert!(found, "{}: {path} has no line {start:?}", page.display());
+                lines += 1;
+            }
+        }
+    }
+    assert!(lines > 0, "no page has a diff");
+}
+
+#[test]
 #[ignore = "it needs what make builds, QEMU and the lab: make test-docs"]
 fn what_commands_print_is_what_the_pages_say() {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);

@@ -1,9 +1,9 @@
-//! What can go wrong: all of it is about files that the user named.
+//! Errors. All are about files that the user named.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why something cannot be recorded or shown.
+/// A recording cannot be made or shown.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A recording cannot be opened.
@@ -20,7 +20,7 @@ pub enum Error {
     /// A recording or a drawing cannot be written.
     #[error("cannot write {what} {path:?}")]
     Write {
-        /// What, with its preposition: "the trace to".
+        /// What the file is, with a preposition: "the trace to".
         what: &'static str,
         /// The path as the user gave it.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// A file is not a recording, or has not what was asked for.
+    /// A file is not a recording, or does not contain what was requested.
     #[error("{what} {path:?}: {problem}")]
     Recording {
         /// What the file is: "trace", "rings".

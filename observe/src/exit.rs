@@ -1,25 +1,25 @@
-//! Exits of vCPUs as they are recorded, and the names of what they reach.
+//! Exits of vCPUs in recorded form, and the names of their targets.
 
-/// Why a vCPU left the guest: numbers only, so that recording one takes no allocation.
+/// Why a vCPU left the guest. It has numbers only, so that recording one does not allocate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// A load from the register of this number (an index into [`Names::registers`]).
+    /// A load from this register (an index into [`Names::registers`]).
     Read(usize),
-    /// A store of a value to the register of this number.
+    /// A store of a value to this register.
     Write(usize, u64),
-    /// The SBI call of this number (an index into `Names::sbi`).
+    /// This SBI call (an index into `Names::sbi`).
     Sbi(usize),
-    /// An access to the CSR of this number.
+    /// An access to this CSR.
     Csr(u64),
     /// An instruction that the hypervisor cannot execute.
     Fault,
-    /// The guest powered off, rebooted or failed.
+    /// The guest's power-off, reboot or failure.
     Ended,
-    /// A signal, or no reason at all.
+    /// A signal, or no reason.
     Interrupted,
 }
 
-/// What the numbers in [`Exit`] stand for on the board that is observed.
+/// The names of the numbers in [`Exit`] on the observed board.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     /// Each register's device and name.
@@ -38,8 +38,7 @@ pub enum Place {
 }
 
 impl Names {
-    /// The register of this number: its device, where `devices` has the names of slots, and its
-    /// name.
+    /// The device and the name of register `number`. `devices` are the names of the slots.
     pub(crate) fn register(&self, number: usize, devices: &[String]) -> (String, &'static str) {
         let (place, register) = match self.registers.get(number) {
             Some((place, register)) => (*place, *register),
@@ -55,7 +54,7 @@ impl Names {
         (device, register)
     }
 
-    /// The SBI call of this number.
+    /// The name of SBI call `number`.
     pub(crate) fn sbi(&self, number: usize) -> &'static str {
         self.sbi.get(number).copied().unwrap_or("SBI call")
     }
@@ -65,7 +64,7 @@ impl Names {
 pub(crate) mod test {
     use super::{Names, Place};
 
-    /// Numbers of `disk0`'s registers in [`names`].
+    /// Indices of `disk0`'s registers in [`names`].
     pub(crate) const ACK: usize = 1;
     pub(crate) const STATUS: usize = 2;
     pub(crate) const NOTIFY: usize = 3;

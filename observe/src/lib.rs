@@ -1,16 +1,16 @@
-//! What can be recorded of a run of `hartvisor`, and shown afterwards.
+//! Recordings of a run of `hartvisor`, and the tools that show them.
 //!
 //! ```text
-//!   vmm ── observers ─┬─ stats ── report     counters; JSON, or a table on stderr
-//!                     ├─ trace ── show       events with times, for Perfetto; one request's life
-//!                     ├─ rings               what queues held; as text, as a drawing
+//!   vmm ── observers ─┬─ stats ── report     counters: JSON, or a table on stderr
+//!                     ├─ trace ── show       timed events for Perfetto; one request's life
+//!                     ├─ rings               contents of queues, as text or a drawing
 //!                     ├─ exit                exits of vCPUs as numbers, and their names
 //!                     └─ smaps               a process's memory
 //! ```
 //!
-//! Devices report events through [`devices::observe`]; the monitor reports exits of vCPUs, and when a
-//! VM starts and stops. Nothing here knows a hypervisor, a board or a command line. The monitor can
-//! be built without this crate (`--no-default-features`).
+//! Devices report events through [`devices::observe`]. The monitor reports exits of vCPUs, and when
+//! a VM starts and stops. This crate knows no hypervisor, board or command line. The monitor can be
+//! built without it (`--no-default-features`).
 
 mod error;
 pub mod exit;

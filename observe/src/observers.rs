@@ -1,4 +1,4 @@
-//! The recordings of one run, each of which may be off, and what devices and vCPUs report to them.
+//! The recordings of one run, each optional, and the observers that devices and vCPUs report to.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,18 +14,18 @@ use crate::stats::counters::VcpuCounters;
 use crate::stats::report::Kvm;
 use crate::trace::{Trace, Tracer};
 
-/// What to record, and where to.
+/// What to record, and where.
 #[derive(Clone, Debug, Default)]
 pub struct Options<'a> {
-    /// Counters: to a file, or as a table to stderr for `-`.
+    /// The file for counters, or `-` for a table on stderr.
     pub stats: Option<&'a Path>,
-    /// Events.
+    /// The file for events.
     pub trace: Option<&'a Path>,
-    /// What queues hold.
+    /// The file for the contents of queues.
     pub rings: Option<&'a Path>,
     /// Bytes of the guest's RAM.
     pub ram: u64,
-    /// What can be named in exits.
+    /// The names of targets of exits.
     pub names: Names,
 }
 
@@ -38,7 +38,7 @@ pub struct Observers {
 }
 
 impl Observers {
-    /// Starts the recordings that `options` ask for.
+    /// Starts the recordings in `options`.
     ///
     /// # Errors
     /// A file cannot be written, or the host has no thread left.
@@ -61,8 +61,9 @@ impl Observers {
         })
     }
 
-    /// The observer of the device of this name and kind, if anything is recorded of it: the same
-    /// counters and lanes after each reboot. `interrupts`: whether it reports its interrupts.
+    /// The observer of a device of this name and kind, if anything about it is recorded. Its
+    /// counters and lanes continue after a reboot. `interrupts`: whether its interrupts are
+    /// reported.
     pub fn device(
         &self,
         name: &str,
@@ -90,13 +91,13 @@ impl Observers {
         });
         let mut all: Vec<_> = [counters, traced, recorded].into_iter().flatten().collect();
         match all.len() {
-            // Counters are called at each step of a request: nothing stands between.
+            // A single observer is called directly, as it is called at each step of a request.
             0 | 1 => all.pop(),
             _ => Some(Arc::new(Several(all))),
         }
     }
 
-    /// The recorder of vCPU `id`, if anything is recorded of vCPUs.
+    /// The recorder of vCPU `id`, if anything about vCPUs is recorded.
     pub fn vcpu(&self, id: usize) -> Option<VcpuRecorder> {
         let counters = self.stats.as_ref().map(|stats| stats.vcpu(id));
         let tracer = self.tracer.clone();
@@ -107,14 +108,14 @@ impl Observers {
         })
     }
 
-    /// KVM starts a VM for the guest, whose `time` CSR counts `timebase` ticks per second.
+    /// A VM has started on KVM. Its `time` CSR counts `timebase` ticks per second.
     pub fn vm_started(&self, timebase: u32) {
         if let Some(stats) = &self.stats {
             stats.vm_started(timebase);
         }
     }
 
-    /// That VM has stopped, its memory still there; `kvm` is what KVM has counted.
+    /// The VM has stopped, and its memory is still mapped. `kvm` are KVM's counts.
     pub fn vm_stopped(&self, kvm: &Kvm) {
         if let Some(rings) = &self.rings {
             rings.vm_stopped();
@@ -124,7 +125,7 @@ impl Observers {
         }
     }
 
-    /// Writes a report of a run that goes on; `kvm`: KVM's counts of the present VM.
+    /// Writes a report of the current run. `kvm` are KVM's counts of the current VM.
     pub fn report(&self, kvm: Option<&Kvm>) {
         if let Some(rings) = &self.rings {
             rings.write();
@@ -134,7 +135,8 @@ impl Observers {
         }
     }
 
-    /// Ends all recordings. `end`: how the run ended, in a word or two. No thread reports any more.
+    /// Ends all recordings, after the last report of any thread. `end` says in a word or two how
+    /// the run ended.
     pub fn finish(&self, end: &str) {
         if let Some(trace) = &self.trace {
             let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,7 +209,7 @@ impl DeviceObserver for Several {
     }
 
     fn rings(&self, queue: u16, view: View) {
-        // At most one wants them.
+        // At most one observer wants rings.
         if let Some(observer) = self.0.iter().find(|observer| observer.wants_rings()) {
             observer.rings(queue, view);
         }
@@ -218,7 +220,7 @@ impl DeviceObserver for Several {
 pub struct VcpuRecorder {
     counters: Option<Arc<VcpuCounters>>,
     tracer: Option<Arc<Tracer>>,
-    /// The exit that is being handled, and when it came.
+    /// The exit that is being handled, and its time.
     exit: Option<(Exit, u64)>,
 }
 

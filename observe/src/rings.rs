@@ -1,10 +1,10 @@
-//! `hartvisor run --rings` records what queues held, and `hartvisor rings` draws it: descriptor
-//! table, available and used ring, which chains there are and who owns them.
+//! `hartvisor run --rings` records the contents of queues, and `hartvisor rings` draws them: the
+//! descriptor table, the available and used rings, the chains and their owners.
 //!
-//! The file has two moments per queue: the kick with most chains in flight, before the device's
-//! thread took the first one, and the moment of writing. That is the end of the run, or SIGUSR1,
-//! for a driver that hangs; the main thread then reads guest memory while the guest runs, so an
-//! index may be newer than an entry.
+//! The file has two snapshots per queue: one at the kick with the most chains in flight, before any
+//! was taken, and one when the file is written. That is at the end of the run, or on SIGUSR1 for a
+//! driver that hangs. In the latter case the main thread reads guest memory while the guest runs,
+//! so an index may be newer than an entry.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,29 +20,30 @@ use crate::error::Error;
 mod svg;
 mod text;
 
-/// What a queue held, as it is in the file.
+/// A snapshot of a queue, in the format of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
     /// `disk0`, `console`, …
     device: String,
     queue: u16,
-    /// When that was.
+    /// When it was taken.
     moment: Moment,
-    /// Address, length, flags, next.
+    /// The descriptor table.
     descriptors: Vec<Descriptor>,
-    /// Of chains in flight: the descriptor that refers to it, and the table's entries.
+    /// Indirect tables of chains in flight: the descriptor that refers to the table, and its
+    /// entries.
     tables: Vec<(u16, Vec<Descriptor>)>,
     available: Available,
     used: Used,
-    /// Heads of chains that the device has and has not used.
+    /// Heads of chains that are available and not used.
     in_flight: Vec<u16>,
 }
 
-/// When a queue held what it did.
+/// When a snapshot was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Moment {
-    /// Before the device served the kick at which most chains were in flight.
+    /// At the kick with the most chains in flight, before the device served it.
     BusiestKick,
     /// When the file was written.
     Now,
@@ -74,7 +75,7 @@ impl Descriptor {
         self.flags & 4 != 0
     }
 
-    /// Who does what with its buffer.
+    /// The direction of its buffer.
     fn direction(&self) -> &'static str {
         match (self.is_table(), self.flags & 2 != 0) {
             (true, _) => "table",
@@ -138,7 +139,7 @@ impl Queue {
         }
     }
 
-    /// The descriptors of the chain that begins at `head`, with their indices: a loop is cut where
+    /// The descriptors of the chain that begins at `head`, with their indices. A loop is cut where
     /// it closes.
     fn chain(&self, head: u16) -> Vec<(u16, Descriptor)> {
         let mut chain = Vec::new();
@@ -153,14 +154,14 @@ impl Queue {
         chain
     }
 
-    /// The table that descriptor `index` refers to, if it is in flight.
+    /// The indirect table of descriptor `index`, if it is in flight.
     fn table(&self, index: u16) -> Option<&[Descriptor]> {
         let found = self.tables.iter().find(|(head, _)| *head == index);
         found.map(|(_, table)| table.as_slice())
     }
 }
 
-/// Keeps what the queues of a run held.
+/// Records the queues of a run.
 pub(crate) struct Recorder {
     path: PathBuf,
     queues: Mutex<Vec<Kept>>,
@@ -169,17 +170,17 @@ pub(crate) struct Recorder {
 struct Kept {
     device: String,
     queue: u16,
-    /// Gone with the guest's memory.
+    /// `None` once the guest's memory is unmapped.
     view: Option<View>,
     busiest: Snapshot,
     last: Option<Snapshot>,
 }
 
 impl Recorder {
-    /// For the file at `path`, which is made now.
+    /// A recorder for the file at `path`, which is created now.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub(crate) fn new(path: &Path) -> Result<Recorder, Error> {
         File::create(path).map_err(|source| Error::Write {
             what: "the rings to",
@@ -196,7 +197,7 @@ impl Recorder {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A queue was kicked, and this thread is about to serve it.
+    /// Records a queue that was kicked and that this thread is about to serve.
     pub(crate) fn record(&self, device: &str, queue: u16, view: View) {
         let held = view.snapshot();
         let mut queues = self.queues();
@@ -220,7 +221,7 @@ impl Recorder {
         }
     }
 
-    /// The VM has stopped, and its memory is about to be unmapped.
+    /// Takes the last snapshots: the VM has stopped, and its memory is about to be unmapped.
     pub(crate) fn vm_stopped(&self) {
         for kept in self.queues().iter_mut() {
             if let Some(view) = kept.view.take() {
@@ -249,20 +250,20 @@ impl Recorder {
 
 /// Which queues to draw, and how.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted<'a> {
-    /// Only those of the device of this name.
+pub struct Selection<'a> {
+    /// Only queues of this device.
     pub device: Option<&'a str>,
-    /// Only those of this index.
+    /// Only queues with this index.
     pub queue: Option<u16>,
-    /// As SVG, not as text.
+    /// SVG instead of text.
     pub svg: bool,
 }
 
-/// The drawing of queues in the file at `path`: what `hartvisor rings` prints or writes.
+/// Draws queues from the file at `path`: the output of `hartvisor rings`.
 ///
 /// # Errors
-/// The file cannot be read, holds no rings, or not those that are wanted.
-pub fn draw(path: &Path, wanted: &Wanted<'_>) -> Result<String, Error> {
+/// The file cannot be read, is not a recording of rings, or does not contain the selected queues.
+pub fn draw(path: &Path, selection: &Selection<'_>) -> Result<String, Error> {
     let bytes = fs::read(path).map_err(|source| Error::Open {
         what: "rings",
         path: path.into(),
@@ -275,11 +276,11 @@ pub fn draw(path: &Path, wanted: &Wanted<'_>) -> Result<String, Error> {
     };
     let queues: Vec<Queue> = serde_json::from_slice(&bytes)
         .map_err(|error| wrong(format!("expected what run --rings writes: {error}")))?;
-    let is_wanted = |queue: &&Queue| {
-        wanted.device.is_none_or(|it| *it == queue.device)
-            && wanted.queue.is_none_or(|it| it == queue.queue)
+    let is_selected = |queue: &&Queue| {
+        selection.device.is_none_or(|it| *it == queue.device)
+            && selection.queue.is_none_or(|it| it == queue.queue)
     };
-    let found: Vec<_> = queues.iter().filter(is_wanted).collect();
+    let found: Vec<_> = queues.iter().filter(is_selected).collect();
     if found.is_empty() {
         let known: Vec<_> = queues
             .iter()
@@ -288,7 +289,7 @@ pub fn draw(path: &Path, wanted: &Wanted<'_>) -> Result<String, Error> {
         let known = known.join(", ");
         return Err(wrong(format!("no such queue in it, there are: {known}")));
     }
-    if wanted.svg {
+    if selection.svg {
         return Ok(svg::draw(&found));
     }
     let texts: Vec<_> = found.iter().map(|queue| text::draw(queue)).collect();

@@ -15,7 +15,8 @@ fn raw(address: u64, len: u32, flags: u16, next: u16) -> Raw {
     }
 }
 
-/// A queue of four: one chain used, one of two descriptors in flight, and one with a table.
+/// A queue of four descriptors: one chain is used, one of two descriptors is in flight, and one
+/// with an indirect table is in flight.
 fn held() -> Snapshot {
     Snapshot {
         descriptors: vec![
@@ -40,7 +41,7 @@ fn held() -> Snapshot {
 }
 
 #[test]
-fn the_text_says_what_is_chained_and_whose_it_is() {
+fn the_text_shows_the_chains_and_their_owners() {
     let text = text::draw(&Queue::new("disk0", 0, Moment::Now, &held()));
     for part in [
         "disk0 queue 0, when the file was written: 4 descriptors, 2 chains in flight",
@@ -58,7 +59,7 @@ fn the_text_says_what_is_chained_and_whose_it_is() {
 }
 
 #[test]
-fn a_chain_that_loops_is_drawn_once_around() {
+fn a_chain_that_loops_is_cut_where_it_closes() {
     let mut held = held();
     held.descriptors[1] = raw(0, 0, NEXT, 0);
     let queue = Queue::new("disk0", 0, Moment::Now, &held);
@@ -76,7 +77,7 @@ fn a_head_outside_the_table_draws_no_chain() {
 }
 
 #[test]
-fn the_drawing_is_well_formed_and_marks_what_is_the_devices() {
+fn the_drawing_is_well_formed_and_marks_entries_of_the_device() {
     let mut queue = Queue::new("disk0", 0, Moment::BusiestKick, &held());
     queue.device = "<&".into();
     let drawing = svg::draw(&[&queue, &queue]);
@@ -92,7 +93,7 @@ fn the_drawing_is_well_formed_and_marks_what_is_the_devices() {
 }
 
 #[test]
-fn the_file_reads_back_as_it_was_written() {
+fn the_file_reads_back_unchanged() {
     let queue = Queue::new("disk0", 3, Moment::BusiestKick, &held());
     let text = serde_json::to_string(&[&queue]).unwrap();
     assert!(text.contains("busiest-kick"), "{text}");

@@ -4,17 +4,17 @@
 /// A process's mappings, added up. All in KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Share of pages (PSS) of the guest's RAM; `None` where no mapping is that.
+    /// Share of pages (PSS) of the guest's RAM; `None` if no mapping matches.
     pub guest_ram: Option<u64>,
-    /// Share of pages of all else.
+    /// Share of pages of everything else.
     pub pss: u64,
-    /// Anonymous memory of all else.
+    /// Anonymous memory of everything else.
     pub anonymous: u64,
 }
 
-/// Adds up the mappings of `smaps` beside the guest's RAM of `ram` bytes. That is what is exactly
-/// as large; where nothing is, what is larger, since the kernel makes one mapping of two that touch
-/// and are alike.
+/// Adds up the mappings of `smaps`, except the guest's RAM of `ram` bytes. The RAM is the mapping
+/// of exactly that size. If there is none, it is a larger one, since the kernel merges adjacent
+/// mappings that are alike.
 pub fn usage(smaps: &str, ram: u64) -> Usage {
     let (mappings, ram) = (mappings(smaps), ram >> 10);
     let exact = mappings.iter().any(|mapping| mapping.size == ram);
@@ -30,7 +30,7 @@ pub fn usage(smaps: &str, ram: u64) -> Usage {
     usage
 }
 
-/// In KiB.
+/// A mapping; sizes are in KiB.
 #[derive(Default)]
 struct Mapping {
     size: u64,
@@ -84,7 +84,7 @@ Pss:                  20 kB
 Anonymous:            12 kB
 ";
 
-    /// `SMAPS` beside a gigabyte that is QEMU's for the code it makes.
+    /// `SMAPS` with a gigabyte for the code that QEMU generates.
     fn with_code() -> String {
         format!(
             "{SMAPS}3fb0000000-3ff0000000 rwxp 0 0:0 0\nSize: 1048576 kB\nPss: 7 kB\nAnonymous: 7 kB\n"
@@ -92,7 +92,7 @@ Anonymous:            12 kB
     }
 
     #[test]
-    fn the_guests_ram_is_told_apart() {
+    fn the_guests_ram_is_counted_separately() {
         let expected = Usage {
             guest_ram: Some(90_000),
             pss: 620,
@@ -102,7 +102,7 @@ Anonymous:            12 kB
     }
 
     #[test]
-    fn a_larger_mapping_is_the_guests_ram_only_where_none_fits() {
+    fn a_larger_mapping_is_the_guests_ram_only_if_none_fits() {
         let exact = Usage {
             guest_ram: Some(90_000),
             pss: 627,
@@ -113,7 +113,7 @@ Anonymous:            12 kB
     }
 
     #[test]
-    fn without_any_the_guests_ram_is_unknown() {
+    fn without_a_match_the_guests_ram_is_unknown() {
         let all = Usage {
             guest_ram: None,
             pss: 90_620,

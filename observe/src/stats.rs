@@ -1,4 +1,4 @@
-//! `hartvisor run --stats`: what is counted while a guest runs, and the report of it.
+//! `hartvisor run --stats`: counters of a running guest, and their report.
 //!
 //! ```text
 //!   vCPU threads ──▶ counters::VcpuCounters ──┐
@@ -28,11 +28,11 @@ use clock::Ticks;
 use counters::{DeviceCounters, VcpuCounters};
 use report::{Kvm, Memory, Report};
 
-/// The counters of a run, and where their report goes.
+/// The counters of a run, and the target of their report.
 pub(crate) struct Stats {
     target: Target,
     started: Instant,
-    /// The ticks that had come then.
+    /// The clock's ticks at `started`.
     ticks: u64,
     /// Bytes of the guest's RAM.
     ram: u64,
@@ -41,25 +41,25 @@ pub(crate) struct Stats {
 }
 
 enum Target {
-    /// As a table, for people.
+    /// A table for people.
     Stderr,
-    /// As JSON.
+    /// JSON.
     File(PathBuf),
 }
 
-/// What reports are made of.
+/// The sources of reports.
 #[derive(Default)]
 struct State {
-    /// Whether it is KVM that runs the guest.
+    /// Whether KVM runs the guest.
     kvm: bool,
     /// Ticks per second of the `time` CSR, if KVM runs the guest.
     timebase: Option<u32>,
     vcpus: Vec<Arc<VcpuCounters>>,
     devices: Vec<Counted>,
     lives: u64,
-    /// KVM's counts of the VMs that have stopped: each reboot makes a new one.
+    /// KVM's counts of the VMs that have stopped: each reboot makes a new VM.
     past: Kvm,
-    /// The memory of the process when the last VM stopped, its RAM still mapped.
+    /// The memory of the process when the last VM stopped and its RAM was still mapped.
     memory: Option<Memory>,
 }
 
@@ -70,7 +70,7 @@ struct Counted {
 }
 
 impl Stats {
-    /// Statistics that go to `target`: a file, which is made now, or "-", which is stderr.
+    /// Statistics for `target`: a file, which is created now, or "-" for stderr.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -98,11 +98,11 @@ impl Stats {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Not taken while the guest runs, but for a report.
+        // While the guest runs, only reports take it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The counters of vCPU `id`: the same ones after each reboot.
+    /// The counters of vCPU `id`, which continue after a reboot.
     pub(crate) fn vcpu(&self, id: usize) -> Arc<VcpuCounters> {
         let mut state = self.state();
         while state.vcpus.len() <= id {
@@ -112,7 +112,7 @@ impl Stats {
         counters.map_or_else(|| Arc::new(VcpuCounters::new(&self.names)), Arc::clone)
     }
 
-    /// The counters of the device of this name: the same ones after each reboot. `wire`: its
+    /// The counters of the device of this name, which continue after a reboot. `wire`: whether its
     /// interrupts are counted.
     pub(crate) fn device(
         &self,
@@ -135,8 +135,8 @@ impl Stats {
         counters
     }
 
-    /// KVM starts a VM for the guest, whose `time` CSR has so many ticks per second: the host's,
-    /// with an offset.
+    /// A VM has started on KVM. Its `time` CSR, which is the host's with an offset, counts
+    /// `timebase` ticks per second.
     pub(crate) fn vm_started(&self, timebase: u32) {
         let mut state = self.state();
         state.kvm = true;
@@ -144,14 +144,14 @@ impl Stats {
         state.lives += 1;
     }
 
-    /// That VM has stopped, and KVM has counted this.
+    /// The VM has stopped. `kvm` are KVM's counts.
     pub(crate) fn vm_stopped(&self, kvm: &Kvm) {
         let mut state = self.state();
         state.past.add(kvm);
         state.memory = memory::of_this_process(self.ram);
     }
 
-    /// Writes a report. `present`: KVM's counts of the VM that runs; `end`: how the run ended.
+    /// Writes a report. `present`: KVM's counts of the current VM; `end`: how the run ended.
     pub(crate) fn write(&self, present: Option<&Kvm>, end: Option<String>) {
         let report = self.report(present, end);
         let written = match &self.target {
@@ -163,7 +163,7 @@ impl Stats {
         }
     }
 
-    /// What the devices' clocks count.
+    /// The unit of the devices' clocks.
     fn ticks(&self, timebase: Option<u32>) -> Ticks {
         match timebase {
             _ if !cfg!(target_arch = "riscv64") => Ticks::NANOSECONDS,
@@ -245,8 +245,8 @@ impl State {
     }
 }
 
-/// Replaces a file as a whole, so that a reader never finds half a report. Anything but a file (a
-/// pipe, a terminal) gets one report after the other.
+/// Replaces a file atomically, so that a reader never sees half a report. A pipe or a terminal gets
+/// one report after the other.
 fn store(path: &Path, report: &Report) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(report)?;
     text.push(b'\n');

@@ -5,7 +5,7 @@ use devices::observe::{DeviceObserver, Event, HostCall};
 use super::*;
 use crate::exit::{Exit, test};
 
-/// Statistics of a run on KVM with a console and a disk, in which something has happened.
+/// Statistics of a run on KVM with a console and a disk, with some events.
 fn busy(target: &Path) -> Stats {
     let stats = Stats::new(target, 256 << 20, Arc::new(test::names())).unwrap();
     stats.vm_started(10_000_000);
@@ -56,7 +56,7 @@ fn busy(target: &Path) -> Stats {
 }
 
 #[test]
-fn what_vcpus_and_devices_do_is_reported() {
+fn the_events_of_vcpus_and_devices_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let report = busy(&folder.path().join("stats")).report(None, Some("power-off".into()));
     assert_eq!(
@@ -94,7 +94,7 @@ fn what_vcpus_and_devices_do_is_reported() {
 }
 
 #[test]
-fn counts_go_on_across_a_reboot_and_kvms_are_added_up() {
+fn counts_continue_across_a_reboot_and_kvms_are_added_up() {
     let folder = tempfile::tempdir().unwrap();
     let stats = busy(&folder.path().join("stats"));
     stats.vm_started(10_000_000);
@@ -112,11 +112,11 @@ fn counts_go_on_across_a_reboot_and_kvms_are_added_up() {
 }
 
 #[test]
-fn the_file_is_replaced_by_each_report_and_reads_back_as_it_was() {
+fn each_report_replaces_the_file_and_reads_back_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stats.json");
     let stats = busy(&path);
-    assert_eq!(fs::read(&path).unwrap(), b"", "made at once");
+    assert_eq!(fs::read(&path).unwrap(), b"", "created at the start");
     stats.write(None, None);
     let first: Report = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!(first.end, None);
@@ -128,7 +128,7 @@ fn the_file_is_replaced_by_each_report_and_reads_back_as_it_was() {
 }
 
 #[test]
-fn under_qemu_what_cannot_be_known_is_null() {
+fn with_qemu_unknown_values_are_null() {
     let folder = tempfile::tempdir().unwrap();
     let stats = Stats::new(&folder.path().join("stats"), 256 << 20, Arc::default()).unwrap();
     stats.device("disk0", "block".into(), 1, false);
@@ -141,7 +141,7 @@ fn under_qemu_what_cannot_be_known_is_null() {
 }
 
 #[test]
-fn the_table_names_what_happened_and_aligns_it() {
+fn the_table_has_the_events_in_aligned_columns() {
     let folder = tempfile::tempdir().unwrap();
     let text = table::text(&busy(&folder.path().join("stats")).report(None, None));
     assert!(text.contains("disk0 InterruptACK"), "{text}");

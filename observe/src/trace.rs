@@ -1,9 +1,9 @@
-//! `hartvisor run --trace`: what vCPUs and devices do, with times, as a file for Perfetto, and
+//! `hartvisor run --trace`: timed events of vCPUs and devices, in a file for Perfetto; and
 //! `hartvisor trace show`, which prints one request's life from it.
 //!
 //! ```text
-//!   vCPU and device threads ──▶ a ring each, of fixed size ──▶ the trace's thread ──▶ chrome::Writer ──▶ FILE
-//!                               full: the event is lost, and counted
+//!   vCPU and device threads ──▶ one ring each ──▶ the trace's thread ──▶ chrome::Writer ──▶ FILE
+//!                               of fixed size; if full, the event is dropped and counted
 //! ```
 
 use std::cell::RefCell;
@@ -25,13 +25,13 @@ use crate::exit::{Exit, Names};
 mod chrome;
 pub mod show;
 
-/// Events that a thread may be ahead of the file: a MiB.
+/// Events in each ring: about 1 MiB.
 const RING: usize = 16384;
 
-/// How long the trace's thread sleeps. A ring that fills up in less loses events.
+/// How long the trace's thread sleeps. A ring that fills up in less time loses events.
 const NAP: Duration = Duration::from_millis(5);
 
-/// Something that happened.
+/// A timed event.
 #[derive(Clone, Copy)]
 struct Record {
     /// Nanoseconds since the trace began.
@@ -41,39 +41,39 @@ struct Record {
 
 #[derive(Clone, Copy)]
 enum What {
-    /// In the device of this number.
+    /// An event of the device with this number.
     Device(u8, Event),
-    /// A vCPU came back, and went on after so many nanoseconds.
+    /// An exit of a vCPU, which took this many nanoseconds.
     Exit(Exit, u64),
 }
 
-/// A trace while it is written.
+/// A trace that is being written.
 pub(crate) struct Trace {
     tracer: Arc<Tracer>,
     thread: Option<JoinHandle<io::Result<u64>>>,
 }
 
-/// What the threads report to.
+/// The part of a trace that threads report to.
 pub(crate) struct Tracer {
-    /// Distinguishes traces: threads of a test may have used another before.
+    /// Distinguishes traces: a thread of a test may have used another before.
     id: usize,
     began: Instant,
     names: Arc<Names>,
-    /// The rings that the trace's thread has not seen yet.
+    /// Rings that the trace's thread has not taken yet.
     new: Mutex<Vec<Ring>>,
     /// The devices' names by number.
     devices: Mutex<Vec<String>>,
     end: AtomicBool,
 }
 
-/// One thread's ring, as the trace's thread has it.
+/// The receiving end of one thread's ring.
 struct Ring {
     thread: String,
     records: Receiver<Record>,
     lost: Arc<AtomicU64>,
 }
 
-/// The other end of it.
+/// The sending end, in the thread that reports.
 struct Sender {
     tracer: usize,
     records: SyncSender<Record>,
@@ -89,10 +89,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Trace {
-    /// Begins a trace to the file at `path`, which is made now.
+    /// Starts a trace to the file at `path`, which is created now.
     ///
     /// # Errors
-    /// It cannot be written, or the host has no thread left.
+    /// The file cannot be written, or the host has no thread left.
     pub(crate) fn start(path: &Path, names: Arc<Names>) -> Result<Trace, Error> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let cannot = |source| Error::Write {
@@ -124,7 +124,7 @@ impl Trace {
         &self.tracer
     }
 
-    /// Writes what is left. All reporting threads have ended.
+    /// Writes the remaining events, after all reporting threads have ended.
     pub(crate) fn finish(&mut self) {
         self.tracer.end.store(true, Ordering::Release);
         let Some(thread) = self.thread.take() else {
@@ -147,7 +147,7 @@ impl Drop for Trace {
 }
 
 impl Tracer {
-    /// The number of the device of this name.
+    /// The number of the device called `name`.
     pub(crate) fn device(&self, name: &str) -> u8 {
         let mut devices = locked(&self.devices);
         let known = devices.iter().position(|known| known == name);
@@ -159,35 +159,35 @@ impl Tracer {
         u8::try_from(number).unwrap_or(u8::MAX)
     }
 
-    /// Something happens in a device, in this thread.
+    /// Reports an event of a device, in this thread.
     pub(crate) fn event(&self, device: u8, event: Event) {
-        self.tell(self.now(), What::Device(device, event));
+        self.send(self.now(), What::Device(device, event));
     }
 
-    /// This thread's vCPU left the guest at `began`, and enters it now.
+    /// Reports that this thread's vCPU left the guest at `began`, and enters it now.
     pub(crate) fn exit(&self, exit: Exit, began: u64) {
         let took = self.now().saturating_sub(began);
-        self.tell(began, What::Exit(exit, took));
+        self.send(began, What::Exit(exit, took));
     }
 
-    /// Nanoseconds since it began.
+    /// Nanoseconds since the trace began.
     pub(crate) fn now(&self) -> u64 {
-        // 584 years.
+        // Enough for 584 years.
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn tell(&self, at: u64, what: What) {
+    fn send(&self, at: u64, what: What) {
         SENDER.with_borrow_mut(|sender| {
             let known = sender.take().filter(|sender| sender.tracer == self.id);
-            let known = sender.insert(known.unwrap_or_else(|| self.greet()));
+            let known = sender.insert(known.unwrap_or_else(|| self.add_ring()));
             if known.records.try_send(Record { at, what }).is_err() {
                 known.lost.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
 
-    /// This thread reports for the first time.
-    fn greet(&self) -> Sender {
+    /// Adds a ring for this thread, when it reports for the first time.
+    fn add_ring(&self) -> Sender {
         let (sender, receiver) = sync_channel(RING);
         let lost = Arc::new(AtomicU64::new(0));
         let thread = thread::current();
@@ -204,16 +204,16 @@ impl Tracer {
     }
 }
 
-/// The trace's thread. Gives the number of events that were lost.
+/// The trace's thread. Returns the number of events that were lost.
 ///
-/// Threads come and go with resets of devices: the ring of one that has ended is dropped once it is
-/// empty, so that a guest cannot make the monitor grow.
+/// A reboot starts new threads. The ring of a thread that has ended is dropped once it is empty, so
+/// that a guest cannot make the monitor grow.
 fn write(tracer: &Tracer, file: File) -> io::Result<u64> {
     let mut writer = chrome::Writer::new(BufWriter::new(file))?;
     let mut rings: Vec<(chrome::Thread, Ring)> = Vec::new();
     let mut lost = 0;
     loop {
-        // Read before the rings: what was reported before the end is then in them.
+        // Read before the rings, so that they contain everything that was reported before the end.
         let end = tracer.end.load(Ordering::Acquire);
         for ring in locked(&tracer.new).drain(..) {
             rings.push((chrome::Thread::new(&ring.thread), ring));

@@ -6,12 +6,12 @@ use serde_json::Value;
 use super::*;
 use crate::exit::test;
 
-/// Has a thread of this name report.
-fn by(name: &str, tracer: &Arc<Tracer>, tell: impl FnOnce(&Tracer) + Send + 'static) {
+/// Runs `report` in a thread called `name`.
+fn by(name: &str, tracer: &Arc<Tracer>, report: impl FnOnce(&Tracer) + Send + 'static) {
     let tracer = Arc::clone(tracer);
     let told = Builder::new()
         .name(name.into())
-        .spawn(move || tell(&tracer));
+        .spawn(move || report(&tracer));
     told.unwrap().join().unwrap();
 }
 
@@ -63,13 +63,13 @@ fn request(tracer: &Tracer, device: u8, head: u16) {
     }
 }
 
-/// A finished trace of two requests of a disk, the second of which was notified by an exit. No load
-/// exits.
+/// A finished trace of two requests of a disk. The second was notified by a store that exited. No
+/// load exits.
 fn two_requests() -> Vec<u8> {
     traced(&[], &[(test::ACK, 1), (test::NOTIFY, 0)])
 }
 
-/// Two requests, and between them loads of these registers and stores to those.
+/// A trace of two requests, with `loads` from and `stores` to registers between them.
 fn traced(loads: &'static [usize], stores: &'static [(usize, u64)]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
@@ -113,7 +113,7 @@ fn a_trace_is_json_in_which_every_event_is_complete() {
 }
 
 #[test]
-fn spans_of_a_thread_lie_in_each_other_or_apart() {
+fn spans_of_a_thread_are_nested_or_disjoint() {
     let trace: Value = serde_json::from_slice(&two_requests()).unwrap();
     let spans: Vec<(u64, f64, f64)> = trace["traceEvents"]
         .as_array()
@@ -137,7 +137,7 @@ fn spans_of_a_thread_lie_in_each_other_or_apart() {
 }
 
 #[test]
-fn the_life_of_a_request_is_told_in_order() {
+fn the_life_of_a_request_is_printed_in_order() {
     let trace = two_requests();
     let text = show::text_of(&trace, None).unwrap();
     let steps: Vec<_> = text
@@ -166,7 +166,7 @@ fn the_life_of_a_request_is_told_in_order() {
 }
 
 #[test]
-fn a_load_of_the_status_is_told_where_it_exited_and_else_that_it_did_not() {
+fn a_load_of_the_status_is_printed_with_whether_it_exited() {
     let in_place = show::text_of(&two_requests(), None).unwrap();
     assert!(
         in_place.contains("InterruptACK; its load of InterruptStatus did not exit (read in place)"),
@@ -185,7 +185,7 @@ fn a_load_of_the_status_is_told_where_it_exited_and_else_that_it_did_not() {
 }
 
 #[test]
-fn a_store_that_exited_is_the_beginning() {
+fn a_request_starts_with_the_store_that_exited() {
     let text = show::text_of(&two_requests(), Some(1)).unwrap();
     let second = text.lines().nth(1).unwrap();
     assert!(
@@ -199,7 +199,7 @@ fn a_store_that_exited_is_the_beginning() {
 }
 
 #[test]
-fn a_request_that_a_vcpu_serves_lies_within_its_exit() {
+fn a_request_that_a_vcpu_serves_is_within_its_exit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
     let mut trace = Trace::start(&path, Arc::new(test::names())).unwrap();
@@ -221,7 +221,7 @@ fn a_request_that_a_vcpu_serves_lies_within_its_exit() {
 }
 
 #[test]
-fn a_request_that_is_not_there_and_a_file_that_is_no_trace_are_refused() {
+fn an_absent_request_and_a_file_that_is_not_a_trace_are_refused() {
     let problem = show::text_of(&two_requests(), Some(9)).unwrap_err();
     assert!(problem.contains("no request 9 among its 2"), "{problem}");
     assert!(show::text_of(b"{}", None).is_err());
@@ -230,7 +230,7 @@ fn a_request_that_is_not_there_and_a_file_that_is_no_trace_are_refused() {
 }
 
 #[test]
-fn what_a_full_ring_cannot_take_is_counted_in_the_file() {
+fn events_lost_to_a_full_ring_are_counted_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
     let mut trace = Trace::start(&path, Arc::new(test::names())).unwrap();
@@ -263,12 +263,12 @@ fn lanes_have_the_names_of_devices_and_outlive_threads() {
 }
 
 #[test]
-fn the_rings_of_threads_that_ended_are_dropped_while_the_trace_goes_on() {
+fn the_rings_of_threads_that_ended_are_dropped_while_the_trace_runs() {
     let folder = tempfile::tempdir().unwrap();
     let mut trace = Trace::start(&folder.path().join("trace.json"), Arc::default()).unwrap();
     let rings: Vec<_> = (0..300)
         .map(|_| {
-            let ring = trace.tracer().greet();
+            let ring = trace.tracer().add_ring();
             Arc::downgrade(&ring.lost)
         })
         .collect();
@@ -281,7 +281,7 @@ fn the_rings_of_threads_that_ended_are_dropped_while_the_trace_goes_on() {
 }
 
 #[test]
-fn without_exits_nothing_is_said_of_an_ioeventfd() {
+fn without_exits_the_output_does_not_mention_an_ioeventfd() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
     let mut trace = Trace::start(&path, Arc::default()).unwrap();

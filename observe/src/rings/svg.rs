@@ -1,11 +1,11 @@
-//! Queues as a drawing: available ring, chains in flight, used ring, side by side. What is the
-//! device's is filled, what is the driver's is not.
+//! Queues as a drawing: available ring, chains in flight and used ring, side by side. Entries that
+//! the device owns are filled; those that the driver owns are not.
 
 use std::fmt::Write;
 
 use super::{Descriptor, Queue};
 
-/// Slots around the indices, and chains, that are drawn.
+/// The most slots around the indices, and the most chains, that are drawn.
 const SLOTS: u16 = 24;
 const CHAINS: usize = 20;
 
@@ -22,7 +22,7 @@ const STYLE: &str = "text{font:12px ui-monospace,monospace;fill:#1b1f24}.title{f
 .note{fill:#59636e}rect{fill:#fff;stroke:#8c959f}.device{fill:#ffd8a8;stroke:#d9730d}.table{fill:#d0ebff;stroke:#1971c2}\
 path{fill:none;stroke:#59636e}.idx{fill:#c92a2a}";
 
-/// All of them, one below the other.
+/// Draws all queues, one below the other.
 pub(super) fn draw(queues: &[&Queue]) -> String {
     let mut body = String::new();
     let mut top = 10;
@@ -35,7 +35,7 @@ pub(super) fn draw(queues: &[&Queue]) -> String {
     )
 }
 
-/// Draws a queue from `top` on, and returns where it ends.
+/// Draws a queue at `top`. Returns the position of its lower end.
 fn one(out: &mut String, queue: &Queue, top: usize) -> usize {
     let (available, used) = (&queue.available, &queue.used);
     let size = u16::try_from(queue.descriptors.len()).unwrap_or(u16::MAX);
@@ -77,7 +77,7 @@ fn one(out: &mut String, queue: &Queue, top: usize) -> usize {
         text(out, (*x, heads + 16), "note", note);
     }
     let first = heads + 30;
-    // From a few that are used to the first that are free.
+    // From the last few used slots to the first free ones.
     let shown = SLOTS.min(size);
     let begin = used.idx.wrapping_sub(4.min(used.idx));
     for (n, row) in (0..shown).zip(0..) {
@@ -131,7 +131,7 @@ fn one(out: &mut String, queue: &Queue, top: usize) -> usize {
     first + row.max(usize::from(shown)) * ROW
 }
 
-/// A chain as boxes in a row; what finds no room is counted.
+/// Draws a chain as a row of boxes. Boxes that do not fit are counted.
 fn links(out: &mut String, y: usize, class: &str, chain: impl Iterator<Item = (u16, Descriptor)>) {
     let chain: Vec<_> = chain.collect();
     for (n, (index, descriptor)) in chain.iter().enumerate().take(4) {
@@ -159,8 +159,7 @@ fn cell(out: &mut String, (x, y): (usize, usize), width: usize, class: &str, lab
 }
 
 fn text(out: &mut String, (x, y): (usize, usize), class: &str, label: &str) {
-    // Nothing in a label needs escaping but the name of a device, and a file may come from
-    // anywhere.
+    // Only the name of a device needs escaping, as the file may come from anywhere.
     let label = label.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(
         out,

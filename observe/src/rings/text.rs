@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use super::{Descriptor, Queue};
 
-/// Entries of a ring, and chains, that are drawn; of the rest only the number.
+/// The most entries of a ring, and the most chains, that are printed. The rest is counted.
 const LINES: usize = 16;
 
-/// The queue, line by line.
+/// Prints a queue.
 pub(super) fn draw(queue: &Queue) -> String {
     let (available, used) = (&queue.available, &queue.used);
     let size = queue.descriptors.len();

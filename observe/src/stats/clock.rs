@@ -1,19 +1,19 @@
-//! The clock of counters: read as seldom as possible, from the quickest source.
+//! The clock of counters: read as rarely as possible, from the fastest source.
 //!
-//! On RISC-V that is the `time` CSR, one instruction, where clock_gettime(2) is 170 though it makes
-//! no system call: they were a third of what counting a request cost. So times are kept in ticks,
-//! and become nanoseconds in the report.
+//! On RISC-V that is the `time` CSR, which takes one instruction. clock_gettime(2) takes 170 even
+//! without a system call, which was a third of the cost of counting a request. So times are kept in
+//! ticks, and converted to nanoseconds in the report.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-/// Ticks since some moment before `began`.
+/// Ticks since an unknown moment before `began`.
 #[cfg(target_arch = "riscv64")]
 pub(super) fn ticks(_began: Instant) -> u64 {
     riscv::register::time::read64()
 }
 
-/// Ticks since `began`: nanoseconds, where nothing quicker is known to count evenly.
+/// Ticks since `began`: nanoseconds, as no faster clock is known to be steady.
 #[cfg(not(target_arch = "riscv64"))]
 pub(super) fn ticks(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -21,14 +21,14 @@ pub(super) fn ticks(began: Instant) -> u64 {
 
 /// The clock of one device, for one thread at a time.
 ///
-/// A request is taken when the one before it was used, its call of the host begins when it is
-/// taken, and it is used when that call returns: what lies between is counting. So the clock is
-/// read once a request, and once when the thread wakes.
+/// A request is taken when the previous one was used, its host call begins when it is taken, and it
+/// is used when that call returns: nothing but counting happens in between. So the clock is read
+/// once per request, and once when the thread wakes.
 pub(super) struct Clock {
     began: Instant,
-    /// When it was read last; 0 when that is too long ago to stand for now.
+    /// The time of the last read; 0 if it is too old to be used as now.
     last: AtomicU64,
-    /// Whether the host was called since the last chain was taken.
+    /// Whether there was a host call since the last chain was taken.
     called: AtomicBool,
 }
 
@@ -47,12 +47,12 @@ impl Clock {
         now
     }
 
-    /// The device's thread has slept.
+    /// Discards the last time, after the device's thread has slept.
     pub(super) fn forget(&self) {
         self.last.store(0, Relaxed);
     }
 
-    /// A chain is taken, or the host is called: now.
+    /// The time at which a chain is taken or a host call begins.
     pub(super) fn begins(&self) -> u64 {
         match self.last.load(Relaxed) {
             0 => self.read(),
@@ -60,19 +60,19 @@ impl Clock {
         }
     }
 
-    /// A chain is taken now.
+    /// The time at which a chain is taken.
     pub(super) fn taken(&self) -> u64 {
         self.called.store(false, Relaxed);
         self.begins()
     }
 
-    /// The host has returned now.
+    /// The time at which a host call returns.
     pub(super) fn returned(&self) -> u64 {
         self.called.store(true, Relaxed);
         self.read()
     }
 
-    /// A chain is used now.
+    /// The time at which a chain is used.
     pub(super) fn used(&self) -> u64 {
         match self.called.load(Relaxed) {
             true => self.begins(),
@@ -81,20 +81,21 @@ impl Clock {
     }
 }
 
-/// What ticks are worth.
+/// The length of a tick.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticks {
-    /// So many a second.
+    /// Ticks per second.
     pub(super) frequency: u64,
 }
 
 const SECOND: u64 = 1_000_000_000;
 
 impl Ticks {
-    /// Of which each is a nanosecond.
+    /// Ticks of a nanosecond.
     pub(super) const NANOSECONDS: Ticks = Ticks { frequency: SECOND };
 
-    /// Measured since `began`, when `ticks` was read: for hosts that do not report the frequency.
+    /// Measures the length since `began`, when the clock was at `first`, for hosts that do not
+    /// report the frequency.
     pub(super) fn measured(began: Instant, first: u64) -> Ticks {
         let passed = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let came = ticks(began).saturating_sub(first);
@@ -103,7 +104,7 @@ impl Ticks {
         }
     }
 
-    /// `ticks` of them, in nanoseconds.
+    /// Converts `ticks` to nanoseconds.
     pub(super) fn nanoseconds(self, ticks: u64) -> u64 {
         scale(ticks, SECOND, self.frequency)
     }
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_ends_when_its_call_returned_and_there_begins_the_next() {
+    fn a_request_ends_when_its_call_returns_and_the_next_begins_then() {
         let clock = Clock::new();
         let taken = clock.taken();
         assert_eq!(clock.begins(), taken);
@@ -139,7 +140,7 @@ mod tests {
         assert!(returned >= taken);
         assert_eq!(clock.used(), returned);
         assert_eq!(clock.taken(), returned);
-        // Without a call nobody has read the clock since.
+        // Without a call the clock was not read since.
         let used = clock.used();
         assert!(used >= returned);
         assert_eq!(clock.begins(), used);

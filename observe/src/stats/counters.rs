@@ -1,5 +1,5 @@
-//! The counters of a running guest. Each has one writer at a time (a vCPU, or the thread that has
-//! the device), so adding is a load and a store, without a lock; a report reads them as they are.
+//! The counters of a running guest. Each has one writer at a time (a vCPU, or the thread that holds
+//! the device), so adding is a load and a store, without a lock. A report reads them meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -10,14 +10,14 @@ use super::histogram::{Histogram, add};
 use super::report;
 use crate::exit::{Exit, Names};
 
-/// One vCPU's.
+/// The counters of one vCPU.
 pub(crate) struct VcpuCounters {
     exits: [AtomicU64; 7],
     registers: Vec<[AtomicU64; 2]>,
     sbi: Vec<AtomicU64>,
 }
 
-/// Places in `exits`.
+/// Indices in `exits`.
 const MMIO_READ: usize = 0;
 const MMIO_WRITE: usize = 1;
 const SBI: usize = 2;
@@ -27,7 +27,7 @@ const INTERRUPTED: usize = 5;
 const FAULT: usize = 6;
 
 impl VcpuCounters {
-    /// A counter for each of `names`.
+    /// One counter for each of `names`.
     pub(super) fn new(names: &Names) -> VcpuCounters {
         VcpuCounters {
             exits: Default::default(),
@@ -36,7 +36,7 @@ impl VcpuCounters {
         }
     }
 
-    /// To be called by the vCPU's thread alone.
+    /// Called by the vCPU's thread only.
     pub(crate) fn count(&self, exit: Exit) {
         let kind = match exit {
             Exit::Read(register) => {
@@ -84,7 +84,7 @@ impl VcpuCounters {
         }
     }
 
-    /// Loads and stores, by the registers' numbers.
+    /// Loads and stores, by register number.
     pub(super) fn registers(&self) -> impl Iterator<Item = [u64; 2]> {
         let both = |both: &[AtomicU64; 2]| both.each_ref().map(|counter| counter.load(Relaxed));
         self.registers.iter().map(both)
@@ -96,7 +96,7 @@ impl VcpuCounters {
     }
 }
 
-/// One device's.
+/// The counters of one device.
 pub(crate) struct DeviceCounters {
     clock: Clock,
     kind: String,
@@ -117,8 +117,8 @@ struct QueueCounters {
     wanted: AtomicU64,
     depth: Histogram,
     latency: Histogram,
-    /// When the chain of a head was taken. A ring may be longer than this; but no device holds more
-    /// than one chain of a queue at a time.
+    /// The time at which the chain of a head was taken. A ring may be longer than this, but a
+    /// device holds at most one chain per queue at a time.
     taken: [AtomicU64; HEADS as usize],
 }
 
@@ -130,7 +130,7 @@ struct HostCounters {
     bytes: [AtomicU64; 2],
     errors: AtomicU64,
     latency: Option<Histogram>,
-    /// When the last one began.
+    /// The time at which the last call began.
     begun: AtomicU64,
 }
 
@@ -157,7 +157,7 @@ impl DeviceCounters {
         }
     }
 
-    /// `wire`: whether its interrupts were watched; `ticks`: what its times are in.
+    /// `wire`: whether its interrupts were counted; `ticks`: the unit of its times.
     pub(super) fn report(&self, name: &str, wire: bool, ticks: Ticks) -> report::Device {
         let queues = self.queues.iter().map(|queue| queue.report(ticks));
         report::Device {
@@ -216,7 +216,7 @@ impl DeviceObserver for DeviceCounters {
             }),
             Event::Host { call, len, .. } => self.host.begin(call, len, self.clock.begins()),
             Event::HostDone { ok } => self.host.done(ok, self.clock.returned()),
-            // From any thread.
+            // Any thread may report this.
             Event::Raised => {
                 self.raised.fetch_add(1, Relaxed);
             }
@@ -240,7 +240,7 @@ impl QueueCounters {
         }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "there are HEADS of them")]
+    #[expect(clippy::indexing_slicing, reason = "the array has HEADS elements")]
     fn taken(&self, head: u16) -> &AtomicU64 {
         &self.taken[usize::from(head % HEADS)]
     }

@@ -1,22 +1,21 @@
-//! How values are spread: counts in buckets that are each a quarter as wide as the power of two
-//! they begin at.
+//! Histograms. Each bucket is a quarter as wide as the power of two at or below its start.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::report;
 
-/// Values below this have a bucket each; above it there are so many buckets a power of two.
+/// Values below this have one bucket each. Above it there are this many buckets per power of two.
 const PARTS: u64 = 4;
 const BUCKETS: usize = 208;
 
-/// Counts that one thread at a time adds to, while any may look.
+/// A histogram. One thread at a time adds to it; any thread may read it.
 pub(super) struct Histogram {
     buckets: [AtomicU64; BUCKETS],
     sum: AtomicU64,
     max: AtomicU64,
 }
 
-/// Adds to a counter that has one writer: no other store comes in between, so none is lost.
+/// Adds to a counter that has one writer, so no other store can be lost.
 pub(super) fn add(counter: &AtomicU64, value: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(value), Relaxed);
 }
@@ -40,7 +39,7 @@ impl Histogram {
         }
     }
 
-    /// `unit` gives the values as they are reported; the larger stays the larger by it.
+    /// `unit` converts the values to the unit of the report. It must be monotonic.
     pub(super) fn report(&self, unit: impl Fn(u64) -> u64) -> report::Histogram {
         let counts = self.buckets.iter().map(|bucket| bucket.load(Relaxed));
         let buckets: Vec<_> = (0..)
@@ -57,24 +56,24 @@ impl Histogram {
     }
 }
 
-/// Larger values are in its bucket: 104 days in nanoseconds, and the last whole number before a
-/// floating-point number cannot be every one.
+/// The largest value with its own bucket; larger ones count there. It is 104 days in nanoseconds,
+/// and the last integer up to which f64 represents every integer.
 const LARGEST: u64 = (1 << 53) - 1;
 
-/// Which bucket a value belongs to.
+/// The bucket of a value.
 fn bucket(value: u64) -> usize {
     let bucket = match value.min(LARGEST) {
         small @ 0..PARTS => small,
-        // A floating-point number begins with the two that are wanted: the power of two, and the
-        // quarter of it. Taking them from there costs three instructions; finding the highest bit
-        // costs dozens where the CPU has no Zbb.
+        // The exponent and the top two bits of the mantissa of an f64 are the power of two and the
+        // quarter. This takes three instructions; finding the highest bit takes dozens on a CPU
+        // without Zbb.
         large => ((large as f64).to_bits() >> 50) - (1023 + 1) * PARTS,
     };
     // Below BUCKETS.
     usize::try_from(bucket).unwrap_or(0)
 }
 
-/// The largest value of a bucket, if it is not the last one.
+/// The largest value of a bucket that is not the last one.
 fn last_of(bucket: u64) -> u64 {
     match bucket {
         ..PARTS => bucket,
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_reported_in_another_unit() {
+    fn values_are_reported_in_the_unit_given() {
         let histogram = Histogram::new();
         [3, 35, 35]
             .iter()

@@ -20,8 +20,8 @@ pub(super) fn of_this_process(ram: u64) -> Option<Memory> {
     })
 }
 
-/// minflt and majflt (proc_pid_stat(5), fields 10 and 12). The name before them may hold blanks and
-/// parentheses.
+/// minflt and majflt (proc_pid_stat(5), fields 10 and 12). The name before them may contain blanks
+/// and parentheses.
 fn faults_in(stat: &str) -> Option<(u64, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(7);
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_found_behind_any_name() {
+    fn faults_are_found_after_any_name() {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194304 345 6 78 9 1 2 3 4 20 0";
         assert_eq!(faults_in(stat), Some((345, 78)));
         assert_eq!(faults_in("7 (a"), None);

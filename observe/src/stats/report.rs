@@ -1,15 +1,14 @@
-//! The statistics as they are written: the JSON form of `hartvisor run --stats FILE`, for programs
-//! that read it back.
+//! The JSON format of `hartvisor run --stats FILE`, also for programs that read it.
 //!
-//! A value that cannot be known is null: under QEMU no exits reach the monitor, and the console is
-//! QEMU's own. Times are nanoseconds of the host's monotonic clock, sizes bytes where no unit is
-//! named.
+//! A value that cannot be known is null: with QEMU no exits reach the monitor, and the console is
+//! QEMU's own. Times are nanoseconds of the host's monotonic clock. Sizes are bytes unless a unit
+//! is given.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The format's version: it changes when a field changes its meaning or is removed, not when one is
+/// The format's version. It changes when a field is removed or changes its meaning, not when one is
 /// added.
 pub const VERSION: u32 = 1;
 
@@ -20,42 +19,42 @@ pub struct Report {
     pub version: u32,
     /// What runs the guest: `kvm` or `qemu`.
     pub accel: String,
-    /// Since the run began.
+    /// Nanoseconds since the run began.
     pub nanoseconds: u64,
     /// How it ended: `power-off`, `reboot`, `failure`, `left`, `signal N`, `error`; null while it
     /// runs.
     pub end: Option<String>,
-    /// How often the guest has rebooted. All counts continue across reboots.
+    /// Reboots of the guest. All counts continue across reboots.
     pub reboots: u64,
     /// The vCPUs by number.
     pub vcpus: Option<Vec<Vcpu>>,
-    /// Device registers that were accessed, in the order of their addresses. An access that KVM
-    /// answers itself (QueueNotify by ioeventfd, the in-kernel AIA) is not among them.
+    /// Device registers that were accessed, in the order of their addresses. Accesses that KVM
+    /// handles itself (QueueNotify by ioeventfd, the in-kernel AIA) are not counted.
     pub registers: Option<Vec<Register>>,
     /// SBI calls that came to us, by name.
     pub sbi: Option<BTreeMap<String, u64>>,
     /// Our devices in the order of their slots.
     pub devices: Vec<Device>,
-    /// What KVM counts itself.
+    /// KVM's own counters.
     pub kvm: Option<Kvm>,
-    /// What the monitor takes beside the guest's RAM; null where /proc is absent.
+    /// The monitor's memory without the guest's RAM; null if /proc is absent.
     pub memory: Option<Memory>,
 }
 
-/// How often one vCPU left the guest for the monitor, by cause.
+/// Exits of one vCPU to the monitor, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vcpu {
-    /// Loads from where no RAM is.
+    /// Loads from addresses that are not RAM.
     pub mmio_read: u64,
-    /// Stores to there.
+    /// Stores to such addresses.
     pub mmio_write: u64,
-    /// SBI calls that KVM does not answer.
+    /// SBI calls that KVM does not handle.
     pub sbi: u64,
     /// CSRs that KVM does not emulate.
     pub csr: u64,
     /// The guest's power-off, reboot or failure.
     pub ended: u64,
-    /// A signal, or nothing.
+    /// Signals, or no reason.
     pub interrupted: u64,
     /// Instructions that KVM cannot execute.
     #[serde(default)]
@@ -63,7 +62,7 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// All of them.
+    /// The sum.
     pub fn total(&self) -> u64 {
         let answered = self.mmio_read + self.mmio_write + self.sbi + self.csr + self.fault;
         answered + self.ended + self.interrupted
@@ -75,7 +74,7 @@ impl Vcpu {
 pub struct Register {
     /// `disk0`, `console`, `plic`, …
     pub device: String,
-    /// As its specification names it.
+    /// The name in its specification.
     pub register: String,
     /// Loads.
     pub reads: u64,
@@ -92,52 +91,52 @@ pub struct Device {
     pub kind: String,
     /// Its queues by index.
     pub queues: Vec<Queue>,
-    /// Files of the host that became ready, and woke its thread.
+    /// Host files that became ready and woke its thread.
     pub ready: u64,
     /// Requests that it answered with an error.
     pub failed: u64,
-    /// Rings that were broken.
+    /// Rings that were invalid.
     pub broken: u64,
-    /// How often its interrupt went from low to high; null where the wire is not ours.
+    /// Rises of its interrupt; null if the wire is not ours.
     pub interrupts: Option<u64>,
-    /// What it did with the file behind it; null for one that has none.
+    /// System calls on its file; null if it has none.
     pub host: Option<Host>,
 }
 
 /// One queue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Queue {
-    /// Notifications that woke the device's thread, or were served at once by a vCPU's. Several in
-    /// a row may be one.
+    /// Notifications that woke the device's thread, or that a vCPU served inline. Several in a row
+    /// may count as one.
     pub kicks: u64,
     /// Chains that were used.
     pub requests: u64,
-    /// Bytes that the driver gave it to read, headers included.
+    /// Bytes that the device could read, including headers.
     pub bytes_from_guest: u64,
-    /// Bytes that it wrote, status bytes included.
+    /// Bytes that it wrote, including status bytes.
     pub bytes_to_guest: u64,
-    /// How often used chains were published: once a batch.
+    /// Batches of used chains that were published.
     pub batches: u64,
-    /// Batches for which the driver wanted an interrupt. One that is raised already is not raised
-    /// again.
+    /// Batches for which the driver wanted an interrupt. An interrupt that is already raised is not
+    /// raised again.
     pub interrupts_wanted: u64,
-    /// Batches for which it wanted none.
+    /// Batches for which it did not want one.
     pub interrupts_suppressed: u64,
-    /// Chains that were available whenever one was taken, with that one.
+    /// Chains available each time one was taken, including that one.
     pub depth: Histogram,
-    /// Nanoseconds from the taking of a chain to its place in the used ring. Where a queue waits
-    /// for input that is the wait.
+    /// Nanoseconds from taking a chain to writing it to the used ring. For a queue that waits for
+    /// input, this includes the wait.
     pub latency: Histogram,
 }
 
-/// System calls of a device on the file behind it.
+/// System calls of a device on its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Host {
-    /// Reads, of `bytes_read` together.
+    /// Reads, of `bytes_read` in total.
     pub reads: u64,
-    /// Writes, of `bytes_written` together.
+    /// Writes, of `bytes_written` in total.
     pub writes: u64,
-    /// Waits until what was written is durable.
+    /// Syncs, which make earlier writes durable.
     pub syncs: u64,
     /// Ranges that were discarded or zeroed.
     pub forgets: u64,
@@ -147,26 +146,26 @@ pub struct Host {
     pub bytes_written: u64,
     /// Calls that failed.
     pub errors: u64,
-    /// Nanoseconds that each took.
+    /// Nanoseconds per call.
     pub latency: Histogram,
 }
 
-/// How values are spread.
+/// A histogram.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// How many there were.
+    /// The number of values.
     pub count: u64,
-    /// Their sum.
+    /// The sum of the values.
     pub sum: u64,
-    /// The largest.
+    /// The largest value.
     pub max: u64,
-    /// The largest value that belongs to a bucket, and how many do. A bucket is a quarter as wide
-    /// as the power of two it begins at; empty ones are left out.
+    /// For each bucket that is not empty, its upper bound and its count. A bucket is a quarter as
+    /// wide as the power of two at or below its start.
     pub buckets: Vec<(u64, u64)>,
 }
 
 impl Histogram {
-    /// A value that the share `q` (0 to 1) of all does not exceed, up to a quarter too large.
+    /// The quantile `q` (0 to 1), at most a quarter too large.
     pub fn quantile(&self, q: f64) -> Option<u64> {
         let mut seen = 0;
         self.buckets
@@ -184,19 +183,19 @@ impl Histogram {
     }
 }
 
-/// KVM's own counters, by the kernel's names (KVM_GET_STATS_FD); those of one value, cumulative.
+/// KVM's own counters, by the kernel's names (KVM_GET_STATS_FD): the cumulative ones of one value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kvm {
-    /// Of the VM.
+    /// Counters of the VM.
     pub vm: BTreeMap<String, u64>,
-    /// Of each vCPU. `exits` are those from the guest to the kernel; `mmio_exit_kernel` those that
-    /// an ioeventfd or an in-kernel device took.
+    /// Counters of each vCPU. `exits` counts exits from the guest to the kernel; `mmio_exit_kernel`
+    /// those that an ioeventfd or an in-kernel device handled.
     pub vcpus: Vec<BTreeMap<String, u64>>,
 }
 
 impl Kvm {
-    /// Exits to the kernel for which it has no counter: stage-2 faults, and the host's own
-    /// interrupts. On RISC-V KVM tells the two apart only in its trace.
+    /// Exits to the kernel that have no counter of their own: stage-2 faults, and the host's
+    /// interrupts. On RISC-V only KVM's trace distinguishes the two.
     pub fn uncounted_exits(&self) -> Option<u64> {
         let total = |vcpu: &BTreeMap<String, u64>| {
             let all = vcpu.get("exits")?;
@@ -210,7 +209,7 @@ impl Kvm {
         self.vcpus.iter().map(total).sum()
     }
 
-    /// Adds another life's counts.
+    /// Adds the counts of another VM.
     pub(crate) fn add(&mut self, other: &Kvm) {
         merge(&mut self.vm, &other.vm);
         self.vcpus
@@ -227,18 +226,18 @@ fn merge(to: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
     }
 }
 
-/// Memory of the monitor's process (under QEMU, not QEMU's).
+/// Memory of the monitor's process (with QEMU, not QEMU's).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Its share of all its pages (PSS) beside the guest's RAM, in KiB.
+    /// Its share of its pages (PSS) without the guest's RAM, in KiB.
     pub pss_kib: u64,
-    /// The anonymous ones of them, in KiB: heap, stacks, written data.
+    /// The anonymous part of it, in KiB: heap, stacks, written data.
     pub anonymous_kib: u64,
-    /// What the guest's RAM takes of the host's (PSS), in KiB.
+    /// The guest's RAM that is in use on the host (PSS), in KiB.
     pub guest_ram_kib: u64,
-    /// Page faults of the process that needed no input, those included that KVM takes when the
-    /// guest first touches a page.
+    /// Page faults of the process without input (minor), including those that KVM takes when the
+    /// guest first accesses a page.
     pub minor_faults: u64,
-    /// Those that did.
+    /// Page faults with input (major).
     pub major_faults: u64,
 }

@@ -1,10 +1,10 @@
-//! A report for people: aligned columns, what is zero left out.
+//! A report for people: aligned columns, without values that are zero.
 
 use std::fmt::Write;
 
 use super::report::{Device, Histogram, Report};
 
-/// The whole report, ended by a newline.
+/// The whole report, with a newline at the end.
 pub(super) fn text(report: &Report) -> String {
     let mut text = String::new();
     let seconds = report.nanoseconds as f64 / 1e9;
@@ -165,7 +165,8 @@ fn devices(devices: &[Device]) -> Rows {
     rows
 }
 
-/// KVM's counters that are not zero, one a line: their names are the kernel's, and change with it.
+/// KVM's counters that are not zero, one per line. Their names are the kernel's, and may change
+/// with its version.
 fn kvm(report: &Report) -> Rows {
     let mut rows = vec![heading(&["counted by KVM", ""])];
     let Some(kvm) = &report.kvm else {
@@ -208,7 +209,8 @@ pub(crate) fn time(nanoseconds: u64) -> String {
     }
 }
 
-/// The first column to the left, the others to the right; nothing for a heading alone.
+/// Formats a table: the first column is left-aligned, the others right-aligned. A table with only a
+/// heading is empty.
 fn table(rows: &Rows) -> String {
     if rows.len() < 2 {
         return String::new();

@@ -1,8 +1,8 @@
 //! The trace's file: Chrome's JSON format ("Trace Event Format"), which Perfetto (ui.perfetto.dev)
 //! reads.
 //!
-//! Each event is complete in itself: a span (`X`, with its duration) or an instant (`i`). So one
-//! that was lost leaves no other without its end.
+//! Each event is complete: a span (`X`, with its duration) or an instant (`i`). So a lost event
+//! leaves no other event without its end.
 
 use std::collections::HashMap;
 use std::fmt::{Arguments, Write as _};
@@ -13,28 +13,28 @@ use devices::observe::{Event, HostCall};
 use super::{Record, What};
 use crate::exit::{Exit, Names};
 
-/// Writes events as they come. No text in them needs escaping: names are our own.
+/// Writes events as they come. All names are our own, so no text needs escaping.
 ///
-/// What a device does stands in a lane of its own, such as `disk0 q0`, whichever thread does it;
-/// what a vCPU does, and what it does for a device, stands in the lane of its thread.
+/// The work of a device is in a lane of its own, such as `disk0 q0`, whichever of its threads does
+/// it. The work of a vCPU, also for a device, is in the lane of its thread.
 pub(super) struct Writer<W: Write> {
     out: W,
     first: bool,
     /// Names, by number.
     lanes: Vec<String>,
-    /// The requests that a device holds, by device, queue and head.
+    /// The requests in progress, by device, queue and head.
     requests: HashMap<(u8, u16, u16), u64>,
     next_request: u64,
 }
 
-/// A thread that reports events, and what it has begun.
+/// A thread that reports events, and the calls that it has begun.
 pub(super) struct Thread {
     name: String,
-    /// A call of its device.
+    /// A call of a device.
     call: Option<Call>,
-    /// A call of the host: since when, what, and with what.
+    /// A host call.
     host: Option<(u64, &'static str, String)>,
-    /// A chain that was taken, whose descriptors are still to come.
+    /// A chain that was taken, while its descriptors are reported.
     popped: Option<(u64, String)>,
 }
 
@@ -74,7 +74,7 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
-    /// The number of the lane of this name.
+    /// The number of the lane called `name`.
     fn lane(&mut self, name: &str) -> io::Result<usize> {
         if let Some(lane) = self.lanes.iter().position(|known| known == name) {
             return Ok(lane);
@@ -87,7 +87,7 @@ impl<W: Write> Writer<W> {
         Ok(lane)
     }
 
-    /// The lane of what a thread does now.
+    /// The lane of a thread's current work.
     fn lane_of(&mut self, thread: &Thread) -> io::Result<usize> {
         match &thread.call {
             Some(call) => Ok(call.lane),
@@ -144,7 +144,7 @@ impl<W: Write> Writer<W> {
             flags,
         } = event
         {
-            // Without its chain, that was lost.
+            // If there is none, the event of its chain was lost.
             if let Some((_, args)) = &mut thread.popped {
                 let comma = if args.ends_with('[') { "" } else { "," };
                 let _ = write!(
@@ -199,7 +199,7 @@ impl<W: Write> Writer<W> {
                 head,
                 written,
             } => {
-                // Null for one whose taking was lost.
+                // Null if the event of its taking was lost.
                 let request = self.requests.remove(&(number, queue, head));
                 let request = request.map_or("null".to_owned(), |it| it.to_string());
                 let args = format!(
@@ -247,7 +247,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Writes the taking of a chain, all of whose descriptors have come.
+    /// Writes the taking of a chain, after all its descriptors were reported.
     fn popped(&mut self, thread: &mut Thread) -> io::Result<()> {
         match thread.popped.take() {
             Some((at, args)) => {
@@ -258,7 +258,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes what a thread that has ended left behind.
+    /// Writes what is left of a thread that has ended.
     pub(super) fn end_thread(&mut self, thread: &mut Thread) -> io::Result<()> {
         self.popped(thread)
     }
@@ -296,7 +296,7 @@ impl<W: Write> Writer<W> {
         write!(self.out, "{comma}\n{{{fields}}}")
     }
 
-    /// The end of the file, with the number of events that are missing in it.
+    /// Writes the end of the file, with the number of lost events.
     pub(super) fn finish(mut self, lost: u64) -> io::Result<()> {
         let version = env!("CARGO_PKG_VERSION");
         writeln!(
@@ -307,7 +307,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Nanoseconds in the format's unit, with three digits behind the point.
+/// Nanoseconds, printed as microseconds with three decimals.
 struct Microseconds(u64);
 
 impl std::fmt::Display for Microseconds {
@@ -316,7 +316,7 @@ impl std::fmt::Display for Microseconds {
     }
 }
 
-/// The name of an exit, and what belongs to it.
+/// The name and the arguments of an exit.
 fn exit(exit: Exit, names: &Names, devices: &[String]) -> (String, String) {
     match exit {
         Exit::Read(number) => {

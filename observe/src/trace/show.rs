@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 
-/// A trace, as far as it is needed here.
+/// The parts of a trace that are used here.
 #[derive(Deserialize)]
 struct Trace {
     #[serde(rename = "traceEvents")]
@@ -53,8 +53,8 @@ impl Event {
     }
 }
 
-/// The text that `trace show` prints: the life of request `number`, or of the first one of a disk,
-/// and else of the first.
+/// The output of `trace show`: the life of request `number`. Without a number, it is the first
+/// request of a disk, or else the first of any device.
 ///
 /// # Errors
 /// The file cannot be read, is not a trace, or has no such request.
@@ -114,7 +114,7 @@ pub(super) fn text_of(bytes: &[u8], number: Option<u64>) -> Result<String, Strin
 
 type Step = (f64, &'static str, String);
 
-/// The steps of a request in the order of their times.
+/// The steps of a request, in order of time.
 fn life(events: &[Event], popped: &Event) -> Vec<Step> {
     let device = popped.text("device");
     let of_device = |event: &&Event| event.text("device") == device;
@@ -195,8 +195,8 @@ fn life(events: &[Event], popped: &Event) -> Vec<Step> {
 
 /// How the device was notified.
 fn arrival(events: &[Event], call: &Event, device: &str, steps: &mut Vec<Step>) {
-    // A store that exited comes shortly before: after the device's thread was done with what it had
-    // before.
+    // A store that exited comes shortly before, after the device's thread has finished its previous
+    // work.
     let before = events
         .iter()
         .filter(|event| event.tid == call.tid && event.ph == "X" && event.end() <= call.ts)
@@ -221,7 +221,7 @@ fn arrival(events: &[Event], call: &Event, device: &str, steps: &mut Vec<Step>) 
         }
         (Some(queue), Some(_)) => format!("the device's thread wakes for queue {queue}"),
         (Some(queue), None) => {
-            // Under QEMU no exit is ours to record.
+            // With QEMU we record no exits.
             let why = match events.iter().any(|event| event.cat == "exit") {
                 true => "; the guest's store to QueueNotify did not exit (ioeventfd)",
                 false => "",
@@ -302,7 +302,7 @@ fn departure<'a>(
         steps.push((read.ts, "status", what.to_owned()));
     }
     if let Some(event) = acknowledged {
-        // A guest whose loads come to us loads MagicValue and more before its first request.
+        // A guest whose loads exit to us has loaded MagicValue before its first request.
         let before = match loads().next() {
             None => "; its load of InterruptStatus did not exit (read in place)",
             Some(_) => "",

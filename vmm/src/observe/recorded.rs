@@ -67,8 +67,8 @@ pub fn draw_rings(
     queue: Option<u16>,
     svg: bool,
 ) -> Result<String, Error> {
-    let wanted = rings::Wanted { device, queue, svg };
-    rings::draw(file, &wanted).map_err(Error::Observe)
+    let selection = rings::Selection { device, queue, svg };
+    rings::draw(file, &selection).map_err(Error::Observe)
 }
 
 struct Recorded {

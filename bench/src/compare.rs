@@ -1,31 +1,31 @@
-//! Two results side by side: what moved.
+//! Compares two results: what changed.
 
 use crate::metrics::more_is_better;
 use crate::results::{Results, order};
 use crate::table::{align, number};
 
-/// What differs by less than this share is the same.
+/// Smaller relative differences are ignored.
 pub const TOLERANCE: f64 = 0.02;
 
-/// … and what differs by less than this: a count a request such as 0.02 exits.
+/// Smaller absolute differences are ignored: counts per request such as 0.02 exits.
 const SMALLEST: f64 = 0.05;
 
-/// A metric that moved.
+/// A metric that changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moved {
     /// The case.
     pub case: String,
     /// The metric.
     pub metric: String,
-    /// Before.
+    /// The old value.
     pub old: f64,
-    /// Now.
+    /// The new value.
     pub new: f64,
-    /// Whether that is good.
+    /// Whether that is an improvement.
     pub better: bool,
 }
 
-/// All metrics of cases in both results that moved by more than [`TOLERANCE`].
+/// Returns all metrics of cases in both results that changed by more than [`TOLERANCE`].
 pub fn moved(old: &Results, new: &Results) -> Vec<Moved> {
     let mut moved = Vec::new();
     for (case, metrics) in &new.cases {
@@ -51,7 +51,7 @@ pub fn moved(old: &Results, new: &Results) -> Vec<Moved> {
     moved
 }
 
-/// As text, a line each.
+/// Formats the changes as text, one line each.
 pub fn show(moved: &[Moved]) -> String {
     if moved.is_empty() {
         return format!("nothing moved by more than {} %\n", TOLERANCE * 100.0);

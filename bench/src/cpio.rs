@@ -1,8 +1,8 @@
-//! A cpio archive as the kernel unpacks it into its first root file system ("newc";
+//! A cpio archive for the kernel's initramfs ("newc"; Linux
 //! Documentation/driver-api/early-userspace/buffer-format.rst). Owners, times and order are fixed,
-//! so the same content makes the same bytes.
+//! so the same content gives the same bytes.
 
-/// An archive that grows.
+/// An archive under construction.
 #[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -24,12 +24,12 @@ impl Archive {
         self.entry(name, PROGRAM, (0, 0), content);
     }
 
-    /// Adds a character device of this major and minor number.
+    /// Adds a character device with this major and minor number.
     pub fn device(&mut self, name: &str, number: (u32, u32)) {
         self.entry(name, CHARACTER_DEVICE, number, &[]);
     }
 
-    /// The finished archive.
+    /// Returns the complete archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes

@@ -1,4 +1,4 @@
-//! What it costs to run a guest, by hartvisor and by others, measured so that it repeats.
+//! Measures reproducibly what it costs to run a guest with hartvisor and with other VMMs.
 //!
 //! ```text
 //!   bench ──── this machine: what to measure, then the table, JSON and comparisons
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! `load` stops before each test until `meter` has read its counters, so a count belongs to one
-//! test. A test that does nothing (`null`) has the cost of that, which is subtracted. Times come
-//! from starts of their own, in which nothing counts.
+//! test. An empty test (`null`) gives the cost of that, which is subtracted. Times come from
+//! separate starts without counters.
 
 pub mod compare;
 pub mod cpio;

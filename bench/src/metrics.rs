@@ -1,4 +1,4 @@
-//! Metrics: numbers by name, and the names that starts and scenes share.
+//! Metrics: numbers by name, and the names shared by starts and scenes.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ pub type Metrics = BTreeMap<String, f64>;
 
 /// Names of the metrics of a start as a whole.
 pub mod name {
-    /// Of the stripped program.
+    /// Size of the stripped program.
     pub const BINARY: &str = "binary, KiB";
     /// Exec to KVM_RUN.
     pub const RUN: &str = "exec to first KVM_RUN, ms";
@@ -23,7 +23,7 @@ pub mod name {
     pub const ANONYMOUS: &str = "memory: anonymous, KiB";
 }
 
-/// Whether more of this metric is better. Of most of them less is.
+/// Whether more of this metric is better. For most, less is better.
 pub fn more_is_better(metric: &str) -> bool {
     metric.ends_with("MiB/s")
 }

@@ -1,4 +1,4 @@
-//! Bytes that encode where they belong, so that each can be verified when it is read back.
+//! Bytes that encode their position, so that each can be verified when it is read back.
 
 /// Bytes of a block, the unit of the random tests.
 pub const BLOCK: usize = 4096;
@@ -6,7 +6,7 @@ pub const BLOCK: usize = 4096;
 /// Blocks of the disk.
 pub const BLOCKS: u64 = 16384;
 
-/// The step of SplitMix64: a well-mixed value for each `value`.
+/// The step function of SplitMix64.
 pub fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -14,14 +14,14 @@ pub fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// The bytes of `block` when it was written for the `generation`-th time: 0 is what the disk holds
-/// at first.
+/// Returns the bytes of `block` after its `generation`-th write. Generation 0 is the initial
+/// content.
 pub fn block(block: u64, generation: u8) -> impl Iterator<Item = [u8; 8]> {
     let first = mix(block << 8 | u64::from(generation));
     (0..BLOCK as u64 / 8).map(move |word| first.wrapping_add(word << 32 | word).to_le_bytes())
 }
 
-/// Fills `bytes`, a whole number of blocks, with consecutive blocks from `first` on.
+/// Fills `bytes`, a whole number of blocks, with consecutive blocks starting at `first`.
 pub fn fill(bytes: &mut [u8], first: u64, generation: u8) {
     for (bytes, number) in bytes.chunks_exact_mut(BLOCK).zip(first..) {
         for (bytes, word) in bytes.chunks_exact_mut(8).zip(block(number, generation)) {
@@ -30,7 +30,7 @@ pub fn fill(bytes: &mut [u8], first: u64, generation: u8) {
     }
 }
 
-/// Whether `bytes` are one block as [`fill`] makes it.
+/// Whether `bytes` equals one block as written by [`fill`].
 pub fn is_block(bytes: &[u8], number: u64, generation: u8) -> bool {
     bytes.len() == BLOCK
         && bytes
@@ -39,14 +39,14 @@ pub fn is_block(bytes: &[u8], number: u64, generation: u8) -> bool {
             .all(|(bytes, word)| bytes == word)
 }
 
-/// All blocks of the disk in an order that `seed` decides.
+/// Returns all blocks of the disk in an order that depends on `seed`.
 pub fn shuffled(seed: u64) -> Vec<u64> {
     let mut blocks: Vec<u64> = (0..BLOCKS).collect();
     blocks.sort_by_key(|block| mix(seed << 32 ^ block));
     blocks
 }
 
-/// What the console tests print: lines of `length` bytes, line feed included, each with its number.
+/// Returns what the console tests print: numbered lines of `length` bytes, including the newline.
 pub fn lines(count: usize, length: usize) -> Vec<u8> {
     let line = |number: usize| {
         let text = format!("{number:06} ");

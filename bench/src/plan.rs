@@ -1,4 +1,4 @@
-//! What `bench` asks of `meter`: a JSON file.
+//! The input of `meter`, written by `bench`: a JSON file.
 
 use std::path::PathBuf;
 
@@ -8,25 +8,25 @@ use crate::protocol::Test;
 use crate::record::Measure;
 use crate::scale::Scene;
 
-/// Where `meter` puts everything that a VMM reads: a file system in memory, so that no measured
-/// step waits for this machine.
+/// Directory for everything that a VMM reads: a file system in memory, so that no measured step
+/// depends on this machine's disk.
 pub const FOLDER: &str = "/tmp/bench";
 
 /// The work of one run of `meter`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Files to copy, from the machine's directory to one below [`FOLDER`].
+    /// Files to copy: source on this machine, and destination below [`FOLDER`].
     pub files: Vec<(PathBuf, PathBuf)>,
     /// The guest's disk, created again for each start.
     pub disk: PathBuf,
     /// The guest's RAM in KiB.
     pub ram: u64,
-    /// Huge pages of 2 MiB that the host keeps free.
+    /// Huge pages of 2 MiB that the host reserves.
     pub hugepages: u64,
-    /// A start that nobody looks at: KVM, and what it needs of the kernel, is set up by the first
-    /// VM of a host, and taken down more slowly.
+    /// A start that is not measured. The first VM of a host sets up KVM and the parts of the kernel
+    /// that it needs, and takes longer to exit.
     pub warm_up: Start,
-    /// The starts, in this order.
+    /// The starts, in order.
     pub starts: Vec<Start>,
 }
 
@@ -35,11 +35,11 @@ pub struct Plan {
 pub struct ScalePlan {
     /// As in [`Plan`].
     pub files: Vec<(PathBuf, PathBuf)>,
-    /// Disks of 1 MiB that scenes name.
+    /// Disks of 1 MiB for the scenes.
     pub disks: Vec<PathBuf>,
     /// As in [`Plan`].
     pub warm_up: Scene,
-    /// In this order.
+    /// The scenes, in order.
     pub scenes: Vec<Scene>,
 }
 
@@ -50,15 +50,15 @@ pub struct Start {
     pub measure: Measure,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// What `load` will do, as in the kernel command line of the command, in the form of [`Test`].
+    /// The work of `load`, as in the kernel command line of the command, in the form of [`Test`].
     pub tests: Vec<String>,
 }
 
 impl Start {
-    /// The tests.
+    /// Parses the tests.
     ///
     /// # Errors
-    /// The first that is none.
+    /// The first invalid test.
     pub fn parsed(&self) -> anyhow::Result<Vec<Test>> {
         let parse = |text: &String| {
             text.parse()

@@ -2,21 +2,21 @@
 //!
 //! ```text
 //!   load:  @@ init                   it runs, and the console works
-//!   load:  @@ ready read4k           all is prepared; it waits
+//!   load:  @@ ready read4k           the test is prepared; it waits
 //!   meter: go
-//!   load:  @@ done read4k 256 18944000   operations, nanoseconds; what was read is verified only now
+//!   load:  @@ done read4k 256 18944000   operations, nanoseconds; data is verified after that
 //!   load:  @@ bye                    it waits, and powers off at the next "go"
-//!   load:  @@ fail TEXT              something is not as it must be; it powers off
+//!   load:  @@ fail TEXT              an error; it powers off
 //! ```
 //! A console test prints its [`crate::pattern::lines`] between "go" and "done".
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What every line of `load` begins with.
+/// Prefix of every line of `load`.
 pub const MARK: &str = "@@ ";
 
-/// What `meter` answers.
+/// The reply of `meter`.
 pub const GO: &str = "go\n";
 
 /// A line of `load`.
@@ -26,20 +26,20 @@ pub enum Line {
     Init,
     /// The test of this name is prepared.
     Ready(String),
-    /// It is over.
+    /// The test is complete.
     Done(Outcome),
-    /// All tests are.
+    /// All tests are complete.
     Bye,
-    /// Something is wrong.
+    /// An error.
     Fail(String),
 }
 
-/// What a test took.
+/// The result of a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Its name.
     pub name: String,
-    /// How many operations it made.
+    /// The number of operations.
     pub operations: u64,
     /// Nanoseconds of the guest's clock for all of them.
     pub nanoseconds: u64,
@@ -65,8 +65,8 @@ impl fmt::Display for Line {
 impl FromStr for Line {
     type Err = ();
 
-    /// Takes a line without its end. Anything else on the console (the kernel's log, say) is an
-    /// error.
+    /// Parses a line without its newline. Anything else on the console, such as the kernel's log,
+    /// is an error.
     fn from_str(line: &str) -> Result<Line, ()> {
         let (kind, rest) = match line.strip_prefix(MARK).ok_or(())?.split_once(' ') {
             Some((kind, rest)) => (kind, rest),
@@ -88,16 +88,16 @@ impl FromStr for Line {
     }
 }
 
-/// A test of `load`, and how many operations it makes.
+/// A test of `load`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Test {
-    /// Which.
+    /// Its kind.
     pub kind: Kind,
-    /// How often.
+    /// The number of operations.
     pub operations: usize,
 }
 
-/// What one operation of a test is.
+/// The operation of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing: the cost of the protocol.
@@ -125,7 +125,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All, in the order in which they run.
+    /// All kinds, in the order in which they run.
     pub const ALL: [Kind; 11] = [
         Kind::Null,
         Kind::Read4k,
@@ -140,7 +140,7 @@ impl Kind {
         Kind::Console64,
     ];
 
-    /// Its name in lines, tables and on the command line.
+    /// Returns its name in lines, tables and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Null => "null",
@@ -157,7 +157,7 @@ impl Kind {
         }
     }
 
-    /// The bytes that one operation prints on the console.
+    /// Returns the bytes that an operation prints on the console.
     pub fn prints(self) -> Option<usize> {
         match self {
             Kind::Console4k => Some(4096),
@@ -187,7 +187,7 @@ impl fmt::Display for Test {
 impl FromStr for Test {
     type Err = ();
 
-    /// Takes `NAME:OPERATIONS`.
+    /// Parses `NAME:OPERATIONS`.
     fn from_str(text: &str) -> Result<Test, ()> {
         let (name, operations) = text.split_once(':').ok_or(())?;
         Ok(Test {
@@ -197,8 +197,8 @@ impl FromStr for Test {
     }
 }
 
-/// The kernel's command line gives `load` its work as environment variables of init: the seed, and
-/// the tests by commas.
+/// The kernel's command line passes the work of `load` as environment variables of init: the seed,
+/// and the tests separated by commas.
 pub const SEED: &str = "BENCH_SEED";
 /// See [`SEED`].
 pub const TESTS: &str = "BENCH_TESTS";

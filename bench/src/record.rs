@@ -1,4 +1,4 @@
-//! What `meter` reports of one start of a VMM: a line of JSON each.
+//! The output of `meter` for one start of a VMM: one line of JSON per start.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::smaps::Memory;
 
-/// What is measured in a start: counting takes time, so never both.
+/// What is measured in a start. Counting takes time, so it is never both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Measure {
-    /// How long it takes.
+    /// Times.
     Time,
-    /// How often what happens.
+    /// Counts of events.
     Count,
 }
 
@@ -21,17 +21,17 @@ pub enum Measure {
 pub struct Record {
     /// What was measured.
     pub measure: Measure,
-    /// Nanoseconds between the stations of the start.
+    /// Nanoseconds between the stages of the start.
     pub times: Times,
-    /// The VMM's memory, before the guest powers off.
+    /// The VMM's memory before the guest powers off.
     pub memory: Memory,
     /// From exec to the guest's init.
     pub boot: Counts,
-    /// By the name of the test.
+    /// The results by the name of the test.
     pub tests: BTreeMap<String, Measured>,
 }
 
-/// Nanoseconds.
+/// Times in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
     /// Exec to the first KVM_RUN.
@@ -40,40 +40,40 @@ pub struct Times {
     pub output: u64,
     /// Exec to the first line of the guest's init.
     pub init: u64,
-    /// From the guest's request to power off, as it leaves KVM, to the VMM's exit.
+    /// From the exit of the guest's power-off request to the VMM's exit.
     pub exit: u64,
 }
 
 /// One test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// How many operations it made.
+    /// The number of operations.
     pub operations: u64,
-    /// Nanoseconds of the guest's clock for all.
+    /// Nanoseconds of the guest's clock for all operations.
     pub nanoseconds: u64,
-    /// Of all operations, and of the protocol.
+    /// Counts of all operations and of the protocol.
     pub counts: Counts,
 }
 
-/// How often something happened.
+/// Counts of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// The guest left for KVM.
+    /// Exits from the guest to KVM.
     pub exits: u64,
-    /// … by a guest page fault: a page not there yet, or a device's register.
+    /// … of which guest page faults: a page that is not mapped yet, or a device register.
     pub faults: u64,
-    /// KVM left for the VMM.
+    /// Exits from KVM to the VMM.
     pub userspace: u64,
     /// System calls of the VMM.
     pub syscalls: u64,
     /// Context switches of its threads.
     pub switches: u64,
-    /// Its instructions in user mode; 0 where the CPU cannot count them.
+    /// Its instructions in user mode; 0 if the CPU cannot count them.
     pub instructions: u64,
 }
 
 impl Counts {
-    /// Each with its name.
+    /// Returns the counts with their names.
     pub fn named(self) -> [(&'static str, u64); 6] {
         [
             ("exits", self.exits),
@@ -85,7 +85,7 @@ impl Counts {
         ]
     }
 
-    /// What came since `earlier`.
+    /// Returns the difference to `earlier`.
     pub fn since(self, earlier: Counts) -> Counts {
         Counts {
             exits: self.exits.saturating_sub(earlier.exits),

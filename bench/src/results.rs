@@ -1,5 +1,4 @@
-//! From the records of many starts to one number for each metric: what is kept under
-//! `bench/results`.
+//! Reduces the records of many starts to one number per metric: the content of `bench/results`.
 
 use std::collections::BTreeMap;
 
@@ -10,25 +9,25 @@ use crate::protocol::Kind;
 use crate::record::{Counts, Measure, Measured, Record};
 use crate::scale;
 
-/// All that one run of `bench` found.
+/// All results of one run of `bench`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// Of this project.
+    /// The commit of this project.
     pub commit: String,
-    /// The emulator, as it names itself.
+    /// The emulator's own name and version.
     pub emulator: String,
-    /// Linux in the host.
+    /// The host's kernel.
     pub kernel: String,
-    /// Linux in the guest, if it is another one.
+    /// The guest's kernel, if it differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_kernel: Option<String>,
-    /// How many starts each time is the median of.
+    /// The number of starts per time, which is their median.
     pub seeds: u64,
-    /// By the case's name: the VMM, the host, what else is special.
+    /// Metrics by the name of the case: the VMM, the host, and special options.
     pub cases: BTreeMap<String, Metrics>,
 }
 
-/// All metrics in the order in which a table has them.
+/// Returns all metrics in the order of the table.
 pub fn order() -> Vec<String> {
     let counts = |what: &str| {
         Counts::default()
@@ -55,7 +54,7 @@ pub fn order() -> Vec<String> {
     names
 }
 
-/// The metric that says how fast a test is.
+/// Returns the metric of a test's speed.
 fn speed(kind: Kind) -> String {
     match kind {
         Kind::Read1m | Kind::Write1m => format!("{}: MiB/s", kind.name()),
@@ -63,7 +62,8 @@ fn speed(kind: Kind) -> String {
     }
 }
 
-/// The medians of `records`: times from those that measured time, counts from the others.
+/// Returns the medians of `records`: times from the starts that measured times, counts from the
+/// others.
 pub fn summarize(records: &[Record]) -> Metrics {
     let mut samples: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut add = |name: String, value: f64| samples.entry(name).or_default().push(value);
@@ -113,7 +113,7 @@ fn time(kind: Kind, test: &Measured, null: &Measured) -> f64 {
     }
 }
 
-/// The middle one, or the mean of the middle two.
+/// Returns the median, or the mean of the middle two.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

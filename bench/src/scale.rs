@@ -1,5 +1,5 @@
-//! How costs grow: with VMs, disks, memory and vCPUs. What `bench scale` asks `meter` for, and how
-//! it sums up the answers.
+//! How costs grow with VMs, disks, memory and vCPUs: the input of `meter scale`, and the evaluation
+//! of its results.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,68 +7,68 @@ use crate::metrics::{Metrics, name};
 use crate::record::Counts;
 use crate::smaps::Memory;
 
-/// How long idle guests are watched, in seconds of the host's clock.
+/// How long idle guests are observed, in seconds of the host's clock.
 pub const IDLE: u64 = 5;
 
 /// One point of a curve: some VMs of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scene {
-    /// As tables have it.
+    /// The name in tables.
     pub name: String,
     /// Program and arguments of each VM.
     pub command: Vec<String>,
-    /// How often, one after another.
+    /// The number of rounds, one after another.
     pub rounds: u64,
-    /// VMs at once in each round.
+    /// The number of concurrent VMs per round.
     pub vms: u64,
     /// The RAM of each in KiB.
     pub ram: u64,
-    /// What a waiting guest prints and reads. Without it guests end by themselves.
+    /// The dialog with a waiting guest. Without it guests exit on their own.
     pub waits: Option<Waits>,
 }
 
-/// How a guest is kept waiting.
+/// The dialog with a waiting guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waits {
-    /// What it prints when it begins to wait.
+    /// What the guest prints when it starts to wait.
     pub ready: String,
-    /// What, typed, makes it power off.
+    /// The input that makes it power off.
     pub go: String,
 }
 
-/// What `meter` reports of a scene. Nanoseconds by the host's clock; sums of all VMs.
+/// The output of `meter` for a scene: nanoseconds of the host's clock, sums over all VMs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
-    /// From the first exec to the first KVM_RUN; of many VMs, the first of any.
+    /// From the first exec to the first KVM_RUN of any VM.
     pub run: u64,
-    /// … until the last guest is ready.
+    /// From the first exec until the last guest is ready.
     pub ready: u64,
-    /// From the first exec of the first round to the last exit of the last.
+    /// From the first exec of the first round to the last exit of the last round.
     pub total: u64,
-    /// From the last guest's request to power off, as it leaves KVM, to the exit of the last VMM.
+    /// From the exit of the last guest's power-off request to the exit of the last VMM.
     pub exit: u64,
-    /// Of the VMMs, beside their guests' RAM.
+    /// Memory of the VMMs without their guests' RAM.
     pub memory: Memory,
-    /// PSS with their guests' RAM, as far as the guests have touched it, in KiB. What the kernel
-    /// keeps for a VM is in neither.
+    /// PSS including the guests' RAM that was touched, in KiB. Neither includes the kernel's memory
+    /// for a VM.
     pub with_ram: u64,
-    /// In [`IDLE`] seconds of waiting.
+    /// Counts in [`IDLE`] seconds of waiting.
     pub idle: Counts,
 }
 
-/// Names of metrics that only scenes have.
+/// Names of the metrics that only scenes have.
 pub mod metric {
     /// First exec to last exit, per VM.
     pub const EACH: &str = "exec to exit, each VM, ms";
-    /// … of all.
+    /// First exec to last exit, all VMs.
     pub const ALL: &str = "exec to exit, all VMs, ms";
-    /// Exec to the line of the last guest.
+    /// Exec to the last guest's ready line.
     pub const READY: &str = "exec to guest waits, all VMs, ms";
     /// PSS with the guest's RAM.
     pub const WITH_RAM: &str = "memory: PSS with RAM, KiB";
 }
 
-/// The names of all metrics of scenes that are not those of a start too, in a table's order.
+/// Returns the names of the metrics that only scenes have, in the order of the table.
 pub fn order() -> Vec<String> {
     let names = [metric::ALL, metric::EACH, metric::READY, metric::WITH_RAM];
     let idle = Counts::default().named().map(|(name, _)| idle(name));
@@ -79,7 +79,7 @@ fn idle(count: &str) -> String {
     format!("{IDLE} s idle: {count}")
 }
 
-/// Sums up the `sample` of `scene`: times of all VMs, memory and counts of one.
+/// Evaluates the `sample` of `scene`: times of all VMs, memory and counts per VM.
 pub fn summarize(scene: &Scene, sample: &Sample) -> Metrics {
     let milliseconds = |nanoseconds: u64| nanoseconds as f64 / 1e6;
     let each = |sum: u64| sum as f64 / scene.vms.max(1) as f64;

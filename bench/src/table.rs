@@ -1,8 +1,8 @@
-//! Results as aligned text: a line for each metric, a column for each case.
+//! Results as aligned text: one line per metric, one column per case.
 
 use crate::results::{self, Results};
 
-/// The table of `results`. What no case has is left out.
+/// Formats `results` as a table. Metrics without a value are left out.
 pub fn show(results: &Results) -> String {
     let mut rows = vec![vec![String::new()]];
     let names = results.cases.keys().cloned();
@@ -26,7 +26,7 @@ pub fn show(results: &Results) -> String {
     align(&rows)
 }
 
-/// Columns as wide as they must be, the first to the left, the others to the right.
+/// Aligns columns: the first to the left, the others to the right.
 pub fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -53,7 +53,7 @@ pub fn align(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Three digits that count, and thousands apart.
+/// Formats a number with three significant digits and thousands separators.
 pub fn number(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 100.0 => 0,

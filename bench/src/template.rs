@@ -1,26 +1,27 @@
-//! How a VMM is started: a file of arguments with places for what differs from start to start.
+//! How to start a VMM: a file of arguments with placeholders for what differs between starts.
 //!
-//! One argument per line, the program first. `{kernel}`, `{initrd}`, `{cmdline}`, `{disk}`,
-//! `{memory}` (MiB), `{cpus}`, `{queues}` (of the disk) and `{root}` (the VMM's own directory) are
-//! replaced, within an argument too. Empty lines and lines that begin with `#` are skipped. A line
-//! that begins with `hugepages:` counts only where the guest's memory is to be of huge pages, one
-//! with `pages:` only elsewhere, and one with `stats:` only where the VMM is to count what happens.
+//! The file has one argument per line, the program first. `{kernel}`, `{initrd}`, `{cmdline}`,
+//! `{disk}`, `{memory}` (MiB), `{cpus}`, `{queues}` (of the disk) and `{root}` (the VMM's own
+//! directory) are replaced, also inside an argument. Empty lines and lines that start with `#` are
+//! skipped. A line that starts with `hugepages:` applies only if the guest's memory uses huge
+//! pages, one with `pages:` only if not, and one with `stats:` only if the VMM is to keep
+//! statistics.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-/// What a start wants of the lines that count only for some.
+/// Selects the conditional lines.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
-    /// The guest's memory of huge pages.
+    /// The guest's memory uses huge pages.
     pub hugepages: bool,
-    /// Statistics.
+    /// The VMM keeps statistics.
     pub stats: bool,
 }
 
 impl Wanted {
-    /// The argument in `line`, if it applies.
+    /// Returns the argument in `line`, if it applies.
     fn line(self, line: &str) -> Option<&str> {
         let conditions = [
             ("hugepages:", self.hugepages),
@@ -36,10 +37,10 @@ impl Wanted {
     }
 }
 
-/// The command of `template`.
+/// Returns the command of `template`.
 ///
 /// # Errors
-/// A place that no value is for, or no command at all.
+/// A placeholder has no value, or there is no command.
 pub fn command(
     template: &str,
     values: &BTreeMap<&str, String>,

@@ -1,4 +1,4 @@
-//! The times of all cases, by criterion: `make bench-micro`.
+//! Measures the time of all cases with criterion: `make bench-micro`.
 
 use criterion::{Criterion, Throughput};
 

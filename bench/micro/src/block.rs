@@ -1,4 +1,4 @@
-//! One whole 4 KiB read: the store to QueueNotify, the worker's thread, the file, the interrupt.
+//! A complete 4 KiB read: the store to QueueNotify, the worker's thread, the file, the interrupt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ const HEADER: u64 = 0x8000_8000;
 const STATUS: u64 = 0x8000_8010;
 const DATA: u64 = 0x8001_0000;
 
-/// Registers of virtio-mmio (§ 4.2.2).
+/// Virtio-mmio registers (§ 4.2.2).
 const DRIVER_FEATURES: u64 = 0x020;
 const DRIVER_FEATURES_SEL: u64 = 0x024;
 const QUEUE_SIZE: u64 = 0x038;
@@ -29,7 +29,7 @@ const QUEUE_DESC: u64 = 0x080;
 const QUEUE_DRIVER: u64 = 0x090;
 const QUEUE_DEVICE: u64 = 0x0a0;
 
-/// A wire that can be looked at.
+/// An interrupt line whose state can be read.
 struct Wire(Arc<AtomicBool>);
 
 impl IrqLine for Wire {

@@ -1,4 +1,4 @@
-//! What a start does before the first vCPU runs: the kernel file, the device tree.
+//! The work of a start before the first vCPU runs: loading the kernel, building the device tree.
 
 use std::hint::black_box;
 use std::io::Write;
@@ -12,9 +12,9 @@ use vmm::machine::Machine;
 use crate::Case;
 use crate::ring::RAM;
 
-/// Bytes of the kernel.
+/// Size of the kernel in bytes.
 const IMAGE: usize = 8 << 20;
-/// Of the guest.
+/// Size of the guest's RAM in bytes.
 const MEMORY: u64 = 64 << 20;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -38,7 +38,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(
             "loader, an Image recognised, checked and placed",
             Box::new(move || {
-                // The file lives as long as this closure.
+                // Keep the file alive as long as this closure.
                 black_box(&file);
                 let kernel = Kernel::open(&kernel, MEMORY).unwrap();
                 black_box(loader::place(&kernel, None, MEMORY).unwrap());
@@ -55,7 +55,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A flat Image: a header (Documentation/arch/riscv/boot-image-header.rst) and nothing of use.
+/// A flat Image: a header (Linux Documentation/arch/riscv/boot-image-header.rst) and zeroes.
 fn image() -> Vec<u8> {
     let mut header = vec![0; IMAGE];
     let words: [(usize, u64); 4] = [

@@ -1,6 +1,6 @@
-//! What is benchmarked: each case as a closure that does its work once, for criterion
-//! (`benches/micro.rs`), which takes the time, and for `repeat`, whose instructions callgrind
-//! counts (`bench/instructions`).
+//! The benchmark cases. Each is a closure that does its work once. Criterion (`benches/micro.rs`)
+//! measures their time, and callgrind counts their instructions through `repeat`
+//! (`bench/instructions`).
 
 #![allow(
     clippy::unwrap_used,
@@ -12,13 +12,13 @@ mod boot;
 mod queue;
 mod ring;
 
-/// A case.
+/// A benchmark case.
 pub struct Case {
-    /// What it is.
+    /// Its name.
     pub name: String,
-    /// How often one call does it.
+    /// Operations per call.
     pub times: u64,
-    /// Does it.
+    /// Runs it.
     pub run: Box<dyn FnMut()>,
 }
 

@@ -1,5 +1,5 @@
-//! Pop and push of a chain with all its buffers translated, by our queue and by rust-vmm's
-//! virtio-queue.
+//! Pops and pushes a chain with all its buffers translated, with Hartvisor's queue and with
+//! rust-vmm's virtio-queue.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use vm_memory::GuestMemoryBackend;
 use crate::Case;
 use crate::ring::{self, DEVICE, DRIVER, SIZE, Shape, TABLE};
 
-/// A wire that leads nowhere.
+/// An interrupt line that is not connected.
 struct Loose;
 
 impl IrqLine for Loose {

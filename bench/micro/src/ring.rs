@@ -1,4 +1,4 @@
-//! Guest memory with one queue in it, whose driver offers the same chain again and again.
+//! Guest memory with one queue. Its driver always offers the same chain.
 
 use std::sync::Arc;
 
@@ -9,26 +9,26 @@ const RAM_LEN: usize = 1 << 20;
 pub(crate) const TABLE: u64 = 0x8000_1000;
 pub(crate) const DRIVER: u64 = 0x8000_3000;
 pub(crate) const DEVICE: u64 = 0x8000_5000;
-/// The indirect table.
+/// Guest physical address of the indirect table.
 const INDIRECT_TABLE: u64 = 0x8000_8000;
 const DATA: u64 = 0x8001_0000;
 
-/// Descriptors of the ring, which is also how many chains are offered at a time.
+/// Descriptors of the ring, and chains offered at a time.
 pub(crate) const SIZE: u16 = 256;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// How a chain is laid out.
+/// The layout of a chain.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
-    /// Its buffers, of 512 bytes each; the later half is writable.
+    /// The number of buffers, of 512 bytes each. The second half is writable.
     pub(crate) buffers: u16,
     pub(crate) indirect: bool,
 }
 
-/// 1, 2, 4 and 16 descriptors, each in the ring and in an indirect table.
+/// 1, 2, 4 and 16 descriptors, in the ring and in an indirect table.
 pub(crate) const SHAPES: [Shape; 8] = {
     const fn shape(buffers: u16, indirect: bool) -> Shape {
         Shape { buffers, indirect }
@@ -52,7 +52,7 @@ impl Shape {
     }
 }
 
-/// Memory in which every entry of the available ring is the chain at 0. Nothing is available yet.
+/// Memory in which every entry of the available ring is the chain at 0. No chain is available yet.
 pub(crate) fn memory(shape: Shape) -> Arc<GuestMemoryMmap> {
     let ram = GuestMemoryMmap::from_ranges(&[(RAM, RAM_LEN)]).unwrap();
     let table = if shape.indirect {
@@ -107,7 +107,7 @@ fn descriptor(
         .unwrap();
 }
 
-/// Makes the ring full once more: `index` is the available index so far.
+/// Fills the ring again. `index` is the current available index.
 pub(crate) fn offer(ram: &GuestMemoryMmap, index: &mut u16) {
     *index = index.wrapping_add(SIZE);
     ram.store(

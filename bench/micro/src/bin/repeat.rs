@@ -1,5 +1,5 @@
-//! Does one case so many times and nothing else: `repeat NAME COUNT`, or without arguments lists
-//! them with how often one call does it. `bench/instructions` runs it under callgrind.
+//! Runs one case a number of times and nothing else: `repeat NAME COUNT`. Without arguments it
+//! lists the cases and the operations per call. `bench/instructions` runs it under callgrind.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,

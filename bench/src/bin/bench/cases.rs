@@ -1,21 +1,21 @@
-//! What is measured.
+//! What is measured: the cases and tests.
 
 use bench::protocol::{Kind, Test};
 
-/// A VMM, and what it runs on.
+/// A VMM and its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Case {
     /// The name of its template.
     pub(crate) vmm: &'static str,
     /// Whether the host has an AIA with guest interrupt files, or a PLIC.
     pub(crate) aia: bool,
-    /// vCPUs. The host has one CPU, so more of them show what they cost, not what they bring.
+    /// vCPUs. The host has one CPU, so more vCPUs show their cost, not their benefit.
     pub(crate) cpus: u32,
-    /// Queues of the disk, where it is not one for each vCPU. Only hartvisor has this option.
+    /// Queues of the disk, if not one per vCPU. Only hartvisor has this option.
     pub(crate) queues: Option<u32>,
-    /// Whether the guest's RAM is of 2 MiB pages.
+    /// Whether the guest's RAM uses 2 MiB pages.
     pub(crate) hugepages: bool,
-    /// Whether the VMM counts what happens. Only hartvisor has this option.
+    /// Whether the VMM keeps statistics. Only hartvisor has this option.
     pub(crate) stats: bool,
 }
 
@@ -29,7 +29,7 @@ const AIA: Case = Case {
 };
 
 impl Case {
-    /// As the table has it.
+    /// Returns its name in the table.
     pub(crate) fn name(&self) -> String {
         let host = if self.aia { "aia" } else { "plic" };
         let mut name = format!("{} {host}", self.vmm);
@@ -50,7 +50,7 @@ impl Case {
     }
 }
 
-/// All cases, or those of a quick run.
+/// Returns all cases, or those of a quick run.
 pub(crate) fn all(quick: bool) -> Vec<Case> {
     let hosts = [AIA, Case { aia: false, ..AIA }];
     if quick {
@@ -76,7 +76,7 @@ pub(crate) fn all(quick: bool) -> Vec<Case> {
     cases.chain([one_queue, counted]).collect()
 }
 
-/// What the guest does in each start of a run that looks at start, memory and end alone.
+/// The guest's tests if only start, memory and exit are measured.
 pub(crate) fn nothing() -> Vec<Test> {
     vec![Test {
         kind: Kind::Null,
@@ -84,7 +84,7 @@ pub(crate) fn nothing() -> Vec<Test> {
     }]
 }
 
-/// What the guest does in each start.
+/// The guest's tests in each start.
 pub(crate) fn tests(quick: bool) -> Vec<Test> {
     let count = |kind| match kind {
         Kind::Null => 1,

@@ -1,4 +1,4 @@
-//! The files of a run, and the emulated host that it happens in.
+//! The files of a run, and the emulated host in which it takes place.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,20 +17,20 @@ use bench::template;
 use crate::cases::{self, Case};
 use crate::scenes;
 
-/// Of the guest, in MiB.
+/// The guest's memory in MiB.
 const MEMORY: u64 = 256;
 
-/// The project's directory and what was built in it.
+/// The project's directory and its builds.
 pub(crate) struct Lab {
     project: PathBuf,
-    /// Where the riscv64 programs are.
+    /// Directory of the riscv64 programs.
     builds: PathBuf,
-    /// For what this run makes.
+    /// Directory for the files of this run.
     work: PathBuf,
     host: HostKernel,
 }
 
-/// The kernel of the emulated host. The guest's is always that of Debian's stable release.
+/// The kernel of the emulated host. The guest's kernel is always that of Debian's stable release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum HostKernel {
     /// Of Debian's stable release
@@ -40,7 +40,7 @@ pub(crate) enum HostKernel {
 }
 
 impl HostKernel {
-    /// As `lab/run` calls it, and its folder in lab/cache.
+    /// Returns its name for `lab/run`, and its directory in lab/cache.
     pub(crate) fn name(self) -> &'static str {
         match self {
             HostKernel::Host => "host",
@@ -79,7 +79,7 @@ impl Lab {
         self.project.join("bench/results")
     }
 
-    /// The commit that was built, with a mark when files differ from it.
+    /// Returns the built commit, with a mark if files differ from it.
     pub(crate) fn commit(&self) -> Result<String> {
         let git = |arguments: &[&str]| {
             output(
@@ -99,7 +99,7 @@ impl Lab {
         Ok(text.lines().next().unwrap_or_default().to_owned())
     }
 
-    /// The kernel of the emulated host.
+    /// Returns the version of the emulated host's kernel.
     pub(crate) fn host_kernel(&self) -> Result<String> {
         self.release(self.host)
     }
@@ -115,12 +115,12 @@ impl Lab {
         Ok(text.trim().to_owned())
     }
 
-    /// Whether the VMM is there.
+    /// Whether the VMM is installed.
     pub(crate) fn has(&self, vmm: &str) -> bool {
         vmm == "hartvisor" || self.peer(vmm).exists()
     }
 
-    /// How large the VMM's program is without symbols, if it is one file.
+    /// Returns the size of the VMM's stripped program, if it is a single file.
     pub(crate) fn binary(&self, vmm: &str) -> Result<Metrics> {
         let files = self.files(vmm)?;
         let [(program, _)] = files.as_slice() else {
@@ -137,8 +137,8 @@ impl Lab {
         Ok(Metrics::from([(name::BINARY.to_owned(), size)]))
     }
 
-    /// Starts the VMM of `case` in an emulated host: `seeds` times for times, once for counts. All
-    /// that has `deadline` seconds of this machine's time.
+    /// Starts the VMM of `case` in an emulated host: `seeds` times for times, once for counts. The
+    /// time limit for all of them is `deadline` seconds of this machine's time.
     pub(crate) fn run(
         &self,
         case: &Case,
@@ -154,7 +154,7 @@ impl Lab {
             serde_json::to_vec_pretty(&self.plan(case, seeds, tests, &work)?)?,
         )?;
         let records = self.meter(&[], &plan, case.aia, deadline)?;
-        // Shows how far the starts lie apart.
+        // Shows how much the starts differ.
         fs::write(work.join("records"), &records)?;
         let records = records
             .lines()
@@ -163,7 +163,7 @@ impl Lab {
         records.context("a record of meter")
     }
 
-    /// Plays all scenes in one emulated host with AIA.
+    /// Runs all scenes in one emulated host with AIA.
     pub(crate) fn scale(&self, deadline: u64) -> Result<Vec<Sample>> {
         let work = self.work.join("scale");
         fs::create_dir_all(&work)?;
@@ -203,8 +203,8 @@ impl Lab {
             .context("a sample of meter")
     }
 
-    /// What `meter` prints in an emulated host of one CPU. It has `deadline` seconds of this
-    /// machine's time.
+    /// Runs `meter` in an emulated host with one CPU and returns its output. The time limit is
+    /// `deadline` seconds of this machine's time.
     fn meter(&self, words: &[&str], plan: &Path, aia: bool, deadline: u64) -> Result<String> {
         let mut command = Command::new(self.project.join("lab/run"));
         command
@@ -277,7 +277,7 @@ impl Lab {
         })
     }
 
-    /// The VMM's files, each with its place in the host.
+    /// Returns the VMM's files, each with its path in the host.
     fn files(&self, vmm: &str) -> Result<Vec<(PathBuf, PathBuf)>> {
         let root = Path::new(FOLDER).join(vmm);
         if vmm == "hartvisor" {
@@ -293,13 +293,13 @@ impl Lab {
             .collect()
     }
 
-    /// The guest's first root file system: its init and two of the kernel's modules.
+    /// Returns the guest's initramfs: its init and two kernel modules.
     fn initramfs(&self) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         for folder in ["dev", "proc"] {
             archive.folder(folder);
         }
-        // A Rust program opens it when nothing else is open yet.
+        // A Rust program opens it if stdin, stdout or stderr is closed.
         archive.device("dev/null", (1, 3));
         archive.file("init", &fs::read(self.builds.join("load"))?);
         for module in ["virtio_mmio.ko", "virtio_blk.ko"] {
@@ -312,7 +312,7 @@ impl Lab {
         Ok(archive.finish())
     }
 
-    /// What the guest is made of: a kernel and its modules.
+    /// Returns the directory of the guest's kernel and modules.
     fn guest(&self) -> PathBuf {
         self.cache("host")
     }
@@ -326,7 +326,7 @@ impl Lab {
     }
 }
 
-/// The standard output of a command that succeeds.
+/// Returns the standard output of a command, which must succeed.
 fn output(command: &mut Command) -> Result<String> {
     let null = File::open("/dev/null")?;
     let output = command

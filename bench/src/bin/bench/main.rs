@@ -1,4 +1,5 @@
-//! What to measure, and the results. `make bench`, its like and `bench/compare` call it.
+//! Runs measurements and processes results. `make bench`, similar make targets and `bench/compare`
+//! call it.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -34,49 +35,48 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measure, print the table, keep it as JSON under bench/results
+    /// Measure, print the table, and save the results as JSON under bench/results
     Run(Run),
-    /// Measure how costs grow with VMs, disks, memory and vCPUs; print and keep it as `run` does
+    /// Measure how costs grow with VMs, disks, memory and vCPUs; print and save as `run` does
     Scale(Scale),
-    /// Draw kept results of `scale`, as SVG on standard output
+    /// Draw saved results of `scale` as SVG, to standard output
     Plot {
-        /// Kept results
+        /// Saved results
         file: PathBuf,
     },
-    /// Print the table of kept results
+    /// Print the table of saved results
     Table {
-        /// Kept results
+        /// Saved results
         file: PathBuf,
     },
-    /// Print what moved by more than 2 % between two kept results
+    /// Print what changed by more than 2 % between two saved results
     Compare {
-        /// The earlier
+        /// The older results
         old: PathBuf,
-        /// The later
+        /// The newer results
         new: PathBuf,
     },
 }
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Hartvisor alone, one vCPU, few operations
+    /// Hartvisor only, one vCPU, few operations
     #[arg(long)]
     quick: bool,
 
-    /// Only the case of this name, as the table has it ("qemu aia"); as often as needed
+    /// Only the case with this name in the table ("qemu aia"); may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 
-    /// Start, memory and end alone
+    /// Start, memory and exit only
     #[arg(long)]
     boot: bool,
 
-    /// Starts that measure time; their median counts [default: 3, with --quick 1]
+    /// Starts that measure time, of which the median is used [default: 3, with --quick 1]
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
 
-    /// Emulated hosts at a time, each of which keeps one CPU busy [default: as many as there are
-    /// CPUs]
+    /// Concurrent emulated hosts, each of which keeps one CPU busy [default: the number of CPUs]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
 
@@ -84,11 +84,11 @@ struct Run {
     #[arg(long, value_enum, default_value = "host")]
     host_kernel: HostKernel,
 
-    /// Seconds that a case may take, of the emulator's own time
+    /// Time limit of a case in seconds of the emulator's process time
     #[arg(long, value_name = "SECS", default_value_t = 1800)]
     timeout: u64,
 
-    /// Another place for the JSON
+    /// Save the JSON to FILE instead
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -99,11 +99,11 @@ struct Scale {
     #[arg(long, value_enum, default_value = "host")]
     host_kernel: HostKernel,
 
-    /// Seconds that it may take, of the emulator's own time
+    /// Time limit in seconds of the emulator's process time
     #[arg(long, value_name = "SECS", default_value_t = 1800)]
     timeout: u64,
 
-    /// Another place for the JSON
+    /// Save the JSON to FILE instead
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -154,7 +154,7 @@ fn measure(options: &Run) -> Result<()> {
             mark(options.host_kernel)
         ))
     });
-    // A case that is named may be one that a quick run leaves out.
+    // A case given by name may be one that a quick run skips.
     let every = cases::all(options.quick && options.only.is_empty());
     let cases = every.into_iter().filter(wanted);
     let cases: Vec<Case> = cases.filter(|case| here(&lab, case)).collect();
@@ -171,7 +171,7 @@ fn measure(options: &Run) -> Result<()> {
             metrics.extend(lab.binary(case.vmm)?);
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
             results.cases.insert(case.name(), metrics);
-            // After each case: what was measured stays when a later one fails.
+            // Save after each case, so that results are kept if a later case fails.
             keep(&out, &results)?;
         }
         anyhow::Ok(())
@@ -211,7 +211,7 @@ fn scale(options: &Scale) -> Result<()> {
     Ok(())
 }
 
-/// What tells the results of one host kernel from another's, in a file's name.
+/// Returns a file name suffix that tells results of different host kernels apart.
 fn mark(host: HostKernel) -> &'static str {
     match host {
         HostKernel::Host => "",
@@ -219,7 +219,7 @@ fn mark(host: HostKernel) -> &'static str {
     }
 }
 
-/// Results of what is here, without a case.
+/// Returns empty results for the installed versions.
 fn nothing_yet(lab: &Lab, seeds: u64) -> Result<Results> {
     let (kernel, guest) = (lab.host_kernel()?, lab.guest_kernel()?);
     Ok(Results {
@@ -237,7 +237,7 @@ fn keep(path: &Path, results: &Results) -> Result<()> {
         .with_context(|| format!("write {}", path.display()))
 }
 
-/// Whether the case's VMM is installed; prints a line if not.
+/// Whether the case's VMM is installed. Prints a line if not.
 fn here(lab: &Lab, case: &Case) -> bool {
     let here = lab.has(case.vmm);
     if !here {

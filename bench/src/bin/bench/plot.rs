@@ -1,4 +1,4 @@
-//! The picture of docs/performance.md: how costs grow, as SVG drawn by plotters.
+//! The chart in docs/performance.md: how costs grow, as SVG drawn by plotters.
 
 use anyhow::{Context, Result, anyhow};
 use bench::metrics::name;
@@ -7,22 +7,22 @@ use bench::scale::metric;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-/// In the picture's own units.
+/// Size in pixels.
 const SIZE: (u32, u32) = (760, 560);
 
-/// Both have enough contrast to white and to a dark page, which shows through.
+/// Both have sufficient contrast on a white and on a dark page, which shows through.
 const INK: RGBColor = RGBColor(118, 118, 118);
 const LINES: [RGBColor; 2] = [RGBColor(38, 120, 208), RGBColor(208, 92, 18)];
 
-/// A small chart: what grows, and the metrics that may grow with it.
+/// A small chart: a quantity, and the metrics that may grow with it.
 struct Panel {
     title: &'static str,
-    /// What the scenes' names end with, after their number; without the plural's ending.
+    /// The unit at the end of the scenes' names, without the plural ending.
     unit: &'static str,
-    /// The number of a scene that has another name.
+    /// The quantity of scenes with other names.
     also: &'static [(&'static str, f64)],
     metrics: [(&'static str, &'static str); 2],
-    /// Whether it doubles from point to point.
+    /// Whether the quantity doubles from point to point.
     powers: bool,
 }
 
@@ -68,7 +68,7 @@ const PANELS: [Panel; 4] = [
     },
 ];
 
-/// The picture of the results of `bench scale`.
+/// Draws the results of `bench scale`.
 pub(crate) fn draw(results: &Results) -> Result<String> {
     let mut svg = String::new();
     {
@@ -84,7 +84,7 @@ pub(crate) fn draw(results: &Results) -> Result<String> {
 }
 
 impl Panel {
-    /// How much of what grows each scene has, and what it cost.
+    /// Returns the quantity and the cost of each scene.
     fn points(&self, results: &Results, metric: &str) -> Vec<(f64, f64)> {
         let cases = results.cases.iter();
         let points = cases.filter_map(|(case, metrics)| {
@@ -115,7 +115,7 @@ impl Panel {
             .map(|(metric, label)| (label, self.points(results, metric)));
         let all = || curves.iter().flat_map(|(_, points)| points);
         let most = all().map(|point| point.1).fold(0.0, f64::max) * 1.45;
-        // By powers of two where it doubles, so that points lie evenly.
+        // A logarithmic scale if the quantity doubles, so that points are evenly spaced.
         let place = |amount: f64| if self.powers { amount.log2() } else { amount };
         let start = all().map(|point| point.0).reduce(f64::min);
         let end = all().map(|point| point.0).reduce(f64::max);

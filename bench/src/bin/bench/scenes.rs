@@ -1,13 +1,13 @@
-//! The scenes of `bench scale`. The guest of all but one is our bare-metal one, which does nothing:
-//! what is seen is the VMM's and KVM's.
+//! The scenes of `bench scale`. All but one use the bare-metal guest, which does nothing, so the
+//! VMM and KVM are measured.
 
 use bench::plan::FOLDER;
 use bench::scale::{Scene, Waits};
 
-/// Disks that a VM can have beside its console and its source of random numbers.
+/// Maximum number of disks besides the console and the random number generator.
 pub(crate) const DISKS: usize = 6;
 
-/// Every scene, a curve after another.
+/// Returns all scenes, curve by curve.
 pub(crate) fn all() -> Vec<Scene> {
     let mut scenes = vec![
         Scene {
@@ -32,12 +32,12 @@ fn plural(number: u64, noun: &str) -> String {
     format!("{number} {noun}{ending}")
 }
 
-/// What is played first, and not measured.
+/// The first scene, which is not measured.
 pub(crate) fn warm_up() -> Scene {
     ending("warm-up", 1)
 }
 
-/// Where a scene's disk is.
+/// Returns the path of a scene's disk.
 pub(crate) fn disk(number: usize) -> String {
     format!("{FOLDER}/disk{number}")
 }
@@ -93,7 +93,7 @@ fn linux() -> Scene {
         ram: 256 << 10,
         waits: Some(Waits {
             ready: Line::Ready("null".to_owned()).to_string(),
-            // Before the test, and after it.
+            // Once before the test and once after it.
             go: GO.repeat(2),
         }),
     }

@@ -1,5 +1,5 @@
-//! The guest's clock, read by a system call: some VMMs (QEMU 10) do not let their guests' user mode
-//! read the time by itself, and the C library would.
+//! The guest's clock, read with a system call. Under some VMMs (QEMU 10) user mode cannot read the
+//! time itself, as the C library would.
 
 use anyhow::{Result, ensure};
 use nix::libc::{CLOCK_MONOTONIC, SYS_clock_gettime, syscall, timespec};
@@ -11,7 +11,7 @@ pub(crate) fn now() -> Result<u64> {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the kernel fills in a timespec that is ours.
+    // SAFETY: the kernel fills in our timespec.
     let result = unsafe { syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &raw mut time) };
     ensure!(result == 0, "clock_gettime");
     Ok(u64::try_from(time.tv_sec)? * 1_000_000_000 + u64::try_from(time.tv_nsec)?)

@@ -1,5 +1,5 @@
-//! The tests of the disk. All memory is there and filled before a test begins, and looked at after
-//! it ended.
+//! The tests of the disk. All memory is allocated and filled before a test starts, and checked
+//! after it ends.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,16 +16,16 @@ use crate::ring::Ring;
 
 const MIB: usize = 1 << 20;
 
-/// The disk, and what was written where.
+/// The disk, and how often each block was written.
 pub(crate) struct Disk {
     pub(crate) file: File,
     seed: u64,
-    /// Of each block, how often it was written.
+    /// How often each block was written.
     generations: Vec<u8>,
     ring: Ring,
 }
 
-/// What a test will do.
+/// The operations of a test.
 pub(crate) struct Job {
     kind: Kind,
     /// The first block of each operation.
@@ -34,7 +34,7 @@ pub(crate) struct Job {
     length: usize,
 }
 
-/// Memory that the disk's driver takes as it is: aligned to a page.
+/// A page-aligned buffer, as direct I/O requires.
 struct Buffer {
     bytes: Vec<u8>,
     start: usize,
@@ -43,7 +43,7 @@ struct Buffer {
 
 impl Buffer {
     fn new(length: usize) -> Buffer {
-        // Not zero, so that the pages are there.
+        // Not zero, so that the pages are allocated.
         let bytes = vec![0xaa; length + BLOCK];
         let start = bytes.as_ptr().align_offset(BLOCK);
         Buffer {
@@ -76,7 +76,7 @@ impl Disk {
         })
     }
 
-    /// Chooses places and fills buffers.
+    /// Chooses blocks and fills buffers.
     pub(crate) fn prepare(&mut self, test: Test) -> Result<Job> {
         let length = match test.kind {
             Kind::Read1m | Kind::Write1m => MIB,
@@ -120,7 +120,7 @@ impl Disk {
     }
 }
 
-/// Reads the parts, an equal share of them by a thread on each CPU.
+/// Reads the parts with one thread per CPU, each with an equal share.
 fn each_cpu(file: &File, mut parts: Vec<(&mut [u8], u64)>) -> Result<()> {
     let cpus = thread::available_parallelism()?.get();
     let share = parts.len().div_ceil(cpus).max(1);
@@ -153,7 +153,7 @@ fn writes(kind: Kind) -> bool {
 }
 
 impl Job {
-    /// What is measured.
+    /// Runs the measured operations.
     pub(crate) fn run(&mut self, disk: &mut Disk) -> Result<()> {
         let (places, length) = (&self.places, self.length);
         let offset = |place: &u64| place * BLOCK as u64;
@@ -189,7 +189,7 @@ impl Job {
         Ok(())
     }
 
-    /// Looks at every byte that was read, and reads back every byte that was written.
+    /// Verifies every byte that was read, and reads back and verifies every byte that was written.
     pub(crate) fn verify(mut self, disk: &Disk) -> Result<()> {
         let length = self.length;
         if writes(self.kind) {

@@ -1,5 +1,5 @@
-//! The guest's init: makes the disk and the console appear, runs the tests that the kernel's
-//! command line names, powers off.
+//! The guest's init: loads the drivers of the disk and the console, runs the tests given on the
+//! kernel's command line, and powers off.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -24,12 +24,12 @@ mod ring;
 const CONSOLE: &str = "/dev/hvc0";
 const DISK: &str = "/dev/vda";
 
-/// In the order in which they need each other.
+/// In dependency order.
 const MODULES: [&str; 2] = ["/virtio_mmio.ko", "/virtio_blk.ko"];
 
 fn main() -> Result<()> {
     if let Err(error) = run() {
-        // If even this fails there is no way to report it.
+        // If this fails there is no way to report it.
         let _ = fs::write(CONSOLE, format!("\n{}\n", Line::Fail(format!("{error:#}"))));
     }
     reboot(RebootMode::RB_POWER_OFF)?;
@@ -52,7 +52,7 @@ fn run() -> Result<()> {
         nix::kmod::finit_module(file, c"", nix::kmod::ModuleInitFlags::empty()).context(module)?;
     }
     let mut console = Console::open()?;
-    // From here on the console is ours alone.
+    // From here on the kernel does not write to the console.
     fs::write("/proc/sys/kernel/printk", "1")?;
     console.say(&Line::Init)?;
     settle()?;
@@ -70,11 +70,11 @@ fn run() -> Result<()> {
 }
 
 /// Waits until the kernel has finished the work that it continues after init has started. Debian's
-/// tests its cryptography then, for some hundred milliseconds, and a test beside that would measure
-/// how the two share a CPU.
+/// kernel tests its cryptography then, for some hundred milliseconds, and would share the CPU with
+/// a test.
 fn settle() -> Result<()> {
-    // What the kernel counts in: a hundredth of a second. A quiet guest has none in half a second,
-    // or one of the timer's own.
+    // In the kernel's clock ticks of 10 ms. An idle guest has none in half a second, or one for the
+    // timer itself.
     const QUIET: u64 = 1;
     loop {
         let before = busy()?;
@@ -85,7 +85,7 @@ fn settle() -> Result<()> {
     }
 }
 
-/// Ticks in which some CPU was not idle.
+/// Returns the ticks in which a CPU was not idle.
 fn busy() -> Result<u64> {
     let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
     let line = text.lines().next().unwrap_or_default();
@@ -119,7 +119,7 @@ fn run_test(test: Test, disk: &mut Disk, console: &mut Console) -> Result<()> {
     job.verify(disk).context(context)
 }
 
-/// The virtio console, without a terminal's habits.
+/// The virtio console in raw mode.
 struct Console {
     out: File,
     lines: BufReader<File>,
@@ -174,7 +174,7 @@ impl Console {
     }
 }
 
-/// The disk's file, past every cache.
+/// Opens the disk with O_DIRECT.
 fn open_direct(path: &Path) -> Result<File> {
     let open = OpenOptions::new()
         .read(true)

@@ -1,4 +1,4 @@
-//! Many requests in flight by one thread: io_uring.
+//! Many requests in flight from one thread: io_uring.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -18,7 +18,7 @@ impl Ring {
         ))
     }
 
-    /// Reads or writes each part at its offset, always [`DEPTH`] of them in flight, and waits for
+    /// Reads or writes each part at its offset with [`DEPTH`] requests in flight, and waits for
     /// all.
     #[allow(unsafe_code)]
     pub(crate) fn run<'a>(
@@ -42,8 +42,8 @@ impl Ring {
                         .build()
                 };
                 let entry = entry.user_data(length.into());
-                // SAFETY: the part outlives this call ('a), is nobody else's (it is borrowed
-                // mutably), and this call returns only when nothing is in flight.
+                // SAFETY: the part outlives this call ('a), is borrowed mutably, and this call
+                // returns only when no request is in flight.
                 unsafe { self.0.submission().push(&entry) }.context("the ring is full")?;
                 in_flight += 1;
             }
@@ -51,7 +51,7 @@ impl Ring {
                 break;
             }
             if self.0.submit_and_wait(1).is_err() {
-                // The kernel may still write into the parts: nothing may go on.
+                // The kernel may still write to the parts, so the program cannot continue.
                 std::process::abort();
             }
             for done in self.0.completion() {

@@ -1,5 +1,5 @@
-//! In the emulated host: starts a VMM as the plan says, again and again, and prints a record of
-//! each start; or, as `meter scale`, many VMs of many kinds, and prints a sample of each scene.
+//! Runs in the emulated host. Starts a VMM repeatedly, according to the plan, and prints a record
+//! of each start; or, as `meter scale`, many VMs, and prints a sample of each scene.
 #![expect(clippy::print_stdout, reason = "a tool for a terminal")]
 
 use std::fs::{self, File};
@@ -75,7 +75,7 @@ fn copy(from: &PathBuf, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The disk as it is before anything was written.
+/// Creates the disk in its initial state.
 fn make_disk(path: &Path) -> Result<()> {
     let mut file = File::create(path)?;
     let mut bytes = vec![0; BLOCK];

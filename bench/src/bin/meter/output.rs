@@ -1,4 +1,4 @@
-//! What a VMM and its guest print.
+//! The output of a VMM and its guest.
 
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
@@ -6,11 +6,11 @@ use std::os::fd::AsFd;
 use anyhow::{Result, ensure};
 use nix::poll::{PollFd, PollFlags, poll};
 
-/// The longest silence, in milliseconds of the host's clock. That clock skips idle time, so a guest
-/// or a VMM that hangs is noticed soon.
+/// Maximum time without output, in milliseconds of the host's clock. That clock skips idle time, so
+/// a hanging guest or VMM is noticed soon.
 const SILENCE: u16 = 60_000;
 
-/// What has come from a pipe.
+/// Data received from a pipe.
 pub(crate) struct Output {
     pipe: PipeReader,
     pub(crate) seen: Vec<u8>,
@@ -24,7 +24,7 @@ impl Output {
         }
     }
 
-    /// Waits for more output, and returns its number of bytes: 0 at the end.
+    /// Waits for more output and returns its number of bytes: 0 at the end.
     pub(crate) fn read(&mut self) -> Result<usize> {
         let mut pipe = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
         ensure!(
@@ -38,7 +38,7 @@ impl Output {
         Ok(count)
     }
 
-    /// Reads until `text` has come; false if the end was first.
+    /// Reads until `text` arrives. Returns false at the end of the output.
     pub(crate) fn wait_for(&mut self, text: &[u8]) -> Result<bool> {
         while !self.seen.windows(text.len()).any(|window| window == text) {
             if self.read()? == 0 {
@@ -48,7 +48,7 @@ impl Output {
         Ok(true)
     }
 
-    /// The last of it.
+    /// Returns the end of the output.
     pub(crate) fn tail(&self) -> String {
         let start = self.seen.len().saturating_sub(2000);
         String::from_utf8_lossy(self.seen.get(start..).unwrap_or_default()).into_owned()

@@ -1,5 +1,5 @@
-//! The kernel's counters (perf_event_open(2)): events of KVM on this CPU, and what the VMM itself
-//! does.
+//! The kernel's performance counters (perf_event_open(2)): KVM's events on this CPU, and the VMM's
+//! own activity.
 
 use std::ffi::CString;
 use std::io;
@@ -12,17 +12,16 @@ use perf_event::data::Record as Data;
 use perf_event::events::{Event, Hardware, Software, Tracepoint};
 use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
 
-/// Guest page faults by cause: of a fetch, a load, a store (the privileged architecture, table of
-/// scause).
+/// Guest page faults by cause: instruction, load, store (privileged architecture, table of scause).
 const FAULTS: &str = "scause == 20 || scause == 21 || scause == 23";
 
-/// Exits to user space that are not an interruption by a signal.
+/// Exits to user space other than interruptions by a signal.
 const WANTED: &str = "errno == 0";
 
-/// Bytes for what was sampled: some thousand moments.
+/// Size of the sample buffer in bytes: some thousand samples.
 const BUFFER: usize = 1 << 17;
 
-/// Everything in [`Counts`].
+/// The counters of all values in [`Counts`].
 pub(crate) struct Counters {
     exits: Counter,
     faults: Counter,
@@ -30,22 +29,22 @@ pub(crate) struct Counters {
     programs: Vec<OfProgram>,
 }
 
-/// What a program, or one thread of it, does itself.
+/// The activity of a program or of one of its threads.
 struct OfProgram {
     syscalls: Counter,
     switches: Counter,
-    /// Where the CPU has no filter by mode (Sscofpmf) the kernel refuses.
+    /// `None` if the CPU cannot filter by mode (Sscofpmf): the kernel rejects the event.
     instructions: Option<Counter>,
 }
 
 impl Counters {
-    /// Counters for the next program that this one starts, from its exec on. Not for more than one:
-    /// an event is switched on by one exec only.
+    /// Counters for the next program that this one starts, from its exec on. Only for one program:
+    /// an event is enabled by one exec only.
     pub(crate) fn for_next_program() -> Result<Counters> {
         Counters::with(vec![OfProgram::new(next_program)?])
     }
 
-    /// Counters for threads that run already.
+    /// Counters for running threads.
     pub(crate) fn of_threads(threads: &[i32]) -> Result<Counters> {
         let of = |&thread: &i32| {
             OfProgram::new(|builder| {
@@ -64,7 +63,7 @@ impl Counters {
         })
     }
 
-    /// What they stand at.
+    /// Reads the current values.
     pub(crate) fn read(&mut self) -> Result<Counts> {
         let mut counts = Counts {
             exits: self.exits.read()?,
@@ -85,10 +84,10 @@ impl Counters {
 }
 
 impl OfProgram {
-    /// Counters that `attach` has tied to a process.
+    /// Creates counters that `attach` ties to a process.
     fn new(attach: impl Fn(&mut Builder<'_>)) -> Result<OfProgram> {
         let build = |mut builder: Builder<'_>| {
-            // On, unless `attach` wants it otherwise.
+            // Enabled, unless `attach` changes that.
             builder.enabled(true);
             attach(&mut builder);
             builder.build()
@@ -116,7 +115,7 @@ fn included<'a>(event: impl Event) -> Builder<'a> {
     builder
 }
 
-/// Counts in all that this program starts, from exec on, and not in itself.
+/// Counts in the programs that this one starts, from exec on, not in itself.
 fn next_program(builder: &mut Builder<'_>) {
     builder
         .observe_self()
@@ -126,7 +125,7 @@ fn next_program(builder: &mut Builder<'_>) {
         .enable_on_exec(true);
 }
 
-/// Counts on the host's only CPU. KVM runs in threads of the VMM, but there is only one VMM.
+/// Counts on the host's only CPU. KVM runs in threads of the VMM, and there is only one VMM.
 fn of_cpu(name: &str, filter: Option<&str>) -> Result<Counter> {
     let mut counter = included(tracepoint(name)?)
         .any_pid()
@@ -140,19 +139,19 @@ fn of_cpu(name: &str, filter: Option<&str>) -> Result<Counter> {
     Ok(counter)
 }
 
-/// When something happens, by the clock that [`now`] reads.
+/// Times of an event, by the clock of [`now`].
 pub(crate) struct Moments(Sampler);
 
 impl Moments {
-    /// The next time that a vCPU is entered, and only that, so that nothing later is slowed down by
-    /// watching for it.
+    /// The next entry to a vCPU, and only that one, so that sampling does not slow down anything
+    /// later.
     pub(crate) fn next_entry() -> Result<Moments> {
         let moments = Moments::new("kvm/kvm_entry", None)?;
         refresh(&moments.0, 1)?;
         Ok(moments)
     }
 
-    /// Each time from now on that a vCPU comes back to the VMM because its guest needs something.
+    /// Each exit to user space from now on, when the guest needs something from the VMM.
     pub(crate) fn userspace_exits() -> Result<Moments> {
         let mut moments = Moments::new("kvm/kvm_userspace_exit", Some(WANTED))?;
         moments.0.enable()?;
@@ -174,7 +173,7 @@ impl Moments {
         Ok(Moments(counter.sampled(BUFFER)?))
     }
 
-    /// Nanoseconds at which it happened last.
+    /// Returns the time of the last event in nanoseconds.
     pub(crate) fn last(mut self) -> Result<u64> {
         let mut last = None;
         while let Some(record) = self.0.next_record() {
@@ -197,7 +196,7 @@ mod ioctl {
     #![allow(missing_docs, unsafe_code)]
     use super::c_char;
 
-    // _IOW('$', 6, char *): the pointer itself is what is passed, its size is what is encoded.
+    // _IOW('$', 6, char *): the pointer itself is the argument, and its size is encoded.
     nix::ioctl_write_ptr_bad!(
         set_filter,
         nix::request_code_write!(b'$', 6, size_of::<*mut c_char>()),
@@ -209,13 +208,13 @@ mod ioctl {
 #[allow(unsafe_code)]
 fn set_filter(counter: &impl AsRawFd, filter: &str) -> Result<()> {
     let text = CString::new(filter)?;
-    // SAFETY: the kernel copies a string that ends with a zero byte.
+    // SAFETY: the kernel copies a NUL-terminated string.
     unsafe { ioctl::set_filter(counter.as_raw_fd(), text.as_ptr()) }
         .with_context(|| format!("filter '{filter}'"))?;
     Ok(())
 }
 
-/// Switches the event on until it happened `times`.
+/// Enables the event until it has happened `times` times.
 #[allow(unsafe_code)]
 fn refresh(sampler: &Sampler, times: i32) -> io::Result<()> {
     let file: RawFd = sampler.as_counter().as_raw_fd();

@@ -15,8 +15,8 @@ use bench::smaps::{beside_ram, with_ram};
 use crate::output::Output;
 use crate::perf::{Counters, Moments, now};
 
-/// Plays the scene for its times and its memory, and where guests wait once more to count what they
-/// do then.
+/// Runs the scene and measures times and memory. If guests wait once more, also counts their
+/// activity while they wait.
 pub(crate) fn run(scene: &Scene) -> Result<Sample> {
     let started = now()?;
     let mut sample = Sample::default();
@@ -59,9 +59,9 @@ fn round(scene: &Scene, measure: Measure) -> Result<Sample> {
     Ok(sample)
 }
 
-/// What waiting guests make their VMMs and KVM do.
+/// Counts what idle guests cause in their VMMs and KVM.
 fn idle(vms: Vec<Vm>, waits: &Waits) -> Result<Counts> {
-    // What a guest does after its last line is not idleness yet.
+    // A guest is not idle immediately after its last line.
     thread::sleep(Duration::from_secs(1));
     let mut threads = Vec::new();
     for vm in &vms {
@@ -79,7 +79,7 @@ fn idle(vms: Vec<Vm>, waits: &Waits) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Has all guests power off; returns the nanoseconds from the last power-off request to the last
+/// Makes all guests power off. Returns the nanoseconds from the last power-off request to the last
 /// exit.
 fn end(mut vms: Vec<Vm>, waits: &Waits) -> Result<u64> {
     let exits = Moments::userspace_exits()?;
@@ -94,7 +94,7 @@ fn start(scene: &Scene) -> Result<Vec<Vm>> {
     (0..scene.vms).map(|_| Vm::start(&scene.command)).collect()
 }
 
-/// One VM of a scene. It does not outlive this.
+/// A VM of a scene. Dropping it kills it.
 struct Vm {
     child: Child,
     keyboard: ChildStdin,
@@ -103,7 +103,7 @@ struct Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        // Nothing happens to one that has ended.
+        // No effect on a VMM that has exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -16,14 +16,14 @@ use nix::fcntl::{FcntlArg, fcntl};
 use crate::output::Output;
 use crate::perf::{Counters, Moments, now};
 
-/// What the kernel's first line has in it, whichever console shows it first.
+/// A part of the kernel's first line, on whichever console prints it first.
 const FIRST_LINE: &[u8] = b"Linux version";
 
-/// Bytes that the console's pipe holds, more than any test prints: what a VMM does with a full one
-/// (QEMU's console stops for ever now and then) is not measured here.
+/// Size of the pipe of the console in bytes: more than any test prints. A full pipe is not measured
+/// here (QEMU's console sometimes stops forever then).
 const PIPE: i32 = 1 << 20;
 
-/// Starts the VMM and leads its guest through its tests.
+/// Starts the VMM and takes its guest through its tests.
 pub(crate) fn run(start: &Start, ram: u64) -> Result<Record> {
     let mut machine = Running::start(start)?;
     let result = machine.tests(start, ram);
@@ -45,7 +45,7 @@ struct Running {
     started: u64,
     keyboard: Option<ChildStdin>,
     output: Output,
-    /// How much of it was looked at.
+    /// How many bytes were examined.
     looked: usize,
     counters: Option<Counters>,
     entry: Option<Moments>,
@@ -96,7 +96,8 @@ impl Running {
                 self.line()? == Line::Ready(name.into()),
                 "{name} was not prepared"
             );
-            // Made before the clock runs: this program shares the one CPU with the guest.
+            // Allocated before the measurement starts: this program shares the only CPU with the
+            // guest.
             let prints = test.kind.prints();
             let text = prints.map(|length| pattern::lines(test.operations * length / 64, 64));
             let before = self.counts()?;
@@ -132,8 +133,8 @@ impl Running {
         })
     }
 
-    /// Lets the guest power off; nanoseconds from then until the VMM is gone. A guest powers off by
-    /// an SBI call or by a device: the last that it wanted of the VMM was that.
+    /// Lets the guest power off. Returns the nanoseconds from its request until the VMM has exited.
+    /// A guest powers off by an SBI call or a device, which is its last exit to the VMM.
     fn end(&mut self) -> Result<u64> {
         let exits = Moments::userspace_exits()?;
         self.go()?;
@@ -162,7 +163,7 @@ impl Running {
             .context("the VMM takes no input")
     }
 
-    /// The next line of `load`.
+    /// Returns the next line of `load`.
     fn line(&mut self) -> Result<Line> {
         loop {
             let new = self.output.seen.get(self.looked..).unwrap_or_default();
@@ -173,7 +174,7 @@ impl Running {
                 match text.trim_end_matches('\r').parse() {
                     Ok(Line::Fail(text)) => bail!("the guest says: {text}"),
                     Ok(line) => return Ok(line),
-                    // The kernel's log.
+                    // A line of the kernel's log.
                     Err(()) => {}
                 }
             } else if self.output.read()? == 0 {
@@ -182,7 +183,7 @@ impl Running {
         }
     }
 
-    /// Reads until `text` has come.
+    /// Reads until `text` arrives.
     fn wait_for(&mut self, text: &[u8]) -> Result<()> {
         ensure!(self.output.wait_for(text)?, "the VMM closed its console");
         Ok(())

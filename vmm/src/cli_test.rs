@@ -1,4 +1,4 @@
-//! Reading the command line.
+//! Parsing of the command line.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

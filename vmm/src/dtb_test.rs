@@ -1,4 +1,4 @@
-//! A user's device tree: completed, and refused with what is wrong.
+//! A user-supplied device tree: completed, or rejected with the reason.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use dtoolkit::Property;
 use super::*;
 use crate::layout::MIB;
 
-/// A tree with a `/chosen` that holds these bootargs, and another node.
+/// A tree with a `/chosen` that has these bootargs, and another node.
 fn tree(bootargs: Option<&str>) -> Vec<u8> {
     let mut tree = DeviceTree::new();
     let mut node = DeviceTreeNode::new("cpus").unwrap();
@@ -34,7 +34,7 @@ fn open(bytes: &[u8], cmdline: &str, initrd: Option<&Range<u64>>) -> Result<Vec<
     }
 }
 
-/// A property of `/chosen`.
+/// Returns a property of `/chosen`.
 fn chosen(tree: &[u8], name: &str) -> Option<Vec<u8>> {
     let fdt = Fdt::new(tree).unwrap();
     let value = fdt.find_node("/chosen")?.property(name)?.value().to_vec();

@@ -1,4 +1,4 @@
-//! The device tree read back by an independent parser, and judged by `dtc` where that is installed.
+//! The device tree, read back by an independent parser, and checked with `dtc` if it is installed.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -41,7 +41,7 @@ fn dtb_with(irqchip: Irqchip, harts: usize, virtio_slots: usize) -> Vec<u8> {
     .unwrap()
 }
 
-/// The raw bytes of a property.
+/// Returns the raw bytes of a property.
 fn bytes(dtb: &[u8], path: &str, name: &str) -> Vec<u8> {
     let fdt = Fdt::new(dtb).unwrap();
     let node = fdt.find_node(path).unwrap_or_else(|| panic!("no {path}"));

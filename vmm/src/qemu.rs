@@ -67,7 +67,9 @@ pub fn run(machine: &Machine, observer: &dyn Observer, why: Option<&str>) -> Res
         Err(Error::Qemu(QemuError::Failed { .. }))
             if machine.config.devices == config::Devices::Ours && lacks_vhost_user() =>
         {
-            warn!("this QEMU has no vhost-user: its own disks and random numbers take our place");
+            warn!(
+                "this QEMU has no vhost-user: the guest gets QEMU's own disks and random number generator"
+            );
             machine.disks.iter().for_each(Disk::unlock);
             start(machine, observer, None, config::Devices::Qemu)
         }
@@ -122,7 +124,7 @@ fn start(
     }
     if io::stdin().is_terminal() && keys_miss_the_guest(machine) {
         warn!(
-            "QEMU gives what is typed to the virtio console first: Ctrl-a c passes it on to the serial port (--console null does for good)"
+            "QEMU sends the keyboard to the virtio console first: Ctrl-a c switches to the serial port (--console null does so permanently)"
         );
     }
     let mut qmp = Qmp::new(ours, program())?;

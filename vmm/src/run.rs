@@ -89,14 +89,14 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     let kernel = &machine.kernel;
     let made = match (kernel.format(), kernel.packing()) {
         (Format::StaticPie, _) => {
-            Some("position-independent: run hands QEMU a copy with addresses")
+            Some("position-independent: run gives QEMU a copy with addresses")
         }
-        (Format::Raw, _) => Some("a raw binary: run hands QEMU an ELF made of it"),
-        (_, Some(_)) => Some("compressed: run hands QEMU what is in it"),
+        (Format::Raw, _) => Some("a raw binary: run gives QEMU an ELF file made from it"),
+        (_, Some(_)) => Some("compressed: run gives QEMU the decompressed kernel"),
         (_, None) => None,
     };
     if let Some(made) = made {
-        log::warn!("the kernel is {made}, the file itself will not start");
+        log::warn!("the kernel is {made}; the file itself will not start");
     }
     let mut text = match machine.config.devices {
         Devices::Ours => ours(machine),

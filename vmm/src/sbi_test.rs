@@ -35,7 +35,7 @@ fn bench() -> Bench {
 }
 
 impl Bench {
-    /// What KVM puts into the answer before we see the call.
+    /// KVM's reply before the call reaches user space.
     const UNANSWERED: [u64; 2] = [(-2_i64).cast_unsigned(), 0];
 
     fn call(&self, extension: u64, function: u64, args: [u64; 3]) -> [u64; 2] {
@@ -93,7 +93,7 @@ fn a_buffer_that_is_not_all_ram_is_an_invalid_parameter() {
         [1, 0, 0],
         [2, RAM - 1, 0],
         [2, end - 1, 0],
-        // Its first chunk is RAM; all of it is not.
+        // Its first chunk is RAM, but not all of it.
         [LEN as u64 + 1, RAM, 0],
         [u64::MAX, RAM, 0],
         [8, u64::MAX - 3, 0],

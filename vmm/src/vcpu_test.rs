@@ -9,10 +9,10 @@ use crate::hart::Register;
 use crate::hart::fault::Budget;
 use crate::hart::model::Model;
 
-/// Where memory has the instruction lw a0, 0(a0).
+/// Address of the instruction lw a0, 0(a0) in memory.
 const LOAD_A0: u64 = 0x8000_0000;
 
-/// One register that remembers.
+/// A device with one register.
 #[derive(Default)]
 struct Scratch(Mutex<u8>);
 
@@ -36,7 +36,7 @@ enum Step {
     Fail,
 }
 
-/// Plays its steps; a run beyond the last is a test's mistake.
+/// Replays its steps. Running beyond the last one is a mistake in the test.
 struct Script {
     steps: std::vec::IntoIter<Step>,
     data: [u8; 1],

@@ -48,7 +48,7 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
             continue;
         };
         stream.set_nonblocking(false).map_err(accept())?;
-        info!("a front end has come");
+        info!("a front end connected");
         let session = Session::start(&service, stream)?;
         let signal = wait(&signals, &session)?;
         if signal.is_some() {
@@ -63,7 +63,7 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
             // A connection without a request, such as a check that the socket is served.
             (None, Ok(0)) => {}
             (None, Ok(_)) if options.once => return Ok(End::PowerOff),
-            (None, Ok(_)) => info!("the front end has gone"),
+            (None, Ok(_)) => info!("the front end disconnected"),
             (None, Err(error)) => {
                 warn!("{error}");
                 if options.once {

@@ -1,4 +1,4 @@
-//! A small guest of two harts, paused in every way. Needs KVM: the lab's.
+//! A small guest with two harts, paused in every way. Needs KVM, so it runs in the lab.
 
 #![allow(unsafe_code, clippy::unwrap_used)]
 
@@ -13,9 +13,9 @@ use super::*;
 use crate::observe::Unobserved;
 use crate::{config, control_loop, kvm};
 
-// Each hart has 64 bytes behind `guest_words`: rounds, the longest gap between two reads of `time`, wrong answers, `time`
-// itself. A round stores to the serial port's scratch register (hart 0) and writes a byte by the SBI's debug console, whose
-// output goes nowhere.
+// Each hart has 64 bytes at `guest_words`: rounds, the longest gap between two reads of `time`,
+// wrong results, and `time` itself. A round stores to the serial port's scratch register (hart 0)
+// and writes a byte with the SBI debug console, whose output is discarded.
 global_asm!(
     ".option push
      .option norelax
@@ -74,9 +74,9 @@ unsafe extern "C" {
     static guest_end: u8;
 }
 
-/// Bytes from the guest's beginning to these symbols.
+/// Returns the offsets of these symbols from the start of the guest, in bytes.
 fn offset(symbol: *const u8) -> usize {
-    // The symbols stand in one section.
+    // The symbols are in one section.
     symbol as usize - &raw const guest_begin as usize
 }
 
@@ -100,7 +100,7 @@ fn machine(cpus: u32) -> Machine {
     Machine::new(config, None).unwrap()
 }
 
-/// What a hart has written.
+/// A hart's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Words {
     rounds: u64,
@@ -125,7 +125,7 @@ fn words(vm: &Vm<'_>, hart: usize) -> Words {
     }
 }
 
-/// Until both harts have done some more rounds.
+/// Waits until both harts have made some more rounds.
 fn progress(vm: &Vm<'_>) {
     for hart in 0..2 {
         let rounds = words(vm, hart).rounds + 20;
@@ -156,7 +156,7 @@ fn with_vm(test: impl FnOnce(&mut Vm<'_>)) {
     test(&mut vm);
 }
 
-/// Processor time that the vCPUs' threads have used, in nanoseconds.
+/// Returns the CPU time used by the vCPU threads, in nanoseconds.
 fn processor_time(vm: &Vm<'_>) -> i64 {
     let threads = vm.threads.as_ref().unwrap().threads();
     let time = |thread: &thread::JoinHandle<_>| {
@@ -186,7 +186,7 @@ fn a_paused_guest_stands_still_and_its_clock_goes_on_without_a_jump() {
         let (before, used) = ([words(vm, 0), words(vm, 1)], processor_time(vm));
         thread::sleep(PAUSE);
         assert_eq!([words(vm, 0), words(vm, 1)], before);
-        // What it took to fall asleep.
+        // The time to fall asleep.
         let used = processor_time(vm) - used;
         assert!(
             used < 100_000_000,

@@ -1,4 +1,5 @@
-//! The real program on bad input: the exit status, one line on stderr, and the value in it.
+//! The real program with invalid input: the exit status, one line on stderr, and the invalid value
+//! in it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -262,7 +263,7 @@ fn disks_that_cannot_be_are_refused() {
         &["--disk", "good", "--disk", "./good"],
         &["\"good\" and \"./good\" are the same file"],
     );
-    // More than QEMU's board has slots for, and than ours has.
+    // More than the slots of QEMU's board, and of Hartvisor's.
     for (most, accel, whose) in [
         (6, "--accel=qemu", "QEMU's 8"),
         (26, "--accel=kvm", "the board's 28"),
@@ -277,7 +278,7 @@ fn disks_that_cannot_be_are_refused() {
     }
 }
 
-/// What a guest writes to its raw disk must not make it another disk at the next start.
+/// A guest's writes to its raw disk must not turn it into another disk at the next start.
 #[test]
 fn a_disk_that_looks_like_another_format_is_refused_until_its_format_is_given() {
     let folder = Folder::new();
@@ -308,7 +309,7 @@ fn a_disk_that_looks_like_another_format_is_refused_until_its_format_is_given() 
     }
 }
 
-/// An image that is more than its first bytes is made by `tests/qcow2.rs`.
+/// tests/qcow2.rs creates complete images.
 #[test]
 fn a_qcow2_image_is_opened_where_this_build_can_and_else_it_says_which_can() {
     let folder = Folder::new();
@@ -369,7 +370,7 @@ fn direct_io_is_asked_for_where_the_file_has_it() {
         let output = folder.run(&[&arguments[..], &["--devices", devices]].concat());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
-            // Not every file system has it.
+            // Not every file system supports it.
             expect(&output, 2, &["\"image\" does not take direct I/O"]);
             continue;
         }
@@ -398,7 +399,7 @@ fn a_disk_that_may_only_be_read_says_how_to_do_that() {
         ],
     );
     fs::set_permissions(folder.path("disk"), PermissionsExt::from_mode(0o000)).unwrap();
-    // There it would not help to give up writing.
+    // Giving up write access does not help here.
     for disk in ["disk,readonly", "disk"] {
         let output = as_nobody(&folder, &["--disk", disk]);
         expect(
@@ -409,8 +410,8 @@ fn a_disk_that_may_only_be_read_says_how_to_do_that() {
     }
 }
 
-/// Root may open everything, so as root this needs another user, and a program where that user can
-/// reach it.
+/// Root can open everything, so as root this needs another user, and a program in a directory that
+/// this user can access.
 fn as_nobody(folder: &Folder, arguments: &[&str]) -> Output {
     let program = folder.path("hartvisor");
     if !program.exists() {
@@ -429,7 +430,7 @@ fn as_nobody(folder: &Folder, arguments: &[&str]) -> Output {
     retry_busy(|| command.output()).unwrap()
 }
 
-/// A program just written may be "busy" while another test's child still has our descriptors.
+/// A newly written program may be "busy" while a child of another test still has our descriptors.
 fn retry_busy(mut start: impl FnMut() -> io::Result<Output>) -> io::Result<Output> {
     loop {
         match start() {
@@ -513,7 +514,7 @@ fn a_configuration_that_is_none_is_refused() {
         &["config \"vm.toml\": as TOML", "line 2"],
     );
     config("cpus = 2", &["config \"vm.toml\"", "--kernel <FILE"]);
-    // What has the form of an option and cannot be is refused as on the command line.
+    // A value that has the form of an option but is invalid is rejected as on the command line.
     config("kernel = 'absent'", &["cannot open kernel \"absent\""]);
     config("kernel = 'kernel'\ncpus = 0", &["--cpus 0", "1 to 512"]);
     expect(
@@ -547,7 +548,7 @@ fn a_pidfile_that_cannot_be_is_refused_before_anything_starts() {
         &["pidfile \"/dev/null\" is a character device"],
     );
     refused("kernel", &["pidfile \"kernel\": it holds something else"]);
-    // The checks come first, and who fails later leaves none behind.
+    // The checks come first, so a run that fails later leaves no pidfile behind.
     let late = ["--kernel", "kernel", "--accel", "qemu", "--pidfile", "pid"];
     expect(&folder.run(&late), 3, &["no-such-qemu"]);
     assert!(folder.path("kernel").exists() && !folder.path("pid").exists());
@@ -714,7 +715,7 @@ fn help_and_version_are_printed_to_stdout() {
     let folder = Folder::new();
     for (arguments, part) in [
         (&["--help"][..], "Exit status:"),
-        (&["run", "--help"], "Ctrl-a x leaves the guest"),
+        (&["run", "--help"], "Ctrl-a x quits"),
         (&["vhost-user", "--help"], "memory-backend-memfd"),
         (&["--version"], "hartvisor 0."),
     ] {

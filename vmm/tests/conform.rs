@@ -1,4 +1,4 @@
-//! The conformance guest on our devices; and, for `make conform`, beside QEMU's own.
+//! The conformance guest on Hartvisor's devices and, for `make conform`, also on QEMU's own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,10 +15,10 @@ mod lab;
 
 use conform::{Column, KVM, KVM_AIA, QEMU, Results, VHOST_USER, counts, run, table, write};
 
-/// Tests of the conformance guest.
+/// Number of tests of the conformance guest.
 const TESTS: usize = 276;
 
-/// All tests were run, and none failed.
+/// Asserts that all tests ran and none failed.
 fn assert_conforms(column: &Column, results: &Results) {
     let failed = results.iter().filter(|(_, (_, it))| !it.is_well());
     let failed: Vec<_> = failed.collect();
@@ -32,7 +32,8 @@ fn our_devices_conform_on_kvm() {
     assert_conforms(&KVM, &results);
 }
 
-/// `make conform`: the table of all columns, into docs/conformance.md if HARTVISOR_WRITE_DOCS is set.
+/// `make conform`: the table of all columns, written to docs/conformance.md if HARTVISOR_WRITE_DOCS
+/// is set.
 #[test]
 #[ignore = "a table for people: make conform"]
 fn every_column() {

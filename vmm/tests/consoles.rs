@@ -1,4 +1,5 @@
-//! What the consoles lead to, on RISC-V KVM: pseudo-terminal, socket, file, a window that changes, a reader that stops.
+//! Back ends of the consoles, on RISC-V KVM: pseudo-terminal, socket, file, a window that changes
+//! its size, a reader that stops.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -30,18 +31,18 @@ use lab::{guest, hartvisor, host_file, run, text};
 use pty::Pty;
 use session::Session;
 
-/// `hartvisor run --accel kvm` for a shell in the lab.
+/// Returns `hartvisor run --accel kvm` for a shell in the lab.
 fn on_kvm() -> String {
     format!("{} run --accel kvm", hartvisor().display())
 }
 
-/// The same with our guest that echoes.
+/// As above, with the bare-metal guest in its echo mode.
 fn echoing() -> String {
     let guest = guest();
     format!("{} --kernel {} --cmdline echo", on_kvm(), guest.display())
 }
 
-/// The same with Debian's kernel and an /init that goes on with `script`.
+/// As above, with Debian's kernel and an /init that continues with `script`.
 fn debian(folder: &Path, script: &str) -> String {
     let initramfs = linux::initramfs(folder, "host", script);
     format!(
@@ -77,7 +78,8 @@ fn a_pseudo_terminal_serves_one_client_after_another() {
     }
 }
 
-/// A client that sends its second argument to the socket of its first, and prints a line that comes back.
+/// A client that sends its second argument to the socket in its first, and prints a line of the
+/// reply.
 const CLIENT: &str = r#"
 #include <stdio.h>
 #include <string.h>
@@ -100,11 +102,11 @@ int main(int argc, char **argv) {
 }
 "#;
 
-/// The client, as a program for the host in the lab.
+/// Builds the client for the host in the lab.
 fn client(folder: &Path) -> PathBuf {
     let (source, client) = (folder.join("client.c"), folder.join("client"));
     fs::write(&source, CLIENT).unwrap();
-    // The cross linker that the set-up installs is a compiler.
+    // The cross linker installed by the set-up is a compiler.
     let mut cc = Command::new("riscv64-linux-gnu-gcc");
     let built = cc.arg("-static").arg("-o").arg(&client).arg(&source);
     assert!(built.status().unwrap().success());
@@ -138,7 +140,7 @@ fn debian_sees_the_window_and_its_changes() {
     sees_the_window("");
 }
 
-/// With further ports the size comes by messages, not by the configuration space.
+/// With additional ports the size comes in messages, not in the configuration space.
 #[test]
 fn debian_sees_the_window_beside_ports_too() {
     sees_the_window("--port name=none,target=null");
@@ -163,7 +165,7 @@ poweroff -f
          {} {options} --cmdline 'console=hvc0 quiet' --serial file:/tmp/log; echo status=$?",
         debian(folder.path(), init)
     );
-    // A terminal of its own, as a user's shell has it.
+    // A terminal of its own, as in a user's shell.
     let mut command = Command::new("setsid");
     let mut lab = lab::lab(&[], &[folder.path()]);
     lab.args(["sh", "-c", &script]);
@@ -178,7 +180,8 @@ poweroff -f
     terminal.expect("status=0");
 }
 
-/// The ports of a guest's console, from its /init: what they are called, an echo on the first, much text to the second.
+/// The ports of a guest's console, from its /init: their names, an echo on the first, much text to
+/// the second.
 const PORTS: &str = r#"
 while [ "$(cat /sys/class/virtio-ports/*/name 2>/dev/null | wc -l)" -lt 3 ]; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
@@ -223,7 +226,7 @@ fn debian_finds_ports_by_their_names_and_talks_through_them() {
     }
 }
 
-/// The same by QEMU's devices, on this machine.
+/// The same with QEMU's devices, on this machine.
 #[test]
 fn debian_finds_the_same_ports_under_qemu() {
     let folder = tempfile::tempdir().unwrap();
@@ -256,7 +259,7 @@ fn debian_finds_the_same_ports_under_qemu() {
     for word in ["first\n", "second\n"] {
         (&agent).write_all(word.as_bytes()).unwrap();
         let mut line = String::new();
-        // What came before a time-out stays in `line`.
+        // Text received before a timeout stays in `line`.
         while let Err(error) = lines.read_line(&mut line) {
             assert_eq!(error.kind(), ErrorKind::WouldBlock);
             deadline.check(word, &line);
@@ -275,7 +278,7 @@ fn a_reader_that_stops_stalls_neither_the_disk_nor_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
     File::create(&disk).unwrap().set_len(1 << 20).unwrap();
-    // hvc0's driver waits in a loop with its processor; there is another one.
+    // hvc0's driver busy-waits on its CPU, so there is another one.
     let init = r#"
 while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
 yes flood >/dev/ttyS0 &

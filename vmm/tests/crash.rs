@@ -1,5 +1,5 @@
-//! What a disk has after the worst: the monitor killed while Linux writes, a host without room, an image cut short
-//! beneath it, a host that must not be written to. In the lab, on RISC-V KVM.
+//! The disk after a crash: the monitor is killed while Linux writes, the host's disk is full, the
+//! image is truncated while it is used, the host's disk is read-only. In the lab, on RISC-V KVM.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,8 +26,8 @@ use lab::{hartvisor, host_file, text};
 use linux::{AT_CONSOLE, ext4, initramfs, succeed};
 use session::Session;
 
-/// The guest of the cycles: a file after another, each made durable before it is told of, while something else is always
-/// being written.
+/// The guest: writes files, and makes each durable before it reports it, with other writes at the
+/// same time.
 const WRITER: &str = r#"
 mount /dev/vda /mnt || echo "guest: no mount"
 rm -f /mnt/*
@@ -42,8 +42,8 @@ while :; do
 done
 "#;
 
-/// The host: starts the monitor, kills it some time after the guest has told of some files, says how many it told of, and
-/// waits for a line before the next cycle.
+/// The host: starts the monitor, kills it some time after the guest reported some files, prints
+/// their number, and waits for a line before the next cycle.
 const KILLER: &str = r#"
 for cycle in $CYCLES; do
     # Or the last cycle's output would be looked at, until the monitor's own begins.
@@ -68,15 +68,15 @@ done
 echo "no cycle is left"
 "#;
 
-/// Emulated hosts at a time, each with a disk of its own: as many as most machines have CPUs.
+/// Number of concurrent emulated hosts, each with its own disk: as many as most machines have CPUs.
 const LANES: usize = 2;
-/// Cycles of one start of an emulated host, so that a cycle that hangs is noticed soon.
+/// Cycles per start of an emulated host, so that a hanging cycle is detected soon.
 const BATCH: usize = 10;
-/// Seconds of the emulator's own time: for its start, and for a cycle.
+/// Seconds of the emulator's process time: for its start, and for a cycle.
 const START: usize = 60;
 const CYCLE: usize = 120;
 
-/// How often the monitor is killed. `make crash` does it a hundred times.
+/// Returns how often the monitor is killed. `make crash` does it a hundred times.
 fn cycles() -> usize {
     let wanted = std::env::var("HARTVISOR_CRASH_CYCLES");
     wanted.map_or(3, |wanted| wanted.parse().expect("a number of cycles"))
@@ -94,7 +94,7 @@ fn what_linux_synced_outlives_the_killed_monitor() {
     println!("{} kills, {files} synced files", cycles.len());
 }
 
-/// Plays these cycles on one disk; gives how many files were synced.
+/// Runs these cycles on one disk, and returns the number of synced files.
 fn survive(cycles: &[usize]) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let initrd = initramfs(folder.path(), "host", &format!("{AT_CONSOLE}{WRITER}"));
@@ -105,7 +105,7 @@ fn survive(cycles: &[usize]) -> usize {
         .sum()
 }
 
-/// Plays these cycles in one start of the emulated host.
+/// Runs these cycles in one start of the emulated host.
 fn survive_batch(cycles: &[usize], folder: &Path, initrd: &Path, disk: &Path) -> usize {
     let limit = START + CYCLE * cycles.len();
     let words: Vec<String> = cycles.iter().map(usize::to_string).collect();
@@ -133,7 +133,7 @@ fn survive_batch(cycles: &[usize], folder: &Path, initrd: &Path, disk: &Path) ->
     files
 }
 
-/// The kernel and the programs of a guest, for a script.
+/// Returns shell variables with the kernel and the programs of a guest.
 fn variables(initrd: &Path) -> [String; 3] {
     [
         format!("HARTVISOR={}", hartvisor().display()),
@@ -142,7 +142,8 @@ fn variables(initrd: &Path) -> [String; 3] {
     ]
 }
 
-/// Replays the journal, as the next mount would. Then nothing may be wrong, and the files must be there to the byte.
+/// Replays the journal as the next mount would. Then the file system must be consistent, and the
+/// files must be complete.
 fn check(disk: &Path, cycle: usize, synced: usize) {
     let mut replay = Command::new("/sbin/e2fsck");
     let replayed = replay.args(["-y", "-E", "journal_only"]).arg(disk);
@@ -167,11 +168,11 @@ fn check(disk: &Path, cycle: usize, synced: usize) {
     }
 }
 
-/// Runs a script in the lab with a guest of this /init; gives all that was said.
+/// Runs a script in the lab with a guest of this /init, and returns all output.
 fn scene(init: &str, script: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let initrd = initramfs(folder.path(), "host", &format!("{AT_CONSOLE}{init}"));
-    // `guest DISK`: its console goes to /tmp/out, its keyboard is /tmp/in.
+    // `guest DISK`: its output goes to /tmp/out, its input comes from /tmp/in.
     let guest = r#"
 mkfifo /tmp/in; exec 3<>/tmp/in
 mkdir /tmp/small; mount -t tmpfs -o size=16m none /tmp/small
@@ -235,7 +236,7 @@ ended
     ];
     assert_said(&said, &lines);
     assert_said(&said, &["host: status 0"]);
-    // Told once, however many requests failed.
+    // Reported once, however many requests failed.
     assert_eq!(said.matches("No space left").count(), 1, "{said}");
 }
 

@@ -1,4 +1,5 @@
-//! Disks that this host, or another machine, uses already, by whatever name: in the emulated RISC-V KVM host.
+//! Disks that this host or another machine already uses, under any name. In the emulated RISC-V KVM
+//! host.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,7 +15,7 @@ mod lab;
 
 use lab::{guest, hartvisor, run, text};
 
-/// What is done in the host. A guest that powers off at once stands for one that has the disk.
+/// Runs in the host. A guest that powers off at once shows that the disk can be used.
 const SCRIPT: &str = r#"
 run="$hartvisor run --accel kvm --no-reboot --kernel $guest"
 # try NAME DISK...: what becomes of a run with these disks
@@ -72,7 +73,7 @@ try part-again /dev/loop1p1
 #[test]
 fn what_somebody_else_uses_is_refused_with_who_that_is() {
     let folder = tempfile::tempdir().unwrap();
-    // Two partitions of 1 MiB, by a master boot record.
+    // Two partitions of 1 MiB in a master boot record.
     let mut parted = vec![0; 4 << 20];
     for (at, start) in [(446, 2048_u32), (462, 4096)] {
         parted[at + 4] = 0x83;

@@ -1,4 +1,4 @@
-//! A disk under Linux on RISC-V KVM: its space given back, zeroes written, its cache turned off, its size changed, its image locked.
+//! A disk under Linux on RISC-V KVM: discard, write zeroes, cache disabled, resize, image lock.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,7 +18,8 @@ mod linux;
 use lab::{cached, hartvisor, run, text};
 use linux::initramfs;
 
-/// The guest's /init. Its disks: a file, a block device of the host, and a file read directly, of 64 MiB each.
+/// The guest's /init. Its disks of 64 MiB each: a file, a block device of the host, and a file with
+/// direct I/O.
 const INIT: &str = r#"while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdc ]; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
 stty -echo
@@ -57,7 +58,7 @@ dmesg | sed -n 's/.*\(\[vda\] new size\).*/said=\1/p'
 poweroff -f
 "#;
 
-/// What is done beside it, in the emulated host.
+/// Runs in the emulated host at the same time.
 const BESIDE: &str = r#"
 cd /tmp
 dd if=/dev/urandom of=data bs=1M count=64 2>/dev/null
@@ -85,7 +86,7 @@ blocks disk; blocks behind
 echo "zeroes=$(dd if=disk bs=1M skip=4 count=4 2>/dev/null | tr -d '\0' | wc -c)"
 "#;
 
-/// The values of all `name=value`.
+/// Returns the values of all lines `name=value`.
 fn values<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     let name = format!("{name}=");
     let after = |part: &'a str| part.strip_prefix(&name);
@@ -113,12 +114,12 @@ fn linux_uses_all_that_a_disk_offers() {
     assert_eq!(values(&text, "logical"), ["512"], "{text}");
     assert_eq!(values(&text, "segment"), ["1048576"], "{text}");
     assert_eq!(values(&text, "discard"), [(1 << 30).to_string()], "{text}");
-    // The first is the limit, the others what was not zero in what was discarded, then in what was to be zero: as the guest sees
-    // it, and in the file.
+    // The first value is the limit. The others count bytes that are not zero after discard, then
+    // after write zeroes: in the guest, and in the file.
     let limit = (32 << 20).to_string();
     let zeroes = [&*limit, "0", "0", "0", "0"];
     assert_eq!(values(&text, "zeroes"), zeroes, "{text}");
-    // It was WRITE_ZEROES.
+    // The guest used WRITE_ZEROES.
     assert_eq!(values(&text, "discards"), ["0"], "{text}");
     assert_eq!(text.matches("cache=write through").count(), 1, "{text}");
     assert_eq!(text.matches("cache=write back").count(), 2, "{text}");
@@ -129,6 +130,7 @@ fn linux_uses_all_that_a_disk_offers() {
     assert_eq!(values(&text, "said").len(), 2, "{text}");
     assert_eq!(values(&text, "second"), ["2", "2"], "{text}");
     assert!(text.contains("another machine has disk \"disk\""), "{text}");
-    // 64 MiB before; 16 of them given back, 4 of them zeroes, and at last all but 32 cut off.
+    // First 64 MiB each. At the end the first disk is without the 16 discarded, 4 zeroed and 32
+    // truncated MiB, the second without the 16 discarded MiB.
     assert_eq!(values(&text, "blocks"), ["64", "64", "12", "48"], "{text}");
 }

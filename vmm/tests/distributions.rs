@@ -1,4 +1,4 @@
-//! Debian with systemd as a guest on RISC-V KVM. `lab/fetch` gets it.
+//! Debian with systemd as a guest on RISC-V KVM. `lab/fetch` downloads it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,22 +26,24 @@ use linux::{assert_clean, initramfs, succeed};
 use session::Session;
 use tested::Row;
 
-/// How long a system may take to its login, in seconds.
+/// Time limit in seconds from the start to the login prompt.
 const BOOT: u64 = 600;
-/// How long a step may take.
+/// Time limit in seconds per step.
 const STEP: u64 = 120;
 
-/// systemd waits 90 s for /dev/hvc0, and no longer for what is slow: a machine that is emulated twice takes that to start udev.
+/// systemd waits 90 s for /dev/hvc0 by default. With two levels of emulation udev may take that
+/// long to start.
 const CMDLINE: &str = "console=hvc0 panic=-1 systemd.default_device_timeout_sec=600";
 
-/// Hands over to the system on the disk: Debian's kernel has the drivers of disk and file system in modules.
+/// Switches to the system on the disk. Debian's kernel has the disk and file system drivers in
+/// modules.
 const INIT: &str = r#"while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
 mount -o ro /dev/vda /mnt
 umount /sys /proc
 exec switch_root -c /dev/hvc0 /mnt /sbin/init
 "#;
 
-/// Boots Debian to its login, logs in, has it do something and power off.
+/// Boots Debian to its login prompt, logs in, runs a command and powers off.
 fn debian(kernel: &str, options: &[&str], cpus: &str) {
     let name = format!(
         "Debian trixie with systemd, {} kernel",
@@ -75,7 +77,7 @@ fn debian(kernel: &str, options: &[&str], cpus: &str) {
     guest.expect("debian-guest login: ", BOOT);
     guest.send("root\n");
     guest.expect("# ", STEP);
-    // The command is echoed; its answer is not the same text.
+    // The terminal echoes the command, so the output must differ from it.
     guest.send("echo cpus=$(nproc) root=$(findmnt -no SOURCE,OPTIONS / | cut -d, -f1) state=$(systemctl is-system-running --wait)\n");
     guest.expect(&format!("cpus={cpus} root=/dev/vda rw state="), STEP);
     let state = guest.expect_one(&["running", "degraded"], STEP);
@@ -85,7 +87,8 @@ fn debian(kernel: &str, options: &[&str], cpus: &str) {
     }
     guest.expect("# ", STEP);
     guest.send("echo written by the guest >/root/proof; poweroff\n");
-    // The last words of systemd; those of the kernel do not come out any more, also under QEMU, with 7.2.
+    // The last message of systemd. The kernel's last messages are not printed; the same happens
+    // under QEMU and with Linux 7.2.
     guest.expect("Powering off.", STEP);
     let (status, seen) = guest.end(STEP);
     assert_eq!(status, Some(0), "{seen}");

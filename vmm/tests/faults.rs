@@ -1,5 +1,5 @@
-//! What a hart traps at, on RISC-V KVM in the emulated host: exceptions that KVM leaves to us,
-//! beside those of QEMU's harts.
+//! Exceptions that KVM leaves to user space, on RISC-V KVM in the emulated host, compared with
+//! QEMU's harts.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,11 +23,11 @@ mod support;
 use lab::{guest, hartvisor, run, text};
 use support::{Elf, jump};
 
-/// The guest's memory, and so where RAM ends.
+/// The guest's memory, which determines the end of RAM.
 const MEMORY: &str = "64M";
 
-/// Cases that QEMU's harts execute: they split what is misaligned, and do anything to a device. Of
-/// cbo.zero they give the block.
+/// Cases that QEMU's harts execute: they split misaligned accesses and allow every access to a
+/// device. For cbo.zero they report the address of the block.
 const EXECUTED_BY_QEMU: [&str; 15] = [
     "lh misaligned",
     "lw misaligned",
@@ -46,11 +46,11 @@ const EXECUTED_BY_QEMU: [&str; 15] = [
     "amoadd.w to virtio",
 ];
 
-/// Cases with a page table beyond RAM: QEMU gives page faults, the specification wants access
-/// faults.
+/// Cases with a page table beyond RAM: QEMU raises page faults where the specification requires
+/// access faults.
 const BY_A_TABLE: &str = "by a table beyond RAM";
 
-/// The lines of the guest's mode `faults`: what came of each case, by space and name.
+/// Parses the output of the guest's mode `faults`: the result of each case, by space and name.
 fn lines(text: &str) -> BTreeMap<String, String> {
     let line = |line: &str| {
         let (case, result) = line.trim().strip_prefix("fault: ")?.split_once(": ")?;
@@ -84,7 +84,7 @@ fn exceptions_are_those_of_a_hart() {
         let exception = |cause: u8, at: &str, value: &str| {
             format!("cause {cause} at {at}, value {value}, spp {spp}, spie 1, sie 0")
         };
-        // A user may not use cache-block operations: an illegal instruction for both.
+        // U-mode may not use cache-block operations: both raise an illegal instruction exception.
         let expected = if EXECUTED_BY_QEMU.contains(&name) && case != "User cbo.zero" {
             let load = name.starts_with('l') || name.starts_with('v');
             let at = if name.starts_with('v') {
@@ -116,7 +116,7 @@ fn exceptions_are_those_of_a_hart() {
     }
 }
 
-/// Where a guest takes its exceptions decides whether it goes on.
+/// Whether a guest can continue depends on its exception handler's address.
 #[test]
 fn a_jump_to_where_no_ram_is_goes_to_the_trap_vector() {
     let folder = tempfile::tempdir().unwrap();
@@ -138,12 +138,14 @@ fn a_jump_to_where_no_ram_is_goes_to_the_trap_vector() {
         .collect();
     assert_eq!(status, ["status=0", "status=1"], "{text}");
     assert!(
-        text.contains("takes its exceptions at 0xa0000000 (stvec), where nothing can be executed"),
+        text.contains(
+            "trap vector 0xa0000000 (stvec) is at an address where nothing can be executed"
+        ),
         "{text}"
     );
 }
 
-/// What both kernels' /init begins with.
+/// The start of both kernels' /init.
 #[cfg(feature = "full")]
 const AT_CONSOLE: &str = r#"
 while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdb ]; do sleep 0.1; done
@@ -151,7 +153,7 @@ exec </dev/hvc0 >/dev/hvc0 2>&1
 cpus=$(grep -c ^processor /proc/cpuinfo)
 "#;
 
-/// The last fetch of the first kernel is at a virtual address with paging off: it lives on the
+/// The first kernel's last fetch uses a virtual address with paging disabled. kexec relies on the
 /// exception.
 #[cfg(feature = "full")]
 #[test]
@@ -166,7 +168,7 @@ fn linux_starts_another_kernel_by_kexec() {
     let initramfs =
         |folder, script| linux::initramfs(folder, "host", &format!("{AT_CONSOLE}{script}\n"));
     let (first, second) = (initramfs(&first, start), initramfs(&second, end));
-    // The second kernel gets the first one's tree, and so takes its initrd to be as long.
+    // The second kernel gets the first one's device tree, which has the size of the first initrd.
     let size = fs::metadata(&first).unwrap().len().next_multiple_of(4096);
     for file in [&first, &second] {
         let file = fs::File::options().write(true).open(file).unwrap();

@@ -1,4 +1,5 @@
-//! Each form that a kernel comes in, started on RISC-V KVM: the bare-metal guest and Debian's kernel, packed here.
+//! Every supported kernel file format, started on RISC-V KVM: the bare-metal guest and Debian's
+//! kernel, compressed here.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -29,7 +30,7 @@ use linux::initramfs;
 use packed::{gzip, zboot, zstd};
 use tested::Row;
 
-/// Starts each kernel in turn, all in one emulated host, and gives what was said and each exit status.
+/// Starts each kernel in turn in one emulated host, and returns the output and the exit statuses.
 fn start_each(kernels: &[String], folder: &Path, arguments: &str) -> (String, Vec<i32>) {
     let mut script = String::new();
     for kernel in kernels {
@@ -69,7 +70,7 @@ fn the_guest_runs_from_each_packing() {
         path.display().to_string()
     };
     let kernels: Vec<String> = packed.iter().enumerate().map(write).collect();
-    // Only a guest that runs, and reads its command line, can report this failure.
+    // Only a guest that runs and reads its command line can report this failure.
     let (text, statuses) = start_each(&kernels, folder.path(), "--cmdline no-such-mode");
     assert_eq!(statuses, [1; 4], "{text}");
 }
@@ -90,7 +91,7 @@ fn a_binary_without_a_header_runs_when_it_is_called_raw() {
     assert!(text.contains("of an unknown format"), "{text}");
 }
 
-/// Tells the kernel's log that it runs, and powers off.
+/// Writes to the kernel's log and powers off.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs none /dev
 echo formats: init runs >/dev/kmsg
@@ -139,7 +140,8 @@ fn the_device_tree_can_be_had_and_given_back() {
         b"not eaten\n",
     );
     let text = text(&output);
-    // Powered off by the tree's own bootargs, then a failure by those of the command line, then no place to write to.
+    // First a power-off by the bootargs of the device tree, then a failure by those of the command
+    // line, then an output file that cannot be written.
     let statuses: Vec<&str> = text
         .lines()
         .filter_map(|line| line.trim().strip_prefix("status="))

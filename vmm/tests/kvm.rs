@@ -26,14 +26,14 @@ use pty::Pty;
 
 const SIZE: usize = 1 << 20;
 
-/// A disk whose every byte is known.
+/// Returns a disk's content in which every byte is known.
 fn content() -> Vec<u8> {
     (0..SIZE)
         .map(|n| u8::try_from(n * 7 % 251).unwrap())
         .collect()
 }
 
-/// `lab/run OPTIONS -- hartvisor run --accel kvm --kernel guest ARGUMENTS`.
+/// Returns `lab/run OPTIONS -- hartvisor run --accel kvm --kernel guest ARGUMENTS`.
 fn on_kvm(options: &[&str], folders: &[&Path], arguments: &[&str]) -> Command {
     let mut command = lab::lab(options, folders);
     command
@@ -43,7 +43,7 @@ fn on_kvm(options: &[&str], folders: &[&Path], arguments: &[&str]) -> Command {
     command
 }
 
-/// The guest's test mode with a disk option and a typed line.
+/// Runs the guest's test mode with a disk option and a line of input.
 fn test_mode(options: &[&str], arguments: &[&str], readonly: bool) -> (Output, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk");
@@ -61,7 +61,7 @@ fn test_mode(options: &[&str], arguments: &[&str], readonly: bool) -> (Output, V
     (output, fs::read(&path).unwrap())
 }
 
-/// All points passed, none but these were skipped.
+/// Asserts that all test points passed and that exactly these were skipped.
 fn assert_tap(output: &Output, skipped: &[&str]) {
     let text = text(output);
     tap::assert_passed(&text, skipped);
@@ -85,7 +85,8 @@ fn the_guest_passes_its_tests_on_a_host_with_aia_and_four_vcpus() {
     assert_tap(&output, &["read-only"]);
 }
 
-/// With guest interrupt files KVM uses them, without it emulates; a user may want the PLIC in spite of both.
+/// KVM uses guest interrupt files if the host has them, and emulates otherwise. A user may want the
+/// PLIC in both cases.
 #[test]
 fn the_interrupt_controller_is_the_one_asked_for() {
     let (imsic, plic) = ("APLIC (MSI) and IMSIC", "PLIC: ");
@@ -105,7 +106,7 @@ fn the_interrupt_controller_is_the_one_asked_for() {
     }
 }
 
-/// A guest's AIA CSRs trap on a host with Smstateen unless they are opened for it.
+/// On a host with Smstateen, a guest's AIA CSRs trap unless they are enabled for it.
 #[test]
 fn the_guest_passes_its_tests_on_a_host_with_smstateen() {
     let options = ["--aia-guests", "2", "--isa", "smstateen=on"];
@@ -113,7 +114,7 @@ fn the_guest_passes_its_tests_on_a_host_with_smstateen() {
     assert_tap(&output, &["read-only"]);
 }
 
-/// Paging of 39 bits, and so guest addresses of 41.
+/// Sv39 in the host, and so guest physical addresses of 41 bits.
 #[test]
 fn the_guest_passes_its_tests_on_a_host_with_the_smallest_address_space() {
     let options = ["--isa", "sv48=off,sv57=off"];
@@ -157,7 +158,7 @@ fn extensions_are_taken_away_or_hidden_with_a_warning() {
     let text = text(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(
-        text.contains("zbb=off: KVM cannot take it from the guest, it is only hidden"),
+        text.contains("zbb=off: KVM cannot disable it, it is only hidden from the device tree"),
         "{text}"
     );
     assert!(!text.contains("zicboz") && !text.contains("sta="), "{text}");
@@ -212,7 +213,8 @@ fn the_end_of_the_guest_is_the_exit_status() {
 
 #[test]
 fn what_is_typed_comes_back_byte_by_byte() {
-    // More than a pipe holds, and than the console's queue; no byte that the guest would take for its end.
+    // More than a pipe and the console's queue hold. No byte that the guest takes for the end of
+    // input.
     let mut typed: Vec<u8> = (0..200_000_u32)
         .map(|n| u8::try_from(n % 90 + 33).unwrap())
         .collect();
@@ -256,7 +258,7 @@ fn ctrl_a_x_leaves_and_the_terminal_is_as_before() {
         hartvisor().display(),
         guest().display()
     );
-    // A terminal of its own, as a user's shell has it.
+    // A terminal of its own, as in a user's shell.
     let mut command = Command::new("setsid");
     let mut lab = lab::lab(&[], &[]);
     lab.args(["sh", "-c", &script]);

@@ -1,4 +1,4 @@
-//! How a run on RISC-V KVM begins and ends for those around it: the pidfile, the signals, the configuration file.
+//! Start and end of a run on RISC-V KVM as seen from outside: pidfile, signals, configuration file.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,7 +14,7 @@ mod lab;
 
 use lab::{guest, hartvisor, run, text};
 
-/// The values of all lines `name=value`.
+/// Returns the values of all lines `name=value`.
 fn values<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     let value = |line: &'a str| line.trim().strip_prefix(name)?.strip_prefix('=');
     text.lines().filter_map(value).collect()
@@ -73,7 +73,7 @@ fn a_configuration_file_describes_a_vm() {
     .unwrap();
     let (hartvisor, toml, json) = (hartvisor(), toml.display(), json.display());
     let hartvisor = hartvisor.display();
-    // The guest fails in a mode that it does not know, and powers off in one that it does.
+    // The guest fails in an unknown mode and powers off in a known one.
     let script = format!(
         "for config in {toml} {json}; do
              {hartvisor} run --config $config </dev/null; echo status=$?

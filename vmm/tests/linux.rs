@@ -1,4 +1,4 @@
-//! Debian's kernel, which nobody here wrote, as a guest on RISC-V KVM.
+//! Debian's kernel as a guest on RISC-V KVM.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,7 +24,7 @@ use lab::{cached, hartvisor};
 use linux::{AT_CONSOLE, assert_clean, ext4, initramfs, succeed};
 use tested::Row;
 
-/// The guest's /init: a console on hvc0, a file system on /dev/vda with 64 MiB in it, a typed line.
+/// The guest's /init: a console on hvc0, 64 MiB in a file system on /dev/vda, a line of input.
 const INIT: &str = r#"echo "guest: cpus $(grep -c ^processor /proc/cpuinfo), disk $(cat /sys/block/vda/serial)"
 mount /dev/vda /mnt || echo "guest: no mount"
 dd if=/dev/urandom of=/mnt/data bs=1M count=64 2>/dev/null && sync
@@ -37,7 +37,8 @@ umount /mnt && echo "guest: unmounted"
 poweroff -f
 "#;
 
-/// Boots the fetched kernel of this name with these vCPUs on a host with these options, and checks its disk afterwards.
+/// Boots the downloaded kernel of this name with these vCPUs on a host with these options, and
+/// checks its disk afterwards.
 fn boots(kernel: &str, options: &[&str], irqchip: &str, cpus: &str) {
     let name = format!("Linux {} and busybox", linux::version(kernel));
     let _row = Row::begin(&name, "flat Image", options, irqchip, cpus);
@@ -94,8 +95,8 @@ fn boots(kernel: &str, options: &[&str], irqchip: &str, cpus: &str) {
     assert_eq!(sum.split(' ').next(), said.split(' ').next());
 }
 
-/// As many disks as there are slots beside the console's and the random numbers'; the guest takes their names from the
-/// order in its device tree, and waits for an interrupt of each.
+/// As many disks as there are slots besides those of the console and the random number generator.
+/// The guest names them in the order of its device tree, and waits for an interrupt of each.
 fn sees_every_disk(options: &[&str], irqchip: &str) {
     let name = format!("Linux {} and busybox, 26 disks", linux::version("host"));
     let _row = Row::begin(&name, "flat Image", options, irqchip, "1");

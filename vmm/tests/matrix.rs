@@ -1,5 +1,5 @@
-//! The bare-metal guest on every kind of host, with each interrupt controller it can have, on 1, 2 and 4 vCPUs: also more
-//! than the host has.
+//! The bare-metal guest on every kind of host, with each interrupt controller of the host, on 1, 2
+//! and 4 vCPUs, which is more than the host has.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,10 +24,11 @@ use tested::Row;
 
 const PLIC: &str = "# PLIC: ";
 const AIA: &str = "# APLIC (MSI) and IMSIC: ";
-/// What begins the output of one run.
+/// Marks the start of a run's output.
 const MARK: &str = "matrix: ";
 
-/// Runs the guest's test mode on a host, with each of these values of `--irqchip`, of which it must find this controller.
+/// Runs the guest's test mode on a host with each of these values of `--irqchip`, and asserts that
+/// it finds the expected controller.
 fn matrix(host: &[&str], irqchips: &[(&str, &str)]) {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
@@ -36,7 +37,7 @@ fn matrix(host: &[&str], irqchips: &[(&str, &str)]) {
         .iter()
         .flat_map(|(irqchip, found)| ["1", "2", "4"].map(|vcpus| (*irqchip, *found, vcpus)))
         .collect();
-    // One start of the host serves them all.
+    // All runs share one start of the host.
     let mut script = String::new();
     for (irqchip, _, vcpus) in &runs {
         script += &format!(

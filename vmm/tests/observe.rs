@@ -1,4 +1,4 @@
-//! What is told of a run: statistics, and a trace, on KVM in the emulated host and under QEMU here.
+//! Statistics and traces of a run, on KVM in the emulated host and under QEMU on this machine.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,7 +19,7 @@ mod lab;
 
 use lab::{guest, hartvisor, run, text};
 
-/// What the guest's `disk` method reads: 64 blocks of 4 KiB.
+/// Blocks of 4 KiB read by the guest's `disk` method.
 const BLOCKS: u64 = 64;
 const BYTES: u64 = BLOCKS * 4096;
 
@@ -46,7 +46,7 @@ fn assert_disk(report: &Report) {
     );
     assert_eq!((queue.latency.count, host.latency.count), (BLOCKS, BLOCKS));
     assert!(queue.kicks > 0 && queue.interrupts_wanted > 0, "{queue:?}");
-    // Whatever ticks they were counted in: nanoseconds.
+    // All in nanoseconds, regardless of the ticks in which they were counted.
     for latency in [&queue.latency, &host.latency] {
         assert!(
             latency.sum > 0 && latency.max < report.nanoseconds,
@@ -56,7 +56,8 @@ fn assert_disk(report: &Report) {
     assert_eq!((disk.failed, disk.broken, host.errors), (0, 0, 0));
 }
 
-/// One start of the emulated host: a run that is counted and traced to its end, and one that is asked while it lives.
+/// One start of the emulated host: a run with statistics and a trace until its end, and a run that
+/// gets a request.
 #[test]
 fn a_run_on_kvm_is_counted_and_traced() {
     let folder = tempfile::tempdir().unwrap();
@@ -90,7 +91,7 @@ fn a_run_on_kvm_is_counted_and_traced() {
     );
     assert_disk(&report);
     let vcpu = report.vcpus.as_ref().unwrap()[0];
-    // Loads of virtio registers do not exit: the guest has them as memory.
+    // Loads of virtio registers do not exit: the guest has them mapped as memory.
     assert!(
         vcpu.mmio_write > 0 && vcpu.sbi > 0 && vcpu.ended == 1,
         "{vcpu:?}"
@@ -131,7 +132,7 @@ fn a_run_on_kvm_is_counted_and_traced() {
     for part in [
         "disk0 queue 0, at the kick that found most in flight: 64 descriptors, 16 chains in flight",
         "its table: [0] ",
-        // The console waits for what is typed with all the buffers that it was given.
+        // The console waits for input in all the buffers that it was given.
         "console queue 0, when the file was written: 16 descriptors, 16 chains in flight",
     ] {
         assert!(text.contains(part), "{part}: {text}");
@@ -149,7 +150,8 @@ fn a_run_on_kvm_is_counted_and_traced() {
     assert_eq!(ended.end.as_deref(), Some("signal 15"));
 }
 
-/// Nothing was lost, the disk's requests are all there, and spans of one thread do not overlap.
+/// Asserts that nothing was dropped, all disk requests are present, and spans of a thread do not
+/// overlap.
 fn assert_trace(bytes: &[u8]) {
     let trace: Value = serde_json::from_slice(bytes).unwrap();
     assert_eq!(trace["otherData"]["lost"], 0);
@@ -177,14 +179,14 @@ fn assert_trace(bytes: &[u8]) {
             (event["tid"].as_u64().unwrap(), ts, ts + dur)
         })
         .collect();
-    // Of two that begin together the outer one first.
+    // If two start at the same time, the outer one comes first.
     spans.sort_by(|one, other| {
         let begin = one.0.cmp(&other.0).then(one.1.total_cmp(&other.1));
         begin.then(other.2.total_cmp(&one.2))
     });
     let mut open: Vec<(u64, f64)> = Vec::new();
     for (thread, begin, end) in spans {
-        // Times are written in microseconds: what is less than a nanosecond is rounding.
+        // Times are in microseconds. Less than a nanosecond is a rounding error.
         open.retain(|(other, until)| *other == thread && *until > begin + 0.001);
         if let Some((_, until)) = open.last() {
             assert!(end <= until + 0.001, "{begin} to {end} ends after {until}");

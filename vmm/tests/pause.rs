@@ -1,4 +1,4 @@
-//! Guests that are paused by a shell's job control, on RISC-V KVM in the emulated host.
+//! Pauses guests through a shell's job control, on RISC-V KVM in the emulated host.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,7 +17,7 @@ mod linux;
 
 use lab::{guest, hartvisor, run, text};
 
-/// Functions of the shell in the host. `stopped PID` waits until the process is stopped.
+/// Shell functions for the host. `stopped PID` waits until the process is stopped.
 const STOPPED: &str = r#"
 stopped() { until grep -q '^State:.T' /proc/$1/status; do sleep 0.1; done; }
 suspend() { kill -TSTP $1; stopped $1; }
@@ -47,7 +47,7 @@ fn sigtstp_stops_the_monitor_and_the_guest_goes_on_after_sigcont() {
     }
 }
 
-/// A guest with both harts busy, stopped for longer than its watchdog waits.
+/// A guest with two busy harts, stopped for longer than the timeout of its watchdog.
 #[cfg(feature = "full")]
 #[test]
 fn a_busy_debian_that_was_stopped_for_30_s_reports_no_lockup_and_no_lost_time() {
@@ -101,7 +101,7 @@ poweroff -f
     assert!(text.contains("status=0"), "{text}");
 }
 
-/// Each pause comes at another point of a request.
+/// Each pause comes at a different point of a request.
 #[cfg(feature = "full")]
 #[test]
 fn two_hundred_pauses_while_debian_writes_leave_its_disk_right() {

@@ -1,4 +1,4 @@
-//! The platform's own devices as Debian's kernel finds them on RISC-V KVM: serial port, clock, finisher, reboot.
+//! The platform devices under Debian's kernel on RISC-V KVM: serial port, clock, finisher, reboot.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,8 +28,8 @@ use lab::{hartvisor, host_file, run, text};
 use session::Session;
 use support::{Elf, finish, image, panic, putchar, reboot, seed};
 
-/// A shell on the serial port, though there is a virtio console as well, which takes input as soon as there is some. The
-/// disk's first byte says which life this is.
+/// A shell on the serial port, although there is a virtio console as well, which accepts input as
+/// soon as it appears. The disk's first byte counts the boots.
 const INIT: &str = r#"
 modprobe virtio_rng
 while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ] || [ ! -c /dev/hwrng ]; do sleep 0.1; done
@@ -62,7 +62,8 @@ fn debian_lives_twice_on_its_serial_port_with_an_aia() {
     lives_twice(&["--aia"], "APLIC-MSI");
 }
 
-/// Boots Debian's kernel, which reboots once, on such a host, where the serial port's interrupt comes from this controller.
+/// Boots Debian's kernel on such a host, where it reboots once. The serial port's interrupt comes
+/// from this controller.
 fn lives_twice(host: &[&str], controller: &str) {
     let folder = tempfile::tempdir().unwrap();
     let initramfs = linux::initramfs(folder.path(), "host", INIT);
@@ -117,12 +118,13 @@ fn lives_twice(host: &[&str], controller: &str) {
     ] {
         assert!(seen.contains(part), "{part:?} is not in {seen}");
     }
-    // The emulated host's clock is set from ours; what is left is the time that messages take.
+    // The emulated host's clock is set from this machine's. The rest is the latency of messages.
     assert_eq!(dates.len(), 2, "{seen}");
     assert!(dates.iter().all(|off| *off < 60), "{dates:?} s off: {seen}");
 }
 
-/// Sleeps (s2idle) until a key comes in by the serial port, and says whether the alarm could wake it too.
+/// Sleeps (s2idle) until a key arrives at the serial port, and reports whether the alarm could wake
+/// it, too.
 #[cfg(feature = "full")]
 const SLEEPER: &str = r#"exec </dev/ttyS0 >/dev/ttyS0 2>&1
 stty -echo
@@ -135,7 +137,8 @@ echo "guest: awake again"
 poweroff -f
 "#;
 
-/// Linux' driver of the clock (6.12) arms no alarm as a wake-up source; that of the serial port does, once it is enabled.
+/// Linux's driver of the clock (6.12) does not support the alarm as a wake-up source. The driver of
+/// the serial port does, once that is enabled.
 #[test]
 #[cfg(feature = "full")]
 fn a_key_wakes_a_guest_that_sleeps() {
@@ -160,7 +163,8 @@ fn a_key_wakes_a_guest_that_sleeps() {
         guest.expect("guest: wakeup-source rtc@101000", 120);
         guest.expect("guest: goes to sleep", 120);
         guest.expect("remaining freezable tasks completed", 120);
-        // Before the kernel suspends interrupts a key is only input, and wakes nobody. So more than one.
+        // Until the kernel suspends interrupts, a key is just input and does not wake it. So send
+        // several.
         let mut keys = 0;
         while !guest.comes("guest: awake again") {
             guest.send("x");
@@ -172,17 +176,17 @@ fn a_key_wakes_a_guest_that_sleeps() {
     }
 }
 
-/// Runs code on KVM, with options.
+/// Runs code on KVM with these options.
 fn runs(code: &[u8], options: &[&str]) -> (Option<i32>, String) {
     runs_on(&[], code, options)
 }
 
-/// As [`runs`], on such a host.
+/// As [`runs`], on a host with these options.
 fn runs_on(host: &[&str], code: &[u8], options: &[&str]) -> (Option<i32>, String) {
     boots(host, &Elf::new(0x8020_0000, code).bytes(), options)
 }
 
-/// Boots this kernel file on KVM, on such a host.
+/// Boots this kernel file on KVM, on a host with these options.
 fn boots(host: &[&str], file: &[u8], options: &[&str]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
@@ -225,14 +229,14 @@ fn a_panic_of_the_guests_kernel_has_a_status_of_its_own() {
     let (status, text) = runs(&panic(1), &[]);
     assert_eq!(status, Some(5), "{text}");
     assert!(text.contains("the guest's kernel panicked"), "{text}");
-    // A crash kernel goes on, here to the end of the code that says it.
+    // The crash kernel continues. Here the code continues to its end, which reports that.
     let crash_kernel = [panic(2), finish(0x5555)].concat();
     let (status, text) = runs(&crash_kernel, &[]);
     assert_eq!(status, Some(0), "{text}");
     assert!(text.contains("starts its crash kernel"), "{text}");
 }
 
-/// KVM hands the `seed` CSR on to us where the host has Zkr.
+/// KVM exits for the `seed` CSR if the host has Zkr.
 #[test]
 fn the_entropy_source_gives_entropy() {
     let (status, text) = runs_on(&["--isa", "zkr=on"], &seed(), &[]);
@@ -266,7 +270,7 @@ fn a_guest_that_resets_for_ever_can_still_be_ended() {
     let output = run(command.args(["sh", "-c", &script]), b"");
     let text = text(&output);
     assert!(text.contains("status=143"), "{text}");
-    // Nothing is left over from one life to the next.
+    // A reboot leaks nothing.
     let open: u32 = text.lines().next().unwrap().trim().parse().unwrap();
     assert!(open < 60, "{open} descriptors after 20 reboots");
 }

@@ -1,5 +1,5 @@
-//! A qcow2 image under Linux on RISC-V KVM, made and looked at by qemu-img: what the guest writes is in the image, and the image
-//! is in order.
+//! A qcow2 image under Linux on RISC-V KVM, created and checked with qemu-img: it contains what the
+//! guest wrote, and is consistent.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,7 +21,7 @@ mod linux;
 use lab::{cached, run, text};
 use linux::{initramfs, succeed};
 
-/// The guest's /init: an image that has data, one that is new, one that is read only.
+/// The guest's /init. Its disks: an image with data, a new one, a read-only one.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev
@@ -44,7 +44,7 @@ echo "sum=$(dd if=/dev/vdc bs=1M 2>/dev/null | sha256sum)"
 poweroff -f
 "#;
 
-/// The monitor with that feature, which `make test-full` builds.
+/// Returns the build with the feature `qcow2`, which `make test-full` makes.
 fn hartvisor() -> PathBuf {
     let target = lab::target().join("qcow2/riscv64gc-unknown-linux-gnu/release/hartvisor");
     assert!(target.exists(), "{target:?} is not there: make test-full");
@@ -59,7 +59,7 @@ fn qemu_img(arguments: &[&str], images: &[&Path]) -> String {
 fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    // Half of it is data, some of it compressible.
+    // Half of it is data, and some of that is compressible.
     let mut content = vec![0_u8; 8 << 20];
     let mut state = 1_u64;
     for (index, byte) in content.iter_mut().enumerate().take(4 << 20) {
@@ -113,7 +113,7 @@ fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
     for image in [&full, &new, &packed] {
         qemu_img(&["check", "-q"], &[image]);
     }
-    // To the byte, by another reader.
+    // Compares every byte with a second implementation.
     let compare = |image: &Path, expected: &[u8]| {
         fs::write(at("expected"), expected).unwrap();
         qemu_img(&["compare", "-q"], &[image, &at("expected")]);

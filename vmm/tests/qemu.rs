@@ -1,4 +1,5 @@
-//! Runs under QEMU, with kernels of a few instructions made by hand: how a run ends, and that nothing is left behind.
+//! Runs under QEMU, with kernels of a few hand-written instructions: how a run ends, and that
+//! nothing is left behind.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -34,7 +35,7 @@ use session::Session;
 use support::{Elf, fail_by_finisher, reboot, shutdown, wait};
 
 const KERNEL: u64 = 0x8020_0000;
-/// The last line that OpenSBI prints before it enters the guest.
+/// The last line that OpenSBI prints before it starts the guest.
 const FIRMWARE_DONE: &str = "Boot HART MEDELEG";
 
 struct Kernel(TempDir);
@@ -183,7 +184,7 @@ fn signals_end_qemu_in_order() {
         assert_eq!(qemu.len(), 1);
         pty.signal(signal);
         assert_eq!(pty.wait().code(), Some(128 + signal as i32));
-        // A QEMU that is killed does not say that it ends.
+        // A killed QEMU does not report its shutdown.
         pty.expect("SHUTDOWN");
         assert_eq!(pty.mode(), pty.before);
         assert!(!pty.is_nonblocking());
@@ -191,7 +192,7 @@ fn signals_end_qemu_in_order() {
     }
 }
 
-/// The letter by which the kernel calls a process's state.
+/// Returns the letter of a process's state in proc_pid_stat(5).
 fn state(pid: u32) -> Option<char> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.split("State:").nth(1)?.trim_start().chars().next()
@@ -255,7 +256,7 @@ fn qemu_does_not_outlive_a_killed_hartvisor() {
     assert_gone(qemu[0]);
 }
 
-/// Processes that a process has started.
+/// Returns the children of a process.
 fn children(pid: u32) -> Vec<Pid> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     text.split_whitespace()
@@ -263,7 +264,7 @@ fn children(pid: u32) -> Vec<Pid> {
         .collect()
 }
 
-/// Waits until a process has ended.
+/// Waits until a process has exited.
 #[track_caller]
 fn assert_gone(pid: Pid) {
     let mut deadline = Deadline::of(pid.as_raw().cast_unsigned(), LIMIT);
@@ -273,7 +274,7 @@ fn assert_gone(pid: Pid) {
     });
 }
 
-/// QEMU with a disk, paused; its QMP greeting comes once the disk is open.
+/// Starts QEMU with a disk, paused. Its QMP greeting comes once the disk is open.
 fn other_machine(image: &Path, readonly: bool) -> Output {
     let readonly = if readonly { "on" } else { "off" };
     let drive = format!(
@@ -284,7 +285,7 @@ fn other_machine(image: &Path, readonly: bool) -> Output {
     qemu.args(["-machine", "virt", "-S", "-nodefaults", "-display", "none"])
         .args(["-qmp", "stdio", "-blockdev", &drive])
         .args(["-device", "virtio-blk-device,drive=d"]);
-    // It may have ended already, for want of the image.
+    // It may have exited already because it could not open the image.
     let input = b"{\"execute\": \"qmp_capabilities\"}{\"execute\": \"quit\"}";
     program::output_within(LIMIT, &qemu, input)
 }
@@ -322,7 +323,7 @@ fn an_image_that_qemu_has_is_refused_to_us_and_readers_share_it() {
     std::fs::write(&image, [0; 1 << 20]).unwrap();
     let image_name = image.to_str().unwrap();
     for theirs in ["", ",readonly"] {
-        // With its own devices the lock is QEMU's.
+        // With its own devices, QEMU takes the lock.
         let kernel = Kernel::new(&wait());
         let mut qemu = kernel.command();
         qemu.args(["--devices", "qemu", "--disk"]);

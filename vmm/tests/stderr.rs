@@ -1,5 +1,5 @@
-//! A stderr that takes nothing more: a log on a full disk, a pipe whose reader has gone or has stopped. Its lines are
-//! lost, and nothing else changes.
+//! A stderr that accepts nothing: a log on a full disk, a pipe whose reader exited or stopped.
+//! Messages are dropped, and nothing else changes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,11 +27,11 @@ fn full_disk() -> OwnedFd {
     full.unwrap().into()
 }
 
-/// Each kind of stderr that takes nothing, and what must stay open for it.
+/// Returns each kind of stderr that accepts nothing, and a descriptor that must stay open for it.
 fn deaf() -> Vec<(&'static str, OwnedFd, Option<OwnedFd>)> {
     let (_, gone) = io::pipe().unwrap();
     let (pipe_reader, mut pipe) = io::pipe().unwrap();
-    // Full but for less than a line.
+    // Full, except for less than a line.
     pipe.write_all(&[b'.'; (1 << 16) - 1]).unwrap();
     let (socket_reader, mut socket) = UnixStream::pair().unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -87,7 +87,7 @@ fn a_back_end_that_cannot_complain_of_a_front_end_serves_the_next() {
             };
             stream.set_read_timeout(Some(DEADLINE)).unwrap();
             stream.write_all(&[0xff; 64]).unwrap();
-            // It hangs up.
+            // The server closes the connection.
             assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "{kind}");
         }
         let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());

@@ -1,6 +1,7 @@
-//! The terminal of a guest, tried at a real pseudo-terminal: raw while it runs, as before afterwards.
+//! The terminal of a guest, tested on a real pseudo-terminal: raw while the guest runs, restored
+//! afterwards.
 //!
-//! The program at the terminal is this test itself, which plays a part when it is told so by the environment.
+//! The program on the terminal is this test itself. An environment variable selects its part.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -29,9 +30,9 @@ use pty::Pty;
 
 const PART: &str = "HARTVISOR_TEST_PART";
 const PIDFILE: &str = "HARTVISOR_TEST_PIDFILE";
-/// Names the file whose presence begins the part `count`.
+/// The file that starts the part `count` when it appears.
 const START: &str = "HARTVISOR_TEST_START";
-/// Bytes of a large paste.
+/// Size of a large paste in bytes.
 const PASTE: usize = 1 << 20;
 
 fn part(name: &str) -> Command {
@@ -45,14 +46,14 @@ fn part(name: &str) -> Command {
 /// The signals of a run.
 const BLOCKED: &str = "HUP,INT,TERM,USR1,USR2,WINCH,CONT,TSTP,TTOU";
 
-/// The same command with the signals of a run blocked. Of a test's threads the first one knows nothing of signals, and would
-/// take them.
+/// Returns the same command with the signals of a run blocked. The test harness's main thread has
+/// them unblocked, and would receive them.
 fn deaf(command: &Command) -> Command {
     let block = format!("--block-signal={BLOCKED}");
     through(&["env", &block], command)
 }
 
-/// The same command, started by another.
+/// Returns the same command, started by a wrapper.
 fn through(wrapper: &[&str], command: &Command) -> Command {
     let mut through = Command::new(wrapper[0]);
     through.args(&wrapper[1..]);
@@ -84,8 +85,8 @@ fn play() {
     ];
     for signal in signals {
         #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
-        // SAFETY: there is no handler. Tests started by nohup(1), or in a shell's background, have these ignored, and the
-        // program would leave that so.
+        // SAFETY: there is no handler. If the tests were started by nohup(1) or a shell in the
+        // background, these signals are ignored, and the program would inherit that.
         unsafe { sigaction(signal, &by_default) }.unwrap();
     }
     install_panic_hook();
@@ -117,7 +118,7 @@ fn play() {
     std::process::exit(0);
 }
 
-/// Says what arrives, until its end.
+/// Prints what arrives, until the end of input.
 fn echo(terminal: &Terminal) {
     let (mut input, mut output) = (terminal.input().unwrap(), terminal.output().unwrap());
     writeln!(output, "ready").unwrap();
@@ -138,7 +139,7 @@ fn echo(terminal: &Terminal) {
     }
 }
 
-/// Writes a line to an output that does not block, and waits for room.
+/// Writes a line to a non-blocking output, and waits for space.
 fn say(output: &mut File, line: &str) {
     let line = format!("{line}\n");
     let mut rest = line.as_bytes();
@@ -154,7 +155,7 @@ fn say(output: &mut File, line: &str) {
     }
 }
 
-/// Says how much arrives, and what its sum is, once the named file is there.
+/// Prints the number and the sum of the bytes that arrive, once the named file exists.
 fn count(terminal: &Terminal) {
     let (mut input, mut output) = (terminal.input().unwrap(), terminal.output().unwrap());
     writeln!(output, "ready").unwrap();
@@ -178,7 +179,7 @@ fn count(terminal: &Terminal) {
     writeln!(output, "got {total} with sum {sum:x}").unwrap();
 }
 
-/// Ends at no signal by itself.
+/// Does not exit on a signal.
 fn stubborn(terminal: &Terminal) {
     let ending = signals::ending();
     let _pidfile = PidFile::create(Path::new(&std::env::var(PIDFILE).unwrap())).unwrap();
@@ -190,7 +191,7 @@ fn stubborn(terminal: &Terminal) {
     }
 }
 
-/// Writes more than the terminal takes while nobody reads it.
+/// Writes more than the terminal accepts while nobody reads it.
 fn flood(terminal: &Terminal) {
     let mut output = terminal.output().unwrap();
     let error = (0..10_000).find_map(|_| output.write_all(&[b'.'; 4096]).err());
@@ -208,7 +209,7 @@ fn the_terminal_is_raw_and_then_as_before() {
     pty.expect("Ctrl-a x       leave the guest");
     pty.type_in(b"\x01x");
     assert_eq!(pty.wait().code(), Some(7));
-    // process::exit in `leave` drops nothing; a run that ends in order does.
+    // process::exit in `leave` runs no destructors; a normal exit does.
     assert!(pty.is_raw());
     let mut pty = Pty::start(&mut part("flood"));
     assert_eq!(pty.wait().code(), Some(0));
@@ -216,7 +217,7 @@ fn the_terminal_is_raw_and_then_as_before() {
     assert!(!pty.is_nonblocking());
 }
 
-/// A paste without Ctrl-a.
+/// Returns a paste without Ctrl-a.
 fn paste() -> Vec<u8> {
     let byte = |n| u8::try_from(n % 90 + 33).unwrap();
     (0..u32::try_from(PASTE).unwrap()).map(byte).collect()
@@ -288,7 +289,7 @@ fn a_second_signal_ends_at_once_what_does_not_end() {
         let mut pty = Pty::start(&mut deaf(part("stubborn").env(PIDFILE, &pidfile)));
         pty.expect("ready");
         assert!(pty.is_raw() && pidfile.exists());
-        // Those that come within half a second are one.
+        // Signals within half a second count as one.
         while pty.child.try_wait().unwrap().is_none() {
             pty.signal(signal);
             std::thread::sleep(Duration::from_millis(50));

@@ -1,5 +1,5 @@
-//! `make traps`: the guest's `bench traps` in the emulated host by its instruction clock, one way of moving bytes a run, as
-//! the table in docs/virtio.md.
+//! `make traps`: the guest's `bench traps` in the emulated host under its instruction clock, one
+//! method of moving bytes per run. Produces the table in docs/virtio.md.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,7 +19,7 @@ mod lab;
 
 use lab::{guest, hartvisor, project, run, text};
 
-/// The ways, by the guest's names, and what the table calls them.
+/// The methods, by the guest's names, and their names in the table.
 const WAYS: [(&str, &str); 15] = [
     ("uart", "serial port, one store per byte"),
     ("putchar", "SBI legacy putchar, one call per byte"),
@@ -41,13 +41,13 @@ const WAYS: [(&str, &str); 15] = [
 const BEGIN: &str = "<!-- generated: make traps WRITE=1 -->\n";
 const END: &str = "<!-- end of what is generated -->\n";
 
-/// Rounds of each way; the time is that of the median one.
+/// Rounds per method. The time is the median.
 const ROUNDS: u64 = 5;
 
-/// What a run cost.
+/// The cost of a run.
 #[derive(Clone, Copy, Default)]
 struct Cost {
-    /// Exits from the guest to the kernel, and of them those that came to us.
+    /// Exits to the kernel, and how many of them went on to user space.
     exits: u64,
     ours: u64,
     kicks: u64,
@@ -65,7 +65,7 @@ impl Cost {
         }
     }
 
-    /// What one round costs: `self` is a run of [`ROUNDS`], `none` one without any.
+    /// Returns the cost of one round: `self` is a run of [`ROUNDS`], `none` is one without any.
     fn of_a_round(self, none: Cost) -> Cost {
         let each = |all: u64, none| (all.saturating_sub(none) + ROUNDS / 2) / ROUNDS;
         Cost {
@@ -84,7 +84,7 @@ fn table() {
     let disk = File::create(folder.path().join("image")).unwrap();
     disk.set_len(1 << 20).unwrap();
     let names: Vec<_> = WAYS.iter().map(|(name, _)| *name).collect();
-    // The disk lies in memory of the emulated host: 9p would be what is measured.
+    // The disk is in the emulated host's memory. Otherwise 9p would be measured.
     let script = format!(
         r#"cp "$1/image" /tmp/image
         for rounds in 0 {ROUNDS}; do for way in {}; do
@@ -137,7 +137,8 @@ fn table() {
     }
 }
 
-/// Bytes and microseconds, from the guest's line `# traps: NAME BYTES bytes, US us, …`; `None` if there is no such way.
+/// Parses bytes and microseconds from the guest's line `# traps: NAME BYTES bytes, US us, …`.
+/// Returns `None` if there is no such method.
 fn spent(folder: &Path, name: &str) -> Option<(u64, u64)> {
     let said = fs::read(folder.join(format!("{name}-{ROUNDS}"))).unwrap();
     let said = String::from_utf8_lossy(&said).into_owned();

@@ -1,4 +1,4 @@
-//! U-Boot for S-mode, which others wrote, as a guest on RISC-V KVM; and what it boots from a disk.
+//! U-Boot for S-mode as a guest on RISC-V KVM, and what it boots from a disk.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,10 +31,10 @@ use linux::succeed;
 use session::Session;
 use tested::Row;
 
-/// How long a step may take, in seconds.
+/// Time limit in seconds per step.
 const STEP: u64 = 120;
 
-/// Boots U-Boot to its prompt and has it read a file from the virtio disk.
+/// Boots U-Boot to its prompt and makes it read a file from the virtio disk.
 fn u_boot(file: &str, format: &str, options: &[&str]) {
     let _row = Row::begin("U-Boot 2025.01, S-mode", format, options, "auto", "1");
     let folder = tempfile::tempdir().unwrap();
@@ -58,7 +58,7 @@ fn u_boot(file: &str, format: &str, options: &[&str]) {
             ""
         }
     );
-    // U-Boot insists on a serial port.
+    // U-Boot requires a serial port.
     let mut guest = Session::on_kvm(
         options,
         folder.path(),
@@ -75,7 +75,7 @@ fn u_boot(file: &str, format: &str, options: &[&str]) {
             disk.to_str().unwrap(),
         ],
     );
-    // Before its own search for systems to boot ends at the same prompt.
+    // Before its autoboot attempts end at the same prompt.
     guest.expect("Hit any key to stop autoboot", STEP);
     guest.send("\n");
     guest.expect("=> ", STEP);
@@ -87,7 +87,7 @@ fn u_boot(file: &str, format: &str, options: &[&str]) {
     guest.send("load virtio 0 ${kernel_addr_r} greeting; md.b ${kernel_addr_r} 5\n");
     guest.expect("18 bytes read", STEP);
     guest.expect("68 65 6c 6c 6f", STEP);
-    // A command that runs looks for Ctrl-c and throws away what else is typed: wait for the prompt.
+    // A running command polls for Ctrl-c and discards other input: wait for the prompt.
     guest.expect("=> ", STEP);
     guest.send("poweroff\n");
     let (status, seen) = guest.end(STEP);
@@ -105,18 +105,19 @@ fn u_boot_as_a_raw_binary_does_the_same_on_a_host_with_aia() {
     u_boot("u-boot.bin", "raw", &["--aia-guests", "2"]);
 }
 
-/// What Debian's kernel is started with by U-Boot.
+/// The command line that U-Boot passes to Debian's kernel.
 #[cfg(feature = "full")]
 const CMDLINE: &str = "console=ttyS0 panic=-1";
 
-/// Says that it is there, and with which command line.
+/// Reports that it runs, and its command line.
 #[cfg(feature = "full")]
 const INIT: &str = r#"exec </dev/ttyS0 >/dev/ttyS0 2>&1
 echo "guest: alive, $(cat /proc/cmdline)"
 poweroff -f
 "#;
 
-/// A disk with Debian's kernel, an initramfs, and a menu for U-Boot, in an ext4 file system.
+/// Creates a disk with Debian's kernel, an initramfs and a boot menu for U-Boot, on an ext4 file
+/// system.
 #[cfg(feature = "full")]
 fn bootable(folder: &Path) -> PathBuf {
     let root = folder.join("files");
@@ -138,7 +139,7 @@ fn bootable(folder: &Path) -> PathBuf {
     disk
 }
 
-/// U-Boot for S-mode at its prompt, with a disk that Debian's kernel can be booted from.
+/// Starts U-Boot for S-mode to its prompt, with a disk that Debian's kernel can be booted from.
 #[cfg(feature = "full")]
 fn at_prompt(folder: &Path, options: &[&str]) -> Session {
     let disk = bootable(folder);
@@ -155,7 +156,7 @@ fn at_prompt(folder: &Path, options: &[&str]) -> Session {
     guest
 }
 
-/// U-Boot adds command line and initramfs to the device tree that it was given, in place, and hands it on.
+/// U-Boot adds the command line and the initramfs to its device tree, in place, and passes it on.
 #[cfg(feature = "full")]
 fn boots_debian_by_extlinux(options: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
@@ -172,7 +173,7 @@ fn u_boot_boots_debian_by_extlinux() {
     boots_debian_by_extlinux(&[]);
 }
 
-/// A device tree of the user's own has room as well.
+/// A user-supplied device tree gets spare bytes, too.
 #[test]
 #[cfg(feature = "full")]
 fn u_boot_boots_debian_by_extlinux_with_a_given_device_tree() {
@@ -186,13 +187,13 @@ fn u_boot_boots_debian_by_extlinux_with_a_given_device_tree() {
     dump.args([kernel.as_str(), "--disk"]).arg(&disk);
     succeed(dump.arg("--dump-dtb").arg(&tree));
     let written = fs::read(&tree).unwrap();
-    // As dtc writes it, without room.
+    // dtc writes it without spare bytes.
     let packed = folder.path().join("packed.dtb");
     fs::write(&packed, without_slack(&written)).unwrap();
     boots_debian_by_extlinux(&["--dtb", packed.to_str().unwrap()]);
 }
 
-/// A tree that ends with its strings (Devicetree Specification v0.4 § 5.2).
+/// A tree that ends with its strings block (Devicetree Specification v0.4 § 5.2).
 #[cfg(feature = "full")]
 fn without_slack(tree: &[u8]) -> Vec<u8> {
     let field = |at: usize| u32::from_be_bytes(tree[at..at + 4].try_into().unwrap());
@@ -202,7 +203,8 @@ fn without_slack(tree: &[u8]) -> Vec<u8> {
     packed
 }
 
-/// The kernel's EFI stub is started without an initramfs, so that it ends by a panic, and that by the reset that was asked for.
+/// The kernel's EFI stub starts without an initramfs. The kernel then panics, and resets as
+/// requested.
 #[test]
 #[cfg(feature = "full")]
 fn u_boot_boots_debian_by_efi() {

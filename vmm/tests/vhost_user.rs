@@ -1,4 +1,4 @@
-//! `hartvisor vhost-user`: its socket, who may have it, and how it ends. A front end of a few messages is enough.
+//! `hartvisor vhost-user`: its socket, its permissions and its exit. A minimal front end is enough.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,7 +26,7 @@ use folder::{Folder, expect};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A back end that runs; killed if it is left alone.
+/// A running back end. Dropping it kills it.
 struct Server(Child);
 
 impl Server {
@@ -42,7 +42,7 @@ impl Server {
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
-    /// Its exit status, and what it said.
+    /// Returns its exit status and output.
     fn end(mut self) -> (ExitStatus, String) {
         let status = program::wait(&mut self.0);
         let mut text = String::new();
@@ -59,7 +59,7 @@ impl Drop for Server {
     }
 }
 
-/// A connection, as soon as there is one to be had.
+/// Connects as soon as the socket accepts connections.
 fn connect(path: &Path) -> UnixStream {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -74,7 +74,7 @@ fn connect(path: &Path) -> UnixStream {
     }
 }
 
-/// GET_FEATURES, and its answer.
+/// Sends GET_FEATURES and returns the reply.
 fn features(stream: &mut UnixStream) -> u64 {
     let request = [1_u32, 1, 0].map(u32::to_le_bytes).concat();
     stream.write_all(&request).unwrap();
@@ -105,7 +105,7 @@ fn front_ends_are_served_one_after_another_until_a_signal() {
         }
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        // In the middle of a conversation, and with another who waits.
+        // During a request, and while another client waits.
         let mut stream = connect(&path);
         features(&mut stream);
         let _waits = connect(&path);
@@ -138,7 +138,7 @@ fn a_front_end_that_breaks_the_protocol_is_told_of_and_the_next_one_served() {
     let server = Server::start(&folder, &["--device", "rng"]);
     let mut stream = connect(&path);
     stream.write_all(&[0xff; 12]).unwrap();
-    // It hangs up.
+    // The back end closes the connection.
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);
     assert_ne!(features(&mut connect(&path)) & VERSION_1, 0);
     server.signal(Signal::SIGTERM);
@@ -157,7 +157,7 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
     let second = output(folder.command().args(arguments));
     expect(&second, 2, &["--socket", "somebody listens"]);
     features(&mut connect(&path));
-    // What takes its place while it runs is not its own to remove.
+    // It must not remove a file that replaced the socket.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "mine").unwrap();
     server.signal(Signal::SIGTERM);

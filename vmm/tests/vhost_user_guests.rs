@@ -1,4 +1,5 @@
-//! Guests under QEMU whose disk is ours, by vhost-user: the bare-metal guest, and Linux; back ends that die, QEMUs that die.
+//! Guests under QEMU with Hartvisor's disk over vhost-user: the bare-metal guest and Linux. Back
+//! ends and QEMUs that are killed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -30,7 +31,7 @@ use session::Session;
 
 const HARTVISOR: &str = env!("CARGO_BIN_EXE_hartvisor");
 
-/// The guest's tests on a disk of 1 MiB.
+/// Runs the guest's tests on a disk of 1 MiB.
 fn tested(devices: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk");
@@ -59,7 +60,7 @@ fn the_bare_metal_guest_passes_its_tests_on_our_disk_and_on_qemus() {
     tested("qemu");
 }
 
-/// The guest's /init: writes, reads and checks a file system on /dev/vda, and tells how far it is.
+/// The guest's /init: writes, reads and checks a file system on /dev/vda, and reports its progress.
 const INIT: &str = r#"echo "guest: disk $(cat /sys/block/vda/serial) $(cat /sys/block/vda/device/features)"
 mount /dev/vda /mnt || echo "guest: no mount"
 dd if=/dev/urandom of=/tmp-data bs=1M count=4 2>/dev/null
@@ -72,7 +73,7 @@ umount /mnt && echo "guest: unmounted"
 poweroff -f
 "#;
 
-/// Linux as a guest, with what it says.
+/// A Linux guest and its output.
 struct Linux(Session);
 
 impl Linux {
@@ -82,13 +83,13 @@ impl Linux {
         Linux(session)
     }
 
-    /// Reads on until this is said.
+    /// Reads until this text.
     #[track_caller]
     fn expect(&mut self, what: &str) {
         self.0.expect(what, LIMIT);
     }
 
-    /// Reads on to the end.
+    /// Reads until the end.
     #[track_caller]
     fn end(self) -> String {
         let (status, seen) = self.0.end(LIMIT);
@@ -102,7 +103,7 @@ impl Linux {
     }
 }
 
-/// `hartvisor run` with Debian's kernel.
+/// Returns `hartvisor run` with Debian's kernel.
 fn hartvisor_run(folder: &Path, disk: &Path) -> Command {
     let mut command = Command::new(HARTVISOR);
     command
@@ -121,7 +122,7 @@ fn linux_under_qemu_writes_and_reads_our_disk() {
     let folder = tempfile::tempdir().unwrap();
     let disk = ext4(folder.path());
     let seen = Linux::start(&hartvisor_run(folder.path(), &disk)).end();
-    // Bit by bit, lowest first. GEOMETRY is what QEMU's own disks have and ours do not.
+    // Bit by bit, lowest first. QEMU's own disks have GEOMETRY, Hartvisor's do not.
     let features = seen.split("guest: disk ours ").nth(1).expect(&seen);
     let bits: Vec<bool> = features.bytes().map(|bit| bit == b'1').collect();
     let (geometry, flush, config_wce, write_zeroes) = (4, 9, 11, 14);
@@ -146,11 +147,11 @@ fn a_killed_qemu_leaves_a_file_system_that_its_journal_repairs() {
     let qemu = children.trim().parse().unwrap();
     kill(Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
     assert_eq!(linux.0.end(LIMIT).0, Some(4));
-    // The journal is replayed, and then there is nothing to repair.
+    // The journal is replayed. After that nothing needs repair.
     let replay = Command::new("/sbin/e2fsck").arg("-p").arg(&disk).status();
     assert!(replay.unwrap().code().unwrap() <= 1);
     assert_clean(&disk);
-    // What was synced is there.
+    // Synced data is present.
     let dump = |n: u32| {
         let copy = folder.path().join(format!("copy{n}"));
         let dump = format!("dump /data{n} {}", copy.display());
@@ -202,7 +203,7 @@ fn a_back_end_that_is_killed_and_started_again_loses_nothing() {
     let mut linux = Linux::start(&command);
     for n in [0, 2, 4] {
         linux.expect(&format!("guest: copy {n} is right"));
-        // Most likely in the middle of the next one's writes.
+        // Probably in the middle of the next writes.
         back_end.kill().unwrap();
         program::wait(&mut back_end);
         back_end = serve();

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::hart::model::Model;
 
-/// The instruction, and where it accesses with x5 = x10 = 0x1000, x2 = 0x2000, x11 = 0x100, x8 =
-/// 0x3000 and vstart = 3.
+/// Checks the decoded instruction, and its address with x5 = x10 = 0x1000, x2 = 0x2000, x11 =
+/// 0x100, x8 = 0x3000 and vstart = 3.
 #[track_caller]
 fn check(word: u32, what: Use, size: u64, data: Data, address: u64) {
     let hart = Model::new(&[
@@ -21,7 +21,7 @@ fn check(word: u32, what: Use, size: u64, data: Data, address: u64) {
     assert_eq!(found.length, if word & 3 == 3 { 4 } else { 2 });
 }
 
-// The words are those that GNU as gives for the instruction beside them.
+// The words are GNU as's output for the instruction in the comment.
 #[test]
 fn loads_and_stores_of_integers() {
     check(0xfff5_0583, Use::Load, 1, Data::Signed(11), 0xfff); // lb a1, -1(a0)

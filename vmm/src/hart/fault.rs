@@ -92,7 +92,7 @@ impl Faults {
     pub fn answer(&mut self, hart: &mut dyn Hart, bus: &Bus) -> Result<Option<End>, Error> {
         if !self.budget.spend() {
             warn!(
-                "vCPU {}: {LIMIT} accesses of this guest could not be executed by KVM, which is the limit of a run",
+                "vCPU {}: KVM could not execute {LIMIT} accesses of this guest, which is the limit per run",
                 hart.id()
             );
             return Ok(Some(End::Failure));
@@ -110,7 +110,7 @@ impl Faults {
                 ..
             }) if pc == vector(hart)? => {
                 warn!(
-                    "vCPU {id}: the guest takes its exceptions at {pc:#x} (stvec), where nothing can be executed"
+                    "vCPU {id}: the guest's trap vector {pc:#x} (stvec) is at an address where nothing can be executed"
                 );
                 return Ok(Some(End::Failure));
             }
@@ -124,8 +124,8 @@ impl Faults {
             Finding::Again => {}
             Finding::Unknown(word) => {
                 warn!(
-                    "vCPU {id}: KVM cannot execute the instruction {word:#x} at pc {pc:#x}, which is no load or store that \
-                     could be made in its place"
+                    "vCPU {id}: KVM cannot execute the instruction {word:#x} at pc {pc:#x}, and it is not a load or \
+                     store that hartvisor could emulate"
                 );
                 return Ok(Some(End::Failure));
             }

@@ -10,7 +10,7 @@ const SIZE: u64 = 1 << 20;
 const DEVICE: u64 = 0x1000_0000;
 const VECTOR: u64 = RAM + 0x100;
 
-/// Loads give what was stored last; stores are remembered, with their address and length.
+/// Loads return the last stored value. Stores are recorded with their address and length.
 #[derive(Default)]
 struct Register8 {
     bytes: Mutex<[u8; 8]>,
@@ -36,8 +36,8 @@ struct Rig {
 }
 
 impl Rig {
-    /// A hart in S-mode at the start of RAM, where these instructions are, with a0 = `address` and
-    /// interrupts on.
+    /// A hart in S-mode at the start of RAM, which contains these instructions, with a0 = `address`
+    /// and interrupts enabled.
     fn new(code: &[u8], address: u64) -> Rig {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), 1 << 20)]).unwrap();
         memory.write_slice(code, GuestAddress(RAM)).unwrap();
@@ -66,7 +66,7 @@ impl Rig {
         self.faults.answer(&mut self.hart, &self.bus).unwrap()
     }
 
-    /// The hart has taken an exception at the start of RAM.
+    /// Asserts that the hart took an exception at the start of RAM.
     #[track_caller]
     fn assert_exception(&self, cause: Cause, value: u64) {
         let names = [
@@ -82,7 +82,8 @@ impl Rig {
         assert_eq!(self.hart.value(Register::Mode), 1);
     }
 
-    /// The instruction was executed, with this access to the device, if it was a store.
+    /// Asserts that the instruction was executed and, if it was a store, made this access to the
+    /// device.
     #[track_caller]
     fn assert_executed(&self, length: u64, stored: &[(u64, usize)]) {
         assert_eq!(self.hart.value(Register::Pc), RAM + length);
@@ -198,7 +199,7 @@ fn a_load_fills_its_register_as_its_kind_wants_it() {
         assert_eq!(rig.answer(), None);
         rig.assert_executed(if code & 3 == 3 { 4 } else { 2 }, &[]);
         assert_eq!(rig.hart.value(register), value, "{code:#x}");
-        // The guest's kernel saves floating-point registers that are dirty.
+        // The guest's kernel saves only dirty floating-point registers.
         let dirty = rig.hart.value(Register::Sstatus) & sstatus::FS;
         assert_eq!(dirty != 0, matches!(register, Register::F(_)));
     }
@@ -210,7 +211,7 @@ fn an_access_beyond_the_end_of_ram_is_an_exception() {
     let mut rig = Rig::new(&word(0x0005_3507), end); // fld fa0, 0(a0)
     assert_eq!(rig.answer(), None);
     rig.assert_exception(Cause::LoadAccess, end);
-    // One that begins in RAM: at the page where it ends.
+    // An access that starts in RAM: the address of the second page.
     let mut rig = Rig::new(&word(0x0005_3507), end - 4);
     assert_eq!(rig.answer(), None);
     rig.assert_exception(Cause::LoadAccess, end);
@@ -219,7 +220,7 @@ fn an_access_beyond_the_end_of_ram_is_an_exception() {
 #[test]
 fn a_load_that_nobody_claims_is_forgotten_before_the_exception() {
     let end = RAM + SIZE;
-    // As KVM gives it: at the second page, for the first is memory.
+    // KVM reports the second page, because the first one is RAM.
     for address in [end, end - 4] {
         let mut rig = Rig::new(&word(0x0005_3503), address); // ld a0, 0(a0)
         rig.faults.unclaimed(&mut rig.hart).unwrap();
@@ -227,7 +228,7 @@ fn a_load_that_nobody_claims_is_forgotten_before_the_exception() {
         assert_eq!(rig.hart.value(Register::X(10)), address);
         assert_eq!(rig.hart.completed, 1);
     }
-    // Below RAM it stays as it is: the hypervisor completes it.
+    // Below RAM nothing changes: the hypervisor completes the access.
     let mut rig = Rig::new(&word(0x0005_3503), 0x3000_0000);
     rig.faults.unclaimed(&mut rig.hart).unwrap();
     assert_eq!(rig.hart.value(Register::Pc), RAM);
@@ -288,8 +289,8 @@ fn a_hundred_answers_come_at_once_and_then_one_each_interval() {
     let now = Instant::now();
     assert!((0..100).all(|_| faults.delay(now).is_zero()));
     assert_eq!(faults.delay(now), INTERVAL);
-    // Who waited that long has the next after as long again, and who did nothing for long has all
-    // of them.
+    // After a wait the next failure waits as long again. After a long time without failures the
+    // whole burst is available.
     assert_eq!(faults.delay(now + INTERVAL), INTERVAL);
     let later = now + Duration::from_secs(60);
     assert!((0..100).all(|_| faults.delay(later).is_zero()));

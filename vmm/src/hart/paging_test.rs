@@ -52,7 +52,7 @@ fn without_paging_an_address_is_itself() {
 fn three_four_and_five_levels_lead_to_the_page() {
     for (mode, levels) in [(8, 3), (9, 4), (10, 5)] {
         let memory = memory();
-        // Each table is the first entry of the one above it.
+        // Each table's address is in the first entry of the table above.
         for level in 1..levels {
             let (this, next) = (ROOT + (level - 1) * PAGE, ROOT + level * PAGE);
             put(&memory, this, 0, table(next));
@@ -154,7 +154,7 @@ proptest! {
     ) {
         let memory = memory();
         for (table, index, entry) in entries {
-            // Half of them lead back into the tables.
+            // Half of the entries point back into the tables.
             let entry = if entry & 2 == 0 { (entry & 0x3ff) | (ROOT >> 2) } else { entry };
             put(&memory, ROOT + table * PAGE, index, entry);
         }

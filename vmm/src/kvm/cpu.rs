@@ -46,10 +46,12 @@ fn apply(vcpu: &KvmVcpu, switch: &Switch, id: u64, say: bool) {
     };
     match (say, on) {
         (false, _) => {}
-        (true, true) => warn!("{name}=on: this host's KVM does not have it: {error}"),
+        (true, true) => warn!("{name}=on: this host's KVM does not support it: {error}"),
         (true, false) if vcpu.get(id).is_none_or(|has| has == 0) => {}
         (true, false) => {
-            warn!("{name}=off: KVM cannot take it from the guest, it is only hidden ({error})");
+            warn!(
+                "{name}=off: KVM cannot disable it, it is only hidden from the device tree ({error})"
+            );
         }
     }
 }

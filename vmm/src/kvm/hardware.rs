@@ -49,7 +49,7 @@ fn with(
         Ok(aia) => {
             if irqchip == Irqchip::Auto && may_lose_wakeups(&aia) {
                 warn!(
-                    "in-kernel AIA: {LOST_WAKEUPS} (--irqchip plic avoids that, --irqchip aia takes it knowingly)"
+                    "in-kernel AIA: {LOST_WAKEUPS} (--irqchip plic avoids that, --irqchip aia accepts it)"
                 );
             }
             hardware.aia = Some(aia);

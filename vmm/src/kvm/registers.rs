@@ -49,7 +49,7 @@ pub(super) fn show(vm: &VmFd, first: usize, devices: &Devices) {
         };
         // SAFETY: a page of its own that KVM only reads, and that the caller keeps.
         if let Err(error) = unsafe { vm.set_user_memory_region(region) } {
-            debug!("device at {base:#x}: its registers cannot be shown in place: {error}");
+            debug!("device at {base:#x}: its registers cannot be mapped into the guest: {error}");
         }
     }
 }

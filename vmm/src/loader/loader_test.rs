@@ -1,4 +1,4 @@
-//! Recognising, placing and copying kernels made by hand.
+//! Detects, places and copies kernels built by hand.
 
 use std::io::Write;
 
@@ -239,7 +239,7 @@ fn the_largest_initrd_that_fits_uses_the_gap_to_the_last_page() {
     );
     assert!(place(&kernel, Some(u64::MAX), 16 * MIB).is_err());
 
-    // Here more memory would not help.
+    // More memory would not help here.
     let error = place(&kernel, Some(4 << 30), 8 << 30).unwrap_err();
     let error = error.to_string();
     assert!(
@@ -318,7 +318,7 @@ fn the_bytes_arrive_at_their_addresses() {
     );
 }
 
-/// As after a reboot of the guest, when all is copied anew.
+/// As after a reboot of the guest, when everything is copied again.
 #[test]
 fn a_file_that_was_written_in_place_is_refused_and_one_that_was_replaced_stays() {
     let directory = tempfile::tempdir().unwrap();

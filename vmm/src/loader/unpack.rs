@@ -95,7 +95,7 @@ pub(super) fn unpack(
         outcome.map_err(|fault| explain(fault, path, packing, limit, &section, input))?;
     }
     if next < section.end {
-        log::debug!("{} bytes behind the packed kernel", section.end - next);
+        log::debug!("{} bytes after the compressed kernel", section.end - next);
     }
     match sink.length {
         0 => Err(FileError::content(

@@ -1,4 +1,4 @@
-//! Compressed kernels: good, cut off, damaged, lying, and too much.
+//! Compressed kernels: valid, truncated, damaged, with wrong lengths, and too large.
 
 use std::os::unix::fs::FileExt;
 
@@ -14,7 +14,7 @@ fn kernel(bytes: &[u8]) -> Kernel {
     open(bytes).unwrap()
 }
 
-/// The first bytes of the file that the kernel is loaded from.
+/// Returns the first bytes of the file that the kernel is loaded from.
 fn content(kernel: &Kernel, length: usize) -> Vec<u8> {
     let mut content = vec![0; length];
     kernel.file().read_exact_at(&mut content, 0).unwrap();
@@ -93,7 +93,7 @@ fn a_flipped_bit_is_noticed() {
                     );
                     assert!(!error.contains('\n'), "{at}: {error}");
                 }
-                // A bit that means nothing, such as those that fill up the last byte.
+                // An unused bit, such as the padding of the last byte.
                 Ok(kernel) => {
                     assert!(content(&kernel, elf.len()) == elf, "{at}");
                     harmless += 1;
@@ -209,7 +209,7 @@ fn a_format_asked_for_is_insisted_on() {
         "{error}"
     );
 
-    // Raw is raw, whatever it looks like.
+    // Raw is raw, regardless of the content.
     let raw = open(&gzip(&elf), KernelFormat::Raw).unwrap();
     assert_eq!(
         (raw.format(), raw.packing(), raw.entry()),

@@ -14,16 +14,16 @@ use crate::vcpu::{self, Exit};
 
 const VCPUS: usize = 3;
 
-/// What vCPUs of one VM share.
+/// State shared by the vCPUs of a VM.
 #[derive(Default)]
 struct Host {
     time: AtomicU64,
     inside: AtomicUsize,
     entries: AtomicU64,
-    /// Each value that the clock was set to.
+    /// Every value that the clock was set to.
     set: Mutex<Vec<u64>>,
     kicks: [AtomicBool; VCPUS],
-    /// The vCPU of this number powers off.
+    /// The vCPU with this number powers off.
     ends: Mutex<Option<usize>>,
 }
 
@@ -35,7 +35,8 @@ impl Host {
     }
 }
 
-/// Stays in the guest until it is kicked, as a busy guest does. Each round passes a tick of time.
+/// Stays in the guest until it is kicked, like a busy guest. Each round advances the time by a
+/// tick.
 struct Busy(Arc<Host>, usize, Model);
 
 impl Vcpu for Busy {
@@ -120,7 +121,7 @@ fn a_pause_stops_all_vcpus_and_the_clock_goes_on_where_it_stood() {
         gate.pause(|| host.kick());
         let entries = host.entries.load(Ordering::SeqCst);
         assert_eq!(host.inside.load(Ordering::SeqCst), 0);
-        // The host's time goes on.
+        // The host's time continues.
         stood.push(host.time.fetch_add(1_000_000, Ordering::SeqCst));
         gate.resume();
         while host.entries.load(Ordering::SeqCst) == entries {
@@ -131,7 +132,7 @@ fn a_pause_stops_all_vcpus_and_the_clock_goes_on_where_it_stood() {
     stop(&host, &gate, threads);
 }
 
-/// The vCPUs may still sleep when the next pause begins.
+/// The vCPUs may still sleep when the next pause starts.
 #[test]
 fn pauses_in_quick_succession_lose_no_vcpu_and_no_time() {
     let (host, gate) = (Arc::new(Host::default()), Arc::new(Gate::new(VCPUS)));

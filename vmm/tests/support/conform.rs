@@ -1,7 +1,7 @@
-//! The conformance guest (guest/src/bin/conform) on a VMM, and the table of what it found.
+//! Runs the conformance guest (guest/src/bin/conform) on a VMM, and makes the table of its results.
 //!
-//! When a test kills or hangs the VMM, that is its result, and the guest goes on behind it in a new one. The same when a
-//! device does not come back from a test.
+//! If a test kills or hangs the VMM, that is the test's result, and a new VMM continues after that
+//! test. The same applies if a device does not recover from a test.
 #![allow(clippy::print_stderr)]
 
 use std::collections::BTreeMap;
@@ -12,29 +12,29 @@ use std::process::{Command, Stdio};
 
 use crate::lab::{self, hartvisor, project};
 
-/// Seconds for one run of the guest in the emulated host, far above what it takes if it does not hang.
+/// Time limit in seconds of one guest run in the emulated host, far above what it needs.
 const PATIENCE: &str = "600";
-/// The same under QEMU alone.
+/// The same for QEMU on this machine.
 const QEMU_PATIENCE: &str = "120";
-/// What is typed on the virtio console.
+/// Input typed on the virtio console.
 const TYPED: &[u8] = b"conform\n";
-/// Bytes of the disks.
+/// Size of the disks in bytes.
 const DISK: usize = 1 << 20;
 
 const BEGIN: &str = "<!-- generated: make conform WRITE=1 -->\n";
 const END: &str = "<!-- end of what is generated -->\n";
 
-/// How a test went.
+/// The result of a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Ok,
-    /// The device or the feature is not there, and which.
+    /// The device or the feature that is missing.
     Skip(String),
     /// What is wrong.
     Fail(String),
-    /// The VMM ended.
+    /// The VMM exited.
     Died,
-    /// The VMM stood still until the time was up.
+    /// The VMM did nothing until the time limit.
     Hung,
 }
 
@@ -56,47 +56,49 @@ impl Verdict {
     }
 }
 
-/// A test's section and name, and its verdict, by its number.
+/// The section, name and verdict of each test, by its number.
 pub type Results = BTreeMap<usize, (String, Verdict)>;
 
-/// One VMM, or one kind of devices.
+/// A VMM, or a kind of devices.
 pub struct Column {
     pub name: &'static str,
-    /// Whether the devices are ours.
+    /// Whether the devices are Hartvisor's.
     pub ours: bool,
-    /// The command that runs the guest with these boot arguments and the files of this folder.
+    /// Returns the command that runs the guest with these boot arguments and the files of this
+    /// directory.
     pub command: fn(&Path, &str) -> Command,
 }
 
-/// Our devices under our VMM, in the emulated host.
+/// Hartvisor's devices on KVM, in the emulated host.
 pub const KVM: Column = Column {
     name: "ours, KVM",
     ours: true,
     command: |folder, cmdline| kvm(&[], folder, cmdline),
 };
 
-/// The same in a host with an AIA.
+/// The same on a host with an AIA.
 pub const KVM_AIA: Column = Column {
     name: "ours, KVM with AIA",
     ours: true,
     command: |folder, cmdline| kvm(&["--aia"], folder, cmdline),
 };
 
-/// QEMU's own devices, on its own CPU.
+/// QEMU's own devices, with CPU emulation.
 pub const QEMU: Column = Column {
     name: "QEMU's own",
     ours: false,
     command: qemu,
 };
 
-/// Our disks and random numbers behind QEMU's registers, by vhost-user, with QEMU's own console.
+/// Hartvisor's disks and random number generator over vhost-user, with QEMU's virtio-mmio transport
+/// and console.
 pub const VHOST_USER: Column = Column {
     name: "ours, vhost-user",
     ours: false,
     command: vhost_user,
 };
 
-/// The conformance guest.
+/// Returns the path of the conformance guest.
 fn guest() -> PathBuf {
     lab::guest().with_file_name("conform")
 }
@@ -104,7 +106,8 @@ fn guest() -> PathBuf {
 fn kvm(host: &[&str], folder: &Path, cmdline: &str) -> Command {
     let options = [&["--timeout", PATIENCE], host].concat();
     let mut command = lab::lab(&options, &[folder]);
-    // The disks are where holes can be punched into them; the report is where it survives the emulated host.
+    // The disks are on a file system that supports punching holes, the report on one that outlives
+    // the emulated host.
     let script = r#"cp "$1/disk" "$1/readonly" /tmp
         exec "$2" run --accel kvm --cpus 2 --kernel "$3" --cmdline "$4" --serial "file:$1/report" \
             --disk /tmp/disk,serial=conform --disk /tmp/readonly,readonly --port name=conform,target=null"#;
@@ -163,7 +166,8 @@ fn vhost_user(folder: &Path, cmdline: &str) -> Command {
     command
 }
 
-/// Runs all tests on one VMM, in as many runs as it takes. What the VMM said of its own is told when it dies.
+/// Runs all tests on a VMM, in as many guest runs as necessary. Prints the VMM's messages if it
+/// dies.
 pub fn run(column: &Column) -> Results {
     let mut results = Results::new();
     let mut first = 1;
@@ -174,7 +178,7 @@ pub fn run(column: &Column) -> Results {
         results.extend(attempt.results);
         let (number, verdict) = match (attempt.ended, attempt.lost) {
             (true, None) => break,
-            // A run that begins with a device that is lost would do so for ever.
+            // If a run starts with the test that lost the device, another run would not help.
             (true, Some(lost)) if lost == first => (
                 lost,
                 Verdict::Fail("the device does not work at all".into()),
@@ -202,15 +206,15 @@ pub fn run(column: &Column) -> Results {
 
 /// One run of the guest.
 struct Attempt {
-    /// Tests that there are.
+    /// Total number of tests.
     plan: usize,
     results: Results,
-    /// The first test without a result because a device was lost before.
+    /// The first test without a result because its device was lost.
     lost: Option<usize>,
-    /// The guest came to its end.
+    /// Whether the guest completed.
     ended: bool,
     status: Option<i32>,
-    /// What the VMM wrote, and the end of the report.
+    /// The VMM's output, and the end of the report.
     said: String,
 }
 
@@ -245,7 +249,7 @@ impl Attempt {
             self.plan = plan.parse().unwrap();
         }
         self.ended |= line.starts_with("# conform: ");
-        // The reason follows the point that failed.
+        // The reason follows the failed test point.
         if let Some(reason) = line.strip_prefix("  message: ")
             && let Some(mut last) = self.results.last_entry()
         {
@@ -265,7 +269,7 @@ impl Attempt {
                 self.lost.get_or_insert(number);
                 return;
             }
-            // What comes behind a lost device is run again.
+            // Tests after a lost device are run again.
             _ if self.lost.is_some() => return,
             Some((name, why)) => (name, Verdict::Skip(why.into())),
             None if well => (name, Verdict::Ok),
@@ -275,7 +279,7 @@ impl Attempt {
     }
 }
 
-/// Leaves a report in target/conform, for whoever wants to see more than the table.
+/// Keeps a report in target/conform.
 fn keep(column: &Column, first: usize, report: &[u8]) {
     let folder = lab::target().join("conform");
     fs::create_dir_all(&folder).unwrap();
@@ -283,7 +287,8 @@ fn keep(column: &Column, first: usize, report: &[u8]) {
     fs::write(folder.join(format!("{name}-{first}.tap")), report).unwrap();
 }
 
-/// The results of several columns as a Markdown table, with the counts at the end and the reasons of what failed.
+/// Formats the results of several columns as a Markdown table, with totals and the reasons of
+/// failures at the end.
 pub fn table(columns: &[(&Column, Results)]) -> String {
     let mut text = String::from("| # | § | requirement |");
     for (column, _) in columns {
@@ -325,7 +330,7 @@ pub fn table(columns: &[(&Column, Results)]) -> String {
     text
 }
 
-/// How many are ok, failed, and skipped.
+/// Returns the numbers of passed, failed and skipped tests.
 pub fn counts(results: &Results) -> [usize; 3] {
     let count = |wanted: fn(&Verdict) -> bool| {
         let verdicts = results.values().filter(|(_, verdict)| wanted(verdict));
@@ -338,7 +343,7 @@ pub fn counts(results: &Results) -> [usize; 3] {
     ]
 }
 
-/// Puts the table into docs/conformance.md, in place of the last one.
+/// Replaces the table in docs/conformance.md.
 pub fn write(table: &str) {
     let path = project().join("docs/conformance.md");
     let old = fs::read_to_string(&path).unwrap();

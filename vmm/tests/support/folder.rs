@@ -1,4 +1,4 @@
-//! A folder to run `hartvisor` in, and what it must say about bad input there.
+//! A directory to run `hartvisor` in, and the expected response to invalid input.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::support::{Elf, shutdown};
 #[path = "program.rs"]
 pub mod program;
 
-/// Where the good kernel is linked.
+/// Link address of the valid kernel.
 pub const KERNEL: u64 = 0x8020_0000;
 
-/// A folder with a good kernel in it.
+/// A directory with a valid kernel.
 pub struct Folder(TempDir);
 
 impl Folder {
@@ -38,7 +38,8 @@ impl Folder {
         self.path(name)
     }
 
-    /// `hartvisor run` with arguments, names relative to this folder. QEMU is out of reach: nothing may get that far.
+    /// Runs `hartvisor run` with these arguments; file names are relative to this directory. QEMU
+    /// cannot be found, because no test may get that far.
     pub fn run(&self, arguments: &[&str]) -> Output {
         program::output(self.command().arg("run").args(arguments))
     }
@@ -52,7 +53,7 @@ impl Folder {
         command
     }
 
-    /// Runs it with the good kernel and expects status 2.
+    /// Runs it with the valid kernel and expects status 2.
     pub fn refused(&self, arguments: &[&str], parts: &[&str]) {
         let all = [&["--kernel", "kernel"], arguments].concat();
         expect(&self.run(&all), 2, parts);
@@ -69,7 +70,7 @@ impl Folder {
     }
 }
 
-/// An exit status, one line on stderr, these parts in it, nothing on stdout.
+/// Expects an exit status, one line on stderr with these parts, and nothing on stdout.
 pub fn expect(output: &Output, status: i32, parts: &[&str]) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{text}");

@@ -1,14 +1,14 @@
-//! Starts another kernel in place of the one that runs: `kexec IMAGE INITRD`, a flat Image and an
-//! initrd that is not larger than the first. A test runs it inside a Linux guest on RISC-V; it is
-//! all of kexec-tools that is needed there.
+//! Starts another kernel in place of the running one: `kexec IMAGE INITRD`, a flat Image and an
+//! initrd that is not larger than the first. A test runs it in a Linux guest on RISC-V, so that
+//! kexec-tools are not needed there.
 #![allow(unsafe_code)]
 
 use std::fs;
 use std::io;
 
-/// Where the first kernel was, and the second is: RAM + 2 MiB.
+/// Address of both kernels: RAM + 2 MiB.
 const KERNEL: usize = 0x8020_0000;
-/// Where the device tree goes: behind the kernel, before the initrd.
+/// Address of the device tree: after the kernel, before the initrd.
 const TREE: usize = 0x8800_0000;
 const PAGE: usize = 4096;
 
@@ -21,7 +21,7 @@ struct Segment {
     memory: usize,
 }
 
-/// `bytes` to guest physical address `address`, with `memory` bytes for them.
+/// A segment with `bytes` at guest physical address `address`, of `memory` bytes.
 fn segment(bytes: &[u8], address: usize, memory: usize) -> Segment {
     Segment {
         bytes: bytes.as_ptr(),
@@ -31,7 +31,7 @@ fn segment(bytes: &[u8], address: usize, memory: usize) -> Segment {
     }
 }
 
-/// A number of any length, as a device tree has it.
+/// Reads an integer property of the device tree, of any size.
 fn number(path: &str) -> io::Result<usize> {
     let bytes = fs::read(path)?;
     let byte = |sum, byte: &u8| sum << 8 | usize::from(*byte);
@@ -42,10 +42,10 @@ fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut file = || fs::read(arguments.next().unwrap_or_default());
     let (image, initrd) = (file()?, file()?);
-    // The tree of the first kernel says where its initrd was: there goes the second.
+    // The second initrd goes where the first one was, which its device tree says.
     let tree = fs::read("/sys/firmware/fdt")?;
     let start = number("/proc/device-tree/chosen/linux,initrd-start")?;
-    // image_size in the header: with what is not in the file.
+    // image_size in the header, which includes BSS.
     let size = image.get(16..24).and_then(|size| size.try_into().ok());
     let size = usize::from_le_bytes(size.unwrap_or_default());
     let segments = [
@@ -58,7 +58,7 @@ fn main() -> io::Result<()> {
     let loaded =
         unsafe { libc::syscall(libc::SYS_kexec_load, KERNEL, count, segments.as_ptr(), none) };
     if loaded == 0 {
-        // SAFETY: no memory of ours is passed.
+        // SAFETY: no memory is passed.
         unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
     }
     Err(io::Error::last_os_error())

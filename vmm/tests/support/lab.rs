@@ -1,4 +1,4 @@
-//! Commands in the emulated RISC-V KVM host.
+//! Runs commands in the emulated RISC-V KVM host.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -7,13 +7,13 @@ use std::process::{Command, Output, Stdio};
 #[path = "program.rs"]
 pub mod program;
 
-/// What `lab/run` and timeout(1) end with when the time is up.
+/// Exit status of `lab/run` and timeout(1) after a timeout.
 pub const TIMED_OUT: i32 = 124;
 
-/// Seconds after which something is wrong with `lab/run` itself, whose own limit is lower.
+/// Time limit in seconds of `lab/run` itself, above its own limit.
 const LONGEST: u64 = 3600;
 
-/// The project's folder.
+/// Returns the project's directory.
 pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("..")
@@ -21,38 +21,39 @@ pub fn project() -> PathBuf {
         .unwrap()
 }
 
-/// Where cargo builds.
+/// Returns cargo's target directory.
 pub fn target() -> PathBuf {
     let named = std::env::var_os("CARGO_TARGET_DIR");
     project().join(named.map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }
 
-/// The build of hartvisor that runs in the host.
+/// Returns the riscv64 build of hartvisor.
 pub fn hartvisor() -> PathBuf {
     target().join("riscv64gc-unknown-linux-gnu/release/hartvisor")
 }
 
-/// The bare-metal guest.
+/// Returns the bare-metal guest.
 pub fn guest() -> PathBuf {
     target().join("riscv64gc-unknown-none-elf/release/guest")
 }
 
-/// A file that the set-up fetched: `vmlinux`, `busybox`, `modules`, `release`.
+/// Returns a file that the set-up downloaded: `vmlinux`, `busybox`, `modules`, `release`.
 pub fn host_file(name: &str) -> PathBuf {
     cached("host", name)
 }
 
-/// A file of what the set-up, or lab/fetch, left under a name.
+/// Returns a file in a directory created by the set-up or by lab/fetch.
 pub fn cached(what: &str, name: &str) -> PathBuf {
     cache().join(what).join(name)
 }
 
-/// The folder of what was fetched, which several checkouts may share by a symbolic link.
+/// Returns the download directory, which several checkouts may share through a symbolic link.
 fn cache() -> PathBuf {
     project().join("lab/cache").canonicalize().unwrap()
 }
 
-/// `lab/run OPTIONS`, with the folders of these files in the host; the command is still to come.
+/// Returns `lab/run OPTIONS` with the directories of these files shared with the host. The caller
+/// appends the command.
 pub fn lab(options: &[&str], folders: &[&Path]) -> Command {
     let mut command = Command::new(project().join("lab/run"));
     command
@@ -69,7 +70,7 @@ pub fn lab(options: &[&str], folders: &[&Path]) -> Command {
     command
 }
 
-/// Runs a command, with this on its standard input. A limit of `lab/run` that was met fails the test, and says which.
+/// Runs a command with this standard input. A timeout of `lab/run` fails the test.
 #[track_caller]
 pub fn run(command: &mut Command, input: &[u8]) -> Output {
     let output = run_or_time_out(command, input);
@@ -78,13 +79,13 @@ pub fn run(command: &mut Command, input: &[u8]) -> Output {
     output
 }
 
-/// The same, where a command that hangs is a result.
+/// As above, but a timeout is a result.
 #[track_caller]
 pub fn run_or_time_out(command: &Command, input: &[u8]) -> Output {
     program::output_within(LONGEST, command, input)
 }
 
-/// Standard output as text, for reading and for messages.
+/// Returns standard output as text.
 pub fn text(output: &Output) -> String {
     let (out, err) = (&output.stdout, &output.stderr);
     format!(

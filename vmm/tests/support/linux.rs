@@ -1,4 +1,5 @@
-//! What a Linux guest is started with: an initramfs of busybox and modules, a disk, the look at it afterwards.
+//! The parts of a Linux guest: an initramfs of busybox and modules, a disk, and a check of the disk
+//! afterwards.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +8,7 @@ use std::process::Command;
 
 use crate::lab::{cached, host_file};
 
-/// The beginning of every guest's /init.
+/// The start of every guest's /init.
 const BEGIN: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev /mnt
@@ -15,14 +16,14 @@ mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
 modprobe virtio_mmio; modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4
 ";
 
-/// What an /init goes on with that talks by hvc0 and has a disk: it waits for both, and echoes nothing.
+/// The next part of an /init that uses hvc0 and a disk: waits for both and disables echo.
 pub const AT_CONSOLE: &str = "while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
 stty -echo
 ";
 
-/// An initramfs of busybox, an /init that mounts what every one does and goes on with `script`, and the modules of the kernel that
-/// the set-up fetched under this name.
+/// Creates an initramfs of busybox, the modules of the downloaded kernel of this name, and an /init
+/// that mounts the usual file systems and continues with `script`.
 pub fn initramfs(folder: &Path, kernel: &str, script: &str) -> PathBuf {
     let root = folder.join("root");
     let release = fs::read_to_string(cached(kernel, "release")).unwrap();
@@ -49,13 +50,13 @@ pub fn initramfs(folder: &Path, kernel: &str, script: &str) -> PathBuf {
     archive
 }
 
-/// Debian's version of a fetched kernel, such as 6.12.
+/// Returns Debian's version of a downloaded kernel, such as 6.12.
 pub fn version(kernel: &str) -> String {
     let release = fs::read_to_string(cached(kernel, "release")).unwrap();
     release.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
-/// An empty ext4 file system of 128 MiB.
+/// Creates an empty ext4 file system of 128 MiB.
 pub fn ext4(folder: &Path) -> PathBuf {
     let disk = folder.join("disk");
     File::create(&disk).unwrap().set_len(128 << 20).unwrap();
@@ -63,7 +64,7 @@ pub fn ext4(folder: &Path) -> PathBuf {
     disk
 }
 
-/// Holds that the file system on a disk is in order, and was left in order.
+/// Asserts that the file system on a disk is consistent and was unmounted cleanly.
 pub fn assert_clean(disk: &Path) {
     succeed(Command::new("e2fsck").arg("-fn").arg(disk));
     let state = succeed(Command::new("dumpe2fs").arg("-h").arg(disk));
@@ -73,9 +74,9 @@ pub fn assert_clean(disk: &Path) {
     );
 }
 
-/// A program's standard output; it must succeed.
+/// Runs a program, asserts that it succeeds, and returns its standard output.
 pub fn succeed(command: &mut Command) -> String {
-    // mkfs and its kind live where a user's PATH does not lead.
+    // mkfs and e2fsck are not on a user's PATH.
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
     let output = command.env("PATH", path).output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");

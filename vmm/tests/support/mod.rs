@@ -1,4 +1,4 @@
-//! Kernel files made by hand, for tests: no toolchain needed, and any field can be wrong.
+//! Kernel files built by hand for tests. They need no toolchain, and any field can be invalid.
 #![allow(dead_code, unreachable_pub, clippy::cast_possible_truncation)]
 
 /// One program header and its bytes in the file.
@@ -9,14 +9,15 @@ pub struct Segment {
     pub vaddr: u64,
     pub paddr: u64,
     pub data: Vec<u8>,
-    /// Size in the file, if another than `data` has.
+    /// Size in the file, if it differs from the length of `data`.
     pub file_size: Option<u64>,
     pub memory_size: u64,
     pub align: u64,
 }
 
 impl Segment {
-    /// A PT_LOAD, readable, writable and executable, at the same virtual and physical address.
+    /// A PT_LOAD segment, readable, writable and executable, with equal virtual and physical
+    /// addresses.
     pub fn load(address: u64, data: &[u8], memory_size: u64) -> Self {
         let (kind, flags, align) = (1, 7, 4096);
         Segment {
@@ -32,7 +33,7 @@ impl Segment {
     }
 }
 
-/// An ELF file to be.
+/// An ELF file under construction.
 #[derive(Clone)]
 pub struct Elf {
     pub class: u8,
@@ -43,7 +44,7 @@ pub struct Elf {
 }
 
 impl Elf {
-    /// A RISC-V executable that holds `code` at `address`.
+    /// A RISC-V executable with `code` at `address`.
     pub fn new(address: u64, code: &[u8]) -> Self {
         let segments = vec![Segment::load(address, code, code.len() as u64)];
         Elf {
@@ -55,7 +56,7 @@ impl Elf {
         }
     }
 
-    /// The bytes of the file: header, program headers, then each segment's data.
+    /// Returns the bytes of the file: header, program headers, then each segment's data.
     pub fn bytes(&self) -> Vec<u8> {
         let mut file = b"\x7fELF".to_vec();
         file.extend([self.class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -94,7 +95,7 @@ impl Elf {
     }
 }
 
-/// A flat Image: the header of version 0.2 and `length` bytes in all.
+/// A flat Image: a header of version 0.2, `length` bytes in total.
 pub fn image(text_offset: u64, image_size: u64, length: usize) -> Vec<u8> {
     let mut file = vec![0; 8];
     for word in [text_offset, image_size, 0, 2, 0] {
@@ -106,12 +107,12 @@ pub fn image(text_offset: u64, image_size: u64, length: usize) -> Vec<u8> {
     file
 }
 
-/// RISC-V code that shuts down by SBI SRST with a reason: 0 none, 1 system failure.
+/// RISC-V code that shuts down through SBI SRST with a reason: 0 none, 1 system failure.
 pub fn shutdown(reason: u8) -> Vec<u8> {
     srst(0, reason)
 }
 
-/// RISC-V code that asks SBI SRST for a cold reboot.
+/// RISC-V code that requests a cold reboot through SBI SRST.
 pub fn reboot() -> Vec<u8> {
     srst(1, 0)
 }
@@ -139,7 +140,7 @@ pub fn fail_by_finisher() -> Vec<u8> {
     ])
 }
 
-/// RISC-V code that sends a byte by the serial port and goes on behind its own end.
+/// RISC-V code that sends a byte through the serial port and continues after its end.
 pub fn putchar(byte: u8) -> Vec<u8> {
     code(&[
         0x1000_0537,                         // lui  a0, 0x10000
@@ -148,7 +149,7 @@ pub fn putchar(byte: u8) -> Vec<u8> {
     ])
 }
 
-/// RISC-V code that stores `events` to the pvpanic register and goes on behind its own end.
+/// RISC-V code that stores `events` to the pvpanic register and continues after its end.
 pub fn panic(events: u8) -> Vec<u8> {
     code(&[
         0x0010_2537,                           // lui  a0, 0x102
@@ -169,7 +170,8 @@ pub fn finish(value: u32) -> Vec<u8> {
     ])
 }
 
-/// RISC-V code that reads the `seed` CSR (Zkr) and powers off if it was given 16 bits of entropy, else reports a failure.
+/// RISC-V code that reads the `seed` CSR (Zkr). It powers off if it gets 16 bits of entropy, else
+/// it reports a failure.
 pub fn seed() -> Vec<u8> {
     let mut bytes = code(&[
         0x0150_1573, // csrrw a0, seed, zero
@@ -183,7 +185,8 @@ pub fn seed() -> Vec<u8> {
     bytes
 }
 
-/// RISC-V code that jumps to where no RAM is. Its trap vector powers off with reason 0, or is there too.
+/// RISC-V code that jumps to an address without RAM. Its trap vector powers off with reason 0, or
+/// is at such an address, too.
 pub fn jump(to_vector: bool) -> Vec<u8> {
     let mut bytes = code(&[
         0x0000_0297,                                       // auipc t0, 0
@@ -197,9 +200,9 @@ pub fn jump(to_vector: bool) -> Vec<u8> {
     bytes
 }
 
-/// RISC-V code that waits for ever.
+/// RISC-V code that waits forever.
 pub fn wait() -> Vec<u8> {
-    // wfi, and back to it
+    // wfi, and a jump back to it
     code(&[0x1050_0073, 0xffdf_f06f])
 }
 

@@ -1,4 +1,4 @@
-//! Kernels packed for tests.
+//! Compressed kernels for tests.
 #![allow(unreachable_pub)]
 
 use std::io::Write;
@@ -17,8 +17,8 @@ pub fn zstd(bytes: &[u8]) -> Vec<u8> {
     compress_to_vec(bytes, CompressionLevel::Fastest)
 }
 
-/// An EFI zboot header of 64 bytes (drivers/firmware/efi/libstub/zboot-header.S of Linux), then the payload, then what the
-/// EFI program would have behind it.
+/// An EFI zboot header of 64 bytes (Linux drivers/firmware/efi/libstub/zboot-header.S), the
+/// payload, and the rest of the EFI program.
 pub fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
     let mut file = b"MZ\0\0zimg".to_vec();
     file.extend(64_u32.to_le_bytes());

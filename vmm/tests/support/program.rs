@@ -1,4 +1,5 @@
-//! Programs that tests start: with signals as by default, and with deadlines that a busy machine does not shorten.
+//! Starts programs with default signal dispositions, and with deadlines that do not depend on the
+//! machine's load.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,16 +10,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Seconds for a program that ends by itself, and for a step of one that does not.
+/// Time limit in seconds of a program, or of a step of a program that keeps running.
 pub const LIMIT: u64 = 300;
-/// How often a wait looks at its deadline.
+/// Interval at which a wait checks its deadline.
 pub const LOOK: Duration = Duration::from_millis(50);
 
-/// The same command, with every signal as by default and none blocked. Tests started by nohup(1), by cron or in a shell's
-/// background have some ignored, and a program keeps that from who starts it.
+/// Returns the same command with all signals set to their defaults and unblocked. Tests started by
+/// nohup(1), cron or a shell in the background have some ignored, which child processes inherit.
 pub fn undisturbed(command: &Command) -> Command {
     let mut fresh = Command::new("env");
-    // It becomes the program: the process id stays.
+    // env becomes the program, so the process ID is the same.
     fresh.args(["--default-signal", "--"]);
     fresh.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -33,19 +34,19 @@ pub fn undisturbed(command: &Command) -> Command {
     fresh
 }
 
-/// A point in the own time of a process and those that it started. Own time passes as the clock does, but stands still while
-/// one of their threads is ready to run and other processes have the CPUs.
+/// A deadline in the process time of a process and its descendants. Process time is wall-clock
+/// time, but stops while one of their threads is ready to run and other processes use the CPUs.
 pub struct Deadline {
     process: u32,
     limit: Duration,
     begin: Instant,
-    /// How long they have waited for a CPU, and how long each thread had when it was last looked at.
+    /// How long they have waited for a CPU, and each thread's waiting time at the last check.
     waited: Duration,
     threads: HashMap<String, u64>,
 }
 
 impl Deadline {
-    /// So many seconds from now, times HARTVISOR_TIMEOUT_FACTOR.
+    /// Returns the deadline `seconds` from now, times HARTVISOR_TIMEOUT_FACTOR.
     pub fn of(process: u32, seconds: u64) -> Deadline {
         Deadline {
             process,
@@ -56,7 +57,8 @@ impl Deadline {
         }
     }
 
-    /// Fails with what was waited for, and with what the program said so far, once the time is up. To be called often.
+    /// Fails with the awaited event and the program's output so far if the deadline has passed.
+    /// Call it often.
     #[track_caller]
     pub fn check(&mut self, what: &str, said: &str) {
         let longest = self.look(self.process);
@@ -72,7 +74,8 @@ impl Deadline {
         );
     }
 
-    /// Nanoseconds that the thread of this process, or of one that it started, has waited which waited longest since the last look.
+    /// Returns the longest time in nanoseconds that a thread of this process or its descendants has
+    /// waited since the last check.
     fn look(&mut self, process: u32) -> u64 {
         let mut longest = 0;
         let threads = fs::read_dir(format!("/proc/{process}/task"));
@@ -92,7 +95,7 @@ impl Deadline {
     }
 }
 
-/// A file that may be gone by now.
+/// Reads a file, which may be gone.
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -105,14 +108,14 @@ fn factor() -> u64 {
     })
 }
 
-/// Waits for a program's end.
+/// Waits until a program exits.
 #[track_caller]
 pub fn wait(child: &mut Child) -> ExitStatus {
     let mut deadline = Deadline::of(child.id(), LIMIT);
     until("its end", &mut deadline, || child.try_wait().unwrap())
 }
 
-/// Asks again and again until there is an answer.
+/// Polls until there is a result.
 #[track_caller]
 pub fn until<T>(what: &str, deadline: &mut Deadline, mut ask: impl FnMut() -> Option<T>) -> T {
     loop {
@@ -124,13 +127,13 @@ pub fn until<T>(what: &str, deadline: &mut Deadline, mut ask: impl FnMut() -> Op
     }
 }
 
-/// Runs a program to its end, without any input. It is killed when it takes too long.
+/// Runs a program without input until it exits. Kills it after [`LIMIT`].
 #[track_caller]
 pub fn output(command: &Command) -> Output {
     output_within(LIMIT, command, b"")
 }
 
-/// The same with so many seconds, and with this on its standard input.
+/// As above with this time limit in seconds and this standard input.
 #[track_caller]
 pub fn output_within(seconds: u64, command: &Command, input: &[u8]) -> Output {
     let mut child = Killed(
@@ -143,7 +146,7 @@ pub fn output_within(seconds: u64, command: &Command, input: &[u8]) -> Output {
     );
     let mut stdin = child.0.stdin.take().unwrap();
     let input = input.to_owned();
-    // A program that ends without reading is no error here.
+    // A program may exit without reading its input.
     thread::spawn(move || stdin.write_all(&input));
     let said = listen(&mut child.0);
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -167,7 +170,7 @@ pub fn output_within(seconds: u64, command: &Command, input: &[u8]) -> Output {
     }
 }
 
-/// What a program writes to standard output (1) and error (2), piece by piece, until both have ended.
+/// Receives what a program writes to standard output (1) and error (2) until both are closed.
 pub fn listen(child: &mut Child) -> Receiver<(u8, Vec<u8>)> {
     let (sender, receiver) = channel();
     let ends: [(u8, Box<dyn Read + Send>); 2] = [
@@ -186,7 +189,7 @@ pub fn listen(child: &mut Child) -> Receiver<(u8, Vec<u8>)> {
     receiver
 }
 
-/// A program that does not outlive a test that fails.
+/// Kills the program if the test fails.
 struct Killed(Child);
 
 impl Drop for Killed {

@@ -1,4 +1,4 @@
-//! A pseudo-terminal with a program at its other end.
+//! A pseudo-terminal with a program on the other side.
 
 use std::fs::File;
 use std::io::Write;
@@ -19,17 +19,17 @@ use program::{Deadline, LIMIT, LOOK, undisturbed};
 
 pub struct Pty {
     master: File,
-    /// Kept open, so that the mode can be looked at after the program's end.
+    /// Kept open so that the mode can be read after the program's exit.
     pub slave: OwnedFd,
     pub child: Child,
-    /// The mode of the terminal before the program began.
+    /// The terminal's mode before the program started.
     pub before: libc::termios,
-    /// What the program wrote that nobody waited for yet.
+    /// Output that no test has waited for yet.
     pending: Vec<u8>,
 }
 
 impl Pty {
-    /// Starts a program at a new terminal.
+    /// Starts a program on a new terminal.
     pub fn start(command: &mut Command) -> Pty {
         let pty = openpty(None, None).unwrap();
         let before = tcgetattr(&pty.slave).unwrap().into();
@@ -79,7 +79,7 @@ impl Pty {
         }
     }
 
-    /// Waits for the program's end.
+    /// Waits until the program exits.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         program::wait(&mut self.child)
@@ -89,7 +89,7 @@ impl Pty {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// Whether the terminal passes each byte at once, without echo.
+    /// Whether the terminal is raw: no line editing, no echo.
     pub fn is_raw(&self) -> bool {
         let mode = tcgetattr(&self.slave).unwrap();
         !mode
@@ -97,7 +97,7 @@ impl Pty {
             .intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
     }
 
-    /// The whole mode, for comparison.
+    /// Returns the complete mode, for comparison.
     pub fn mode(&self) -> libc::termios {
         tcgetattr(&self.slave).unwrap().into()
     }
@@ -109,7 +109,7 @@ impl Pty {
             .contains(OutputFlags::OPOST)
     }
 
-    /// Whether whoever shares the terminal finds it non-blocking.
+    /// Whether the terminal is non-blocking for others that share its open file description.
     pub fn is_nonblocking(&self) -> bool {
         let flags = nix::fcntl::fcntl(&self.slave, nix::fcntl::FcntlArg::F_GETFL).unwrap();
         flags & libc::O_NONBLOCK != 0

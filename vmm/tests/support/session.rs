@@ -1,4 +1,4 @@
-//! A conversation with a program by its standard streams.
+//! A dialog with a program over its standard streams.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::lab;
 use crate::lab::program::{Deadline, LOOK, listen, undisturbed, wait};
 
-/// A running program, what it has written so far, and how far that was read.
+/// A running program, its output so far, and how much of it was consumed.
 pub struct Session {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -21,7 +21,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// `lab/run OPTIONS -- hartvisor run ARGUMENTS` on KVM, with this folder in the host. Each step has a limit of its own.
+    /// Starts `lab/run OPTIONS -- hartvisor run ARGUMENTS` on KVM with this directory shared. Each
+    /// step has its own time limit.
     pub fn on_kvm(options: &[&str], folder: &Path, arguments: &[&str]) -> Session {
         let mut command = lab::lab(&[&["--timeout", "3600"], options].concat(), &[folder]);
         command
@@ -30,7 +31,7 @@ impl Session {
         Session::start(command.args(arguments))
     }
 
-    /// Starts a program. What it writes to standard error is seen as well.
+    /// Starts a program. Its standard error is included in the output.
     pub fn start(command: &Command) -> Session {
         let mut child = undisturbed(command)
             .stdin(Stdio::piped())
@@ -48,8 +49,8 @@ impl Session {
         }
     }
 
-    /// Waits until one of these texts comes after what was expected before, and gives its place in the list. The seconds are the
-    /// program's own.
+    /// Waits until one of these texts follows the last match, and returns its index. The time limit
+    /// is in seconds of the program's process time.
     #[track_caller]
     pub fn expect_one(&mut self, texts: &[&str], seconds: u64) -> usize {
         let mut deadline = Deadline::of(self.child.id(), seconds);
@@ -76,7 +77,7 @@ impl Session {
         }
     }
 
-    /// Whether this text comes, or has come, after what was expected before; waits for one [`LOOK`] of silence.
+    /// Whether this text follows the last match. Waits until there is no output for one [`LOOK`].
     pub fn comes(&mut self, text: &str) -> bool {
         loop {
             if let Some(at) = self.seen[self.read..].find(text) {
@@ -97,7 +98,7 @@ impl Session {
         self.expect_one(&[text], seconds);
     }
 
-    /// The rest of the line that was read to last.
+    /// Returns the rest of the line of the last match.
     #[track_caller]
     pub fn line(&mut self, seconds: u64) -> String {
         let from = self.read;
@@ -109,23 +110,23 @@ impl Session {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
-    /// The program's process id.
+    /// Returns the program's process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Ends the input.
+    /// Closes the input.
     pub fn close(&mut self) {
         self.stdin = None;
     }
 
-    /// Types this.
+    /// Types a text.
     pub fn send(&mut self, text: &str) {
         let stdin = self.stdin.as_mut().unwrap();
         stdin.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits for the program's end, and gives its status and all it wrote.
+    /// Waits until the program exits. Returns its status and all of its output.
     #[track_caller]
     pub fn end(mut self, seconds: u64) -> (Option<i32>, String) {
         let mut deadline = Deadline::of(self.child.id(), seconds);

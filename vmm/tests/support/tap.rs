@@ -1,9 +1,9 @@
 //! The guest's results in the Test Anything Protocol.
 
-/// What fails on KVM and cannot be helped by us.
+/// A test that fails on KVM because of KVM itself.
 const KNOWN: &str = "# TODO Linux's KVM drops the error of hart_get_status";
 
-/// All points passed, none but these were skipped.
+/// Asserts that all test points passed and that exactly these were skipped.
 pub fn assert_passed(text: &str, skipped: &[&str]) {
     let lines = || text.lines().map(|line| line.trim_end_matches('\r'));
     let plan = lines()

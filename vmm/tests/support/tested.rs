@@ -1,4 +1,5 @@
-//! docs/tested.md: what was run and how it went, written by the tests themselves when HARTVISOR_WRITE_DOCS is set.
+//! docs/tested.md: tests that ran and their results. The tests write it if HARTVISOR_WRITE_DOCS is
+//! set.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,11 +20,11 @@ the emulated host (`lab/run`), to its end and with every check of its test.
 |---|---|---|---|---|---|
 ";
 
-/// One row, whose result is known when it is dropped: a test that panics has failed.
+/// A row of the table. Its result is written when it is dropped: if the test panics, it failed.
 pub struct Row(String);
 
 impl Row {
-    /// A run that begins. `host` are the options of `lab/run`.
+    /// Starts a row. `host` are the options of `lab/run`.
     pub fn begin(guest: &str, format: &str, host: &[&str], irqchip: &str, vcpus: &str) -> Row {
         let host = match host {
             [] => "without AIA",
@@ -47,12 +48,12 @@ impl Drop for Row {
         } else {
             "passed"
         };
-        // A panic in here would hide that of the test.
+        // A panic here would hide the test's own panic.
         let _ = write(&self.0, result);
     }
 }
 
-/// The emulated host's kernel, as `lab/run` takes it: Linux 6.12.
+/// Returns the emulated host's kernel as given to `lab/run`, or Linux 6.12.
 fn host_kernel() -> String {
     let name = std::env::var("HARTVISOR_HOST_KERNEL").unwrap_or_else(|_| "host".into());
     match fs::read_to_string(cached(&name, "release")) {
@@ -60,12 +61,13 @@ fn host_kernel() -> String {
             let version: Vec<_> = release.split('.').take(2).collect();
             format!("Linux {}", version.join("."))
         }
-        // A file.
+        // The path of a kernel.
         Err(_) => name,
     }
 }
 
-/// Puts a row into the table, in place of an older one of the same run. Tests of several processes may do so at once.
+/// Adds a row to the table, or replaces the row of the same run. Tests in several processes may do
+/// that at the same time.
 fn write(run: &str, result: &str) -> std::io::Result<()> {
     let lock = File::create(lock_file())?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;

@@ -22,7 +22,7 @@ pub(super) fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Erro
     let resized = move || match disk.length() {
         Ok(bytes) if shared.resize(bytes) => {
             let sectors = shared.capacity();
-            info!("disk {:?} has {sectors} sectors now", disk.config.path);
+            info!("disk {:?} now has {sectors} sectors", disk.config.path);
             true
         }
         Ok(_) => false,

@@ -1,6 +1,8 @@
-//! The command line: `hartvisor run …`, `hartvisor vhost-user …`, `hartvisor compare …`, `hartvisor check`. The doc comments of the fields are the help texts.
+//! The command line: `hartvisor run …`, `hartvisor vhost-user …`, `hartvisor compare …`, `hartvisor
+//! check`. The doc comments of the fields are the help texts.
 //!
-//! Only the form of the values is looked at here; whether they make a machine is for [`crate::config`] to say.
+//! Only the form of the values is checked here. [`crate::config`] checks whether they form a valid
+//! machine.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -27,17 +29,17 @@ pub use vhost_user::VhostUser;
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0      the guest powered off, or was left with Ctrl-a x
+  0      the guest powered off, or the user quit with Ctrl-a x
   1      the guest reported a failure (SBI SRST, reason 1)
-  2      usage, or bad input
-  3      this host cannot (no KVM, no permission, no QEMU)
+  2      invalid usage or input
+  3      this host cannot run it (no KVM, no permission, no QEMU)
   4      a failure of hartvisor itself
-  5      the guest's kernel panicked and said so (pvpanic, on KVM only: QEMU's virt has none)
+  5      the guest's kernel reported a panic (pvpanic; KVM only, as QEMU's virt has none)
   128+n  ended by signal n
 
 Environment:
   HARTVISOR_LOG   off, error, warn (default), info, debug or trace, to stderr
-  HARTVISOR_QEMU  the QEMU to run instead of qemu-system-riscv64";
+  HARTVISOR_QEMU  the QEMU program, instead of qemu-system-riscv64";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -56,22 +58,23 @@ Examples:
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command
 
-A distribution's kernel that stays silent: --cmdline 'console=ttyS0 earlycon=sbi' needs no module, where
-console=hvc0 needs virtio_mmio.
+If a distribution's kernel stays silent, try --cmdline 'console=ttyS0 earlycon=sbi': it needs no module,
+while console=hvc0 needs virtio_mmio.
 
-At a terminal, Ctrl-a x leaves the guest, Ctrl-a h shows what else there is.";
+At a terminal, Ctrl-a x quits and Ctrl-a h lists all keys.";
 
 const DISK_HELP: &str = "\
-A disk image or block device; may be given up to 26 times (27 with --no-rng), under QEMU 6 (7). A comma in FILE is written twice. Further keys:";
+A disk image or block device; up to 26 times (27 with --no-rng), under QEMU 6 (7). Double a comma in FILE. Further keys:";
 
 const RESIZE_HELP: &str = "\
-After SIGUSR2 the sizes of all raw disks are looked at again, and the guest is told of new ones (KVM only)";
+SIGUSR2 re-reads the sizes of all raw disks and notifies the guest of changes (KVM only)";
 
-/// A microVM monitor for RISC-V: boots a guest on KVM, or the same guest under QEMU where there is no RISC-V KVM.
+/// A microVM monitor for RISC-V: boots a guest on KVM, or the same guest under QEMU on hosts
+/// without RISC-V KVM.
 #[derive(Debug, Parser)]
 #[command(name = "hartvisor", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -83,22 +86,22 @@ pub enum Command {
     Run(Box<Run>),
     /// Serve a virtio device on a socket, to a front end such as QEMU
     VhostUser(VhostUser),
-    /// Run a guest in every way there is here, and say what differs
+    /// Run a guest with every accelerator available here, and report differences
     #[command(disable_help_flag = true)]
     Compare(Compare),
-    /// Look at what run --trace wrote
+    /// Examine a trace written by run --trace
     #[command(subcommand)]
     Trace(Trace),
-    /// Draw the rings that run --rings wrote
+    /// Draw the rings recorded by run --rings
     Rings(Rings),
-    /// Say what this host offers, what is missing and why
+    /// Report what this host offers, what is missing and why
     Check,
 }
 
-/// What `hartvisor compare` was asked for: `hartvisor-compare` reads it.
+/// The arguments of `hartvisor compare`. `hartvisor-compare` parses them.
 #[derive(Clone, Debug, Args)]
 pub struct Compare {
-    /// The options of hartvisor run, and those of the comparison: hartvisor compare --help has them
+    /// The options of hartvisor run and of the comparison; see hartvisor compare --help
     #[arg(
         value_name = "OPTIONS",
         trailing_var_arg = true,
@@ -107,13 +110,14 @@ pub struct Compare {
     pub arguments: Vec<OsString>,
 }
 
-/// What `hartvisor run` was asked for.
+/// The arguments of `hartvisor run`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub struct Run {
-    /// The kernel, recognised by its content: a flat Linux Image, or a RISC-V 64-bit ELF (loaded at its physical addresses),
-    /// each plain or packed by gzip, zstd or EFI zboot. format=elf or image insists on one; format=raw takes the bytes as
-    /// they are, to 0x80200000. A comma in FILE is written twice
+    /// The kernel: a flat Linux Image, or a RISC-V 64-bit ELF (loaded at its physical addresses),
+    /// uncompressed or compressed by gzip, zstd or EFI zboot. The format is detected from the
+    /// content; format=elf or image accepts only that one. format=raw loads the file unchanged at
+    /// 0x80200000. Double a comma in FILE
     #[arg(
         long,
         value_name = "FILE[,format=FORMAT]",
@@ -125,7 +129,7 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
 
-    /// The kernel's command line, passed unchanged
+    /// The kernel's command line, passed on unchanged
     #[arg(
         long,
         value_name = "TEXT",
@@ -135,12 +139,12 @@ pub struct Run {
     )]
     pub cmdline: String,
 
-    /// A device tree (DTB) to give to the guest instead of the one that describes this machine: as it is, but for /chosen,
-    /// where --cmdline, if not empty, becomes bootargs, and --initrd its start and end
+    /// A device tree (DTB) for the guest, instead of the generated one. It is used as is, except
+    /// /chosen: --cmdline, if not empty, sets bootargs, and --initrd sets the initrd's addresses
     #[arg(long, value_name = "FILE")]
     pub dtb: Option<PathBuf>,
 
-    /// Write the device tree that the guest would get, as a DTB, and end without starting it
+    /// Write the guest's device tree to FILE as a DTB, and exit without starting the guest
     #[arg(long, value_name = "FILE", conflicts_with = "print_command")]
     pub dump_dtb: Option<PathBuf>,
 
@@ -154,9 +158,9 @@ pub struct Run {
     )]
     pub cpus: u32,
 
-    /// RAM: a multiple of 2M, at least 16M (256M, 1.5G, or a number of bytes). hugepages: on takes it from the host's
-    /// huge pages of 2M, auto does if enough are free. prealloc takes all of it at the start, shared makes it a file
-    /// that other processes can map
+    /// RAM: a multiple of 2M, at least 16M (256M, 1.5G, or a number of bytes). hugepages=on uses
+    /// the host's 2M huge pages, auto uses them if enough are free. prealloc allocates all of it at
+    /// the start. shared uses a file that other processes can map
     #[arg(
         long,
         value_name = "[size=]SIZE[,hugepages=on|off|auto][,prealloc][,shared]",
@@ -166,11 +170,12 @@ pub struct Run {
     )]
     pub memory: Memory,
 
-    /// The interrupt controller: auto is KVM's AIA where it works, else a PLIC (under QEMU a PLIC)
+    /// The interrupt controller: auto is KVM's AIA if it works, else a PLIC (under QEMU, a PLIC)
     #[arg(long, value_enum, default_value_t = Irqchip::Auto)]
     pub irqchip: Irqchip,
 
-    /// Gives or takes ISA extensions. What KVM cannot take away is hidden from the device tree, with a warning
+    /// Enable or disable ISA extensions. An extension that KVM cannot disable is removed from the
+    /// device tree, with a warning
     #[arg(
         long = "cpu",
         value_name = "EXT=on|off[,...]",
@@ -179,7 +184,7 @@ pub struct Run {
     )]
     pub isa: Vec<Switch>,
 
-    /// Gives or takes SBI extensions, such as pmu=off (KVM only)
+    /// Enable or disable SBI extensions, such as pmu=off (KVM only)
     #[arg(
         long,
         value_name = "EXT=on|off[,...]",
@@ -197,37 +202,40 @@ pub struct Run {
     )]
     pub disks: Vec<Disk>,
 
-    /// Take options from a TOML or JSON file (by its extension, else by its content), under the same names: kernel = "Image",
-    /// disk = ["a.img", "b.img,readonly"], print-command = true. What is given here overrides what the file says.
-    /// Relative paths in it are relative to the current folder, as here
+    /// Read options from a TOML or JSON file (detected by its extension, else by its content),
+    /// under the same names: kernel = "Image", disk = ["a.img", "b.img,readonly"], print-command =
+    /// true. Options on the command line override the file. Relative paths are relative to the
+    /// current directory
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Write the process id to FILE once everything is checked, and remove it at the end
+    /// Write the process ID to FILE once everything is checked, and remove the file at exit
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
 
-    /// Count exits, register accesses, requests, bytes and times, and write them at the end and at SIGUSR1: as JSON to FILE,
-    /// which is replaced each time, or as a table to stderr (-)
+    /// Count exits, register accesses, requests, bytes and times. Write them at exit and on
+    /// SIGUSR1: as JSON to FILE, which is replaced each time, or as a table to stderr (-)
     #[arg(long, value_name = "FILE|-", allow_hyphen_values = true)]
     pub stats: Option<PathBuf>,
 
-    /// Write what vCPUs and devices do to FILE, with time and thread, in the format of Chrome's traces, which Perfetto
-    /// (ui.perfetto.dev) and hartvisor trace show read. What comes faster than it is written is lost, and counted there
+    /// Record the activity of vCPUs and devices, with times and threads, to FILE in Chrome's trace
+    /// format, for Perfetto (ui.perfetto.dev) and hartvisor trace show. Events that come faster
+    /// than they can be written are dropped and counted
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
-    /// Write what the queues' rings hold to FILE, for hartvisor rings: at the end and at SIGUSR1, and as they were at the
-    /// kick that found most in flight
+    /// Record the content of the queues' rings to FILE, for hartvisor rings: at exit and on
+    /// SIGUSR1, and at the kick with the most requests in flight
     #[arg(long, value_name = "FILE")]
     pub rings: Option<PathBuf>,
 
-    /// No virtio source of random numbers, which is there otherwise
+    /// Do not add the virtio random number generator
     #[arg(long)]
     pub no_rng: bool,
 
-    /// What the virtio console (hvc0) leads to: stdio, a new pseudo-terminal (its path is printed), a file (emptied
-    /// first), a Unix socket (one client at a time; without one, output is dropped), or nothing
+    /// Back end of the virtio console (hvc0): stdio, a new pseudo-terminal (its path is printed), a
+    /// file (truncated), a Unix socket (one client at a time; output without a client is dropped),
+    /// or null
     #[arg(
         long,
         value_name = "stdio|pty|file:PATH|socket:PATH|null",
@@ -236,8 +244,9 @@ pub struct Run {
     )]
     pub console: Target,
 
-    /// What the serial port (ttyS0) and the SBI console lead to, likewise. Where both are stdio, what is typed goes to
-    /// the serial port while the guest has that open; under QEMU to the virtio console, and Ctrl-a c changes that
+    /// Back end of the serial port (ttyS0) and the SBI console, likewise. If both are stdio, the
+    /// keyboard goes to the serial port while the guest has it open; under QEMU to the virtio
+    /// console, and Ctrl-a c switches
     #[arg(
         long,
         value_name = "stdio|pty|file:PATH|socket:PATH|null",
@@ -246,9 +255,9 @@ pub struct Run {
     )]
     pub serial: Target,
 
-    /// A port of the virtio console, for a program in the guest to talk to one here by (/dev/virtio-ports/NAME in Linux).
-    /// The target is as for --console. Nothing is lost on a port: who writes waits for who reads. May be given up to
-    /// 30 times. A comma in a value is written twice
+    /// Add a port to the virtio console, for a program in the guest (/dev/virtio-ports/NAME in
+    /// Linux) to talk to a program on the host. Targets are as for --console. Ports are lossless: a
+    /// writer blocks until the reader catches up. Up to 30 times. Double a comma in a value
     #[arg(
         long = "port",
         value_name = "name=NAME,target=pty|file:PATH|socket:PATH|null",
@@ -256,8 +265,8 @@ pub struct Run {
     )]
     pub ports: Vec<Port>,
 
-    /// End when the guest reboots, with this exit status (0 unless given), instead of starting it anew. A Linux guest that
-    /// panics reboots with panic=-1 in --cmdline
+    /// Exit when the guest reboots, with this exit status (default 0), instead of restarting it. A
+    /// Linux guest with panic=-1 in --cmdline reboots when it panics
     #[arg(
         long,
         value_name = "STATUS",
@@ -267,15 +276,15 @@ pub struct Run {
     )]
     pub no_reboot: Option<u8>,
 
-    /// What runs the guest; auto takes KVM where it can run RISC-V guests, else QEMU
+    /// The accelerator; auto is KVM if it can run RISC-V guests, else QEMU
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
 
-    /// Whose disks and random numbers a guest under QEMU has
+    /// Which program implements the disks and the random number generator under QEMU
     #[arg(long, value_enum, default_value_t = Devices::Ours)]
     pub devices: Devices,
 
-    /// Print the QEMU command that runs this guest, for a shell, instead of running it
+    /// Print the QEMU command for this guest, for a shell, instead of running it
     #[arg(long)]
     pub print_command: bool,
 }
@@ -314,22 +323,23 @@ impl From<Run> for config::Run {
     }
 }
 
-/// A number of vCPUs; whether a board can have so many is not asked here.
+/// Parses a number of vCPUs. The board's limit is not checked here.
 fn parse_cpus(text: &str) -> Result<u32, String> {
     text.parse()
         .map_err(|_| format!("expected a whole number from 1 to {MAX_CPUS}"))
 }
 
-/// What came of reading the command line.
+/// The result of parsing the command line.
 #[derive(Debug)]
 pub enum Parsed {
-    /// Something to do.
+    /// A command to run.
     Command(Command),
-    /// Help or version was asked for: print it and end well.
+    /// Help or version was requested: print it and exit with success.
     Text(clap::Error),
 }
 
-/// Reads the arguments, the program's own name first. Errors are one line, clap's usage paragraphs left out.
+/// Parses the arguments, starting with the program's name. Errors are one line, without clap's
+/// usage paragraphs.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
     let (arguments, config) = file::merge(arguments.into_iter().collect())?;
     if let Some(run) = run_alone(&arguments) {
@@ -359,8 +369,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
     }
 }
 
-/// What a `hartvisor run` without a fault says, read without the definitions of the other commands: they are a fifth of what reading
-/// costs. Faults, and calls for help, are for the whole definition to answer.
+/// Parses a valid `hartvisor run` without the definitions of the other commands, which take a fifth
+/// of the parsing time. Invalid arguments and requests for help are left to the complete
+/// definition.
 fn run_alone(arguments: &[OsString]) -> Option<Run> {
     let options = arguments.get(1..)?;
     if options.first()? != "run" {
@@ -371,7 +382,7 @@ fn run_alone(arguments: &[OsString]) -> Option<Run> {
     Run::from_arg_matches_mut(&mut matches).ok()
 }
 
-/// Clap's message without "error: ", without its usage and help paragraphs, in one line.
+/// Returns clap's message on one line, without "error: " and the usage and help paragraphs.
 fn one_line(message: &str, help: &str) -> String {
     let kept = message
         .strip_prefix("error: ")

@@ -1,9 +1,11 @@
-//! What a guest is made of, as plain values: no command line, nothing opened.
+//! The configuration of a guest as plain values, independent of the command line. Nothing is
+//! opened.
 //!
 //! ```text
-//!   command line (cli), config file ──▶ values ── validate ──▶ machine: what they name, opened
+//!   command line (cli), config file ──▶ values ── validate ──▶ machine: the named files, opened
 //! ```
-//! A value with a text form (`FILE,KEY=VALUE`, …) reads and writes it itself, so that each way to state it is the same one.
+//! A value with a text form (`FILE,KEY=VALUE`, …) parses and formats itself, so the form is the
+//! same everywhere.
 
 mod console;
 mod disk;
@@ -29,7 +31,7 @@ pub use memory::{HugePages, Memory};
 
 use crate::isa::{self, Switch};
 
-/// The machine of a guest.
+/// The configuration of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Machine {
@@ -41,7 +43,7 @@ pub struct Machine {
     /// The kernel's command line, passed unchanged.
     #[serde(default)]
     pub cmdline: String,
-    /// The user's own device tree, instead of the one that describes the machine.
+    /// The user's device tree, instead of the generated one.
     #[serde(default)]
     pub dtb: Option<PathBuf>,
     /// Number of vCPUs.
@@ -50,34 +52,34 @@ pub struct Machine {
     /// RAM.
     #[serde(default)]
     pub memory: Memory,
-    /// What takes interrupts to the harts.
+    /// The interrupt controller.
     #[serde(default)]
     pub irqchip: Irqchip,
-    /// ISA extensions that the guest is to have or not to have.
+    /// ISA extensions to enable or disable.
     #[serde(default, deserialize_with = "isa::isa_switches")]
     pub isa: Vec<Switch>,
-    /// SBI extensions that the guest is to have or not to have.
+    /// SBI extensions to enable or disable.
     #[serde(default, deserialize_with = "isa::sbi_switches")]
     pub sbi: Vec<Switch>,
     /// The disks, in the guest's order.
     #[serde(default)]
     pub disks: Vec<Disk>,
-    /// Whether there is a virtio source of random numbers.
+    /// Whether there is a virtio random number generator.
     #[serde(default = "yes")]
     pub rng: bool,
-    /// Where the virtio console leads to.
+    /// Back end of the virtio console.
     #[serde(default)]
     pub console: Target,
-    /// Where the serial port and the SBI console lead to.
+    /// Back end of the serial port and the SBI console.
     #[serde(default)]
     pub serial: Target,
-    /// Further ports of the virtio console.
+    /// Additional ports of the virtio console.
     #[serde(default)]
     pub ports: Vec<Port>,
-    /// Whose disks and random numbers a guest under QEMU has.
+    /// Which program implements the virtio devices under QEMU.
     #[serde(default)]
     pub devices: Devices,
-    /// A guest that reboots ends the run, with this exit status, instead of starting anew.
+    /// If set, a reboot ends the run with this exit status instead of restarting the guest.
     #[serde(default)]
     pub no_reboot: Option<u8>,
 }
@@ -91,7 +93,7 @@ fn yes() -> bool {
 }
 
 impl Machine {
-    /// One that starts `kernel`, with the defaults of the command line.
+    /// Creates a machine that starts `kernel`, with the defaults of the command line.
     pub fn new(kernel: Kernel) -> Self {
         Machine {
             kernel,
@@ -114,59 +116,59 @@ impl Machine {
     }
 }
 
-/// A run of a machine: what runs it, and what is written of it.
+/// A run of a machine: the accelerator, and what to write.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The machine.
     pub machine: Machine,
-    /// What runs it.
+    /// The accelerator.
     pub accel: Accel,
     /// Where to write the guest's device tree, instead of running the guest.
     pub dump_dtb: Option<PathBuf>,
     /// Print the QEMU command instead of running it.
     pub print_command: bool,
-    /// Where to write the process id.
+    /// Where to write the process ID.
     pub pidfile: Option<PathBuf>,
-    /// What is written while the guest runs.
+    /// What to record while the guest runs.
     pub observe: Observe,
 }
 
-/// Where observers write to, each if it is wanted.
+/// Output files of the observers, each optional.
 #[derive(Clone, Debug, Default)]
 pub struct Observe {
     /// Counts and times; `-` is stderr.
     pub stats: Option<PathBuf>,
-    /// What vCPUs and devices do.
+    /// Activity of vCPUs and devices.
     pub trace: Option<PathBuf>,
-    /// What the queues' rings hold.
+    /// Content of the queues' rings.
     pub rings: Option<PathBuf>,
 }
 
-/// One device on a socket, for front ends such as QEMU.
+/// A device to serve on a socket, for front ends such as QEMU.
 #[derive(Clone, Debug)]
 pub struct VhostUser {
-    /// The Unix socket where front ends connect.
+    /// The Unix socket for front ends.
     pub socket: PathBuf,
     /// The device.
     pub device: BackEnd,
-    /// End when the first front end has disconnected.
+    /// Exit when the first front end disconnects.
     pub once: bool,
 }
 
-/// A device that is served to front ends.
+/// A device that can be served to front ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackEnd {
     /// A disk.
     Block(Disk),
-    /// A source of random numbers.
+    /// A random number generator.
     Rng,
 }
 
 impl BackEnd {
-    /// Reads `rng`, or `block,path=` and what [`Disk::parse`] reads.
+    /// Parses `rng`, or `block,path=` followed by what [`Disk::parse`] accepts.
     ///
     /// # Errors
-    /// The text names no device; the message says what would.
+    /// A message that says what is wrong and what is expected.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
         match text.as_bytes().strip_prefix(b"block,") {
             Some(disk) if disk.starts_with(b"path=") => {
@@ -178,40 +180,40 @@ impl BackEnd {
     }
 }
 
-/// What runs the guest.
+/// The accelerator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
-    /// KVM where it is RISC-V and usable, else QEMU.
+    /// KVM if it is usable and runs RISC-V guests, else QEMU.
     #[default]
     Auto,
-    /// KVM, or an error.
+    /// KVM, or fail.
     Kvm,
-    /// QEMU with its own CPU emulation (TCG).
+    /// QEMU with CPU emulation (TCG).
     Qemu,
 }
 
-/// Whose devices a guest under QEMU has.
+/// Which program implements the virtio devices of a guest under QEMU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Devices {
-    /// Hartvisor's, as under KVM: they are served to QEMU (vhost-user).
+    /// Hartvisor, as under KVM, over vhost-user.
     #[default]
     Ours,
-    /// QEMU's own, for comparison.
+    /// QEMU, for comparison.
     Qemu,
 }
 
-/// What takes the devices' interrupts to the harts.
+/// The interrupt controller of the devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Irqchip {
-    /// The in-kernel AIA where KVM has one that works, else a PLIC.
+    /// The in-kernel AIA if it works, else a PLIC.
     #[default]
     Auto,
-    /// The in-kernel AIA (APLIC and IMSIC), or an error.
+    /// The in-kernel AIA (APLIC and IMSIC), or fail.
     Aia,
-    /// A PLIC in user space, which every host can have.
+    /// A PLIC in user space, which works on every host.
     Plic,
 }
 

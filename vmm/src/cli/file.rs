@@ -1,8 +1,9 @@
 //! `--config FILE`: options of `hartvisor run` from a TOML or JSON file, under the same names.
 //!
-//! What the file says is put behind the arguments as if it had been typed, so that each value is read, checked and refused
-//! by the one that reads it there. The command line wins: an option given there is not taken from the file. The known names
-//! come from the command line's own definition, so a new option is one here too. `hartvisor compare` reads such files too.
+//! The file's options are appended to the arguments as if they had been typed, so the command
+//! line's own code parses and checks each value. The command line wins: an option given there is
+//! not taken from the file. The known names come from the command line's definition, so a new
+//! option is valid in files at once. `hartvisor compare` reads such files, too.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -21,19 +22,19 @@ use crate::files::FileError;
 use crate::layout::MIB;
 use crate::size;
 
-/// Options that have no meaning in a file.
+/// Options that are not allowed in a file.
 const NOT_HERE: [&str; 3] = ["config", "help", "version"];
 
-/// Arguments, and behind them what the file says that they name, if they do; its path then, too.
+/// The arguments with the options of the file appended, and the path of the file, if there is one.
 type Merged = (Vec<OsString>, Option<PathBuf>);
 
-/// The arguments of `hartvisor`.
+/// Merges the arguments of `hartvisor` with the file that they name.
 pub(super) fn merge(arguments: Vec<OsString>) -> Result<Merged, Error> {
     if !names_file(&arguments) {
         return Ok((arguments, None));
     }
     let command = Cli::command().mut_subcommand("run", without_kernel);
-    // What is wrong with the arguments themselves is for those who read them next to say.
+    // Errors in the arguments themselves are reported when they are parsed again.
     let matches = command.try_get_matches_from(&arguments).ok();
     match matches.as_ref().and_then(|matches| matches.subcommand()) {
         Some(("run", given)) => append(arguments, given, &[]),
@@ -41,11 +42,11 @@ pub(super) fn merge(arguments: Vec<OsString>) -> Result<Merged, Error> {
     }
 }
 
-/// The arguments of another program whose `command` has the options of a run. What the file says of those in `passed_over`, by
-/// their names, is left out.
+/// Merges the arguments of another program whose `command` has the options of a run. The options in
+/// `passed_over` are ignored in the file.
 ///
 /// # Errors
-/// The file cannot be read, or says what no option of a run is.
+/// The file cannot be read, or contains something other than options of a run.
 pub fn merge_for(
     command: Command,
     arguments: Vec<OsString>,
@@ -60,18 +61,19 @@ pub fn merge_for(
     }
 }
 
-/// Reading arguments costs more than anything else that a start does in user mode: it is done twice only for a file's sake.
+/// Whether a file is named. Parsing is the most expensive user-mode part of a start, so it is done
+/// twice only if there is a file.
 fn names_file(arguments: &[OsString]) -> bool {
     let names = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--config");
     arguments.iter().any(names)
 }
 
-/// The file may name the kernel.
+/// Makes the kernel optional, as the file may name it.
 fn without_kernel(run: Command) -> Command {
     run.mut_arg("kernel", |kernel| kernel.required(false))
 }
 
-/// What was `given`, and behind it what the file says.
+/// Appends the file's options to the arguments, except those that were `given`.
 fn append(
     mut arguments: Vec<OsString>,
     given: &ArgMatches,
@@ -102,7 +104,7 @@ fn append(
     Ok((arguments, Some(path.clone())))
 }
 
-/// `--key=value`, or nothing for a switch that is off.
+/// Returns `--key=value`, or nothing for a flag that is false.
 fn as_arguments(key: &str, option: &Arg, value: &Value) -> Result<Vec<OsString>, String> {
     let refuse = |expected: &str| Err(format!("{key} is {}, expected {expected}", describe(value)));
     let with = |value: &str| OsString::from(format!("--{key}={value}"));
@@ -110,7 +112,7 @@ fn as_arguments(key: &str, option: &Arg, value: &Value) -> Result<Vec<OsString>,
         (ArgAction::SetTrue, Value::Bool(true)) => Ok(vec![format!("--{key}").into()]),
         (ArgAction::SetTrue, Value::Bool(false)) => Ok(Vec::new()),
         (ArgAction::SetTrue, _) => refuse("true or false"),
-        // An option whose value may be left out.
+        // An option with an optional value.
         (ArgAction::Set, Value::Bool(on)) if option.is_require_equals_set() => match on {
             true => Ok(vec![format!("--{key}").into()]),
             false => Ok(Vec::new()),
@@ -169,7 +171,7 @@ fn read(path: &Path) -> Result<Vec<(String, Value)>, Error> {
     let json = match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => true,
         Some("toml") => false,
-        // No TOML begins like this.
+        // TOML cannot start like this.
         _ => text.trim_start().starts_with('{'),
     };
     let entries = if json {
@@ -185,7 +187,8 @@ fn read(path: &Path) -> Result<Vec<(String, Value)>, Error> {
     entries.map(|entries| entries.0).map_err(wrong)
 }
 
-/// The keys of the file and their values, in order. A key given twice is refused, which JSON parsers by themselves do not.
+/// The keys and values of the file, in order. Duplicate keys are rejected; JSON parsers do not do
+/// that themselves.
 struct Entries(Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Entries {

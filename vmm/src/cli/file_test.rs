@@ -5,7 +5,7 @@ use std::fs;
 use super::*;
 use crate::cli::{Accel, Command, Parsed, Run, parse};
 
-/// Parses these arguments, with `--config` naming a file of this name and content.
+/// Parses these arguments and `--config` with a file of this name and content.
 fn run(name: &str, content: &str, arguments: &[&str]) -> Result<Run, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);

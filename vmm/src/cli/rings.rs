@@ -10,19 +10,19 @@ Examples:
   hartvisor rings rings.json
   hartvisor rings rings.json --device disk0 --queue 0 --svg rings.svg";
 
-/// What to draw.
+/// The arguments of `hartvisor rings`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Rings {
-    /// What run --rings wrote
+    /// A recording written by run --rings
     pub file: PathBuf,
-    /// Only this device's: console, disk0, …
+    /// Only this device: console, disk0, …
     #[arg(long, value_name = "NAME")]
     pub device: Option<String>,
-    /// Only queues of this index
+    /// Only queues with this index
     #[arg(long, value_name = "N")]
     pub queue: Option<u16>,
-    /// Draw to FILE, as SVG, instead of text to stdout
+    /// Write an SVG drawing to FILE, instead of text to stdout
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 }

@@ -10,15 +10,16 @@ Examples:
   hartvisor trace show trace.json
   hartvisor trace show trace.json --request 17";
 
-/// What to do with a trace.
+/// The subcommands of `hartvisor trace`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Trace {
-    /// Tell one request's life, from the driver's kick to its acknowledgement of the interrupt
+    /// Show the history of one request, from the driver's kick to its acknowledgement of the
+    /// interrupt
     #[command(after_help = EXAMPLES)]
     Show {
-        /// What run --trace wrote
+        /// A trace written by run --trace
         file: PathBuf,
-        /// Which request, by its number in the trace; the first one of a disk otherwise
+        /// The request's number in the trace [default: the first request of a disk]
         #[arg(long, value_name = "N")]
         request: Option<u64>,
     },

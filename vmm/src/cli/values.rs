@@ -1,11 +1,11 @@
-//! The choices of options, with what `--help` says of each.
+//! Options with a fixed set of values, and their help texts.
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::config::{Accel, Devices, Irqchip};
 
-/// The names and help texts of an enum's values, in their order.
+/// Defines the names and help texts of an enum's values, in order.
 macro_rules! choices {
     ($type:ty: $($value:ident = $name:literal, $help:literal;)*) => {
         impl ValueEnum for $type {
@@ -23,18 +23,18 @@ macro_rules! choices {
 }
 
 choices! { Accel:
-    Auto = "auto", "KVM where it is RISC-V and usable, else QEMU";
-    Kvm = "kvm", "KVM, or an error";
-    Qemu = "qemu", "QEMU with its own CPU emulation (TCG)";
+    Auto = "auto", "KVM if it is usable and runs RISC-V guests, else QEMU";
+    Kvm = "kvm", "KVM, or fail";
+    Qemu = "qemu", "QEMU with CPU emulation (TCG)";
 }
 
 choices! { Devices:
-    Ours = "ours", "Hartvisor's, as under KVM: they are served to QEMU (vhost-user)";
-    Qemu = "qemu", "QEMU's own, for comparison";
+    Ours = "ours", "Hartvisor, as under KVM (served to QEMU by vhost-user)";
+    Qemu = "qemu", "QEMU, for comparison";
 }
 
 choices! { Irqchip:
-    Auto = "auto", "The in-kernel AIA where KVM has one that works, else a PLIC";
-    Aia = "aia", "The in-kernel AIA (APLIC and IMSIC), or an error";
-    Plic = "plic", "A PLIC in user space, which every host can have";
+    Auto = "auto", "The in-kernel AIA if it works, else a PLIC";
+    Aia = "aia", "The in-kernel AIA (APLIC and IMSIC), or fail";
+    Plic = "plic", "A PLIC in user space, which works on every host";
 }

@@ -17,18 +17,19 @@ Example, with QEMU as the front end (the guest's memory must be shared):
       -device vhost-user-blk,chardev=disk,bus=virtio-mmio-bus.0,queue-size=256 \\
       -kernel Image -append 'console=ttyS0 root=/dev/vda'
 
-A source of random numbers is --device rng, and -device vhost-user-rng there.";
+A random number generator is --device rng here and -device vhost-user-rng in QEMU.";
 
-/// What `hartvisor vhost-user` was asked for.
+/// The arguments of `hartvisor vhost-user`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct VhostUser {
-    /// The Unix socket where front ends connect: made here, for this user alone, and removed at the end. They are served
-    /// one after another
+    /// The Unix socket for front ends. It is created with access for this user only, and removed at
+    /// exit. Front ends are served one after another
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
 
-    /// The device: a disk, with the same keys behind FILE as --disk of hartvisor run has, or a source of random numbers
+    /// The device: a disk, with the keys of hartvisor run --disk after FILE, or a random number
+    /// generator
     #[arg(
         long,
         value_name = "block,path=FILE[,readonly][,serial=TEXT]|rng",
@@ -36,7 +37,7 @@ pub struct VhostUser {
     )]
     pub device: BackEnd,
 
-    /// End when the first front end has disconnected
+    /// Exit when the first front end disconnects
     #[arg(long)]
     pub once: bool,
 }

@@ -1,4 +1,4 @@
-//! Where a console of the guest leads to, and further ports of the virtio console.
+//! Back ends of the guest's consoles, and the ports of the virtio console.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::split_at_single_commas;
 
-/// What is expected of a port, for messages.
+/// The expected form of a port, for messages.
 const FORM: &str = "expected name=NAME,target=pty|file:PATH|socket:PATH|null";
 
-/// What `--console`, `--serial` or the target of `--port` names.
+/// A back end, named by `--console`, `--serial` or the target of `--port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
@@ -22,19 +22,19 @@ pub enum Target {
     Stdio,
     /// A new pseudo-terminal.
     Pty,
-    /// A file, emptied first.
+    /// A file, truncated when it is opened.
     File(PathBuf),
-    /// A Unix socket that listens.
+    /// A listening Unix socket.
     Socket(PathBuf),
-    /// Nothing.
+    /// None.
     Null,
 }
 
 impl Target {
-    /// Reads `stdio`, `pty`, `file:PATH`, `socket:PATH` or `null`.
+    /// Parses `stdio`, `pty`, `file:PATH`, `socket:PATH` or `null`.
     ///
     /// # Errors
-    /// What would be right.
+    /// A message that says what is expected.
     pub fn parse(text: &OsStr) -> Result<Target, String> {
         let bytes = text.as_bytes();
         let path = |prefix: &[u8]| bytes.strip_prefix(prefix).map(OsStr::from_bytes);
@@ -52,7 +52,7 @@ impl Target {
         }
     }
 
-    /// Whether two consoles cannot both lead there.
+    /// Whether two consoles cannot share this back end.
     pub(crate) fn conflicts(&self, other: &Target) -> bool {
         matches!(self, Target::File(_) | Target::Socket(_)) && self == other
     }
@@ -74,17 +74,18 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Port {
-    /// By what programs in the guest find it: 1 to 64 visible ASCII characters without a slash.
+    /// The name by which programs in the guest find it: 1 to 64 visible ASCII characters without a
+    /// slash.
     pub name: String,
-    /// Where it leads to: not the terminal, which is the consoles'.
+    /// Its back end. Not the terminal, which belongs to the consoles.
     pub target: Target,
 }
 
 impl Port {
-    /// Reads `name=NAME,target=TARGET`, a doubled comma being one that belongs to a value.
+    /// Parses `name=NAME,target=TARGET`. A doubled comma is a comma in a value.
     ///
     /// # Errors
-    /// The text describes no port; the message says what would.
+    /// A message that says what is wrong and what is expected.
     pub fn parse(text: &OsStr) -> Result<Port, String> {
         let (mut name, mut target) = (None, None);
         for part in split_at_single_commas(text) {
@@ -107,12 +108,12 @@ impl Port {
         Ok(port)
     }
 
-    /// Whether the values are such as a port can have.
+    /// Checks the values.
     ///
     /// # Errors
-    /// One is not; the message says what would be right.
+    /// One is invalid. The message says what is expected.
     pub fn check(&self) -> Result<(), String> {
-        // The guest makes a file of the name.
+        // Linux creates a file of this name in sysfs and /dev.
         let good = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
         let length = (1..=NAME_MAX).contains(&self.name.len());
         if !length || !self.name.bytes().all(good) {
@@ -124,7 +125,7 @@ impl Port {
         }
     }
 
-    /// The option, as the user would know it again.
+    /// Returns the option as the user knows it.
     pub(crate) fn label(&self) -> String {
         format!("--port {}", self.name)
     }

@@ -9,49 +9,49 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Key, Wrong, double_commas, split_at_single_commas};
 
-/// A disk as given.
+/// The configuration of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Disk {
-    /// The image, or a block device.
+    /// The image or block device.
     pub path: PathBuf,
-    /// The guest may not write.
+    /// The guest cannot write.
     #[serde(default)]
     pub readonly: bool,
-    /// What the guest reads as the serial number: 1 to 20 printable ASCII characters.
+    /// The serial number for the guest: 1 to 20 printable ASCII characters.
     #[serde(default)]
     pub serial: Option<String>,
-    /// Every write is made durable before it completes.
+    /// Make every write durable before it completes.
     #[serde(default)]
     pub write_through: bool,
-    /// Past the host's page cache (O_DIRECT).
+    /// Bypass the host's page cache (O_DIRECT).
     #[serde(default)]
     pub direct: bool,
     /// The number of queues: 1 to 16.
     #[serde(default)]
     pub queues: Option<u16>,
-    /// The logical block size that the guest sees: 512 or 4096 bytes.
+    /// The logical block size for the guest: 512 or 4096 bytes.
     #[serde(default = "block_size")]
     pub block_size: u32,
-    /// Other users of the image or block device, on this host and in other machines, are respected.
+    /// Refuse a disk that is used otherwise, on this host or by other machines.
     #[serde(default = "super::yes")]
     pub lock: bool,
-    /// What the image is, whatever its name and its content look like.
+    /// The image format, regardless of the name and the content.
     #[serde(default)]
     pub format: Option<DiskFormat>,
 }
 
-/// How an image holds a disk.
+/// The format of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
-    /// Byte for byte.
+    /// The bytes of the disk.
     Raw,
-    /// As QEMU's own format, which builds with the feature `qcow2` have.
+    /// QEMU's copy-on-write format, in builds with the feature `qcow2`.
     Qcow2,
 }
 
-/// The keys. A new one is a field above, a row here, and its use.
+/// The keys. A new one needs a field above, a row here, and code that uses it.
 const KEYS: [Key<Disk>; 8] = [
     Key {
         form: "readonly[=on|off]",
@@ -84,7 +84,7 @@ const KEYS: [Key<Disk>; 8] = [
     },
     Key {
         form: "direct=on|off",
-        help: "direct=on goes past the host's cache.",
+        help: "direct=on bypasses the host's page cache.",
         set: |disk, value| {
             disk.direct = choice(value, SWITCH)?;
             Ok(())
@@ -93,7 +93,7 @@ const KEYS: [Key<Disk>; 8] = [
     },
     Key {
         form: "queues=N",
-        help: "queues=N is the number of queues, one per vCPU up to 16 otherwise.",
+        help: "queues=N sets the number of queues (default: one per vCPU, up to 16).",
         set: |disk, value| {
             let text = value.ok_or(Wrong::Form)?;
             let queues = text.parse().map_err(|_| Wrong::Because(queues(text)))?;
@@ -104,7 +104,7 @@ const KEYS: [Key<Disk>; 8] = [
     },
     Key {
         form: "block-size=512|4096",
-        help: "block-size=4096 shows blocks of 4096 bytes instead of 512, for a disk that was partitioned so.",
+        help: "block-size=4096 presents 4096-byte blocks instead of 512, for a disk partitioned that way.",
         set: |disk, value| {
             disk.block_size = choice(value, [("512", 512), ("4096", 4096)])?;
             Ok(())
@@ -113,7 +113,7 @@ const KEYS: [Key<Disk>; 8] = [
     },
     Key {
         form: "lock=on|off",
-        help: "lock=off opens a disk that another machine or this host uses.",
+        help: "lock=off opens a disk even if another machine or this host uses it.",
         set: |disk, value| {
             disk.lock = choice(value, SWITCH)?;
             Ok(())
@@ -122,7 +122,7 @@ const KEYS: [Key<Disk>; 8] = [
     },
     Key {
         form: "format=raw|qcow2",
-        help: "A file is raw unless its name ends in .qcow2 or format=qcow2 says otherwise (in builds that have it); \
+        help: "A file is raw unless its name ends in .qcow2 or format=qcow2 is given (in builds with qcow2); \
                format=raw treats it as raw even if it looks like another image format.",
         set: |disk, value| {
             let values = [("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
@@ -148,7 +148,7 @@ fn choice<T, const N: usize>(value: Option<&str>, values: [(&str, T); N]) -> Res
 }
 
 impl Disk {
-    /// The file with nothing else said.
+    /// Creates the configuration of a file, with defaults for all keys.
     pub fn new(path: PathBuf) -> Self {
         Disk {
             path,
@@ -163,11 +163,11 @@ impl Disk {
         }
     }
 
-    /// Reads `FILE[,KEY[=VALUE]]…`, a doubled comma being one that belongs to a part. `path=FILE` and
-    /// `file=FILE`, as other monitors have it, are the same as `FILE`.
+    /// Parses `FILE[,KEY[=VALUE]]…`. A doubled comma is a comma in a part. As in other monitors,
+    /// `path=FILE` and `file=FILE` are the same as `FILE`.
     ///
     /// # Errors
-    /// The text names no disk; the message says what would.
+    /// A message that says what is wrong and what is expected.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
         let mut parts = split_at_single_commas(text).into_iter();
         let first = parts.next().unwrap_or_default();
@@ -185,22 +185,22 @@ impl Disk {
         Ok(disk)
     }
 
-    /// What [`Disk::parse`] reads as this disk.
+    /// Returns the text that [`Disk::parse`] parses as this disk.
     pub fn text(&self) -> OsString {
         let mut text = double_commas(self.path.as_os_str());
         text.push(keys::text(&KEYS, self));
         text
     }
 
-    /// What the keys do, for `--help`.
+    /// Describes the keys for `--help`.
     pub fn help() -> String {
         keys::help(&KEYS)
     }
 
-    /// Whether the values are such as a disk can have.
+    /// Checks the values.
     ///
     /// # Errors
-    /// One is not; the message says what would be right.
+    /// One is invalid. The message says what is expected.
     pub fn check(&self) -> Result<(), String> {
         let range = 1..=QUEUES_MAX;
         if let Some(number) = self.queues.filter(|number| !range.contains(number)) {

@@ -7,37 +7,37 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::split_at_single_commas;
 
-/// A kernel as given.
+/// The configuration of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Kernel {
     /// The file.
     pub path: PathBuf,
-    /// What it is to be taken for.
+    /// Its format.
     #[serde(default)]
     pub format: KernelFormat,
 }
 
-/// What a kernel file is to be taken for.
+/// The format of a kernel file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelFormat {
-    /// What its content shows it to be.
+    /// Detect it from the content.
     #[default]
     Auto,
-    /// An ELF, plain or packed, and nothing else.
+    /// An ELF file, uncompressed or compressed; anything else is an error.
     Elf,
-    /// A flat Image, plain or packed, and nothing else.
+    /// A flat Image, uncompressed or compressed; anything else is an error.
     Image,
-    /// A binary without any header, whatever it looks like.
+    /// A binary without a header, regardless of the content.
     Raw,
 }
 
 impl Kernel {
-    /// Reads `FILE[,format=FORMAT]`, a doubled comma being one that belongs to FILE.
+    /// Parses `FILE[,format=FORMAT]`. A doubled comma is a comma in FILE.
     ///
     /// # Errors
-    /// The text names no kernel; the message says what would.
+    /// A message that says what is wrong and what is expected.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
         let mut parts = split_at_single_commas(text).into_iter();
         let path = PathBuf::from(parts.next().unwrap_or_default());

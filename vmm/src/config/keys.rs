@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Cuts at single commas; two commas in a row are one comma of the part.
+/// Splits at single commas. Two consecutive commas are a comma in the part.
 pub(super) fn split_at_single_commas(text: &OsStr) -> Vec<OsString> {
     let mut parts = vec![Vec::new()];
     let mut bytes = text.as_bytes().iter().copied().peekable();
@@ -17,7 +17,7 @@ pub(super) fn split_at_single_commas(text: &OsStr) -> Vec<OsString> {
     parts.into_iter().map(OsString::from_vec).collect()
 }
 
-/// The other way round: `value` as a part of such a list, of ours or of QEMU's.
+/// The inverse: returns `value` as a part of such a list, also for QEMU.
 pub fn double_commas(value: &OsStr) -> OsString {
     let doubled = value.as_bytes().iter().flat_map(|byte| match byte {
         b',' => b",,".as_slice(),
@@ -26,25 +26,25 @@ pub fn double_commas(value: &OsStr) -> OsString {
     OsString::from_vec(doubled.copied().collect())
 }
 
-/// A key of a list: all that reading, writing and describing it need.
+/// A key of a list, and how to parse, format and describe it.
 pub(super) struct Key<T> {
-    /// As it is to be written: `readonly`, `queues=N`.
+    /// Its form: `readonly`, `queues=N`.
     pub(super) form: &'static str,
-    /// What it does, a sentence for `--help`; empty where the value's own help says it.
+    /// A sentence for `--help`. Empty if the value's own help describes the key.
     pub(super) help: &'static str,
-    /// Sets it to `VALUE` of `KEY=VALUE`, if there is one.
+    /// Sets it to the `VALUE` of `KEY=VALUE`, if there is one.
     pub(super) set: fn(&mut T, Option<&str>) -> Result<(), Wrong>,
-    /// It as part of a list, unless it has its default.
+    /// Returns its part of the list, unless it has its default.
     pub(super) text: fn(&T) -> Option<String>,
 }
 
 /// Why a key cannot be set.
 pub(super) enum Wrong {
-    /// It takes no value, or needs one.
+    /// It takes no value, or requires one.
     Form,
-    /// The value is none that it can have.
+    /// The value is invalid.
     Value,
-    /// This.
+    /// Another reason.
     Because(String),
 }
 
@@ -54,10 +54,10 @@ impl<T> Key<T> {
     }
 }
 
-/// Sets the keys of `value` that `parts` name.
+/// Sets the keys of `value` from `parts`.
 ///
 /// # Errors
-/// A part names no key, or gives it twice or a value that it cannot have.
+/// A part is not a known key, is given twice, or has an invalid value.
 pub(super) fn set<T>(
     keys: &[Key<T>],
     value: &mut T,
@@ -96,7 +96,7 @@ pub(super) fn set<T>(
     Ok(())
 }
 
-/// `value`'s keys that have not their defaults, each behind a comma.
+/// Formats the keys of `value` that differ from their defaults, each after a comma.
 pub(super) fn text<T>(keys: &[Key<T>], value: &T) -> OsString {
     let mut text = OsString::new();
     for part in keys.iter().filter_map(|key| (key.text)(value)) {
@@ -106,7 +106,7 @@ pub(super) fn text<T>(keys: &[Key<T>], value: &T) -> OsString {
     text
 }
 
-/// How the keys are written, for messages.
+/// Returns the forms of the keys for messages.
 fn forms<T>(keys: &[Key<T>]) -> String {
     match keys {
         [] => String::new(),
@@ -118,7 +118,7 @@ fn forms<T>(keys: &[Key<T>]) -> String {
     }
 }
 
-/// What the keys do, for `--help`.
+/// Describes the keys for `--help`.
 pub(super) fn help<T>(keys: &[Key<T>]) -> String {
     let said = keys.iter().filter(|key| !key.help.is_empty());
     let said: Vec<_> = said.map(|key| key.help).collect();

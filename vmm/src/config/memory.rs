@@ -5,33 +5,33 @@ use serde::{Deserialize, Serialize};
 use crate::layout::MIB;
 use crate::size;
 
-/// RAM as given.
+/// The configuration of RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Memory {
     /// Bytes.
     pub size: u64,
-    /// Huge pages of the host.
+    /// Use of the host's huge pages.
     #[serde(default)]
     pub hugepages: HugePages,
-    /// All pages are taken from the host at the start.
+    /// Allocate all pages at the start.
     #[serde(default)]
     pub prealloc: bool,
-    /// A file behind it, which other processes can map.
+    /// Use a file that other processes can map.
     #[serde(default)]
     pub shared: bool,
 }
 
-/// Whether guest RAM comes from the host's huge pages (hugetlbfs).
+/// Whether guest RAM uses the host's huge pages (hugetlbfs).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HugePages {
-    /// All of it, or an error.
+    /// All of it, or fail.
     On,
-    /// Ordinary pages; the host may still make transparent huge pages of them.
+    /// Ordinary pages. The host may still use transparent huge pages.
     #[default]
     Off,
-    /// If enough are free.
+    /// Only if enough are free.
     Auto,
 }
 
@@ -42,7 +42,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// `size` bytes with nothing else said.
+    /// Creates `size` bytes, with defaults for the rest.
     pub fn new(size: u64) -> Self {
         Memory {
             size,
@@ -52,10 +52,10 @@ impl Memory {
         }
     }
 
-    /// Reads `[size=]SIZE[,hugepages=on|off|auto][,prealloc][,shared]`.
+    /// Parses `[size=]SIZE[,hugepages=on|off|auto][,prealloc][,shared]`.
     ///
     /// # Errors
-    /// The text is none of this form; the message says what would be right.
+    /// A message that says what is wrong and what is expected.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split(',');
         let size = parts.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Whether values make a machine: all that can be said before anything is opened.
+//! Checks the configuration as far as possible before anything is opened.
 
 use devices::console::PORTS_MAX;
 
@@ -9,10 +9,10 @@ use crate::layout::{MAX_CPUS, MAX_MEMORY, MEMORY_ALIGN, MIB, MIN_MEMORY};
 use crate::size;
 
 impl Machine {
-    /// Whether a board can be made of these values.
+    /// Checks that a board can have these values.
     ///
     /// # Errors
-    /// The first that it cannot have, and what would be right.
+    /// The first invalid value. The message says what is expected.
     pub fn validate(&self) -> Result<(), Error> {
         cpus(self.cpus)?;
         memory(&self.memory)?;
@@ -27,7 +27,7 @@ impl Machine {
         self.targets()
     }
 
-    /// Whether no two consoles write over each other.
+    /// Checks that no two consoles share an output.
     fn targets(&self) -> Result<(), Error> {
         let mut known: Vec<(String, &Target)> = Vec::new();
         for (_, label, target) in self.consoles() {
@@ -44,7 +44,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Where the consoles and ports lead to, each with its option and how the user would know it again.
+    /// Returns the back ends of the consoles and ports, each with its option and its name as the
+    /// user knows it.
     pub(crate) fn consoles(&self) -> impl Iterator<Item = (&'static str, String, &Target)> {
         let consoles = [("--console", &self.console), ("--serial", &self.serial)];
         let consoles = consoles.map(|(option, target)| (option, option.to_owned(), target));
@@ -72,7 +73,7 @@ fn memory(memory: &Memory) -> Result<(), Error> {
             let least = size::show(MIN_MEMORY);
             let problem = format!("at least {least} is needed for a kernel and its device tree");
             match size.checked_mul(MIB) {
-                // A number without a unit, as other monitors take it.
+                // Other monitors take a number without a unit as MiB.
                 Some(MIN_MEMORY..=MAX_MEMORY) => {
                     format!("{problem} (did you mean {size}M? a number alone is bytes)")
                 }

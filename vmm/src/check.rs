@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::Command;
 
-use nix::sys::utsname::uname;
+use rustix::system::uname;
 
 use crate::error::Error;
 use crate::qemu;
@@ -61,10 +61,7 @@ impl Report {
 
 fn host() -> String {
     let arch = std::env::consts::ARCH;
-    match uname() {
-        Ok(name) => format!("{arch}, Linux {}", name.release().to_string_lossy()),
-        Err(_) => arch.into(),
-    }
+    format!("{arch}, Linux {}", uname().release().to_string_lossy())
 }
 
 /// Returns the version of a usable QEMU, or why there is none.

@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 
 use devices::block::{self, Block, Image, QUEUES_MAX};
 use log::warn;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::config::{self, DiskFormat};
 use crate::error::Error;
@@ -333,9 +333,7 @@ fn raw_length(path: &Path, file: &File) -> Result<u64, Error> {
 }
 
 fn make_direct(file: &File) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
-    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT))?;
-    Ok(())
+    Ok(fcntl_setfl(file, fcntl_getfl(file)? | OFlags::DIRECT)?)
 }
 
 fn unreadable(path: &Path, source: io::Error) -> Error {

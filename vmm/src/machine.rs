@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nix::sys::sysinfo::sysinfo;
+use rustix::system::sysinfo;
 
 use crate::config::ConfigError;
 use crate::config::{self, HugePages, Memory, Target};
@@ -80,8 +80,9 @@ fn check_host_memory(memory: Memory) -> Result<(), Error> {
     if !memory.prealloc && memory.hugepages != HugePages::On {
         return Ok(());
     }
-    let info = sysinfo().map_err(Error::host("read the host's memory size"))?;
-    let available = info.ram_total().saturating_add(info.swap_total());
+    let info = sysinfo();
+    let available = info.totalram.saturating_add(info.totalswap);
+    let available = available.saturating_mul(info.mem_unit.into());
     if memory.size > available {
         // Rounded down to whole MiB: the exact number of bytes does not help the user.
         let available = size::show(available - available % MEMORY_ALIGN);

@@ -9,8 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::files;
@@ -67,8 +67,8 @@ impl Drop for PidFile {
 #[derive(Debug)]
 struct Claim {
     path: PathBuf,
-    /// `Ok`: locked. `Err`: the file system does not support locks.
-    file: Result<Flock<File>, File>,
+    /// Locked, if the file system supports that.
+    file: File,
 }
 
 impl Claim {
@@ -83,27 +83,18 @@ impl Claim {
             .truncate(false)
             .open(path)
             .map_err(FileError::write("the process id to", path))?;
-        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => Ok(locked),
-            Err((file, Errno::EWOULDBLOCK)) => return Err(in_use(path, &file)),
-            // The file system does not support locks.
-            Err((file, _)) => Err(file),
-        };
+        // Another error means that the file system does not support locks.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            return Err(in_use(path, &file));
+        }
         Ok(Claim {
             path: path.into(),
             file,
         })
     }
 
-    fn file(&self) -> &File {
-        match &self.file {
-            Ok(locked) => locked,
-            Err(file) => file,
-        }
-    }
-
     fn is_at_path(&self) -> io::Result<bool> {
-        let ours = self.file().metadata()?;
+        let ours = &self.file.metadata()?;
         match fs::metadata(&self.path) {
             Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -113,7 +104,7 @@ impl Claim {
 
     /// Protects, for example, a disk image that was named by mistake from being overwritten.
     fn expect_id(&self) -> Result<(), Error> {
-        let content = content(self.file()).map_err(FileError::read("pidfile", &self.path))?;
+        let content = content(&self.file).map_err(FileError::read("pidfile", &self.path))?;
         let short = content.len() as u64 <= LONGEST;
         if short && content.trim_ascii().iter().all(u8::is_ascii_digit) {
             return Ok(());
@@ -126,7 +117,7 @@ impl Claim {
     }
 
     fn write_id(&self) -> io::Result<()> {
-        let mut file = self.file();
+        let mut file = &self.file;
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "{}", std::process::id())

@@ -13,9 +13,7 @@
 use std::fs::File;
 use std::io;
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
+use std::os::fd::AsRawFd;
 
 const DOES: libc::off_t = 100;
 const BARS: libc::off_t = 200;
@@ -40,16 +38,18 @@ pub(super) fn take(file: &File, readonly: bool) -> io::Result<bool> {
         ),
     };
     for byte in mine {
-        match fcntl(file, FcntlArg::F_OFD_SETLK(&one(*byte, libc::F_RDLCK))) {
+        match lock(file, libc::F_OFD_SETLK, &mut one(*byte, libc::F_RDLCK)) {
             // A process outside this protocol has locked the whole file.
-            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+                return Ok(false);
+            }
             other => other?,
-        };
+        }
     }
     for byte in against {
         // Testing for an exclusive lock finds the shared locks of all others.
         let mut found = one(*byte, libc::F_WRLCK);
-        fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+        lock(file, libc::F_OFD_GETLK, &mut found)?;
         if i32::from(found.l_type) != libc::F_UNLCK {
             return Ok(false);
         }
@@ -62,13 +62,23 @@ pub(super) fn take(file: &File, readonly: bool) -> io::Result<bool> {
 /// # Errors
 /// The file system does not support locks.
 pub(super) fn release(file: &File) -> io::Result<()> {
-    let all = libc::flock {
+    let mut all = libc::flock {
         // To the end of the file.
         l_len: 0,
         ..one(DOES, libc::F_UNLCK)
     };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&all))?;
-    Ok(())
+    lock(file, libc::F_OFD_SETLK, &mut all)
+}
+
+/// Open file description locks, which rustix does not offer.
+fn lock(file: &File, command: libc::c_int, lock: &mut libc::flock) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "no safe way to take such a lock")]
+    // SAFETY: both commands read a flock(2) structure, and F_OFD_GETLK writes one.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, lock) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 fn one(byte: libc::off_t, kind: libc::c_int) -> libc::flock {

@@ -10,7 +10,7 @@ use kvm_ioctls::VmFd;
 use libc::{
     MAP_ANONYMOUS, MAP_HUGE_2MB, MAP_HUGETLB, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
 };
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
@@ -132,8 +132,8 @@ fn advise_huge(mapping: &MmapRegion) {
 
 fn shared_file(size: u64, huge: bool) -> io::Result<File> {
     let flags = match huge {
-        true => MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB,
-        false => MFdFlags::MFD_CLOEXEC,
+        true => MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        false => MemfdFlags::CLOEXEC,
     };
     let file = File::from(memfd_create("guest-ram", flags)?);
     file.set_len(size)?;

@@ -4,7 +4,7 @@ use std::fs;
 
 use kvm_bindings::KVM_CAP_VM_GPA_BITS;
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use nix::sys::utsname::uname;
+use rustix::system::uname;
 
 use super::aia::Aia;
 use super::cpu;
@@ -125,8 +125,8 @@ fn aia(vm: &VmFd) -> String {
 
 /// The host kernel's major and minor version.
 fn kernel() -> Option<(u32, u32)> {
-    let name = uname().ok()?;
-    let release = name.release().to_str()?;
+    let name = uname();
+    let release = name.release().to_str().ok()?;
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

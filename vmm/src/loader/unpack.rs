@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use flate2::bufread::GzDecoder;
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use ruzstd::decoding::StreamingDecoder;
 
 use super::error::KernelError;
@@ -68,7 +68,7 @@ pub(super) fn unpack(
     packing: Packing,
     limit: u64,
 ) -> Result<(File, u64), Error> {
-    let unpacked = memfd_create(c"unpacked kernel", MFdFlags::MFD_CLOEXEC);
+    let unpacked = memfd_create(c"unpacked kernel", MemfdFlags::CLOEXEC);
     let unpacked = unpacked.map_err(|errno| cannot_keep(errno.into()))?;
     let mut sink = Sink {
         file: unpacked.into(),

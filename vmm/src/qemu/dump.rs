@@ -1,10 +1,8 @@
 //! The device tree that QEMU generates for the guest.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-
-use nix::unistd::mkdtemp;
 
 use super::command::{Devices, arguments, program};
 use super::error::QemuError;
@@ -24,8 +22,9 @@ pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
         inherit(copy)?;
     }
     // QEMU replaces its output file, which would delete a device such as /dev/stdout.
-    let folder = Folder::new()?;
-    let own = folder.0.join("dtb");
+    let folder = tempfile::Builder::new().prefix("hartvisor-").tempdir();
+    let folder = folder.map_err(Error::host("create a temporary directory"))?;
+    let own = folder.path().join("dtb");
     let mut dump = std::ffi::OsString::from("dumpdtb=");
     dump.push(double_commas(own.as_os_str()));
     let output = Command::new(&program)
@@ -45,24 +44,5 @@ pub(super) fn device_tree(machine: &Machine, path: &Path) -> Result<(), Error> {
                 status: output.status.to_string(),
             }))
         }
-    }
-}
-
-/// A private temporary directory. Dropping it deletes it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Folder, Error> {
-        let template = std::env::temp_dir().join("hartvisor-XXXXXX");
-        mkdtemp(&template)
-            .map(Folder)
-            .map_err(Error::host("make a temporary folder"))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // A leftover directory does no harm.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

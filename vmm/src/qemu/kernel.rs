@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::Error;
 use crate::loader::{Format, Kernel};
@@ -52,7 +52,7 @@ impl Startable<'_> {
 
 /// Writes the kernel's segments to an ELF file, at their addresses.
 fn copy(kernel: &Kernel) -> io::Result<File> {
-    let fd = memfd_create(c"kernel", MFdFlags::MFD_CLOEXEC)?;
+    let fd = memfd_create(c"kernel", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(fd);
     file.write_all(&headers(kernel))?;
     for segment in kernel.segments() {

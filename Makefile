@@ -1,35 +1,36 @@
-# Hartvisor: what to type. `make help` lists it; every target installs what it needs first (lab/setup, at once when nothing is missing).
+# Hartvisor's commands. `make help` lists them. Every target first installs what it needs
+# (lab/setup, which returns at once if nothing is missing).
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LINUX  := riscv64gc-unknown-linux-gnu
 METAL  := riscv64gc-unknown-none-elf
 GUEST  := $(TARGET)/$(METAL)/release/guest
-# What the guest does under `make qemu`: test, echo or poweroff.
+# The guest's mode under `make qemu`: test, echo or poweroff.
 CMDLINE ?= test
 DISK   := $(TARGET)/qemu-disk.img
-# `make fuzz`: seconds for each target, which targets (all), and the input to try once more.
+# `make fuzz`: seconds per target, the targets (all), and an input to run again.
 T      ?= 30
 FUZZ   ?=
 INPUT  ?=
 # `make compare`: more options, such as a peer
 COMPARE ?=
-# `make install`: where to, and a folder in front of that for packagers.
+# `make install`: the destination, and a directory prepended to it, for packagers.
 PREFIX  ?= /usr/local
 DESTDIR ?=
 # `make crash`
 CYCLES ?= 100
-# `make bench` and its like: the emulated host's kernel, host or next
+# `make bench` and similar: the emulated host's kernel, host or next
 HOST_KERNEL ?= host
 SHELL  := /bin/bash
-# Has cargo run RISC-V programs in the emulated host.
+# Makes cargo run RISC-V programs in the emulated host.
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
-# The tests, as lab/suite takes them. Each command runs to its end, whatever fails.
+# The tests, as arguments of lab/suite. Each command runs to its end, whatever fails.
 UNITS := 'unit tests: cargo test --no-fail-fast --workspace --exclude micro --features vmm/qcow2' \
 	'unit tests on RISC-V: $(IN_LAB) lab/cargo test --no-fail-fast --target $(LINUX) --package devices --package observe --package vmm --lib --features vmm/e2e' \
 	'interleavings: $(MAKE) --no-print-directory interleavings'
 E2E   := 'end to end: cargo test --no-fail-fast --package vmm --features e2e --tests' \
 	'compare: cargo test --no-fail-fast --package compare --features e2e --test program'
-# What is run once more with the kernel of Debian's next release in the emulated host.
+# Tests that run again with the kernel of Debian's next release in the emulated host.
 ON_NEXT := $(addprefix --test ,kvm matrix linux platform lifecycle observe conform)
 FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features full --test "*"' \
 	'on the next kernel: HARTVISOR_HOST_KERNEL=next cargo test --no-fail-fast --package vmm --features e2e $(ON_NEXT)' \
@@ -70,7 +71,7 @@ qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE
 test: all ## unit tests, then end to end in the emulated host and under QEMU; a table at the end
 	@lab/suite $(UNITS) $(E2E)
 
-test-full: compare-build ## as test, and the long ones: Debian, its next kernel, Chromium (all fetched first)
+test-full: compare-build ## test, and the long tests: Debian, its next kernel, Chromium (all fetched first)
 	lab/fetch
 	lab/cargo build --release --target $(LINUX) --package vmm --features qcow2 --target-dir $(TARGET)/qcow2
 	lab/cargo build --release --target $(LINUX) --package vmm --example kexec
@@ -82,7 +83,7 @@ units: setup ## unit tests, on this machine and as a RISC-V build in the emulate
 interleavings: ## queue and interrupt under every order that their memory orderings allow
 	RUSTFLAGS="--cfg loom" cargo test --package devices --lib --target-dir $(TARGET)/loom interleavings
 
-compare: compare-build ## our guest and Debian in every way there is here: tables, and pages in target/compare
+compare: compare-build ## our guest and Debian in every way possible here: tables, and pages in target/compare
 	lab/compare $(COMPARE)
 
 compare-build: all
@@ -92,38 +93,38 @@ compare-build: all
 man: setup ## man pages, and completions for bash, zsh and fish, in target/manual
 	cargo run --quiet --package manual -- $(TARGET)/manual
 
-test-docs: compare-build ## run the commands of README.md and docs, and compare what they print
+test-docs: compare-build ## run the commands of README.md and docs, and compare their output
 	cargo test --package manual --test book -- --include-ignored
 
 conform: all ## the conformance guest on our devices and on QEMU's (AIA=1; WRITE=1: into the docs)
 	$(if $(AIA),HARTVISOR_CONFORM_AIA=1) $(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
 		cargo test --quiet --package vmm --features e2e --test conform -- --ignored --nocapture every_column
 
-traps: all ## the same bytes, from a trap per byte to a batch of requests (WRITE=1: into the docs)
+traps: all ## the same bytes, from one trap per byte to a batch of requests (WRITE=1: into the docs)
 	$(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
 		cargo test --quiet --package vmm --features e2e --test traps -- --ignored --nocapture
 
-fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one; INPUT=FILE: again)
+fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one; INPUT=FILE: run it again)
 	FUZZ_SECONDS=$(T) FUZZ_INPUT=$(INPUT) fuzz/run $(FUZZ)
 
-crash: all ## kill the monitor CYCLES=100 times while Linux writes; what was synced must be there
+crash: all ## kill the monitor CYCLES=100 times while Linux writes; synced data must survive
 	HARTVISOR_CRASH_CYCLES=$(CYCLES) cargo test --package vmm --features e2e --test crash killed -- --nocapture
 
-coverage: setup ## which lines of devices/ its own tests reach
+coverage: setup ## the lines of devices/ that its own tests reach
 	@lab/coverage
 
-bench: bench-build ## what hartvisor and QEMU cost, by the lab's instruction clock (HOST_KERNEL=next)
+bench: bench-build ## the costs of hartvisor and QEMU, by the lab's instruction clock (HOST_KERNEL=next)
 	lab/fetch qemu
 	cargo run --quiet --package bench --bin bench -- run --host-kernel $(HOST_KERNEL)
 
 bench-quick: bench-build ## hartvisor alone, in two to three minutes (HOST_KERNEL=next)
 	cargo run --quiet --package bench --bin bench -- run --quick --host-kernel $(HOST_KERNEL)
 
-bench-boot: bench-build ## start, memory and end alone, of hartvisor and QEMU
+bench-boot: bench-build ## only start, memory and end, of hartvisor and QEMU
 	lab/fetch qemu
 	cargo run --quiet --package bench --bin bench -- run --boot --host-kernel $(HOST_KERNEL)
 
-bench-scale: bench-build ## how costs grow with VMs, disks, memory and vCPUs (bench plot FILE draws it)
+bench-scale: bench-build ## how costs grow with VMs, disks, memory and vCPUs (bench plot FILE draws them)
 	lab/cargo build --release --target $(METAL) --package guest
 	cargo run --quiet --package bench --bin bench -- scale --host-kernel $(HOST_KERNEL)
 
@@ -131,7 +132,7 @@ bench-micro: ## the parts on this machine: times by criterion, instructions by v
 	cargo bench --package micro --bench micro
 	bench/instructions
 
-# Two calls: what the one needs of a library must not get into the other.
+# Two calls: the library features of one must not be enabled in the other.
 bench-build: setup
 	@[[ $(HOST_KERNEL) == host ]] || lab/fetch $(HOST_KERNEL)
 	lab/cargo build --release --target $(LINUX) --package vmm
@@ -153,10 +154,10 @@ check: setup ## formatting, lints on every target, documentation, scripts
 lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH
 	@lab/run
 
-clean: ## remove what was built
+clean: ## remove all build products
 	rm -rf $(TARGET)
 
-distclean: clean ## remove also what was fetched
+distclean: clean ## also remove all fetched files
 	rm -rf lab/cache
 
 help: ## this list

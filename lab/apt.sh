@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # Debian packages: those of this machine, and foreign ones in private package lists.
 #
-# Only apt_install changes the machine, and only by installing packages. Everything else happens in folders that are given by name,
-# with a mirror and a keyring taken from the machine's own sources.
+# Only apt_install changes the machine, and only by installing packages. Everything else happens in
+# the given directories, with a mirror and a keyring from the machine's own sources.
 
-# apt_quiet keeps apt's output for the case that it fails.
+# apt_quiet COMMAND...: prints the output only if the command fails.
 apt_quiet() {
     local log
     log=$(mktemp)
@@ -26,19 +26,19 @@ as_root() {
     fi
 }
 
-# installed PACKAGE: also when it is provided by another architecture's build.
+# installed PACKAGE: true also if the package is of another architecture.
 installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 
-# The machine's own lists are refreshed once: old ones name files that the mirror no longer has.
+# The machine's own lists are refreshed once: old lists name files that the mirror no longer has.
 apt_update() {
     [[ -n ${apt_updated:-} ]] && return
     say "refreshing this machine's package lists"
-    # A third-party source may be out of reach: what counts is whether the packages install.
-    apt_quiet as_root apt-get update || say "some package lists could not be refreshed; going on with the others"
+    # A third-party source may be unreachable. This fails only if the packages cannot be installed.
+    apt_quiet as_root apt-get update || say "some package lists could not be refreshed; using the others"
     apt_updated=1
 }
 
-# apt_install WHY PACKAGE...: installs the packages that are missing, from the machine's own sources.
+# apt_install WHY PACKAGE...: installs the missing packages, from the machine's own sources.
 apt_install() {
     local why=$1 package missing=()
     shift
@@ -72,7 +72,8 @@ debian_mirror() {
         awk -v codename="$codename" '$2 == "main" && ($1 == codename || $1 ~ /^(stable|testing|unstable|sid)$/) { print $3; exit }'
 }
 
-# debian_keyring: what that source is signed with; Debian's own keys unless the machine's sources say otherwise.
+# debian_keyring MIRROR: the keys of that source; Debian's own keys unless the machine's sources
+# name others.
 debian_keyring() {
     local mirror=$1 named
     named=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
@@ -84,34 +85,35 @@ debian_keyring() {
     return 0
 }
 
-# private_lists FOLDER SUITES OPTION...: package lists of their own, read from SUITES; leaves in the array apt_private the options
-# that make apt-get use them.
+# private_lists DIRECTORY SUITES OPTION...: reads separate package lists from SUITES. Sets the array
+# apt_private to the options that make apt-get use them.
 private_lists() {
-    local folder=$1 suites=$2 mirror keyring
+    local directory=$1 suites=$2 mirror keyring
     shift 2
     mirror=$(debian_mirror)
     [[ -n $mirror ]] || fail 1 "no Debian mirror in this machine's package sources: set HARTVISOR_DEBIAN_MIRROR to the URI of one"
     keyring=$(debian_keyring "$mirror")
-    mkdir -p "$folder"/{sources,lists/partial,archives/partial}
+    mkdir -p "$directory"/{sources,lists/partial,archives/partial}
     apt_private=(
-        -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$folder/sources" -o Dir::State::Lists="$folder/lists"
-        -o Dir::Cache::Archives="$folder/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
+        -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$directory/sources" -o Dir::State::Lists="$directory/lists"
+        -o Dir::Cache::Archives="$directory/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
         -o APT::Update::Error-Mode=any -o APT::Sandbox::User=root "$@"
     )
-    retry "reading the package lists of $suites" read_lists "$folder" "$suites" "$mirror" "$keyring"
+    retry "reading the package lists of $suites" read_lists "$directory" "$suites" "$mirror" "$keyring"
 }
 
-# read_lists FOLDER SUITES MIRROR KEYRING: by the suites' codenames, else by the class that their release has today. A mirror in the
-# middle of a sync may have an index that does not fit its lists for hours, and the same release, a little older, whole beside it.
+# read_lists DIRECTORY SUITES MIRROR KEYRING: by the suites' codenames, else by the class of their
+# release (stable, testing). During a sync a mirror may have an index that does not match its lists
+# for hours, and a consistent, slightly older copy of the same release under the other name.
 read_lists() {
-    local folder=$1 suites=$2 mirror=$3 keyring=$4 codename=${2%%[ -]*} class log
+    local directory=$1 suites=$2 mirror=$3 keyring=$4 codename=${2%%[ -]*} class log
     log=$(mktemp)
     for class in "$codename" stable testing oldstable; do
         printf '%s\n' "Types: deb" "URIs: $mirror" "Suites: ${suites//$codename/$class}" "Components: main" \
-            ${keyring:+"Signed-By: $keyring"} >"$folder/sources/private.sources"
-        rm -f "$folder"/lists/*Release*
-        if apt_quiet apt-get "${apt_private[@]}" update 2>>"$log" && lists_are_of "$folder/lists" "$suites"; then
-            [[ $class == "$codename" ]] || say "the mirror's '$codename' is not whole at the moment; took its '$class', which is the same release"
+            ${keyring:+"Signed-By: $keyring"} >"$directory/sources/private.sources"
+        rm -f "$directory"/lists/*Release*
+        if apt_quiet apt-get "${apt_private[@]}" update 2>>"$log" && lists_are_of "$directory/lists" "$suites"; then
+            [[ $class == "$codename" ]] || say "the mirror's '$codename' is inconsistent at the moment; using its '$class', which is the same release"
             rm -f "$log"
             return 0
         fi
@@ -121,7 +123,7 @@ read_lists() {
     return 1
 }
 
-# lists_are_of LISTS SUITES: what was read calls itself these suites.
+# lists_are_of LISTS SUITES: the lists have the codenames of these suites.
 lists_are_of() {
     [[ $(sed -n 's/^Codename: //p' "$1"/*Release | sort -u) == "$(tr ' ' '\n' <<<"$2" | sort -u)" ]]
 }

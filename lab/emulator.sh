@@ -1,10 +1,11 @@
 # shellcheck shell=bash
-# A QEMU that runs the emulated host: 7.2 hangs with an AIA and with -icount, so 8.0 is the floor.
+# The QEMU that runs the emulated host. 7.2 hangs with an AIA and with -icount, so 8.0 is the
+# minimum.
 
 emulator=qemu-system-riscv64
 emulator_floor=8.0
 
-# emulator_version: "10.0.2", or nothing when there is no QEMU.
+# emulator_version: "10.0.2", or nothing if there is no QEMU.
 emulator_version() { { "$emulator" --version 2>/dev/null || true; } | sed -n 's/^QEMU emulator version \([0-9.]*\).*/\1/p'; }
 
 # at_least VERSION FLOOR, both as "major.minor…".
@@ -15,7 +16,7 @@ at_least() {
     ((have[0] > want[0] || (have[0] == want[0] && ${have[1]:-0} >= ${want[1]:-0})))
 }
 
-# emulator_ready: there is a QEMU that is new enough.
+# emulator_ready: QEMU is installed and new enough.
 emulator_ready() {
     local version
     version=$(emulator_version)
@@ -42,7 +43,8 @@ setup_emulator() {
         fail 1 "QEMU is $(emulator_version) and we need $emulator_floor or newer: older ones hang with aia= and -icount"
 }
 
-# The release's own QEMU is too old: its backports have a newer one. Their lists are read for this call alone.
+# The release's own QEMU is too old; its backports have a newer one. Their lists are read only for
+# this call.
 emulator_from_backports() {
     local codename work
     # shellcheck source=/dev/null

@@ -1,10 +1,11 @@
 # shellcheck shell=bash
-# The emulated host's initramfs: a part that is always the same, made once, and the job, appended to it.
+# The emulated host's initramfs: a constant part, created once, with the job appended to it.
 
-# pack FOLDER: a cpio archive of all in it, owned by root.
+# pack DIRECTORY: a cpio archive of its content, owned by root.
 pack() (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --create --format=newc --owner=0:0 --quiet)
 
-# base_initramfs ARCHIVE WORK: makes ARCHIVE unless it is newer than all it is made of. Several lab/run may do so at once.
+# base_initramfs ARCHIVE WORK: creates ARCHIVE unless it is newer than its sources. Several lab/run
+# may do so at the same time.
 base_initramfs() {
     local archive=$1 work=$2 source current=1
     for source in "$lab/init" "$lab/session" "$lab/initramfs.sh" "$host/release"; do
@@ -17,7 +18,7 @@ base_initramfs() {
     cp "$lab/init" "$work/init"
     cp "$lab/session" "$work/lab/session"
     cp "$lab/cache/host/busybox" "$work/bin/busybox"
-    # What "#!/bin/sh" of /init means; the other names are made at the start.
+    # For the "#!/bin/sh" of /init, which creates the other links at its start.
     ln -s busybox "$work/bin/sh"
     cp "$host"/modules/* "$modules"
     pack "$work" >"$work.cpio"
@@ -25,7 +26,8 @@ base_initramfs() {
     mv "$archive.$$" "$archive"
 }
 
-# job_script COMMAND...: what /init and /lab/session read: two variables, and the functions `shares` and `job`.
+# job_script COMMAND...: the script for /init and /lab/session: two variables, and the functions
+# `shares` and `job`.
 job_script() {
     local name
     printf "terminal='%s'\nmark='%s'\n" "$terminal" "$mark"

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Which Rust builds for RISC-V: rustup's, where it can fetch the two targets, else Debian's together with its library source.
+# The Rust that builds for RISC-V: rustup's if it can fetch the two targets, else Debian's with its
+# library source.
 
 # Debian's Rust must not be older than the workspace's rust-version.
 rust_floor=1.88
@@ -9,29 +10,29 @@ rust_floor=1.88
 linux_target=riscv64gc-unknown-linux-gnu
 metal_target=riscv64gc-unknown-none-elf
 
-# rustup_has_targets: the toolchain that this folder uses has the standard library of both targets.
+# rustup_has_targets: the toolchain of this directory has the standard library of both targets.
 rustup_has_targets() {
     local libraries
     libraries=$(rustc --print sysroot 2>/dev/null)/lib/rustlib
     [[ -d $libraries/$linux_target/lib && -d $libraries/$metal_target/lib ]]
 }
 
-# debian_rust_ready: Debian's cargo with clippy, its rustc and the source of its library.
+# debian_rust_ready: Debian's cargo with clippy, rustc and the source of the library are installed.
 debian_rust_ready() {
     [[ -x /usr/bin/cargo && -x /usr/bin/cargo-clippy && -x /usr/bin/rustc ]] &&
         [[ -d $(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library ]]
 }
 
-# rust_choice: `rustup` or `debian`, as HARTVISOR_RUST (rustup, debian, auto) and the machine allow.
+# rust_choice: `rustup` or `debian`, by HARTVISOR_RUST (rustup, debian, auto) and what is installed.
 rust_choice() {
     case $HARTVISOR_RUST in
         rustup | debian) printf '%s\n' "$HARTVISOR_RUST" ;;
         auto) if rustup_has_targets || ! debian_rust_ready; then printf 'rustup\n'; else printf 'debian\n'; fi ;;
-        *) fail 1 "HARTVISOR_RUST is '$HARTVISOR_RUST'; it may be rustup, debian or auto" ;;
+        *) fail 1 "HARTVISOR_RUST is '$HARTVISOR_RUST'; expected rustup, debian or auto" ;;
     esac
 }
 
-# setup_rust: makes one of them ready.
+# setup_rust: installs one of them.
 setup_rust() {
     case $(rust_choice) in
         rustup) rustup_has_targets || add_rustup_targets ;;
@@ -43,11 +44,11 @@ add_rustup_targets() {
     say "adding the Rust targets $linux_target and $metal_target with rustup"
     rustup target add "$linux_target" "$metal_target" >&2 && rustup_has_targets && return
     [[ $HARTVISOR_RUST == auto ]] || fail 1 "rustup could not add the RISC-V targets and HARTVISOR_RUST=rustup allows nothing else"
-    say "rustup cannot add the RISC-V targets here; taking Debian's Rust for them"
+    say "rustup cannot add the RISC-V targets here; using Debian's Rust for them"
     install_debian_rust
 }
 
-# Debian has a Rust for building browsers beside its ordinary one: the newer of the two is taken.
+# Debian has a second Rust for building browsers: use the newer of the two.
 install_debian_rust() {
     debian_rust_ready && return
     command -v apt-get >/dev/null ||
@@ -60,7 +61,7 @@ install_debian_rust() {
     dpkg --compare-versions "${plain:-0}" ge "$rust_floor" ||
         fail 1 "Debian's newest Rust here is ${plain:-absent} and we need $rust_floor: use rustup (rustup target add $linux_target $metal_target)"
     apt_install "a Rust that can build its own library for RISC-V" "rustc$suffix" "cargo$suffix" "rust$suffix-src" "rust$suffix-clippy"
-    debian_rust_ready || fail 1 "rustc$suffix, cargo$suffix and rust$suffix-src are installed, but there is no library source beside /usr/bin/rustc"
+    debian_rust_ready || fail 1 "rustc$suffix, cargo$suffix and rust$suffix-src are installed, but there is no library source for /usr/bin/rustc"
 }
 
 package_version() { apt-cache policy "$1" 2>/dev/null | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }'; }

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
-# Messages of the lab's scripts, all on standard error so that they never mix with a command's output.
+# Messages of the lab's scripts. They go to standard error, so that they never mix with a command's
+# output.
 
 say() { printf 'lab: %s\n' "$*" >&2; }
 
-# fail STATUS TEXT...: says it and ends the script.
+# fail STATUS TEXT...: prints an error and ends the script.
 fail() {
     local status=$1
     shift
@@ -11,7 +12,8 @@ fail() {
     exit "$status"
 }
 
-# retry WHAT COMMAND...: package mirrors are busy at times, or caught in the middle of a sync (5xx, "unexpected size", "Hash Sum mismatch").
+# retry WHAT COMMAND...: package mirrors may be busy, or in the middle of a sync (5xx, "unexpected
+# size", "Hash Sum mismatch").
 retry() {
     local what=$1 pause
     shift

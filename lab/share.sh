@@ -1,40 +1,40 @@
 # shellcheck shell=bash
-# Folders of this machine that the emulated host mounts by 9p, at the same absolute paths.
+# Directories of this machine that the emulated host mounts by 9p, at the same absolute paths.
 
-share_paths=() # folders
-bind_files=()  # files whose folder cannot be mounted at its own path
+share_paths=() # directories
+bind_files=()  # files whose directory cannot be mounted at its own path
 
-# share_folder FOLDER: unless a share holds it already.
-share_folder() {
+# share_directory DIRECTORY: unless it is below one that is shared already.
+share_directory() {
     local path real share
-    path=$(cd "$1" 2>/dev/null && pwd) || fail "$lab_failed" "cannot open the folder '$1'"
+    path=$(cd "$1" 2>/dev/null && pwd) || fail "$lab_failed" "cannot open the directory '$1'"
     real=$(cd "$path" && pwd -P)
     for share in "${share_paths[@]}"; do
-        # The same path below a share is the same folder, unless a symbolic link leads elsewhere.
+        # The same path below a share is the same directory, unless a symbolic link leads elsewhere.
         [[ $path/ == "$share"/* && $real == "$(cd "$share" && pwd -P)${path#"$share"}" ]] && return
     done
     share_paths+=("$path")
 }
 
-# share_file FILE: its folder, and what it points to when it is a symbolic link.
+# share_file FILE: its directory, and its target if it is a symbolic link.
 share_file() {
-    local file=$1 folder
-    [[ -e $file ]] || fail "$lab_failed" "--file '$file': there is no such file"
+    local file=$1 directory
+    [[ -e $file ]] || fail "$lab_failed" "--file '$file': no such file"
     if [[ -d $file ]]; then
-        needed_inside "$(cd "$file" && pwd)" && fail "$lab_failed" "--file '$file': the emulated host has its own; name a folder below it"
-        share_folder "$file"
+        needed_inside "$(cd "$file" && pwd)" && fail "$lab_failed" "--file '$file': the emulated host has its own; name a directory below it"
+        share_directory "$file"
         return
     fi
-    folder=$(cd "$(dirname "$file")" && pwd)
-    if needed_inside "$folder"; then
-        bind_files+=("$folder/$(basename "$file")")
+    directory=$(cd "$(dirname "$file")" && pwd)
+    if needed_inside "$directory"; then
+        bind_files+=("$directory/$(basename "$file")")
     else
-        share_folder "$folder"
+        share_directory "$directory"
     fi
     [[ ! -L $file ]] || share_file "$(readlink -f "$file")"
 }
 
-# needed_inside FOLDER: the emulated host has one of its own there and needs it.
+# needed_inside DIRECTORY: the emulated host has and needs its own.
 needed_inside() {
     case $1 in
         / | /tmp | /run | /dev/shm) return 0 ;;
@@ -44,7 +44,8 @@ needed_inside() {
     esac
 }
 
-# share_devices: sets share_options, for QEMU, and share_commands, for the guest. A folder comes before those in it.
+# share_devices: sets share_options, for QEMU, and share_commands, for the guest. A directory comes
+# before those below it.
 share_devices() {
     local index=0 path
     share_options=()
@@ -63,10 +64,10 @@ share_devices() {
 }
 
 add_share() {
-    # A comma in a value is written twice for QEMU.
+    # QEMU reads two commas as one.
     share_options+=(-fsdev "local,id=share$1,path=${2//,/,,},security_model=none,multidevs=remap"
         -device "virtio-9p-pci,fsdev=share$1,mount_tag=share$1")
 }
 
-# quote TEXT: as one word of a POSIX shell.
+# quote TEXT: quotes it as one word of a POSIX shell.
 quote() { printf "'%s'" "${1//\'/\'\\\'\'}"; }

@@ -40,6 +40,7 @@ pub mod external;
 pub mod fdt;
 mod files;
 pub mod hart;
+pub mod heap;
 pub mod isa;
 #[cfg(target_arch = "riscv64")]
 pub mod kvm;

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use vmm::cli::{self, Command, Parsed};
 use vmm::error::Error;
-use vmm::{check, external, logger, run, show, stderr, terminal, vhost_user};
+use vmm::{check, external, heap, logger, run, show, stderr, terminal, vhost_user};
 
 fn main() -> ExitCode {
+    heap::share();
     terminal::install_panic_hook();
     match hartvisor() {
         Ok(status) => status.into(),

@@ -9,7 +9,7 @@
 //!   flag, which every queue looks at before each chain. So it waits for at most one request.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, Builder, JoinHandle};
@@ -36,7 +36,7 @@ const RETRY: Duration = Duration::from_millis(1);
 /// A device, what it serves, and the thread that does it. All end with this.
 pub(super) struct Worker {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    pub(super) thread: Option<JoinHandle<()>>,
     /// How long [`with`](Self::with) waits; `None` is as long as it takes.
     patience: Option<Duration>,
 }
@@ -57,7 +57,8 @@ impl Worker {
             served: Mutex::new(Served {
                 device,
                 queues: Queues::default(),
-                kicks: Arc::new([]),
+                kicks,
+                armed: false,
                 notify,
                 running: false,
                 broken: false,
@@ -68,17 +69,9 @@ impl Worker {
             epoll: Epoll::new()?,
             wake: event()?,
         });
-        shared.add(&shared.wake, WAKE, EventSet::IN)?;
-        let mut served = lock(&shared.served);
-        for ((file, ready), data) in served.device.files().into_iter().zip(FILES..) {
-            match shared.add(&file, data, ready.set()) {
-                // A file that cannot be waited for is always ready; its queue's kick will try it.
-                Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
-                other => other?,
-            }
-        }
-        served.set_kicks(&shared.epoll, kicks)?;
-        drop(served);
+        let wake = shared.wake.as_raw_fd();
+        let epoll = &shared.epoll;
+        epoll.ctl(ControlOperation::Add, wake, edge(EventSet::IN, WAKE))?;
         let its = Arc::clone(&shared);
         let thread = Builder::new().name(name).spawn(move || {
             if let Err(error) = its.serve() {
@@ -123,9 +116,11 @@ impl Worker {
         let result = change(&mut served, &shared.epoll);
         if served.running {
             served.queues.set_stop(&shared.stop);
-            served.rearm(&shared.epoll);
-            // Cannot fail: the counter is far from its limit.
-            let _ = shared.wake.write(1);
+            served.arm(&shared.epoll);
+            if served.queues.unfinished().next().is_some() {
+                // Cannot fail: the counter is far from its limit.
+                let _ = shared.wake.write(1);
+            }
         }
         Ok(result)
     }
@@ -223,9 +218,14 @@ impl Shared {
     /// The lock for the device's own thread, which gives way to whoever waits for it.
     fn lock(&self) -> MutexGuard<'_, Served> {
         if self.stop.is_set() {
-            drop(lock(&self.turn));
+            self.give_way();
         }
         lock(&self.served)
+    }
+
+    #[cold]
+    fn give_way(&self) {
+        drop(lock(&self.turn));
     }
 
     fn lock_within(&self, patience: Option<Duration>) -> Result<MutexGuard<'_, Served>, Stuck> {
@@ -244,14 +244,6 @@ impl Shared {
             }
         }
     }
-
-    /// Waits for `file` from now on. Everything is edge-triggered: a kick is news even while the
-    /// last one's count stands in the eventfd, which so never needs to be read.
-    fn add(&self, file: &impl AsRawFd, data: u64, set: EventSet) -> io::Result<()> {
-        let event = EpollEvent::new(set | EventSet::EDGE_TRIGGERED, data);
-        self.epoll
-            .ctl(ControlOperation::Add, file.as_raw_fd(), event)
-    }
 }
 
 impl Ready {
@@ -268,6 +260,8 @@ pub(super) struct Served {
     pub(super) device: Box<dyn VirtioDevice>,
     pub(super) queues: Queues,
     kicks: Arc<[EventFd]>,
+    /// Whether the thread waits for the kicks and the device's files: from the first start on.
+    armed: bool,
     pub(super) notify: Arc<dyn Notify>,
     /// Whether the device serves its queues. Events that come while it does not are dropped:
     /// everything is looked at anew when it begins to.
@@ -279,40 +273,52 @@ pub(super) struct Served {
 impl Served {
     /// Waits for `kicks` instead of those before: kick `i` notifies queue `i`.
     pub(super) fn set_kicks(&mut self, epoll: &Epoll, kicks: Arc<[EventFd]>) -> io::Result<()> {
-        for kick in &*self.kicks {
-            // A duplicate elsewhere would keep it in the set after we close ours.
-            epoll.ctl(
-                ControlOperation::Delete,
-                kick.as_raw_fd(),
-                EpollEvent::default(),
-            )?;
-        }
-        self.kicks = Arc::new([]);
-        for (kick, data) in kicks.iter().zip(0..) {
-            epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), kick_event(data))?;
+        if self.armed {
+            for kick in &*self.kicks {
+                // A duplicate elsewhere would keep it in the set after we close ours.
+                let event = EpollEvent::default();
+                epoll.ctl(ControlOperation::Delete, kick.as_raw_fd(), event)?;
+            }
+            self.kicks = Arc::new([]);
+            for (kick, data) in kicks.iter().zip(0..) {
+                let event = edge(EventSet::IN, data);
+                epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), event)?;
+            }
         }
         self.kicks = kicks;
         Ok(())
     }
 
-    /// Has every file and kick that is ready now reported once more.
-    fn rearm(&self, epoll: &Epoll) {
-        let modify = |file: RawFd, event| {
-            if let Err(error) = epoll.ctl(ControlOperation::Modify, file, event) {
-                // One that cannot be waited for was never in the set.
-                debug!("{:?}: not waited for: {error}", self.device.id());
-            }
+    /// Has every file and kick that is ready now reported, once more if it was before.
+    fn arm(&mut self, epoll: &Epoll) {
+        let again = std::mem::replace(&mut self.armed, true);
+        let operation = || match again {
+            false => ControlOperation::Add,
+            true => ControlOperation::Modify,
         };
-        for (kick, data) in self.kicks.iter().zip(0..) {
-            modify(kick.as_raw_fd(), kick_event(data));
-        }
-        for ((file, ready), data) in self.device.files().into_iter().zip(FILES..) {
-            let event = EpollEvent::new(ready.set() | EventSet::EDGE_TRIGGERED, data);
-            modify(file.as_raw_fd(), event);
+        let files = self.device.files();
+        let files = files.iter().zip(FILES..);
+        let files = files.map(|((file, ready), data)| (file.as_raw_fd(), ready.set(), data));
+        let kicks = self.kicks.iter().zip(0..);
+        let kicks = kicks.map(|(kick, data)| (kick.as_raw_fd(), EventSet::IN, data));
+        for (file, set, data) in kicks.chain(files) {
+            match epoll.ctl(operation(), file, edge(set, data)) {
+                Ok(()) => {}
+                // A file that cannot be waited for is always ready; its queue's kick will try it.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOENT)) => {
+                    debug!("{:?}: not waited for: {error}", self.device.id());
+                }
+                Err(error) => {
+                    let id = self.device.id();
+                    error!("the {id:?} device cannot wait for its driver or a file: {error}");
+                    self.notify.needs_reset();
+                }
+            }
         }
     }
 
     /// The device cannot go on with what its driver set up.
+    #[cold]
     pub(super) fn break_off(&mut self, why: &QueueError) {
         debug!("{:?}: {why}", self.device.id());
         self.broken = true;
@@ -367,8 +373,10 @@ impl Served {
     }
 }
 
-fn kick_event(data: u64) -> EpollEvent {
-    EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, data)
+/// Everything is edge-triggered: a kick is news even while the last one's count stands in the
+/// eventfd, which so never needs to be read.
+fn edge(set: EventSet, data: u64) -> EpollEvent {
+    EpollEvent::new(set | EventSet::EDGE_TRIGGERED, data)
 }
 
 #[cfg(test)]

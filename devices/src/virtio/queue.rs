@@ -131,6 +131,7 @@ impl QueueConfig {
             published: next_used,
             stalled: None,
             unfinished: false,
+            stride: 1,
             spare: Vec::new(),
             notify,
             index: 0,
@@ -161,6 +162,8 @@ pub struct Queue {
     /// The chain that could not be served to its end.
     stalled: Option<Chain>,
     unfinished: bool,
+    /// Chains from one look at the clock to the next: more, the quicker they are served.
+    stride: u8,
     #[expect(
         clippy::vec_box,
         reason = "chains move about: a pointer is cheaper than two vectors"

@@ -8,6 +8,9 @@ use super::{Chain, Queue, QueueError};
 /// A batch of quick requests takes less; a request to a slow disk takes far more.
 const PUBLISH_AFTER: Duration = Duration::from_micros(500);
 
+/// Chains from one look at the clock to the next, at most.
+const STRIDE_MAX: u8 = 8;
+
 impl Queue {
     /// Serves the chains that are available, one after another, and publishes them in batches.
     ///
@@ -29,7 +32,7 @@ impl Queue {
         let mut promised = false;
         loop {
             let before = budget;
-            let mut batch = None;
+            let mut batch = Batch::default();
             self.suppress_kicks();
             while budget > 0 {
                 if self.stop.is_set() {
@@ -49,7 +52,13 @@ impl Queue {
                         return Err(invalid);
                     }
                 };
-                self.publish_in_time(&mut batch);
+                // A lone request does not pay for the clock.
+                if self.waiting > 0 || self.next_used != self.published {
+                    match batch.left {
+                        0 => self.publish_in_time(&mut batch),
+                        _ => batch.left -= 1,
+                    }
+                }
                 let Some(written) = serve(&mut chain) else {
                     self.stalled = Some(chain);
                     self.notify();
@@ -75,52 +84,36 @@ impl Queue {
         }
     }
 
-    /// Before the next chain is served: publishes what was pushed, if that waits for too long. A lone
-    /// request does not pay for the clock, and quick ones for few looks at it.
-    fn publish_in_time(&mut self, batch: &mut Option<Batch>) {
-        if self.next_used == self.published {
-            if self.waiting > 0 {
-                *batch = Some(Batch::begin());
-            }
-        } else if batch.as_mut().is_none_or(Batch::is_over) {
-            self.notify();
-            *batch = Some(Batch::begin());
+    /// Before the next chain is served: publishes what was pushed, if that waits for too long. Quick
+    /// requests look at the clock ever less often, and begin the next batch as they ended the last.
+    #[cold]
+    #[inline(never)]
+    fn publish_in_time(&mut self, batch: &mut Batch) {
+        let now = Instant::now();
+        let elapsed = |since| now.saturating_duration_since(since);
+        if let Some(looked) = batch.looked {
+            self.stride = match elapsed(looked) < PUBLISH_AFTER / 4 {
+                true => (self.stride * 2).min(STRIDE_MAX),
+                false => 1,
+            };
         }
+        let over = |began| elapsed(began) >= PUBLISH_AFTER;
+        if batch.began.is_none_or(over) {
+            self.notify();
+            batch.began = Some(now);
+        }
+        batch.looked = Some(now);
+        batch.left = self.stride - 1;
     }
 }
 
 /// Chains that are to be published together.
+#[derive(Default)]
 struct Batch {
-    since: Instant,
-    /// Chains from one look at the clock to the next.
-    stride: u8,
-    /// Chains that are left until then.
+    /// When the first of them was about to be served, if known.
+    began: Option<Instant>,
+    /// The last look at the clock.
+    looked: Option<Instant>,
+    /// Chains that are left until the next.
     left: u8,
-}
-
-impl Batch {
-    fn begin() -> Batch {
-        Batch {
-            since: Instant::now(),
-            stride: 1,
-            left: 0,
-        }
-    }
-
-    /// Whether the first of them waits for too long. The clock is looked at for the first chain, and
-    /// ever less often, up to each eighth one, as long as they are quick.
-    fn is_over(&mut self) -> bool {
-        if self.left > 0 {
-            self.left -= 1;
-            return false;
-        }
-        let elapsed = self.since.elapsed();
-        self.stride = if elapsed < PUBLISH_AFTER / 4 {
-            (self.stride * 2).min(8)
-        } else {
-            1
-        };
-        self.left = self.stride - 1;
-        elapsed >= PUBLISH_AFTER
-    }
 }

@@ -15,7 +15,7 @@ use guest::{Block, Error, Layout, Registers, Segment};
 use support::{Ram, disk, image, patience, pattern, wait_for};
 
 #[test]
-fn what_is_written_is_on_the_file_and_reads_back() {
+fn written_data_is_in_the_file_and_reads_back() {
     for ring in RINGS {
         let (ram, file, page) = machine(false);
         let mut block = open(&ram, &page, OWN | ring);
@@ -46,7 +46,7 @@ fn what_is_written_is_on_the_file_and_reads_back() {
 }
 
 #[test]
-fn a_read_only_disk_says_so_and_refuses_writes() {
+fn a_read_only_disk_offers_ro_and_refuses_writes() {
     let (ram, file, page) = machine(true);
     let mut block = open(&ram, &page, WANTED);
     assert!(block.read_only());
@@ -57,7 +57,7 @@ fn a_read_only_disk_says_so_and_refuses_writes() {
 }
 
 #[test]
-fn impossible_requests_get_their_status_and_the_device_goes_on() {
+fn invalid_requests_get_an_error_status_and_the_device_continues() {
     let (ram, file, page) = machine(false);
     let mut dma = ram.dma();
     let data = dma.alloc(2 * SECTOR).unwrap();
@@ -93,7 +93,7 @@ fn impossible_requests_get_their_status_and_the_device_goes_on() {
     assert_eq!(on_file(&file, SECTORS - 1), [pattern(SECTORS - 1); SECTOR]);
 }
 
-/// § 2.7.4.3: the device makes no assumption about how a request is cut.
+/// § 2.7.4.3: the device makes no assumption about the framing of a request.
 #[test]
 fn a_request_may_be_cut_anywhere() {
     const READ: [&[usize]; 5] = [
@@ -124,7 +124,7 @@ fn a_request_may_be_cut_anywhere() {
                     layout,
                 };
                 let token = match block.submit_framed(request, &frame) {
-                    // As many direct segments as there are leave nothing for the table.
+                    // All segments are direct, so there is none left for a table.
                     Err(Error::Chain { .. }) if layout != Layout::Direct => return None,
                     token => token.unwrap(),
                 };
@@ -171,7 +171,7 @@ fn many_requests_in_flight_each_get_their_own_answer() {
                 })
                 .collect();
             assert_eq!(block.queue().in_flight(), 40);
-            // Waited for in another order than they were submitted in.
+            // Waits in another order than they were submitted.
             for (n, token) in tokens.into_iter().enumerate().rev() {
                 let done = block.finish(token, &mut patience()).unwrap();
                 assert_eq!((done.status, done.written), (Status::Ok, 513));
@@ -183,7 +183,7 @@ fn many_requests_in_flight_each_get_their_own_answer() {
     }
 }
 
-/// Both indices of the rings run through all 65 536 values, in each way to suppress notifications.
+/// Both ring indices run through all 65 536 values, with each way to suppress notifications.
 #[test]
 fn the_ring_indices_wrap() {
     for ring in RINGS {
@@ -212,7 +212,7 @@ fn the_ring_indices_wrap() {
 }
 
 #[test]
-fn each_wait_ends_with_one_interrupt_and_a_batch_has_one_in_all() {
+fn each_wait_ends_with_one_interrupt_and_a_batch_has_only_one() {
     for ring in RINGS {
         let (ram, _file, page) = machine(false);
         let mut dma = ram.dma();
@@ -227,7 +227,7 @@ fn each_wait_ends_with_one_interrupt_and_a_batch_has_one_in_all() {
                 })
                 .collect();
             block.kick();
-            // The interrupt comes after the used index, so this alone must be enough of a wait.
+            // The interrupt comes after the used index, so waiting for it must be enough.
             wait_for("the interrupt", || page.wire.is_high());
             for token in tokens {
                 let done = block.poll(&token).unwrap();
@@ -247,7 +247,7 @@ fn a_driver_that_wants_no_interrupts_gets_none() {
         let mut block = open(&ram, &page, OWN | ring);
         block.set_interrupts(false);
         (0..100).for_each(|sector| check_read(&mut block, sector));
-        // A reset waits for the device's thread: what it had to say it has said.
+        // A reset waits for the device's thread, so all its interrupts have come.
         let mut transport = block.into_transport();
         transport.reset().unwrap();
         assert_eq!(page.wire.edges(), 0, "features {ring:#x}");
@@ -255,7 +255,7 @@ fn a_driver_that_wants_no_interrupts_gets_none() {
 }
 
 #[test]
-fn after_a_reset_in_flight_nothing_is_touched_and_the_driver_starts_anew() {
+fn after_a_reset_in_flight_the_memory_is_untouched_and_a_new_driver_is_served() {
     for ring in RINGS {
         let (ram, _file, page) = machine(false);
         for _ in 0..6 {
@@ -304,7 +304,7 @@ fn a_driver_that_cannot_flush_writes_through() {
     assert_eq!(block.transport().features(), feature::VERSION_1);
     block.write(2, &[0xcc; SECTOR], &mut patience()).unwrap();
     assert_eq!(on_file(&file, 2), [0xcc; SECTOR]);
-    // There is nothing left to flush, and the driver asks for nothing.
+    // There is nothing to flush, so the driver sends no request.
     block.flush(&mut patience()).unwrap();
 }
 
@@ -323,7 +323,7 @@ fn features_that_were_not_offered_are_refused_and_a_second_attempt_works() {
     let offered = transport.negotiate(WANTED).unwrap();
     for wrong in [offered | 1 << 12, offered & !feature::VERSION_1] {
         transport.reset().unwrap();
-        // ACKNOWLEDGE, then DRIVER: what `accept` expects to find.
+        // ACKNOWLEDGE, then DRIVER: the status that `accept` expects.
         page.write(0x70, 1);
         page.write(0x70, 3);
         assert_eq!(transport.accept(wrong), Err(Error::FeaturesRefused(wrong)));

@@ -1,4 +1,4 @@
-//! What a disk offers beside reading and writing, by the guest's driver.
+//! A disk's optional features, with the guest's driver.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -45,7 +45,7 @@ fn zeroes_and_discards_reach_the_file() {
 }
 
 #[test]
-fn a_driver_that_did_not_accept_discard_has_none() {
+fn a_driver_without_discard_cannot_discard() {
     let (ram, file, page) = machine(false);
     let mut block = open(&ram, &page, feature::VERSION_1);
     let unsupported = Err(Error::Request(Status::Unsupp));
@@ -58,9 +58,9 @@ fn a_driver_that_did_not_accept_discard_has_none() {
 /// Offset of `writeback` in the registers (§ 4.2.2, § 5.2.4).
 const WRITEBACK: u64 = 0x100 + 32;
 
-/// § 5.2.5.2: the mode is right from FEATURES_OK on.
+/// § 5.2.5.2: the cache mode is valid from FEATURES_OK on.
 #[test]
-fn the_cache_mode_follows_from_the_features_before_the_driver_is_set_up() {
+fn the_cache_mode_follows_from_the_features_before_driver_ok() {
     let (_ram, _file, page) = machine(false);
     let mut transport = page.probe();
     for (own, expected) in [
@@ -87,7 +87,7 @@ fn a_driver_that_turns_the_cache_off_writes_through() {
 }
 
 #[test]
-fn every_queue_of_a_disk_is_served_and_none_that_was_left_out() {
+fn every_enabled_queue_of_a_disk_is_served_and_no_other() {
     let ram = Ram::new();
     let file = image(SECTORS);
     let options = devices::block::Options {
@@ -130,7 +130,7 @@ fn every_queue_of_a_disk_is_served_and_none_that_was_left_out() {
 }
 
 #[test]
-fn a_disk_that_grows_and_shrinks_tells_its_driver() {
+fn a_disk_that_grows_and_shrinks_notifies_its_driver() {
     let ram = Ram::new();
     let file = image(SECTORS);
     let device = devices::block::Block::new(file.try_clone().unwrap(), SECTORS * 512, false, "");
@@ -150,7 +150,7 @@ fn a_disk_that_grows_and_shrinks_tells_its_driver() {
         block.read(sectors - 1, &mut data, &mut patience()).unwrap();
         let beyond = block.read(sectors, &mut data, &mut patience());
         assert_eq!(beyond, Err(Error::Request(Status::IoErr)));
-        // What the requests raised.
+        // The interrupts of the requests.
         acknowledge(&page);
     }
 }

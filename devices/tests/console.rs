@@ -21,7 +21,7 @@ const RINGS: [u64; 4] = [
 
 const OWN: u64 = WANTED & !(feature::INDIRECT_DESC | feature::EVENT_IDX);
 
-/// More than all buffers on the way hold together.
+/// More bytes than all buffers in between hold together.
 const MUCH: usize = 1 << 20;
 
 fn open(ram: &Ram, wanted: u64) -> (Page, Console<Page>, Terminal) {
@@ -30,7 +30,7 @@ fn open(ram: &Ram, wanted: u64) -> (Page, Console<Page>, Terminal) {
     (page, console, terminal)
 }
 
-/// Bytes in which every loss and every exchange shows: no two windows of four in 1 MiB are alike.
+/// Bytes that show every loss and every swap: all windows of four bytes in 1 MiB differ.
 fn text(len: usize) -> Vec<u8> {
     let words = (0_u32..).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes());
     words.take(len).collect()
@@ -50,7 +50,7 @@ fn receive(console: &mut Console<Page>, len: usize, portion: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_typed_arrives_and_what_is_sent_is_seen() {
+fn input_reaches_the_driver_and_output_the_terminal() {
     for ring in RINGS {
         let ram = Ram::new();
         let (_page, mut console, mut terminal) = open(&ram, OWN | ring);
@@ -76,7 +76,7 @@ fn a_paste_of_a_mebibyte_loses_nothing_however_slowly_it_is_read() {
         let paste = text(MUCH);
         thread::scope(|scope| {
             scope.spawn(|| terminal.keyboard.write_all(&paste).unwrap());
-            // 100 bytes at a time: every receive buffer of 256 bytes takes three visits.
+            // 100 bytes at a time: every receive buffer of 256 bytes takes three reads.
             assert!(receive(&mut console, MUCH, 100) == paste);
         });
     }
@@ -92,7 +92,7 @@ fn a_mebibyte_of_output_reaches_a_slow_terminal_whole() {
         thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut seen = vec![0; clogged + MUCH];
-                // Odd portions, so that the device's writes are cut anywhere.
+                // Odd portions, so that the device's writes are split anywhere.
                 for portion in seen.chunks_mut(997) {
                     terminal.screen.read_exact(portion).unwrap();
                 }
@@ -114,7 +114,7 @@ fn a_terminal_that_takes_nothing_stalls_neither_input_nor_another_device() {
     let mut disk = Block::new(disk.probe(), &mut ram.dma(), guest::block::WANTED, 16).unwrap();
     let clogged = terminal.clog();
 
-    // The time that passes is a hundred reads of the disk.
+    // Meanwhile the disk serves a hundred reads.
     let mut sector = 0;
     let mut read_the_disk = || {
         let mut data = [0; 512];
@@ -138,7 +138,7 @@ fn a_terminal_that_takes_nothing_stalls_neither_input_nor_another_device() {
 }
 
 #[test]
-fn a_reset_while_stalled_gives_the_device_back() {
+fn a_reset_while_stalled_frees_the_device() {
     let ram = Ram::new();
     let (page, mut console, mut terminal) = open(&ram, WANTED);
     let clogged = terminal.clog();
@@ -163,7 +163,7 @@ fn input_from_before_the_driver_came_is_kept() {
     terminal.keyboard.write_all(b"early").unwrap();
     let mut console = Console::new(page.probe(), &mut ram.dma(), WANTED).unwrap();
     assert_eq!(receive(&mut console, 5, 64), b"early");
-    // Typed between two lives of the driver.
+    // Typed while there is no driver.
     page.probe().reset().unwrap();
     drop(console);
     terminal.keyboard.write_all(b"between").unwrap();
@@ -172,7 +172,7 @@ fn input_from_before_the_driver_came_is_kept() {
 }
 
 #[test]
-fn a_terminal_that_is_gone_does_not_hang_the_guest() {
+fn a_closed_terminal_does_not_hang_the_guest() {
     let ram = Ram::new();
     let (_page, mut console, terminal) = open(&ram, WANTED);
     drop(terminal);

@@ -1,5 +1,6 @@
-//! A host that takes no more. The limit of a file's size stands for a full disk: it needs no root and fails at a byte that
-//! the test chooses. As it is the whole process's, this program has one test.
+//! A full host file system. The limit of a file's size (RLIMIT_FSIZE) stands in for it: it needs no
+//! root, and fails at a byte that the test chooses. The limit applies to the whole process, so this
+//! program has only one test.
 
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
@@ -13,7 +14,7 @@ use guest::block::{SECTOR, Status, WANTED};
 use guest::{Block, Error};
 use support::{Page, Ram, patience};
 
-/// The disk's sectors, and those that the host takes.
+/// The disk's sectors, and those that fit on the host.
 const SECTORS: u64 = 2048;
 const ROOM: u64 = 1024;
 
@@ -37,22 +38,22 @@ impl log::Log for Counter {
     fn flush(&self) {}
 }
 
-/// No file may be longer than that from now on.
+/// Limits every file to `bytes` from now on.
 fn limit(bytes: u64) {
     let limit = libc::rlimit {
         rlim_cur: bytes,
         rlim_max: libc::RLIM_INFINITY,
     };
-    // SAFETY: a limit is read from ours.
+    // SAFETY: the call reads `limit`, which is valid.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) };
     assert_eq!(result, 0);
 }
 
 #[test]
-fn a_full_host_loses_nothing_that_was_flushed_and_says_so_once() {
+fn a_full_host_loses_no_flushed_data_and_is_reported_once() {
     log::set_logger(&Counter).unwrap();
     log::set_max_level(log::LevelFilter::Warn);
-    // SAFETY: ignoring a signal needs no handler. It comes with the error, and would end the process.
+    // SAFETY: this installs no handler. The signal comes with the error, and would end the process.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let file = tempfile::tempfile().unwrap();
     file.set_len(SECTORS * 512).unwrap();
@@ -65,7 +66,7 @@ fn a_full_host_loses_nothing_that_was_flushed_and_says_so_once() {
     let page = Page::new(&ram, device);
     let mut block = Block::new(page.probe(), &mut ram.dma(), WANTED, 64).unwrap();
 
-    // Its device after a reboot. No memory can be made for it below the limit.
+    // The device after a reboot. Its memory file is made before the limit is set.
     let device = devices::block::Block::with(file.try_clone().unwrap(), SECTORS * 512, &options);
     let other_ram = Ram::new();
     let other_page = Page::new(&other_ram, device);
@@ -83,12 +84,12 @@ fn a_full_host_loses_nothing_that_was_flushed_and_says_so_once() {
         let full = block.write(sector, &[0xaa; SECTOR], &mut patience());
         assert_eq!(full, refused, "sector {sector}");
     }
-    // Of this one the first half has room.
+    // The first half of this request fits.
     let half = block.write(ROOM - 1, &[0xbb; 2 * SECTOR], &mut patience());
     assert_eq!(half, refused);
     assert_eq!(WARNINGS.load(Ordering::SeqCst), 1);
 
-    // Nor does a guest fill the log that reboots, and with it gets another device for the same disk.
+    // A guest cannot fill the log by rebooting, which makes a new device for the same disk.
     let full = rebooted.write(ROOM, &[0xaa; SECTOR], &mut patience());
     assert_eq!(full, refused);
     assert_eq!(WARNINGS.load(Ordering::SeqCst), 1);
@@ -104,7 +105,7 @@ fn a_full_host_loses_nothing_that_was_flushed_and_says_so_once() {
     file.read_exact_at(&mut seen, 0).unwrap();
     assert!(seen == content[..flushed], "and it is on the file");
 
-    // There is room again.
+    // There is space again.
     limit(libc::RLIM_INFINITY);
     block.write(ROOM, &[0xaa; SECTOR], &mut patience()).unwrap();
     block.flush(&mut patience()).unwrap();

@@ -1,7 +1,8 @@
-//! What a hostile or broken guest tries, through the registers and rings of whole devices. Each case leaves the device
-//! alive or in need of a reset, a reset heals it, and the device beside it works all the time.
+//! Attacks by a hostile or broken guest, through the registers and rings of whole devices. After
+//! each case the device works or needs a reset, a reset repairs it, and a second device always
+//! works.
 //!
-//! `docs/testing.md` lists every case with its test; many are tested at a smaller scale, beside the code.
+//! `docs/testing.md` lists every case with its test. Many of them are unit tests beside the code.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -26,7 +27,7 @@ const INDIRECT: u16 = 4;
 const BROKEN: u32 = 0x4f;
 const LIVE: u32 = 0x0f;
 
-/// A disk whose queue the test writes by hand, another with an honest driver, and places for buffers.
+/// A disk whose queue the test writes by hand, a second disk with a correct driver, and buffers.
 struct Scene {
     ram: Ram,
     file: File,
@@ -128,13 +129,13 @@ impl Scene {
         self.page.read(offset::STATUS)
     }
 
-    /// The device must find the ring broken; then all is as it should be again after a reset.
+    /// Asserts that the device finds the ring invalid, and that a reset repairs it.
     fn breaks(mut self) {
         wait_for("DEVICE_NEEDS_RESET", || self.status() == BROKEN);
         wait_for("the interrupt", || self.page.wire.is_high());
         let pending = self.page.read(offset::INTERRUPT_STATUS);
         assert_ne!(pending & guest::mmio::INTERRUPT_CONFIG, 0);
-        // A broken device is deaf.
+        // A device that needs a reset ignores kicks.
         let used = self.used();
         self.honest_read(1);
         self.offer(&[0]);
@@ -142,7 +143,7 @@ impl Scene {
         assert_eq!(self.used(), used);
     }
 
-    /// The device must answer `count` chains in all, and be well.
+    /// Asserts that the device answers `count` chains in total, and still works.
     fn answers(&self, count: u16) {
         wait_for("the answers", || {
             assert_eq!(self.status(), LIVE);
@@ -150,7 +151,7 @@ impl Scene {
         });
     }
 
-    /// The neighbour works, and after a reset the device does.
+    /// Asserts that the second disk works, and that the first works after a reset.
     fn heal(&mut self) {
         check_reads(&mut self.neighbour);
         let mut dma = self.ram.dma();
@@ -176,7 +177,7 @@ fn check_reads(block: &mut Block<Page>) {
 }
 
 #[test]
-fn the_scene_itself_works() {
+fn a_correct_request_works_in_this_scene() {
     let mut scene = scene();
     scene.honest_read(9);
     scene.offer(&[0]);
@@ -233,7 +234,7 @@ fn buffers_that_are_not_ram_need_a_reset() {
         (u64::MAX - 511, 512),
         (u64::MAX - 3, 512),
         (RAM, u32::MAX),
-        // Register pages: the first device's own, and the interrupt controller.
+        // Register pages: the first device's, and the interrupt controller's.
         (0x1000_1000, 512),
         (0x1000_1100, 0x1000),
         (0x0c20_0004, 4),
@@ -250,7 +251,7 @@ fn buffers_that_are_not_ram_need_a_reset() {
 }
 
 #[test]
-fn a_readable_buffer_behind_a_writable_one_needs_a_reset() {
+fn a_readable_buffer_after_a_writable_one_needs_a_reset() {
     let scene = scene();
     scene.honest_read(3);
     scene.descriptor(2, (scene.at(STATUS), 1), 0, 0);
@@ -262,8 +263,8 @@ fn a_readable_buffer_behind_a_writable_one_needs_a_reset() {
 fn a_chain_without_header_data_or_status_is_answered() {
     let mut scene = scene();
     scene.honest_read(3);
-    // Nothing at all; a header alone; a status alone; header and status in one writable descriptor, then in one
-    // readable descriptor.
+    // An empty chain; only a header; only a status; header and status in one writable descriptor,
+    // then in one readable descriptor.
     scene.descriptor(3, (0, 0), 0, 0);
     scene.descriptor(4, (scene.at(0), 16), 0, 0);
     scene.descriptor(5, (scene.at(STATUS), 1), WRITE, 0);
@@ -278,25 +279,25 @@ fn a_chain_without_header_data_or_status_is_answered() {
 }
 
 #[test]
-fn indirect_tables_that_cannot_be_need_a_reset() {
+fn invalid_indirect_tables_need_a_reset() {
     type Case = (fn(&Scene) -> (u64, u32), u16, u16);
     let table = |scene: &Scene| (scene.at(TABLE), 16);
     let cases: [Case; 8] = [
-        // Indirect inside indirect, and together with NEXT.
+        // Indirect within indirect, and together with NEXT.
         (table, INDIRECT, INDIRECT),
         (table, INDIRECT | NEXT, WRITE),
-        // Empty, not whole, huge, across the end of RAM.
+        // Empty, not a multiple of 16, huge, across the end of RAM.
         (|scene| (scene.at(TABLE), 0), INDIRECT, WRITE),
         (|scene| (scene.at(TABLE), 24), INDIRECT, WRITE),
         (|scene| (scene.at(TABLE), u32::MAX - 15), INDIRECT, NEXT),
         (|_| (RAM + RAM_LEN as u64 - 8, 16), INDIRECT, WRITE),
         (|_| (u64::MAX - 15, 32), INDIRECT, WRITE),
-        // A table whose only entry leads out of it.
+        // A table whose only entry points outside the table.
         (table, INDIRECT, NEXT),
     ];
     for (place, flags, entry) in cases {
         let scene = scene();
-        // Entry 0 leads to itself where it has NEXT; the last case's table has no entry 1.
+        // With NEXT, entry 0 points to itself; the last case's table has no entry 1.
         let next = u16::from(flags == INDIRECT && entry == NEXT && place(&scene).1 == 16);
         scene.entry(scene.at(TABLE), 0, (scene.at(DATA), 16), entry, next);
         scene.descriptor(0, place(&scene), flags, 1);
@@ -325,10 +326,11 @@ fn the_same_head_twice_is_served_twice() {
 }
 
 #[test]
-fn rings_over_each_other_or_over_their_buffers_end_well() {
+fn rings_that_overlap_each_other_or_their_buffers_do_no_harm() {
     type Overlap = fn(&Scene) -> (u64, u64);
     let overlaps: [Overlap; 4] = [
-        // A read whose data cover the descriptors, the available ring, the used ring; whose status is used.idx.
+        // A read whose data overwrites the descriptors, the available ring or the used ring, or
+        // whose status overwrites used.idx.
         |scene| (scene.queue.descriptor_area(), 0),
         |scene| (scene.queue.driver_area(), 0),
         |scene| (scene.queue.device_area(), 0),
@@ -343,12 +345,13 @@ fn rings_over_each_other_or_over_their_buffers_end_well() {
             scene.descriptor(2, (status, 1), WRITE, 0);
         }
         scene.offer(&[0, 0, 0, 0]);
-        // Whatever the ring says now: the neighbour lives, and so does the device after a reset.
+        // Whatever the ring contains now, the second disk works, and the first after a reset.
         scene.heal();
     }
 }
 
-/// A descriptor is read once: what is checked is what is used, however the guest rewrites it.
+/// A descriptor is read once: the checked value is the one that is used, whatever the guest writes
+/// meanwhile.
 #[test]
 fn descriptors_rewritten_while_they_are_read_do_no_harm() {
     let mut scene = scene();
@@ -389,7 +392,7 @@ fn queue_registers_rewritten_while_live_change_nothing() {
         for register in [0x38, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4] {
             scene.page.write(register, value);
         }
-        // QueueReady has one bit; writing it again is no second activation.
+        // QueueReady has one bit; writing it again does not activate the queue again.
         scene.page.write(offset::QUEUE_READY, u32::MAX);
         scene.page.write(offset::DRIVER_FEATURES, value);
     }
@@ -402,7 +405,7 @@ fn queue_registers_rewritten_while_live_change_nothing() {
 }
 
 #[test]
-fn set_ups_that_cannot_be_need_a_reset() {
+fn invalid_queue_set_ups_need_a_reset() {
     let end = RAM + RAM_LEN as u64;
     let size = |value| (offset::QUEUE_SIZE, value);
     let addresses = [RAM + 1, end - 2, end, 0, u64::MAX - 15, 0x1000_1000];
@@ -434,9 +437,9 @@ fn set_ups_that_cannot_be_need_a_reset() {
     }
 }
 
-/// Every register with every width, at every alignment, in every phase of the device's life.
+/// Accesses every register with every width and alignment, in every state of the device.
 #[test]
-fn odd_accesses_in_every_phase_leave_the_device_usable() {
+fn odd_accesses_in_every_state_leave_the_device_usable() {
     for phase in 0..=4 {
         let mut scene = scene();
         let mut transport = scene.page.probe();
@@ -449,7 +452,7 @@ fn odd_accesses_in_every_phase_leave_the_device_usable() {
         for place in 0..0x200 {
             for width in [1, 2, 3, 4, 5, 8, 16] {
                 for byte in [0x00, 0x01, 0xff] {
-                    // Status and QueueNotify have their own tests; a plain store to them is no odd access.
+                    // Status and QueueNotify have their own tests: a plain store to them is valid.
                     scene.page.mmio.read(place, &mut vec![0; width]);
                     if width != 4 || place % 4 != 0 {
                         scene.page.mmio.write(place, &vec![byte; width]);
@@ -464,7 +467,7 @@ fn odd_accesses_in_every_phase_leave_the_device_usable() {
 }
 
 #[test]
-fn a_driver_that_skips_steps_gets_nowhere() {
+fn a_driver_that_skips_steps_is_not_served() {
     let mut scene = scene();
     let page = scene.page.clone();
     let write = |value| {
@@ -473,7 +476,7 @@ fn a_driver_that_skips_steps_gets_nowhere() {
     };
     for (written, seen) in [(0, 0), (LIVE & !3, 0), (1, 1), (5, 1), (7, 3), (LIVE, 3)] {
         assert_eq!(write(written), seen, "wrote {written:#x}");
-        // A kick before DRIVER_OK reaches nobody.
+        // A kick before DRIVER_OK has no effect.
         page.write(offset::QUEUE_NOTIFY, 0);
     }
     assert_eq!(scene.used(), 0);
@@ -483,7 +486,7 @@ fn a_driver_that_skips_steps_gets_nowhere() {
 }
 
 #[test]
-fn kicks_of_absent_queues_and_floods_of_kicks_reach_nobody_else() {
+fn kicks_of_absent_queues_and_floods_of_kicks_affect_no_other_device() {
     let mut scene = scene();
     for queue in [1, 2, 0xff, 0xffff, u32::MAX] {
         scene.page.write(offset::QUEUE_NOTIFY, queue);

@@ -1,4 +1,4 @@
-//! Drivers that nobody here wrote, those of the crate `virtio-drivers`, against the devices, in one process.
+//! Independent drivers, those of the crate `virtio-drivers`, against the devices, in one process.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -29,14 +29,14 @@ const MASKS: [u64; 4] = [
     !(feature::INDIRECT_DESC | feature::EVENT_IDX),
 ];
 
-/// These drivers spin without a deadline, so each test runs in a thread that is waited for.
+/// These drivers spin without a deadline, so each test runs in a thread with a timeout.
 fn within_patience(test: impl FnOnce() + Send + 'static) {
     let (done, finished) = channel();
     let thread = thread::spawn(move || {
         test();
         done.send(()).unwrap();
     });
-    // Disconnected: it panicked, and `join` says so.
+    // Disconnected: it panicked, and `join` reports that.
     let timed_out =
         finished.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
     assert!(
@@ -111,13 +111,13 @@ fn the_block_driver_keeps_several_reads_in_flight() {
                 let mut tokens = Vec::new();
                 for (n, (request, data, response)) in (0..).zip(&mut reads) {
                     let sector = (round + 7 * n) % 64;
-                    // SAFETY: the three live in `reads`, untouched until they are completed below.
+                    // SAFETY: the three are in `reads`, and not accessed until they complete below.
                     let token = unsafe { driver.read_blocks_nb(sector, request, data, response) };
                     tokens.push((token.unwrap(), sector));
                 }
                 for ((token, sector), (request, data, response)) in tokens.iter().zip(&mut reads) {
                     wait_for("the read", || driver.peek_used() == Some(*token));
-                    // SAFETY: the same three that the read with this token began with.
+                    // SAFETY: the same three with which the read of this token began.
                     let completed =
                         unsafe { driver.complete_read_blocks(*token, request, data, response) };
                     completed.unwrap();
@@ -156,7 +156,7 @@ fn the_console_driver_sends_and_receives() {
 }
 
 #[test]
-fn a_driver_dropped_and_built_again_finds_the_device_as_new() {
+fn a_driver_dropped_and_built_again_finds_the_device_reset() {
     within_patience(|| {
         let file = image(8);
         let page = disk(&POOL.ram, &file, false);

@@ -1,4 +1,5 @@
-//! A queue that is served where it is notified: by every vCPU, beside the device's thread, and not once it was taken away.
+//! Queues with `inline_notify`: any vCPU serves them beside the device's thread, and none does once
+//! the queue was reset, disabled or stopped.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -17,14 +18,14 @@ use support::{Page, Ram, console, patience, wait_for};
 
 const RING_RESET: u64 = 1 << 40;
 
-/// Queue 0 is its thread's, queue 1 is served at once.
+/// The device's thread serves queue 0; queue 1 is served inline.
 const AT_ONCE: u16 = 1;
 
 /// Entries of the queue, and bytes of its device area (§ 2.7.8).
 const ENTRIES: u16 = 8;
 const DEVICE_AREA: usize = 6 + 8 * ENTRIES as usize;
 
-/// Answers whatever comes.
+/// Answers every chain.
 struct Probe;
 
 impl VirtioDevice for Probe {
@@ -65,12 +66,12 @@ fn live(page: &Page, dma: &mut Dma) -> (Transport<Page>, Queue) {
 
 fn offer(queue: &mut Queue, region: &Region) {
     queue.add(&[Segment::readable(region)]).unwrap();
-    // A kick that was not asked for is allowed.
+    // A kick that the device did not ask for is allowed.
     let _ = queue.publish();
 }
 
 #[test]
-fn what_is_served_at_once_was_used_when_the_store_returns() {
+fn a_chain_served_inline_is_used_when_the_store_returns() {
     let ram = Ram::new();
     let page = Page::new(&ram, Probe);
     let mut dma = ram.dma();
@@ -91,7 +92,7 @@ fn only_the_other_queues_can_be_notified_past_the_registers() {
     assert_eq!(queues, [0]);
 }
 
-/// Runs `rounds` while two more vCPUs do nothing but notify. What it is given says whether they do.
+/// Runs `rounds` while two more vCPUs only notify. Its argument waits until they do.
 fn process_queue(page: &Page, rounds: impl FnOnce(&dyn Fn())) {
     let (kicks, over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -112,7 +113,8 @@ fn process_queue(page: &Page, rounds: impl FnOnce(&dyn Fn())) {
     });
 }
 
-/// Serves a few chains, has `take` take the queue away, and makes one more available that nobody may touch.
+/// Serves a few chains, calls `take`, which ends the use of the queue, and makes one more chain
+/// available, which must stay untouched.
 fn served_until(take: impl Fn(&Page)) {
     let ram = Ram::new();
     let page = Page::new(&ram, Probe);
@@ -137,12 +139,12 @@ fn served_until(take: impl Fn(&Page)) {
 }
 
 #[test]
-fn after_a_reset_no_vcpu_touches_the_queue() {
+fn after_a_reset_no_vcpu_serves_the_queue() {
     served_until(|page| page.write(offset::STATUS, 0));
 }
 
 #[test]
-fn after_the_reset_of_the_queue_no_vcpu_touches_it() {
+fn after_the_reset_of_the_queue_no_vcpu_serves_it() {
     served_until(|page| {
         page.write(offset::QUEUE_SEL, AT_ONCE.into());
         page.write(offset::QUEUE_RESET, 1);
@@ -150,7 +152,7 @@ fn after_the_reset_of_the_queue_no_vcpu_touches_it() {
 }
 
 #[test]
-fn after_a_stop_no_vcpu_touches_the_queue() {
+fn after_a_stop_no_vcpu_serves_the_queue() {
     served_until(|page| page.mmio.stop());
 }
 
@@ -172,7 +174,7 @@ fn resets_of_one_queue_lose_no_kick_of_another() {
         });
         for _ in 0..500 {
             offer(&mut queue, &region);
-            // Once: one that finds the set-up locked has to reach the thread.
+            // Only once: a notification that finds the device busy must reach the thread.
             page.write(offset::QUEUE_NOTIFY, AT_ONCE.into());
             wait_for("the buffer", || queue.pop().unwrap().is_some());
         }
@@ -180,9 +182,9 @@ fn resets_of_one_queue_lose_no_kick_of_another() {
     });
 }
 
-/// Input is the device's thread's, output the vCPU's.
+/// The device's thread serves the input, and the vCPU the output.
 #[test]
-fn input_and_output_beside_each_other_lose_nothing() {
+fn concurrent_input_and_output_lose_nothing() {
     const WORDS: u32 = 64 << 10;
     const MUCH: usize = 4 * WORDS as usize;
     let ram = Ram::new();

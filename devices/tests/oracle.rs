@@ -1,8 +1,8 @@
-//! Our queue beside the one of the crate `virtio-queue`, which nobody here wrote: the same random driver works on two
-//! memories, and after every step both queues must have said and written the same.
+//! Our queue against an independent one, of the crate `virtio-queue`: the same random driver works
+//! on two memories, and after every step both queues must have returned and written the same.
 //!
-//! Where the two are meant to differ, a test names it: `virtio-queue` 0.18 does not know avail.flags' NO_INTERRUPT, and
-//! passes over what is broken in a chain, where ours says what it is.
+//! The intended differences have tests of their own: `virtio-queue` 0.18 ignores NO_INTERRUPT in
+//! avail.flags, and truncates an invalid chain where ours returns an error.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +32,7 @@ const TABLE: u64 = RAM + 0x1000;
 const DRIVER: u64 = RAM + 0x3000;
 const DEVICE: u64 = RAM + 0x4000;
 const DEVICE_LEN: usize = 0x1000;
-/// An indirect table for each head.
+/// One indirect table per head.
 const INDIRECT: u64 = RAM + 0x8000;
 const INDIRECT_LEN: u64 = 0x100;
 const DATA: u64 = RAM + 0x2_0000;
@@ -41,30 +41,31 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const REFERS: u16 = 4;
 
-/// One buffer: where from [`DATA`] on, and how long.
+/// One buffer: its offset from [`DATA`], and its length.
 type Buffer = (u16, u16);
 
-/// A request as a driver might cut it.
+/// A request, split into buffers.
 #[derive(Debug, Clone)]
 struct Request {
     readable: Vec<Buffer>,
     writable: Vec<Buffer>,
-    /// How many of its descriptors are in the ring; the others are in an indirect table. All are, if so many there are.
+    /// How many of its descriptors are in the ring's table. The others, if any, are in an indirect
+    /// table.
     direct: usize,
 }
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// The driver makes a request available, if there is room.
+    /// The driver makes a request available, if there are enough descriptors.
     Offer(Request),
-    /// The device takes the next one.
+    /// The device takes the next chain.
     Pop,
-    /// The device gives back one that it has, and not the oldest for that.
+    /// The device uses one of the chains that it holds, in any order.
     Push(usize),
     Notify,
     SuppressKicks,
     AllowKicks,
-    /// The driver's wishes.
+    /// The driver changes its notification suppression.
     Flags(bool),
     UsedEvent(i16),
 }
@@ -107,15 +108,15 @@ struct Pair {
     interrupt: Arc<Interrupt>,
     size: u16,
     event_idx: bool,
-    /// The driver's books: descriptors that are free, and those of each head.
+    /// The driver's records: free descriptors, and the descriptors of each head.
     free: Vec<u16>,
     of_head: Vec<Vec<u16>>,
     available: u16,
     seen: u16,
     flags: u16,
-    /// What the device has.
+    /// The chains that the device holds.
     taken: Vec<(Chain, Theirs)>,
-    /// Chains given back since the last notification.
+    /// Chains used since the last notification.
     pushed: u16,
 }
 
@@ -129,7 +130,7 @@ fn ram() -> Arc<GuestMemoryMmap> {
 }
 
 impl Pair {
-    /// Queues of `size` entries whose indices begin at `start`.
+    /// Queues of `size` entries whose indices start at `start`.
     fn new(size: u16, event_idx: bool, start: u16) -> Pair {
         let (ours, theirs) = (ram(), ram());
         for ram in [&ours, &theirs] {
@@ -202,7 +203,7 @@ impl Pair {
         self.write(DRIVER + 2, &self.available.to_le_bytes());
     }
 
-    /// Lays a request into free descriptors, if there are enough.
+    /// Writes a request to free descriptors, if there are enough.
     fn offer(&mut self, request: &Request) {
         let with = |flags| move |&(at, len): &Buffer| (DATA + u64::from(at), u32::from(len), flags);
         let mut buffers: Vec<_> = request.readable.iter().map(with(0)).collect();
@@ -226,7 +227,7 @@ impl Pair {
                 self.descriptor(table, index, (address, len), flags | next, index + 1);
             }
             let len = 16 * u32::try_from(indirect.len()).unwrap();
-            // WRITE means nothing here.
+            // WRITE has no meaning here.
             buffers.push((table, len, REFERS | WRITE));
         }
         for (place, (address, len, flags)) in buffers.into_iter().enumerate() {
@@ -244,7 +245,7 @@ impl Pair {
         self.make_available(head);
     }
 
-    /// Both take the next chain, read what there is to read, and write where there is to write.
+    /// Both take the next chain, read its readable bytes, and fill its writable bytes.
     fn pop(&mut self) {
         let ours = self.queue.pop().unwrap();
         let theirs = self.oracle.pop_descriptor_chain(Arc::clone(&self.theirs));
@@ -302,7 +303,7 @@ impl Pair {
         if self.event_idx {
             assert_eq!(interrupted, wanted);
         } else {
-            // The oracle always says yes here: it knows neither the flag nor that nothing was used.
+            // The oracle always returns true here: it ignores the flag, and that nothing was used.
             assert!(wanted);
             assert_eq!(interrupted, self.flags == 0 && self.pushed > 0);
         }
@@ -311,7 +312,7 @@ impl Pair {
         self.collect();
     }
 
-    /// The driver takes its descriptors back.
+    /// The driver collects used chains, and frees their descriptors.
     fn collect(&mut self) {
         let used: u16 = self.ours.read_obj(GuestAddress(DEVICE + 2)).unwrap();
         while self.seen != used {
@@ -368,7 +369,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_queue_and_the_oracle_say_and_write_the_same(
+    fn the_queue_and_the_oracle_return_and_write_the_same(
         size in prop::sample::select(vec![1_u16, 2, 8, 64]),
         event_idx in any::<bool>(),
         start in prop::sample::select(vec![0_u16, 1, 0x7ffe, 0xfff0, 0xffff]),
@@ -386,13 +387,13 @@ proptest! {
     }
 }
 
-/// What is wrong with a ring, as our queue says it, and what the oracle makes of it: so many descriptors of a chain.
+/// Invalid rings: our queue's error, and how many descriptors of the chain the oracle returns.
 #[test]
-fn where_a_ring_is_broken_the_queue_says_so_and_the_oracle_passes_over_it() {
+fn the_queue_reports_invalid_rings_that_the_oracle_truncates() {
     type Case = (fn(&mut Pair), QueueError, Option<usize>);
     const END: u64 = RAM + RAM_LEN as u64;
     let cases: [Case; 6] = [
-        // Round and round, until it has seen as many as there are.
+        // It follows the loop for as many descriptors as the table has.
         (
             |pair| pair.descriptor(TABLE, 0, (DATA, 1), NEXT, 0),
             QueueError::ChainLength { head: 0, max: 8 },
@@ -404,7 +405,7 @@ fn where_a_ring_is_broken_the_queue_says_so_and_the_oracle_passes_over_it() {
             QueueError::DescriptorIndex { index: 8, size: 8 },
             Some(1),
         ),
-        // What is no RAM is found out when it is used.
+        // It finds out that a buffer is not RAM only on access.
         (
             |pair| pair.descriptor(TABLE, 0, (END - 1, 2), 0, 0),
             QueueError::Buffer {
@@ -413,7 +414,7 @@ fn where_a_ring_is_broken_the_queue_says_so_and_the_oracle_passes_over_it() {
             },
             Some(1),
         ),
-        // The order does not matter to it.
+        // It does not check the order.
         (
             |pair| {
                 pair.descriptor(TABLE, 0, (DATA, 1), NEXT | WRITE, 1);
@@ -422,7 +423,7 @@ fn where_a_ring_is_broken_the_queue_says_so_and_the_oracle_passes_over_it() {
             QueueError::Order { head: 0 },
             Some(2),
         ),
-        // A table that cannot be is an empty chain.
+        // An invalid table is an empty chain.
         (
             |pair| pair.descriptor(TABLE, 0, (INDIRECT, 24), REFERS, 0),
             QueueError::Indirect {
@@ -432,7 +433,7 @@ fn where_a_ring_is_broken_the_queue_says_so_and_the_oracle_passes_over_it() {
             },
             Some(0),
         ),
-        // The index is looked at by both.
+        // Both check the index.
         (
             |pair| pair.available = 8,
             QueueError::AvailableIndex {

@@ -1,4 +1,5 @@
-//! A console with several ports (MULTIPORT, § 5.3.6) against a driver written here, message by message.
+//! A console with several ports (MULTIPORT, § 5.3.6) against a driver written here, message by
+//! message.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -27,16 +28,17 @@ const RESIZE: u16 = 5;
 const PORT_OPEN: u16 = 6;
 const PORT_NAME: u16 = 7;
 
-/// Entries of every queue here, and bytes of every buffer.
+/// Entries of every queue, and bytes of every buffer.
 const ENTRIES: u16 = 16;
 const BUFFER: usize = 256;
 
-/// A console device, with `further` ports called org.example.1 and so on, and who is at the far end of each.
+/// A console device with `further` ports, called org.example.1 and so on, and the host side of
+/// each.
 struct Host {
     ram: Ram,
     page: Page,
     far: Vec<UnixStream>,
-    /// The device's own ends, to fill them up.
+    /// The device's ends, for filling them up.
     near: Vec<UnixStream>,
     links: Vec<Arc<Link>>,
     window: Arc<Window>,
@@ -79,7 +81,7 @@ fn host(further: usize) -> Host {
     }
 }
 
-/// A driver: all queues, a buffer for each entry of them.
+/// A driver of all queues, with one buffer per entry.
 struct Driver {
     page: Page,
     transport: Transport<Page>,
@@ -118,11 +120,11 @@ impl Driver {
         }
     }
 
-    /// A driver that has spoken with every port, and has all but the console open.
-    fn acquainted(host: &Host) -> Driver {
+    /// A driver that has set up every port, and opened all but the console.
+    fn set_up(host: &Host) -> Driver {
         let mut driver = Driver::new(host, !features::SIZE);
         driver.post(CONTROL_RECEIVE, ENTRIES);
-        driver.say(0, DEVICE_READY, 1);
+        driver.send_control(0, DEVICE_READY, 1);
         for id in 0..host.far.len() {
             let id = u32::try_from(id).unwrap();
             assert_eq!(driver.message(), (id, PORT_ADD, 1, vec![]));
@@ -130,7 +132,7 @@ impl Driver {
         driver
     }
 
-    /// The first buffer of queue `index` that the device does not have goes to it.
+    /// Makes the first free buffer of queue `index` available.
     fn put(&mut self, index: u16, bytes: Option<&[u8]>) {
         let queue = usize::from(index);
         let free = self.heads[queue].iter().position(Option::is_none).unwrap();
@@ -153,8 +155,8 @@ impl Driver {
         (0..count).for_each(|_| self.put(queue, None));
     }
 
-    /// The next buffer that comes back: what the device wrote into it.
-    fn back(&mut self, index: u16) -> Vec<u8> {
+    /// The contents of the next used buffer.
+    fn used(&mut self, index: u16) -> Vec<u8> {
         let queue = usize::from(index);
         let mut used = None;
         wait_for("a buffer", || {
@@ -172,21 +174,21 @@ impl Driver {
         bytes
     }
 
-    fn say_bytes(&mut self, bytes: &[u8]) {
+    fn send_control_bytes(&mut self, bytes: &[u8]) {
         self.put(CONTROL_TRANSMIT, Some(bytes));
-        assert_eq!(self.back(CONTROL_TRANSMIT), b"");
+        assert_eq!(self.used(CONTROL_TRANSMIT), b"");
     }
 
-    fn say(&mut self, id: u32, event: u16, value: u16) {
+    fn send_control(&mut self, id: u32, event: u16, value: u16) {
         let mut bytes = id.to_le_bytes().to_vec();
         bytes.extend(event.to_le_bytes());
         bytes.extend(value.to_le_bytes());
-        self.say_bytes(&bytes);
+        self.send_control_bytes(&bytes);
     }
 
-    /// The device's next message: port, event, value, more. The buffer goes back at once.
+    /// The device's next message: port, event, value, data. Its buffer is made available again.
     fn message(&mut self) -> (u32, u16, u16, Vec<u8>) {
-        let bytes = self.back(CONTROL_RECEIVE);
+        let bytes = self.used(CONTROL_RECEIVE);
         self.post(CONTROL_RECEIVE, 1);
         let (message, more) = bytes.split_first_chunk::<8>().unwrap();
         let [a, b, c, d, e, f, g, h] = *message;
@@ -198,19 +200,19 @@ impl Driver {
         )
     }
 
-    /// Makes port `id` ready, hears what it is, and opens it.
+    /// Makes port `id` ready, receives its messages, and opens it.
     fn open(&mut self, id: u32) {
-        self.say(id, PORT_READY, 1);
+        self.send_control(id, PORT_READY, 1);
         for _ in 0..if id == 0 { 3 } else { 2 } {
             assert_eq!(self.message().0, id);
         }
-        self.say(id, PORT_OPEN, 1);
+        self.send_control(id, PORT_OPEN, 1);
     }
 
     fn send(&mut self, port: u16, bytes: &[u8]) {
         let queue = if port == 0 { 1 } else { 2 * port + 3 };
         self.put(queue, Some(bytes));
-        assert_eq!(self.back(queue), b"");
+        assert_eq!(self.used(queue), b"");
     }
 }
 
@@ -224,7 +226,7 @@ fn read(mut from: &UnixStream, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Fills the way to a far end until it takes no more.
+/// Fills a socket until it accepts no more.
 fn clog(mut near: &UnixStream) -> usize {
     let mut clogged = 0;
     loop {
@@ -239,21 +241,21 @@ fn clog(mut near: &UnixStream) -> usize {
 #[test]
 fn every_port_is_announced_and_described() {
     let host = host(2);
-    let mut driver = Driver::acquainted(&host);
+    let mut driver = Driver::set_up(&host);
     assert_eq!(host.page.read(offset::CONFIG + 4), 3, "max_nr_ports");
-    driver.say(0, PORT_READY, 1);
+    driver.send_control(0, PORT_READY, 1);
     assert_eq!(driver.message(), (0, CONSOLE_PORT, 1, vec![]));
     assert_eq!(driver.message(), (0, RESIZE, 1, vec![80, 0, 24, 0]));
     assert_eq!(driver.message(), (0, PORT_OPEN, 1, vec![]));
     host.links[1].set(true);
     for (id, open) in [(1, 0), (2, 1)] {
-        driver.say(id, PORT_READY, 1);
+        driver.send_control(id, PORT_READY, 1);
         assert_eq!(driver.message(), (id, PORT_OPEN, open, vec![]));
         let name = format!("org.example.{id}").into_bytes();
         assert_eq!(driver.message(), (id, PORT_NAME, 1, name));
     }
-    // Once more does not add a port that is there.
-    driver.say(0, DEVICE_READY, 1);
+    // A second DEVICE_READY does not add a port again.
+    driver.send_control(0, DEVICE_READY, 1);
     host.links[0].set(true);
     assert_eq!(driver.message(), (1, PORT_OPEN, 1, vec![]));
     host.links[0].set(false);
@@ -265,13 +267,13 @@ fn every_port_is_announced_and_described() {
 #[test]
 fn bytes_pass_both_ways_on_every_port() {
     let host = host(3);
-    let mut driver = Driver::acquainted(&host);
+    let mut driver = Driver::set_up(&host);
     for (port, mut far) in (0_u16..).zip(&host.far) {
         driver.open(port.into());
         driver.post(receive_queue(port), 2);
         let words = [format!("to {port}"), format!("from {port}")];
         far.write_all(words[0].as_bytes()).unwrap();
-        assert_eq!(driver.back(receive_queue(port)), words[0].as_bytes());
+        assert_eq!(driver.used(receive_queue(port)), words[0].as_bytes());
         driver.send(port, words[1].as_bytes());
         assert_eq!(read(far, words[1].len()), words[1].as_bytes());
     }
@@ -280,32 +282,32 @@ fn bytes_pass_both_ways_on_every_port() {
 #[test]
 fn input_waits_until_its_port_is_opened_and_again_when_it_is_closed() {
     let host = host(1);
-    let mut driver = Driver::acquainted(&host);
+    let mut driver = Driver::set_up(&host);
     driver.post(receive_queue(1), 4);
     (&host.far[1]).write_all(b"early").unwrap();
-    // What the device has to do with it is done before it answers the next message.
-    driver.say(1, PORT_READY, 1);
+    // The device has handled this once it answers the next message.
+    driver.send_control(1, PORT_READY, 1);
     assert_eq!(
         driver.queues[usize::from(receive_queue(1))].pop().unwrap(),
         None
     );
-    driver.say(1, PORT_OPEN, 1);
-    assert_eq!(driver.back(receive_queue(1)), b"early");
-    driver.say(1, PORT_OPEN, 0);
+    driver.send_control(1, PORT_OPEN, 1);
+    assert_eq!(driver.used(receive_queue(1)), b"early");
+    driver.send_control(1, PORT_OPEN, 0);
     (&host.far[1]).write_all(b"late").unwrap();
-    driver.say(1, DEVICE_READY, 1);
+    driver.send_control(1, DEVICE_READY, 1);
     assert_eq!(
         driver.queues[usize::from(receive_queue(1))].pop().unwrap(),
         None
     );
-    driver.say(1, PORT_OPEN, 1);
-    assert_eq!(driver.back(receive_queue(1)), b"late");
+    driver.send_control(1, PORT_OPEN, 1);
+    assert_eq!(driver.used(receive_queue(1)), b"late");
 }
 
 #[test]
-fn a_port_whose_far_end_stops_stalls_nothing_else_and_loses_nothing() {
+fn a_port_whose_reader_stops_stalls_no_other_and_loses_nothing() {
     let host = host(2);
-    let mut driver = Driver::acquainted(&host);
+    let mut driver = Driver::set_up(&host);
     (0..3).for_each(|port| driver.open(port));
     let clogged = clog(&host.near[1]);
     driver.put(5, Some(b"late, not lost"));
@@ -317,21 +319,21 @@ fn a_port_whose_far_end_stops_stalls_nothing_else_and_loses_nothing() {
         assert_eq!(read(&host.far[0], 4), word.as_bytes());
     }
     assert_eq!(driver.queues[5].pop().unwrap(), None, "it still waits");
-    // Its own other direction works, too.
+    // Its other direction works too.
     driver.post(receive_queue(1), 1);
     (&host.far[1]).write_all(b"typed").unwrap();
-    assert_eq!(driver.back(receive_queue(1)), b"typed");
+    assert_eq!(driver.used(receive_queue(1)), b"typed");
     let seen = read(&host.far[1], clogged + 14);
     assert_eq!(&seen[clogged..], b"late, not lost");
-    assert_eq!(driver.back(5), b"");
+    assert_eq!(driver.used(5), b"");
 }
 
 #[test]
-fn a_driver_that_takes_no_messages_makes_none_pile_up() {
+fn messages_do_not_pile_up_for_a_driver_without_buffers() {
     let host = host(2);
     let mut driver = Driver::new(&host, features::MULTIPORT);
     for round in 0..1000 {
-        driver.say(0, DEVICE_READY, 1);
+        driver.send_control(0, DEVICE_READY, 1);
         host.links[0].set(round % 2 == 0);
         host.window.set(round, 1);
     }
@@ -339,42 +341,42 @@ fn a_driver_that_takes_no_messages_makes_none_pile_up() {
     for id in 0..3 {
         assert_eq!(driver.message(), (id, PORT_ADD, 1, vec![]));
     }
-    // The next that comes is an answer, and none of a thousand.
-    driver.say(2, PORT_READY, 1);
+    // The next message is an answer, not one of a thousand.
+    driver.send_control(2, PORT_READY, 1);
     assert_eq!(driver.message(), (2, PORT_OPEN, 0, vec![]));
 }
 
 #[test]
-fn messages_that_make_no_sense_are_ignored() {
+fn invalid_messages_are_ignored() {
     let host = host(1);
     let mut driver = Driver::new(&host, features::MULTIPORT);
     // Before any port was added.
-    driver.say(1, PORT_READY, 1);
-    driver.say(1, PORT_OPEN, 1);
-    driver.say(0, DEVICE_READY, 0);
+    driver.send_control(1, PORT_READY, 1);
+    driver.send_control(1, PORT_OPEN, 1);
+    driver.send_control(0, DEVICE_READY, 0);
     driver.post(CONTROL_RECEIVE, ENTRIES - 1);
-    driver.say(0, DEVICE_READY, 1);
+    driver.send_control(0, DEVICE_READY, 1);
     assert_eq!(driver.message().1, PORT_ADD);
     assert_eq!(driver.message().1, PORT_ADD);
     for id in [2, 31, 0x8000_0000, u32::MAX] {
         for event in 0..9 {
             if event != DEVICE_READY {
-                driver.say(id, event, 1);
+                driver.send_control(id, event, 1);
             }
         }
     }
     for event in [PORT_ADD, 2, CONSOLE_PORT, RESIZE, PORT_NAME, 8, u16::MAX] {
-        driver.say(1, event, 1);
+        driver.send_control(1, event, 1);
     }
-    driver.say(1, PORT_READY, 0);
-    driver.say_bytes(&[0]);
-    driver.say_bytes(&[0xff; 7]);
-    driver.say_bytes(&[0xff; 200]);
-    // A readable buffer where a message should go, a writable one where one should come from.
+    driver.send_control(1, PORT_READY, 0);
+    driver.send_control_bytes(&[0]);
+    driver.send_control_bytes(&[0xff; 7]);
+    driver.send_control_bytes(&[0xff; 200]);
+    // A readable buffer on the receive queue, and a writable one on the transmit queue.
     driver.put(CONTROL_RECEIVE, Some(b"to be written"));
     driver.put(CONTROL_TRANSMIT, None);
-    assert_eq!(driver.back(CONTROL_TRANSMIT), b"");
-    driver.say(1, PORT_READY, 1);
+    assert_eq!(driver.used(CONTROL_TRANSMIT), b"");
+    driver.send_control(1, PORT_READY, 1);
     assert_eq!(driver.message(), (1, PORT_OPEN, 0, vec![]));
     driver.transport.alive().unwrap();
 }
@@ -389,7 +391,7 @@ fn without_the_feature_there_is_only_the_console() {
     (&host.far[1]).write_all(b"nothing").unwrap();
     driver.post(0, 1);
     (&host.far[0]).write_all(b"typed").unwrap();
-    assert_eq!(driver.back(0), b"typed");
+    assert_eq!(driver.used(0), b"typed");
     driver.send(0, b"seen");
     assert_eq!(read(&host.far[0], 4), b"seen");
     for queue in [CONTROL_RECEIVE, CONTROL_TRANSMIT, receive_queue(1), 5] {
@@ -398,10 +400,10 @@ fn without_the_feature_there_is_only_the_console() {
 }
 
 #[test]
-fn after_a_reset_the_ports_are_introduced_anew() {
+fn after_a_reset_the_ports_are_announced_again() {
     let host = host(1);
     for _ in 0..2 {
-        let mut driver = Driver::acquainted(&host);
+        let mut driver = Driver::set_up(&host);
         driver.open(1);
         driver.send(1, b"hello");
         assert_eq!(read(&host.far[1], 5), b"hello");
@@ -410,10 +412,14 @@ fn after_a_reset_the_ports_are_introduced_anew() {
 }
 
 #[test]
-fn emergency_output_works_in_every_phase_and_never_waits() {
+fn emergency_output_works_in_every_state_and_never_waits() {
     let mut host = host(0);
     let offered = host.page.probe().offered();
-    assert_eq!(offered & features::MULTIPORT, 0, "one port needs none");
+    assert_eq!(
+        offered & features::MULTIPORT,
+        0,
+        "one port does not need it"
+    );
     assert_ne!(offered & features::EMERG_WRITE, 0);
     let far = host.far.remove(0);
     emergency_write(&host.page.probe(), b'1');
@@ -423,7 +429,7 @@ fn emergency_output_works_in_every_phase_and_never_waits() {
     assert_eq!(read(&far, 1), b"2");
     driver.send(0, b"3");
     assert_eq!(read(&far, 1), b"3");
-    // Needs a reset.
+    // The device needs a reset.
     let avail = driver.queues[1].driver_area() + 2;
     host.ram.write(avail, &[0xff, 0x7f]);
     host.page.write(offset::QUEUE_NOTIFY, 1);

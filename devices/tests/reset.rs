@@ -1,4 +1,4 @@
-//! One queue of a live device is reset, again and again, while the other works (§ 2.6.1).
+//! Resets one queue of a live device again and again while the other works (§ 2.6.1).
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -39,7 +39,7 @@ fn offer(page: &Page, queue: &mut Queue, region: &Region, bytes: &[u8]) {
     let part = region.slice(0..bytes.len());
     part.write(0, bytes);
     queue.add(&[Segment::readable(&part)]).unwrap();
-    // A kick that was not asked for is allowed.
+    // A kick that the device did not ask for is allowed.
     let _ = queue.publish();
     page.write(offset::QUEUE_NOTIFY, TRANSMIT.into());
 }
@@ -80,7 +80,7 @@ fn resets_of_one_queue_lose_nothing_of_the_other() {
 }
 
 #[test]
-fn a_chain_held_back_by_a_queue_that_is_reset_is_dropped() {
+fn a_reset_drops_the_chain_on_which_the_queue_stalled() {
     let ram = Ram::new();
     let (page, mut terminal) = console(&ram);
     let mut dma = ram.dma();
@@ -90,7 +90,7 @@ fn a_chain_held_back_by_a_queue_that_is_reset_is_dropped() {
     offer(&page, &mut transmit, &region, b"never to be seen");
     reset(&page, TRANSMIT);
 
-    // The other direction goes on.
+    // The other direction continues.
     terminal.keyboard.write_all(b"typed").unwrap();
     let into = dma.alloc(64).unwrap();
     receive.add(&[Segment::writable(&into)]).unwrap();

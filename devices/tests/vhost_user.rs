@@ -1,4 +1,4 @@
-//! The guest's block driver against the block device on vhost-user, with a front end between them.
+//! The guest's block driver against the block device over vhost-user, with a front end in between.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +32,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 
 const BLOCK: u32 = 2;
 
-/// A disk of 256 sectors, served, and RAM for who uses it.
+/// A disk of 256 sectors that is served, and RAM for its driver.
 fn machine() -> (Ram, File, Service) {
     let file = image(SECTORS);
     let service = Service::new(block(&file, false));
@@ -68,7 +68,7 @@ fn a_driver_behind_a_front_end_reads_and_writes() {
 }
 
 #[test]
-fn each_batch_is_called_for_and_no_call_is_lost() {
+fn each_batch_is_signalled_and_no_call_is_lost() {
     for ring in RINGS {
         let (ram, _file, service) = machine();
         let front = service.front_end(&ram, BLOCK);
@@ -84,8 +84,8 @@ fn each_batch_is_called_for_and_no_call_is_lost() {
                 })
                 .collect();
             block.kick();
-            // One call for all of them, or several where the host is slow. A call comes after the
-            // used index, so it alone must be enough of a wait.
+            // One call for all of them, or several if the host is slow. A call comes after the used
+            // index, so waiting for it must be enough.
             while !tokens.is_empty() {
                 wait_for("a call", || acknowledge(&front) != 0);
                 tokens.retain(|token| block.poll(token).unwrap().is_none());
@@ -95,7 +95,7 @@ fn each_batch_is_called_for_and_no_call_is_lost() {
 }
 
 #[test]
-fn a_driver_that_resets_starts_anew_and_the_old_rings_stay_untouched() {
+fn after_a_reset_a_new_driver_is_served_and_the_old_rings_are_untouched() {
     for ring in RINGS {
         let (ram, _file, service) = machine();
         let front = service.front_end(&ram, BLOCK);
@@ -105,9 +105,9 @@ fn a_driver_that_resets_starts_anew_and_the_old_rings_stay_untouched() {
     }
 }
 
-/// What pausing a guest does, and handing it to another process.
+/// A front end does this to pause a guest, and to move it to another process.
 #[test]
-fn a_stopped_ring_goes_on_where_it_stopped() {
+fn a_stopped_ring_continues_where_it_stopped() {
     for ring in RINGS {
         let (ram, _file, service) = machine();
         let front = service.front_end(&ram, BLOCK);
@@ -128,7 +128,7 @@ fn a_stopped_ring_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn what_a_stopped_ring_is_offered_waits() {
+fn chains_offered_to_a_stopped_ring_wait() {
     let (ram, _file, service) = machine();
     let front = service.front_end(&ram, BLOCK);
     let mut dma = ram.dma();
@@ -139,7 +139,7 @@ fn what_a_stopped_ring_is_offered_waits() {
     let token = block.submit(Request::read(2), &[Segment::writable(&data)]);
     let token = token.unwrap();
     block.kick();
-    // Stopping it again is answered when whatever ran would have ended.
+    // The reply to a second stop comes after anything that runs has ended.
     assert_eq!(front.state().client.get_vring_base(0).unwrap(), base);
     assert!(block.poll(&token).unwrap().is_none());
     front.state().start_ring(0, base as u16);
@@ -190,7 +190,7 @@ fn one_front_end_after_another_is_served() {
         check_read(&mut block, 9);
         let data = [round; SECTOR];
         block.write(3, &data, &mut patience()).unwrap();
-        // Some of them leave with requests in flight.
+        // Some of them disconnect with requests in flight.
         let token = block.submit(Request::write(4), &[]);
         drop(token);
         block.kick();
@@ -201,9 +201,10 @@ fn one_front_end_after_another_is_served() {
     }
 }
 
-/// A back end that was restarted has lost its place; the front end takes it from the used index, as QEMU does.
+/// A restarted back end does not know the available index; the front end takes it from the used
+/// index, as QEMU does.
 #[test]
-fn a_new_back_end_goes_on_in_the_rings_of_a_running_driver() {
+fn a_new_back_end_continues_in_the_rings_of_a_running_driver() {
     let (ram, file, service) = machine();
     let first = service.front_end(&ram, BLOCK);
     let mut dma = ram.dma();
@@ -224,7 +225,7 @@ fn a_new_back_end_goes_on_in_the_rings_of_a_running_driver() {
 }
 
 #[test]
-fn memory_comes_and_goes_by_the_region() {
+fn memory_regions_can_be_added_and_removed() {
     let (ram, _file, service) = machine();
     let front = service.front_end(&ram, BLOCK);
     let mut block = open(&front, &mut ram.dma(), WANTED);
@@ -241,7 +242,7 @@ fn memory_comes_and_goes_by_the_region() {
         check_read(&mut block, 100 + sector);
         front.state().client.remove_mem_region(&other).unwrap();
     }
-    // All of it, and the ring is without memory: nothing runs until it is back.
+    // Without any memory no ring runs until it is added again.
     front
         .state()
         .client
@@ -252,7 +253,7 @@ fn memory_comes_and_goes_by_the_region() {
 }
 
 #[test]
-fn a_device_that_is_reset_by_message_begins_anew() {
+fn a_device_that_is_reset_by_message_starts_from_its_initial_state() {
     let (ram, _file, service) = machine();
     let front = service.front_end(&ram, BLOCK);
     for _ in 0..3 {
@@ -263,7 +264,7 @@ fn a_device_that_is_reset_by_message_begins_anew() {
 }
 
 #[test]
-fn the_configuration_is_the_devices_and_ends_in_zeroes() {
+fn the_configuration_is_the_devices_and_reads_as_zero_past_its_end() {
     let (ram, _file, service) = machine();
     let front = service.front_end(&ram, BLOCK);
     let read = |offset: u32, len: usize| {
@@ -275,14 +276,14 @@ fn the_configuration_is_the_devices_and_ends_in_zeroes() {
     assert_eq!(read(0, 8), SECTORS.to_le_bytes());
     assert_eq!(read(1, 2), [1, 0]);
     assert_eq!(read(0xff0, 16), [0; 16]);
-    // A field that is not the driver's to write.
+    // A field that the driver may not write.
     let flags = VhostUserConfigFlags::WRITABLE;
     front.state().client.set_config(0, flags, &[9; 8]).unwrap();
     assert_eq!(read(0, 8), SECTORS.to_le_bytes());
 }
 
 #[test]
-fn a_broken_ring_is_told_by_its_error_descriptor_and_healed_by_a_reset() {
+fn an_invalid_ring_signals_its_error_eventfd_and_a_reset_repairs_it() {
     let (ram, _file, service) = machine();
     let front = service.front_end(&ram, BLOCK);
     let mut block = open(&front, &mut ram.dma(), WANTED);
@@ -300,9 +301,10 @@ fn a_broken_ring_is_told_by_its_error_descriptor_and_healed_by_a_reset() {
     check_read(&mut again, 2);
 }
 
-/// How large a ring is the front end says: QEMU's virtio-mmio offers 1024 descriptors for any device.
+/// The front end chooses the ring's size: QEMU's virtio-mmio offers 1024 descriptors for any
+/// device.
 #[test]
-fn random_bytes_come_in_a_ring_larger_than_the_devices_own() {
+fn a_ring_may_be_larger_than_the_devices_maximum() {
     let ram = Ram::new();
     let service = Service::new(Rng::default());
     let front = service.front_end(&ram, 4);

@@ -1,5 +1,5 @@
-//! Front ends that lie, message by message and byte by byte. Each ends its own connection at most: the next front end finds
-//! the device as new.
+//! Hostile front ends. Each can end its own connection at most; the next front end finds the device
+//! in its initial state.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,13 +30,13 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 const BLOCK: u32 = 2;
 const LEN: u64 = RAM_LEN as u64;
-/// Version 1, an answer wanted.
+/// Header flags: version 1, reply required.
 const FLAGS: u32 = 1 | 8;
 
 #[path = "support/vhost_user_codes.rs"]
 mod code;
 
-/// A front end that says what it likes.
+/// A front end that sends anything.
 struct Liar {
     stream: UnixStream,
     served: Served,
@@ -48,15 +48,15 @@ impl Liar {
         Liar { stream, served }
     }
 
-    /// One that has agreed on features first.
-    fn friendly(service: &Service) -> Liar {
+    /// A front end that has negotiated features.
+    fn negotiated(service: &Service) -> Liar {
         let mut liar = Liar::new(service);
-        liar.say(code::SET_OWNER, &[], &[]);
+        liar.send(code::SET_OWNER, &[], &[]);
         let features = liar.ask(code::GET_FEATURES);
         let protocol = liar.ask(code::GET_PROTOCOL_FEATURES);
-        liar.say(code::SET_PROTOCOL_FEATURES, &protocol.to_le_bytes(), &[]);
+        liar.send(code::SET_PROTOCOL_FEATURES, &protocol.to_le_bytes(), &[]);
         let accepted = features & (feature::VERSION_1 | PROTOCOL_FEATURES);
-        liar.say(code::SET_FEATURES, &accepted.to_le_bytes(), &[]);
+        liar.send(code::SET_FEATURES, &accepted.to_le_bytes(), &[]);
         liar
     }
 
@@ -65,8 +65,8 @@ impl Liar {
     }
 
     fn ask_with(&mut self, code: u32, body: &[u8]) -> u64 {
-        self.say(code, body, &[]);
-        // Answers to what came before are skipped.
+        self.send(code, body, &[]);
+        // Skips the replies to earlier messages.
         loop {
             let mut header = [0; 12];
             self.stream.read_exact(&mut header).unwrap();
@@ -78,17 +78,17 @@ impl Liar {
         }
     }
 
-    /// Says it; that the other end has hung up already is its right.
-    fn say(&mut self, code: u32, body: &[u8], fds: &[RawFd]) {
+    /// Sends a message. The back end may have disconnected already.
+    fn send(&mut self, code: u32, body: &[u8], fds: &[RawFd]) {
         let mut message = code.to_le_bytes().to_vec();
         message.extend(FLAGS.to_le_bytes());
         message.extend((body.len() as u32).to_le_bytes());
-        // Descriptors come with the header.
+        // File descriptors come with the header.
         let _ = self.stream.send_with_fds(&[&message[..]], fds);
         let _ = self.stream.write_all(body);
     }
 
-    /// Hangs up once everything was heard and answered; how being served ended.
+    /// Disconnects after every message was handled. Returns the result of `serve`.
     fn hang_up(mut self) -> Result<usize, Error> {
         let _ = self.stream.shutdown(Shutdown::Write);
         let _ = self.stream.read_to_end(&mut Vec::new());
@@ -104,7 +104,7 @@ fn words<const N: usize>(words: [u64; N]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// Ring index and a number: VhostUserVringState.
+/// VhostUserVringState: ring index and a number.
 fn state(index: u32, num: u32) -> Vec<u8> {
     [index.to_le_bytes(), num.to_le_bytes()].concat()
 }
@@ -122,14 +122,14 @@ fn addresses(index: u32, [descriptors, used, available]: [u64; 3]) -> Vec<u8> {
     body
 }
 
-/// A disk of 64 sectors, served.
+/// A disk of 64 sectors that is served.
 fn machine() -> (File, Service) {
     let file = image(64);
     let service = Service::new(block(&file, false));
     (file, service)
 }
 
-/// The device is there for an honest front end.
+/// Asserts that the device serves a correct front end.
 fn check(service: &Service) {
     let ram = &Ram::new();
     let front = service.front_end(ram, BLOCK);
@@ -145,7 +145,7 @@ fn event() -> EventFd {
 }
 
 #[test]
-fn messages_that_cannot_be_end_the_connection() {
+fn invalid_messages_end_the_connection() {
     let service = machine().1;
     let word = |value: u64| value.to_le_bytes().to_vec();
     let cases: Vec<(u32, Vec<u8>)> = vec![
@@ -180,8 +180,8 @@ fn messages_that_cannot_be_end_the_connection() {
         (code::REM_MEM_REG, words([0, RAM, LEN, USER, 0])),
     ];
     for (code, body) in cases {
-        let mut liar = Liar::friendly(&service);
-        liar.say(code, &body, &[]);
+        let mut liar = Liar::negotiated(&service);
+        liar.send(code, &body, &[]);
         let ended = liar.hang_up();
         assert!(
             matches!(ended, Err(Error::Protocol(_))),
@@ -192,7 +192,7 @@ fn messages_that_cannot_be_end_the_connection() {
 }
 
 #[test]
-fn memory_that_cannot_be_is_refused() {
+fn invalid_memory_regions_are_refused() {
     let service = machine().1;
     let file = memory_file(LEN);
     let mut zero = OpenOptions::new();
@@ -200,25 +200,25 @@ fn memory_that_cannot_be_is_refused() {
     let (pipe, _) = UnixStream::pair().unwrap();
     let (file, zero, pipe) = (file.as_raw_fd(), zero.as_raw_fd(), pipe.as_raw_fd());
     let cases: Vec<(Vec<[u64; 4]>, Vec<RawFd>)> = vec![
-        // Longer than its file, in each way that it can be.
+        // Longer than its file, in each possible way.
         (vec![[RAM, LEN + 1, USER, 0]], vec![file]),
         (vec![[RAM, LEN, USER, 4096]], vec![file]),
         (vec![[RAM, 1 << 60, USER, 0]], vec![file]),
         (vec![[RAM, 4096, USER, LEN]], vec![file]),
-        // Sums that wrap, nothing at all.
+        // Sums that wrap, and an empty region.
         (vec![[u64::MAX - 4095, 8192, USER, 0]], vec![file]),
         (vec![[RAM, 8192, u64::MAX - 4095, 0]], vec![file]),
         (vec![[RAM, 8192, USER, u64::MAX - 4095]], vec![file]),
         (vec![[RAM, 0, USER, 0]], vec![file]),
-        // No page boundary.
+        // Not on a page boundary.
         (vec![[RAM, 4096, USER, 17]], vec![file]),
-        // What has no length, or cannot be mapped.
+        // Files without a length, or that cannot be mapped.
         (vec![[RAM, 4096, USER, 0]], vec![zero]),
         (vec![[RAM, 4096, USER, 0]], vec![pipe]),
         // Descriptors missing, or too many.
         (vec![[RAM, 4096, USER, 0]], vec![]),
         (vec![[RAM, 4096, USER, 0]], vec![file, file]),
-        // Two in the same place, of the guest or of the front end.
+        // Two regions that overlap, in guest or in front-end addresses.
         (
             vec![[RAM, 8192, USER, 0], [RAM + 4096, 4096, 0, 0]],
             vec![file, file],
@@ -229,8 +229,8 @@ fn memory_that_cannot_be_is_refused() {
         ),
     ];
     for (table, fds) in cases {
-        let mut liar = Liar::friendly(&service);
-        liar.say(code::SET_MEM_TABLE, &regions(&table), &fds);
+        let mut liar = Liar::negotiated(&service);
+        liar.send(code::SET_MEM_TABLE, &regions(&table), &fds);
         let ended = liar.hang_up();
         assert!(
             matches!(ended, Err(Error::Protocol(_))),
@@ -238,30 +238,30 @@ fn memory_that_cannot_be_is_refused() {
         );
         check(&service);
     }
-    // One region more than there may be.
-    let mut liar = Liar::friendly(&service);
+    // One region more than the maximum.
+    let mut liar = Liar::negotiated(&service);
     for n in 0..33_u64 {
         let at = n * 4096;
         let body = words([0, RAM + at, 4096, USER + at, 0]);
-        liar.say(code::ADD_MEM_REG, &body, &[file]);
+        liar.send(code::ADD_MEM_REG, &body, &[file]);
     }
     assert!(liar.hang_up().is_err());
     check(&service);
 }
 
-/// A front end that has done everything right, up to the ring's size and addresses.
+/// A front end that has sent everything correctly, up to the ring's size and addresses.
 fn nearly(service: &Service, file: &File, size: u32, areas: [u64; 3]) -> Liar {
-    let mut liar = Liar::friendly(service);
+    let mut liar = Liar::negotiated(service);
     let table = regions(&[[RAM, LEN, USER, 0]]);
-    liar.say(code::SET_MEM_TABLE, &table, &[file.as_raw_fd()]);
-    liar.say(code::SET_VRING_NUM, &state(0, size), &[]);
-    liar.say(code::SET_VRING_ADDR, &addresses(0, areas), &[]);
-    liar.say(code::SET_VRING_ENABLE, &state(0, 1), &[]);
+    liar.send(code::SET_MEM_TABLE, &table, &[file.as_raw_fd()]);
+    liar.send(code::SET_VRING_NUM, &state(0, size), &[]);
+    liar.send(code::SET_VRING_ADDR, &addresses(0, areas), &[]);
+    liar.send(code::SET_VRING_ENABLE, &state(0, 1), &[]);
     liar
 }
 
 #[test]
-fn rings_that_cannot_be_are_told_as_errors_and_never_run() {
+fn invalid_rings_are_reported_as_errors_and_never_run() {
     let service = machine().1;
     let file = memory_file(LEN);
     let good = [USER, USER + 0x4000, USER + 0x8000];
@@ -284,9 +284,9 @@ fn rings_that_cannot_be_are_told_as_errors_and_never_run() {
         let mut liar = nearly(&service, &file, size, areas);
         let (kick, error) = (event(), event());
         let zero = 0_u64.to_le_bytes();
-        liar.say(code::SET_VRING_ERR, &zero, &[error.as_raw_fd()]);
-        liar.say(code::SET_VRING_KICK, &zero, &[kick.as_raw_fd()]);
-        // The ring is the guest's, and the guest may reset it: the connection goes on.
+        liar.send(code::SET_VRING_ERR, &zero, &[error.as_raw_fd()]);
+        liar.send(code::SET_VRING_KICK, &zero, &[kick.as_raw_fd()]);
+        // The ring is the guest's, and the guest may reset it: the connection stays.
         let base = liar.ask_with(code::GET_VRING_BASE, &state(0, 0));
         assert_eq!(base, 0, "{size} {areas:x?}");
         assert_eq!(error.read().ok(), Some(1), "{size} {areas:x?}");
@@ -296,7 +296,7 @@ fn rings_that_cannot_be_are_told_as_errors_and_never_run() {
 }
 
 #[test]
-fn only_an_eventfd_is_taken_for_one() {
+fn only_eventfds_are_accepted_as_eventfds() {
     let service = machine().1;
     let (socket, _) = UnixStream::pair().unwrap();
     let regular = tempfile::tempfile().unwrap();
@@ -308,22 +308,22 @@ fn only_an_eventfd_is_taken_for_one() {
         code::SET_VRING_ERR,
     ] {
         for fd in fds {
-            let mut liar = Liar::friendly(&service);
-            liar.say(code, &0_u64.to_le_bytes(), &[fd]);
+            let mut liar = Liar::negotiated(&service);
+            liar.send(code, &0_u64.to_le_bytes(), &[fd]);
             assert!(liar.hang_up().is_err());
         }
-        let mut liar = Liar::friendly(&service);
+        let mut liar = Liar::negotiated(&service);
         let (one, two) = (event(), event());
         let both = [one.as_raw_fd(), two.as_raw_fd()];
-        liar.say(code, &0_u64.to_le_bytes(), &both);
+        liar.send(code, &0_u64.to_le_bytes(), &both);
         assert!(liar.hang_up().is_err());
     }
     check(&service);
 }
 
-/// A call that blocks, and is full: nothing can be written to it.
+/// The call eventfd is blocking and full: a write to it would block.
 #[test]
-fn a_call_that_takes_nothing_does_not_hold_the_device_up() {
+fn a_full_call_eventfd_does_not_block_the_device() {
     let (ram, service) = (Ram::new(), machine().1);
     let front = service.front_end(&ram, BLOCK);
     let mut dma = ram.dma();
@@ -336,13 +336,13 @@ fn a_call_that_takes_nothing_does_not_hold_the_device_up() {
         let token = block.submit(Request::read(sector), &[Segment::writable(&data)]);
         block.finish(token.unwrap(), &mut patience()).unwrap();
     }
-    // Which waits for the device's thread.
+    // This waits for the device's thread.
     front.hang_up().unwrap();
     check(&service);
 }
 
 #[test]
-fn a_message_cut_off_anywhere_ends_the_connection() {
+fn a_message_truncated_anywhere_ends_the_connection() {
     let service = machine().1;
     let mut message = code::SET_FEATURES.to_le_bytes().to_vec();
     message.extend(FLAGS.to_le_bytes());
@@ -362,14 +362,14 @@ fn memory_that_shrank_before_it_is_mapped_is_refused() {
     let service = machine().1;
     let file = memory_file(LEN);
     file.set_len(4096).unwrap();
-    let mut liar = Liar::friendly(&service);
+    let mut liar = Liar::negotiated(&service);
     let table = regions(&[[RAM, LEN, USER, 0]]);
-    liar.say(code::SET_MEM_TABLE, &table, &[file.as_raw_fd()]);
+    liar.send(code::SET_MEM_TABLE, &table, &[file.as_raw_fd()]);
     assert!(liar.hang_up().is_err());
     check(&service);
 }
 
-/// A small xorshift: the same bytes in every run.
+/// xorshift64: the same bytes in every run.
 struct Random(u64);
 
 impl Random {
@@ -380,7 +380,7 @@ impl Random {
         self.0
     }
 
-    /// Mostly what could be right.
+    /// Mostly values that could be valid.
     fn word(&mut self) -> u64 {
         match self.next() % 8 {
             0 => self.next(),
@@ -410,7 +410,7 @@ fn ten_thousand_messages_at_random_do_no_harm() {
             let mut body: Vec<u8> = (0..random.next() % 7)
                 .flat_map(|_| random.word().to_le_bytes())
                 .collect();
-            // The sizes that most messages have.
+            // The sizes of most messages.
             match random.next() % 4 {
                 0 => body.truncate(8),
                 1 => body.resize(40, 0),
@@ -423,7 +423,7 @@ fn ten_thousand_messages_at_random_do_no_harm() {
                 2 => &fds[..],
                 _ => &[],
             };
-            liar.say(code, &body, fds);
+            liar.send(code, &body, fds);
             let _ = kick.write(1);
         }
         let _ = liar.hang_up();
@@ -432,9 +432,10 @@ fn ten_thousand_messages_at_random_do_no_harm() {
     assert_eq!(file.metadata().unwrap().len(), 64 * 512);
 }
 
-/// A front end whose driver is hostile as well: a worker that has given up still stops, and is replaced.
+/// A front end with a hostile driver: a device that needs a reset still stops, and serves the next
+/// front end.
 #[test]
-fn a_front_end_that_leaves_a_broken_ring_behind_is_replaced() {
+fn a_front_end_that_leaves_an_invalid_ring_is_replaced() {
     let (ram, service) = (Ram::new(), machine().1);
     for _ in 0..10 {
         let front = service.front_end(&ram, BLOCK);

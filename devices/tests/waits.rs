@@ -1,4 +1,4 @@
-//! How long a reset may wait: for the request in hand, whatever is queued behind it.
+//! A reset waits only for the request in progress, however many are queued behind it.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
@@ -11,13 +11,12 @@ use guest::{Segment, Transport};
 use support::{Page, Ram, disk, wait_for};
 
 const QUEUE: u16 = 64;
-/// Bytes of a segment; many of them name the same memory.
+/// Bytes of a segment. All segments are the same memory.
 const SEGMENT: usize = 512 << 10;
-/// Segments of a request, which then asks for 7 MiB.
+/// Segments of a request, which then has 7 MiB.
 const SEGMENTS: usize = 14;
 
-/// A live disk with as many large reads in its ring as that has room for, and where the device
-/// counts what it has used.
+/// A live disk whose ring is full of large reads, and the guest address of its used index.
 fn busy(ram: &Ram, page: &Page) -> (Transport<Page>, u64) {
     let mut dma = ram.dma();
     let mut transport = page.probe();
@@ -44,7 +43,7 @@ fn used(ram: &Ram, at: u64) -> u16 {
 }
 
 #[test]
-fn a_reset_does_not_wait_for_the_requests_behind_the_one_in_hand() {
+fn a_reset_does_not_wait_for_the_requests_behind_the_one_in_progress() {
     let ram = Ram::new();
     let file = tempfile::tempfile().unwrap();
     file.set_len((SEGMENT * SEGMENTS) as u64).unwrap();
@@ -54,7 +53,7 @@ fn a_reset_does_not_wait_for_the_requests_behind_the_one_in_hand() {
     let before = used(&ram, at);
     let began = Instant::now();
     transport.reset().unwrap();
-    // For docs/testing.md, by --nocapture.
+    // For docs/testing.md, with --nocapture.
     let ms = began.elapsed().as_millis();
     let after = used(&ram, at);
     println!("reset: {ms} ms, {before} requests of {QUEUE} before it, {after} after it");

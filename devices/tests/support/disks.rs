@@ -1,4 +1,4 @@
-//! Disks of 256 sectors, and what is asked of them whatever transport they are behind.
+//! Disks of 256 sectors, and checks of them that work with any transport.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use crate::support::{Page, Ram, disk, image, patience, pattern};
 
 pub(crate) const SECTORS: u64 = 256;
 
-/// What the driver may ask of the rings: each of the two features, both, or none.
+/// The ring features that a driver may accept: none, each of the two, or both.
 pub(crate) const RINGS: [u64; 4] = [
     0,
     feature::INDIRECT_DESC,
@@ -19,10 +19,10 @@ pub(crate) const RINGS: [u64; 4] = [
     feature::INDIRECT_DESC | feature::EVENT_IDX,
 ];
 
-/// What it may ask of the disk.
+/// The disk features that the driver accepts.
 pub(crate) const OWN: u64 = WANTED & !(feature::INDIRECT_DESC | feature::EVENT_IDX);
 
-/// A disk behind virtio-mmio, its file, and RAM for who uses it.
+/// A disk behind virtio-mmio, its file, and RAM for its driver.
 pub(crate) fn machine(readonly: bool) -> (Ram, File, Page) {
     let ram = Ram::new();
     let file = image(SECTORS);
@@ -34,7 +34,7 @@ pub(crate) fn open(ram: &Ram, page: &Page, wanted: u64) -> Block<Page> {
     Block::new(page.probe(), &mut ram.dma(), wanted, 64).unwrap()
 }
 
-/// One read, checked against the pattern of a new disk.
+/// Makes one read, and compares it with the pattern of a new disk.
 pub(crate) fn check_read(block: &mut Block<impl Registers>, sector: u64) {
     let mut data = [0xee; SECTOR];
     block.read(sector, &mut data, &mut patience()).unwrap();
@@ -47,8 +47,8 @@ pub(crate) fn on_file(file: &File, sector: u64) -> [u8; SECTOR] {
     data
 }
 
-/// Resets the disk behind `transport` with 32 requests in flight: from then on it has forgotten the memory, and a driver
-/// that begins anew is served.
+/// Resets the disk behind `transport` with 32 requests in flight. After that it must not access the
+/// memory, and must serve a new driver.
 pub(crate) fn reset_in_flight<R: Registers>(ram: &Ram, transport: guest::Transport<R>, ring: u64) {
     let mut dma = ram.dma();
     let data = dma.alloc(32 * 8 * SECTOR).unwrap();

@@ -1,4 +1,5 @@
-//! What the crate `virtio-drivers` needs of a machine: memory by pages, and a way to the registers.
+//! The platform that the crate `virtio-drivers` needs: pages of memory, and access to the
+//! registers.
 
 use std::ptr::{self, NonNull};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ pub(crate) static POOL: LazyLock<Pool> = LazyLock::new(|| Pool {
     taken: Mutex::new(vec![false; RAM_LEN / PAGE_SIZE]),
 });
 
-/// RAM, handed out in pages.
+/// RAM, allocated in pages.
 pub(crate) struct Pool {
     pub(crate) ram: Ram,
     taken: Mutex<Vec<bool>>,
@@ -29,7 +30,7 @@ impl Pool {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The address of `pages` zeroed pages: the first free run that is long enough.
+    /// Allocates `pages` zeroed pages: the first free run that is long enough.
     fn alloc(&self, pages: usize) -> PhysAddr {
         let mut taken = self.taken();
         let first = taken.windows(pages).position(|run| !run.contains(&true));
@@ -48,11 +49,11 @@ impl Pool {
     }
 }
 
-/// The driver's surroundings. Buffers are shared by copying, so that an access outside of what was shared shows.
+/// The driver's platform. Buffers are shared by copying, so that an access outside of them shows.
 pub(crate) struct Bounce;
 
-// SAFETY: pages come from a mapping that is never unmapped (`POOL` is static), aligned, zeroed, and not handed out
-// twice until they are given back.
+// SAFETY: pages come from a mapping that is never unmapped (`POOL` is static). They are aligned and
+// zeroed, and not allocated twice before they are freed.
 unsafe impl Hal for Bounce {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let address = POOL.alloc(pages);
@@ -65,14 +66,15 @@ unsafe impl Hal for Bounce {
     }
 
     unsafe fn mmio_phys_to_virt(address: PhysAddr, _: usize) -> NonNull<u8> {
-        unreachable!("only PCI asks, for {address:#x}")
+        unreachable!("only PCI calls this, for {address:#x}")
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let address = POOL.alloc(buffer.len().div_ceil(PAGE_SIZE));
         if direction != BufferDirection::DeviceToDriver {
             let (from, into) = (buffer.cast().as_ptr(), POOL.ram.host(address).as_ptr());
-            // SAFETY: the caller's buffer is valid and nobody writes it now; as many bytes were just allocated.
+            // SAFETY: the caller's buffer is valid, and nothing writes to it now. As many bytes
+            // were just allocated.
             unsafe { ptr::copy_nonoverlapping(from, into, buffer.len()) };
         }
         address
@@ -81,14 +83,15 @@ unsafe impl Hal for Bounce {
     unsafe fn unshare(address: PhysAddr, buffer: NonNull<[u8]>, direction: BufferDirection) {
         if direction != BufferDirection::DriverToDevice {
             let (from, into) = (POOL.ram.host(address).as_ptr(), buffer.cast().as_ptr());
-            // SAFETY: the caller's buffer is valid and unused now; `share` allocated as many bytes at `address`.
+            // SAFETY: the caller's buffer is valid, and unused now. `share` allocated as many bytes
+            // at `address`.
             unsafe { ptr::copy_nonoverlapping(from, into, buffer.len()) };
         }
         POOL.free(address, buffer.len().div_ceil(PAGE_SIZE));
     }
 }
 
-/// The registers as `virtio-drivers` wants them, offering no feature outside of `mask`.
+/// The registers as a transport of `virtio-drivers`, which offers only the features in `mask`.
 pub(crate) struct Port {
     pub(crate) page: Page,
     pub(crate) mask: u64,

@@ -1,5 +1,5 @@
-//! A front end: what QEMU is to a vhost-user device, in a few lines. To a driver it is a register page; to the device it
-//! speaks the protocol, by the client of the crate `vhost`.
+//! A front end: the part of QEMU that uses a vhost-user device, in a few lines. To a driver it is a
+//! register page. To the device it speaks the protocol, with the client of the crate `vhost`.
 //!
 //! ```text
 //!   driver ── FrontEnd (Registers) ── messages ──▶ VhostUser ── worker ── device
@@ -29,7 +29,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::support::{RAM, RAM_LEN, Ram};
 
-/// Where the front end pretends to have the guest's memory.
+/// The address at which the front end claims to have mapped the guest's memory.
 pub(crate) const USER: u64 = 0x7f12_3400_0000;
 /// VHOST_USER_F_PROTOCOL_FEATURES.
 pub(crate) const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -45,26 +45,26 @@ impl Service {
         Service(Arc::new(VhostUser::new(Box::new(device)).unwrap()))
     }
 
-    /// A connection to it, and the thread that serves it.
+    /// Connects to the device, and starts the thread that serves the connection.
     pub(crate) fn connect(&self) -> (UnixStream, Served) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let service = Arc::clone(&self.0);
         (ours, thread::spawn(move || service.serve(theirs)))
     }
 
-    /// A front end with this much RAM, which the device gets with DRIVER_OK.
+    /// A front end with `ram`, which it sends to the device on DRIVER_OK.
     pub(crate) fn front_end(&self, ram: &Ram, id: u32) -> FrontEnd {
         let (stream, served) = self.connect();
         FrontEnd::new(stream, served, ram, id)
     }
 }
 
-/// A register page over a vhost-user device.
+/// A register page for a vhost-user device.
 #[derive(Clone)]
 pub(crate) struct FrontEnd(Arc<Mutex<State>>);
 
 pub(crate) struct State {
-    /// The client, for what goes beyond registers.
+    /// The client, for messages that have no register.
     pub(crate) client: Frontend,
     pub(crate) rings: Vec<Ring>,
     memory: VhostUserMemoryRegionInfo,
@@ -96,7 +96,7 @@ impl FrontEnd {
         let protocol = client.get_protocol_features().unwrap();
         client.set_protocol_features(protocol).unwrap();
         assert!(protocol.contains(VhostUserProtocolFeatures::REPLY_ACK));
-        // Every message is answered from here on, so each has had its effect when its call returns.
+        // From here on every message has a reply, so it has taken effect when its call returns.
         client.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         client.set_owner().unwrap();
         let count = client.get_queue_num().unwrap();
@@ -133,7 +133,7 @@ impl FrontEnd {
         self.0.lock().unwrap()
     }
 
-    /// Has the registers of `self` lead to the device that `other` is connected to, in the middle of a driver's work.
+    /// Connects the registers of `self` to the device of `other`, while a driver runs.
     pub(crate) fn adopt(&self, other: &FrontEnd, base: u16) {
         let (mut state, mut other) = (self.state(), other.state());
         state.client = other.client.clone();
@@ -147,7 +147,7 @@ impl FrontEnd {
         state.start_ring(0, base);
     }
 
-    /// Hangs up, however many hold a clone; gives how being served ended.
+    /// Disconnects, even if there are clones. Returns the result of `serve`.
     pub(crate) fn hang_up(&self) -> Result<usize, Error> {
         let mut state = self.state();
         let (nobody, _) = UnixStream::pair().unwrap();
@@ -167,7 +167,7 @@ pub(crate) fn region(ram: &Ram) -> VhostUserMemoryRegionInfo {
     }
 }
 
-/// The front end's address of what the guest has at `address`.
+/// Translates guest address `address` to a front-end address.
 fn user(address: u64) -> u64 {
     address - RAM + USER
 }
@@ -188,7 +188,7 @@ impl State {
         }
     }
 
-    /// Hands ring `index` over, to go on from available index `base`.
+    /// Sends ring `index` to the device, to start at available index `base`.
     pub(crate) fn start_ring(&self, index: usize, base: u16) {
         let (client, ring) = (&self.client, &self.rings[index]);
         client.set_vring_num(index, ring.size).unwrap();
@@ -223,7 +223,7 @@ impl State {
             }
             let ring = &mut self.rings[index];
             ring.ready = false;
-            // What was said before is not for the next driver.
+            // Drops calls that were meant for the previous driver.
             let _ = (ring.kick.read(), ring.call.read(), ring.error.read());
         }
         (self.status, self.interrupt, self.accepted) = (0, 0, 0);

@@ -1,4 +1,4 @@
-//! A machine without a CPU: guest memory, register pages and wires. The test is the guest.
+//! A machine without a CPU: guest memory, register pages and wires. The test acts as the guest.
 //!
 //! ```text
 //!   the test's thread                                   the devices' threads
@@ -34,17 +34,17 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemory
 mod wire;
 pub(crate) use wire::Wire;
 
-/// Where RAM begins, as on the real machine.
+/// The start of RAM, as on the real machine.
 pub(crate) const RAM: u64 = 0x8000_0000;
 /// Bytes of RAM.
 pub(crate) const RAM_LEN: usize = 16 << 20;
-/// Bytes that one driver's arena takes.
+/// Bytes of a driver's arena.
 const ARENA: usize = 1 << 20;
 
-/// Long enough for any machine under any load; nothing that works waits so long.
+/// A deadline that is long enough for any machine under any load.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A [`guest::Wait`] that gives the devices' threads time, up to a deadline.
+/// A [`guest::Wait`] that lets the devices' threads run, up to a deadline.
 pub(crate) fn patience() -> impl FnMut() -> bool {
     let deadline = Instant::now() + PATIENCE;
     move || {
@@ -53,7 +53,7 @@ pub(crate) fn patience() -> impl FnMut() -> bool {
     }
 }
 
-/// Waits until `done`, and fails when the deadline passes.
+/// Waits until `done` returns true. Fails after the deadline.
 pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let mut wait = patience();
     while !done() {
@@ -61,7 +61,7 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Guest RAM, cut into arenas for drivers from the front.
+/// Guest RAM, from which drivers get arenas.
 pub(crate) struct Ram {
     file: File,
     mapping: Arc<GuestMemoryMmap>,
@@ -81,27 +81,28 @@ impl Ram {
         }
     }
 
-    /// What devices get.
+    /// The memory for devices.
     pub(crate) fn memory(&self) -> Memory {
         Memory::new(Arc::clone(&self.mapping))
     }
 
-    /// The file behind it, for another to map.
+    /// The file of the memory, for mapping it elsewhere.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// A fresh arena of 1 MiB for one driver. It is used only while `self` lives.
+    /// A new arena of 1 MiB for one driver. It must not be used after `self` is dropped.
     pub(crate) fn dma(&self) -> Dma {
         let offset = self.taken.fetch_add(ARENA, Ordering::Relaxed);
         assert!(offset + ARENA <= RAM_LEN, "too many arenas in one test");
         let address = RAM + offset as u64;
-        // SAFETY: mapped for as long as `self`, which every test keeps to its end; no other arena overlaps, and the
-        // test looks at it only through the mapping, as a device does.
+        // SAFETY: it is mapped for as long as `self` lives, which every test keeps to its end.
+        // Arenas do not overlap, and the test accesses them only through the mapping, as a device
+        // does.
         unsafe { Dma::new(self.host(address), address, ARENA) }
     }
 
-    /// Where this process finds guest address `address`.
+    /// The address of guest address `address` in this process.
     pub(crate) fn host(&self, address: u64) -> NonNull<u8> {
         let host = self.mapping.get_host_address(GuestAddress(address));
         NonNull::new(host.unwrap()).unwrap()
@@ -146,7 +147,7 @@ impl Page {
         }
     }
 
-    /// A driver's view, which must find a device.
+    /// Probes the device for a driver. Fails if there is none.
     pub(crate) fn probe(&self) -> Transport<Page> {
         Transport::probe(self.clone()).unwrap().unwrap()
     }
@@ -181,7 +182,7 @@ pub(crate) fn pattern(sector: u64) -> u8 {
     u8::try_from(sector % 251).unwrap()
 }
 
-/// A file of `sectors` sectors, each full of its [`pattern`].
+/// A file of `sectors` sectors, each filled with its [`pattern`].
 pub(crate) fn image(sectors: u64) -> File {
     let content: Vec<u8> = (0..sectors).flat_map(|n| [pattern(n); 512]).collect();
     let mut file = tempfile::tempfile().unwrap();
@@ -189,27 +190,27 @@ pub(crate) fn image(sectors: u64) -> File {
     file
 }
 
-/// A disk over `file`, which stays open for the test to look at.
+/// A disk in `file`, which stays open for the test.
 pub(crate) fn disk(ram: &Ram, file: &File, readonly: bool) -> Page {
     Page::new(ram, block(file, readonly))
 }
 
-/// The same, not yet on any transport.
+/// The same, without a transport.
 pub(crate) fn block(file: &File, readonly: bool) -> Block {
     let size = file.metadata().unwrap().len();
     Block::new(file.try_clone().unwrap(), size, readonly, "disk-1")
 }
 
-/// The far ends of a console's files.
+/// The terminal's ends of a console's files.
 pub(crate) struct Terminal {
     pub(crate) keyboard: UnixStream,
     pub(crate) screen: UnixStream,
-    /// The console's own end of `screen`, to fill it up.
+    /// The console's end of `screen`, for filling it up.
     output: UnixStream,
 }
 
 impl Terminal {
-    /// Fills the way to the screen until it takes no more; returns with how many bytes.
+    /// Fills the pipe to the screen. Returns the number of bytes.
     pub(crate) fn clog(&mut self) -> usize {
         let mut clogged = 0;
         loop {
@@ -222,7 +223,7 @@ impl Terminal {
     }
 }
 
-/// A console and who sits at it.
+/// A console and its terminal.
 pub(crate) fn console(ram: &Ram) -> (Page, Terminal) {
     let (keyboard, input) = UnixStream::pair().unwrap();
     let (screen, output) = UnixStream::pair().unwrap();

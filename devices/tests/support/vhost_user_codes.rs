@@ -1,5 +1,5 @@
-//! Codes of vhost-user messages (QEMU's docs/interop/vhost-user.rst), for front ends written by hand:
-//! the hostile ones of these tests and the fuzz target's.
+//! Codes of vhost-user messages (QEMU's docs/interop/vhost-user.rst) for hand-written front ends:
+//! the hostile ones in these tests and in the fuzz target.
 #![allow(dead_code, reason = "each front end sends some of them")]
 
 pub(super) const GET_FEATURES: u32 = 1;

@@ -1,11 +1,11 @@
-//! An interrupt wire to look at, for the unit tests (src/rig.rs) and for these.
+//! An interrupt wire whose level can be read, for the unit tests (src/rig.rs) and for these.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::IrqLine;
 
-/// A wire: its level, and how often it rose.
+/// A wire that records its level and its rises.
 #[derive(Clone, Default)]
 pub(crate) struct Wire {
     high: Arc<AtomicBool>,

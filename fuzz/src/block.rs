@@ -1,5 +1,5 @@
-//! The block device against a disk that is an array, and the queue's [`model`](crate::model): after
-//! each kick guest memory and disk must equal theirs, byte for byte.
+//! Compares the block device with a disk that is an array, and with the queue's
+//! [`model`](crate::model): after each kick guest memory and disk must equal theirs, byte for byte.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -28,7 +28,7 @@ const WRITE_ZEROES: u64 = 1 << 14;
 const INDIRECT: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 
-/// A guest's life with a disk.
+/// The steps of a guest with a disk.
 #[derive(Debug, Arbitrary)]
 pub struct Case {
     readonly: bool,
@@ -76,7 +76,7 @@ enum Kind {
     Any(u32),
 }
 
-/// What a DISCARD or WRITE_ZEROES names.
+/// The range of a DISCARD or WRITE_ZEROES.
 #[derive(Debug, Arbitrary)]
 struct Segments {
     #[arbitrary(with = few)]
@@ -113,7 +113,7 @@ pub fn run(case: &Case) {
     for step in &case.steps {
         pair.step(step);
     }
-    // Whatever was done: after a reset it is a disk.
+    // After a reset the device is a working disk, whatever happened before.
     pair.step(&Step::Resize(CAPACITY as u8));
     let layouts = [Layout::default(), Layout::default()];
     pair.set_up(&SetUp {
@@ -186,7 +186,7 @@ impl Pair {
         }
     }
 
-    /// A reset, and then a driver that begins. It must always work.
+    /// A reset, then the set-up of a driver, which must always succeed.
     fn set_up(&mut self, set_up: &SetUp) {
         self.queues = Queues::new(Vec::new());
         self.block.reset();
@@ -281,7 +281,7 @@ impl Pair {
         self.drivers[queue].offer(&mut self.ram, &readable, &writable, shape);
     }
 
-    /// The device's turn, and the model's.
+    /// Lets the device serve its queues, then the model.
     fn kick(&mut self, index: usize) {
         let Some(model) = &mut self.models[index] else {
             return;
@@ -326,7 +326,7 @@ impl Segments {
     }
 }
 
-/// A disk that is an array, and § 5.2.6.
+/// A disk that is an array, which serves requests as in § 5.2.6.
 struct Disk<'a> {
     bytes: &'a mut Vec<u8>,
     readonly: bool,
@@ -384,7 +384,7 @@ impl Disk<'_> {
         }
     }
 
-    /// What is discarded from a file in memory reads as zeroes, too.
+    /// Discarded parts of a file in memory read as zeroes too.
     fn zero(
         &mut self,
         ram: &Ram,

@@ -1,9 +1,9 @@
-//! A console with one more port: what comes in and goes out of its files, in order and nowhere
-//! else.
+//! A console with one further port: checks that input and output arrive complete, in order, and
+//! nowhere else.
 //!
-//! When the device takes a chain is its own affair here, so the guest leaves chains alone once they
-//! are available. Then the [`model`](crate::model) can compute each byte beforehand, and whatever
-//! is returned is compared with it.
+//! The device decides when to take a chain, so the guest does not change chains once they are
+//! available. So the [`model`](crate::model) can compute each byte in advance, and each returned
+//! chain is compared with it.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -31,13 +31,13 @@ const MULTIPORT: u64 = 1 << 1;
 const INDIRECT: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 
-/// The console's timer, among the files that it waits for: input and output of port 0 come before.
+/// Index of the console's timer among its files, after the input and output of port 0.
 const TIMER: usize = 2;
 
-/// What a pipe holds: a page, so that it is soon full.
+/// Bytes of a pipe's buffer: one page, so that it is soon full.
 const PIPE: i32 = 4096;
 
-/// A guest's life with a console.
+/// The steps of a guest with a console.
 #[derive(Debug, Arbitrary)]
 pub struct Case {
     declined: u64,
@@ -54,10 +54,10 @@ enum Step {
         writable: Vec<u8>,
         shape: Shape,
     },
-    /// A control message of the driver's: port, event, value.
+    /// A control message of the driver: port, event, value.
     Control(u8, u8, u8),
     Kick(u8),
-    /// The host's side: input comes, output is taken, a file is ready.
+    /// The host's side: input arrives, output is read, a file is ready.
     Type(bool, u8),
     Take(bool, u16),
     Ready(u8),
@@ -66,14 +66,14 @@ enum Step {
     Reset(u64),
 }
 
-/// Runs a case. Panics when a byte is lost, comes twice, or lands where it should not.
+/// Runs a case. Panics if a byte is lost, duplicated, or written elsewhere.
 pub fn run(case: &Case) {
     let mut guest = Guest::new();
     guest.set_up(case.declined);
     for step in &case.steps {
         guest.step(step);
     }
-    // After a reset, and with a reader, it is a console again.
+    // After a reset, and with a reader, it is a working console.
     guest.set_up(MULTIPORT);
     let line = b"the last line";
     guest.offer(1, &[line.to_vec()], &[], &Shape::default());
@@ -87,10 +87,10 @@ struct End {
     screen: File,
     typed: VecDeque<u8>,
     next: u8,
-    /// What is to come out, in order.
+    /// The expected output, in order.
     shown: VecDeque<u8>,
-    /// Something else may come: output is dropped, as the reader was given up, or there is
-    /// emergency output.
+    /// The output may differ: it is dropped after the reader was given up, or there is emergency
+    /// output.
     lossy: bool,
 }
 
@@ -110,7 +110,7 @@ struct Guest {
     queues: Queues,
     lines: Vec<Line>,
     ends: [End; 2],
-    /// A ring was broken: the device stops until the reset.
+    /// A ring is broken: the device stops until the reset.
     broken: bool,
 }
 
@@ -133,7 +133,7 @@ impl Guest {
     fn set_up(&mut self, declined: u64) {
         self.queues = Queues::new(Vec::new());
         self.console.reset();
-        // Of a chain that was half written the rest is not to come.
+        // The rest of a half-written chain is no longer expected.
         for port in 0..self.ends.len() {
             while !self.take(port, PIPE as usize).is_empty() {}
             self.ends[port].shown.clear();
@@ -214,7 +214,7 @@ impl Guest {
         let bytes = readable.iter().map(Vec::len).sum::<usize>();
         let bytes = bytes + writable.iter().sum::<u32>() as usize;
         let count = pieces.len() + writable.len();
-        // Chains that share memory with others are another target's.
+        // Chains that share memory are tested by another target.
         if line.broken || shape.is_shared() || !line.driver.has_room(count, bytes) {
             return;
         }
@@ -247,14 +247,14 @@ impl Guest {
 
     fn handle_event(&mut self, index: usize) {
         if !self.broken {
-            // The timer went off: the reader has stopped.
+            // The timer expired: the reader has stopped.
             self.ends[0].lossy |= index == TIMER;
             let ready = self.console.handle_event(index, &mut self.queues);
             self.look(ready.is_err());
         }
     }
 
-    /// What the device has returned since the last look.
+    /// The chains that the device has returned since the last call.
     fn look(&mut self, failed: bool) {
         self.broken |= failed;
         assert!(!failed || self.lines.iter().any(|line| line.broken));
@@ -279,11 +279,11 @@ impl Guest {
             }
             self.ram.accept(device, 6 + 8 * size as usize);
         }
-        // A chain that is held back is not written to.
+        // A stalled chain is not written.
         self.ram.check();
     }
 
-    /// Reads what came out, up to `count` bytes.
+    /// Reads up to `count` bytes of output.
     fn take(&mut self, port: usize, count: usize) -> Vec<u8> {
         let end = &mut self.ends[port];
         let mut bytes = vec![0; count];

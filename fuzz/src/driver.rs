@@ -1,6 +1,5 @@
-//! What a guest does with a queue: chains as drivers lay them out, and everything of the list of
-//! hostile cases (docs/testing.md) as one step among others, so that no luck is needed to come upon
-//! it.
+//! A guest's use of a queue: chains as drivers lay them out, and each case of the list of hostile
+//! guests (docs/testing.md) as a step of its own, so that finding it takes no luck.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
@@ -11,13 +10,14 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// Each queue's rings have this much room, up to 256 descriptors.
+/// Bytes for the rings of each queue: room for 256 descriptors.
 const RINGS: u64 = 0x4000;
-/// Indirect tables begin here, buffers behind them.
+/// Indirect tables begin here, followed by buffers.
 const TABLES: u64 = BASE + 0x8000;
 const BUFFERS: u64 = BASE + 0xc000;
 
-/// `None` seven times of eight: what ends a queue's use must not be what most cases do first.
+/// `None` in seven of eight cases: few cases should begin with a fault that ends the use of the
+/// queue.
 pub fn seldom<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>) -> Result<Option<T>> {
     Ok(if u.ratio(1, 8)? {
         Some(u.arbitrary()?)
@@ -26,13 +26,13 @@ pub fn seldom<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>) -> Result<Option<T
     })
 }
 
-/// Few of something.
+/// A short list.
 pub fn few<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>) -> Result<Vec<T>> {
     let count = u.int_in_range(0..=8)?;
     (0..count).map(|_| u.arbitrary()).collect()
 }
 
-/// Cuts into pieces, at these places modulo the length.
+/// Splits into pieces, at these places modulo the length.
 pub fn cut<'a, T>(whole: &'a [T], at: &[u16]) -> Vec<&'a [T]> {
     let places = at.iter().map(|at| usize::from(*at) % whole.len().max(1));
     let mut places: Vec<usize> = places.collect();
@@ -45,7 +45,7 @@ pub fn cut<'a, T>(whole: &'a [T], at: &[u16]) -> Vec<&'a [T]> {
         .collect()
 }
 
-/// Where a queue's rings lie, and how many descriptors it has.
+/// Addresses of a queue's rings, and its size.
 #[derive(Debug, Clone)]
 pub struct Layout {
     /// A power of two.
@@ -53,7 +53,7 @@ pub struct Layout {
     odd: Option<Odd>,
 }
 
-/// What a good driver chooses.
+/// The layout of a correct driver.
 impl Default for Layout {
     fn default() -> Self {
         Layout { size: 6, odd: None }
@@ -73,14 +73,14 @@ impl<'a> Arbitrary<'a> for Layout {
 #[derive(Debug, Clone, Arbitrary)]
 enum Odd {
     Size(u16),
-    /// The driver area so far from the descriptors.
+    /// Distance of the driver area from the descriptors.
     DriverOver(i16),
-    /// The driver area so far from the device area: with a few bytes one's index is the other's
-    /// flags.
+    /// Distance of the driver area from the device area: with a few bytes the index of one is the
+    /// flags of the other.
     Meet(i8),
-    /// The device area so far from the descriptors.
+    /// Distance of the device area from the descriptors.
     DeviceOverTable(i16),
-    /// At the end of RAM, or behind it.
+    /// At the end of RAM, or beyond it.
     AtTheEnd(u8, i16),
     Misaligned(u8, u8),
     /// Near 2^64.
@@ -126,20 +126,20 @@ fn near(address: u64, by: i64) -> u64 {
     address.wrapping_add_signed(by)
 }
 
-/// One thing that is wrong with a chain.
+/// One fault of a chain.
 #[derive(Debug, Clone, Arbitrary)]
 pub enum Fault {
     /// Its last descriptor points to itself.
     SelfLoop,
     /// Its last descriptor points to its first.
     Loop,
-    /// `next` outside of the table, by so much.
+    /// `next` outside the table, by this much.
     NextOutside(u16),
-    /// The head outside of the table, by so much.
+    /// The head outside the table, by this much.
     HeadOutside(u16),
     /// A buffer in the hole between the regions of RAM.
     Hole(u8),
-    /// A buffer across the end of RAM, so many bytes of it inside.
+    /// A buffer across the end of RAM, with this many bytes inside.
     AcrossTheEnd(u8, u8),
     /// A buffer whose end wraps, or nearly.
     Wraps(u8, u16),
@@ -153,13 +153,13 @@ pub enum Fault {
     OverRings(u8, u16, u16),
     /// The other direction.
     Turned(u8),
-    /// Flags as no driver sets them.
+    /// Flags that no driver sets.
     Flags(u8, u16),
-    /// `avail.idx` moves by this much more.
+    /// `avail.idx` advances by this much more.
     Jump(i16),
     /// The same head again.
     Again,
-    /// The indirect table of this many bytes.
+    /// The length of the indirect table in bytes.
     TableLen(u32),
     /// Somewhere else.
     TableAt(u64),
@@ -167,17 +167,17 @@ pub enum Fault {
     TableFlags(u16),
 }
 
-/// How a driver lays a chain out.
+/// The layout of a chain.
 #[derive(Debug, Clone, Default)]
 pub struct Shape {
-    /// From this buffer on in an indirect table.
+    /// The first buffer that is in an indirect table.
     pub indirect_from: Option<u8>,
-    /// What is wrong with it.
+    /// Its faults.
     pub fault: Option<Fault>,
 }
 
 impl Shape {
-    /// Whether the chain may have memory in common with another, or with a ring.
+    /// Whether the chain may share memory with another, or with a ring.
     pub fn is_shared(&self) -> bool {
         use Fault::{Again, Flags, Jump, OverRings, TableAt};
         matches!(
@@ -205,7 +205,7 @@ struct Buffer {
     next: u16,
 }
 
-/// A driver's books for one queue.
+/// A driver's state for one queue.
 #[derive(Debug)]
 pub struct Driver {
     rings: Rings,
@@ -213,14 +213,14 @@ pub struct Driver {
     free: u16,
     buffers: u64,
     tables: u64,
-    /// Descriptors laid so far.
+    /// Descriptors written so far.
     laid: usize,
-    /// Where buffers and indirect tables end, for a driver that uses nothing twice.
+    /// The end of buffers and indirect tables so far, for a driver that uses no memory twice.
     ends: (u64, u64),
 }
 
 impl Driver {
-    /// Of a queue that lies here, with each of its words zero.
+    /// The state for a queue at these addresses, whose words are all zero.
     pub fn new(rings: Rings) -> Driver {
         Driver {
             rings,
@@ -233,7 +233,7 @@ impl Driver {
         }
     }
 
-    /// The same, as one of `count` that share the memory, each with its part of it.
+    /// The same, for one of `count` queues that each have a part of the memory.
     pub fn sharing(rings: Rings, index: u64, count: u64) -> Driver {
         let part = |start: u64, end: u64| {
             let len = (end - start) / count / 16 * 16;
@@ -248,7 +248,7 @@ impl Driver {
         }
     }
 
-    /// Whether a chain of `count` buffers, `bytes` in all, takes nothing that another has.
+    /// Whether there is unused memory for a chain of `count` buffers, `bytes` in all.
     pub fn has_room(&self, count: usize, bytes: usize) -> bool {
         let bytes = (bytes + count) as u64;
         count > 0
@@ -257,9 +257,9 @@ impl Driver {
             && self.tables + 16 * count as u64 <= self.ends.1
     }
 
-    /// Room for so many bytes; what was there before has been used, or is used twice.
+    /// Allocates memory. It may be in use if none is free.
     fn room(&mut self, len: u64) -> u64 {
-        // A gap of a byte: a write past the end is noticed.
+        // A gap of one byte, to detect writes beyond the end.
         if self.buffers + len + 1 > self.ends.0 {
             self.buffers = BUFFERS;
         }
@@ -268,8 +268,8 @@ impl Driver {
         address
     }
 
-    /// Lays a chain out and makes it available: `readable` bytes cut into pieces, then `writable`
-    /// bytes, each piece of a length of its own. Gives its head.
+    /// Writes a chain and makes it available: `readable` bytes split into pieces, then `writable`
+    /// buffers of these lengths. Returns its head.
     pub fn offer(
         &mut self,
         ram: &mut Ram,
@@ -345,7 +345,7 @@ impl Driver {
         head
     }
 
-    /// Puts a head into the next slot, and moves the index.
+    /// Puts a head into the next slot, and advances the index.
     pub fn publish(&mut self, ram: &mut Ram, head: u16, by: u16) {
         let slot = u64::from(self.available % self.rings.size.max(1));
         let driver = self.rings.driver;
@@ -354,7 +354,7 @@ impl Driver {
         ram.write(driver.wrapping_add(2), &self.available.to_le_bytes());
     }
 
-    /// What the driver asks to be notified of: `avail.flags` and `used_event`.
+    /// Sets the notifications that the driver wants: `avail.flags` and `used_event`.
     pub fn wish(&mut self, ram: &mut Ram, flags: u16, event: u16) {
         let driver = self.rings.driver;
         ram.write(driver, &flags.to_le_bytes());
@@ -401,7 +401,7 @@ impl Driver {
         }
     }
 
-    /// Writes an indirect table, and gives the descriptor that refers to it.
+    /// Writes an indirect table, and returns the descriptor that refers to it.
     fn table(&mut self, ram: &mut Ram, mut buffers: Vec<Buffer>, fault: Option<&Fault>) -> Buffer {
         let count = buffers.len();
         let len = 16 * count as u64;

@@ -1,5 +1,4 @@
-//! A device tree of the user's own (`--dtb`): any bytes, mostly the tree of a real machine with
-//! something changed.
+//! A device tree of the user (`--dtb`): any bytes, mostly a changed tree of a real machine.
 
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
@@ -9,8 +8,7 @@ use vmm::layout::FDT_MAX_SIZE;
 
 use crate::file::{new_file, path};
 
-/// Trees of QEMU's and a short one, which is changed sooner, each with the byte that selects what
-/// to do with it.
+/// Trees of QEMU and a short one, in which changes are more frequent, each with its byte of flags.
 pub fn seeds() -> Vec<Vec<u8>> {
     let trees = [
         small(),
@@ -37,8 +35,7 @@ fn small() -> Vec<u8> {
     tree.to_dtb()
 }
 
-/// Runs a case: a byte of flags, then the file. Panics when what comes of it is not what was asked
-/// for.
+/// Runs a case: a byte of flags, then the file. Panics if the result is not as requested.
 pub fn run(case: &[u8]) {
     let Some((how, tree)) = case.split_first() else {
         return;
@@ -46,7 +43,7 @@ pub fn run(case: &[u8]) {
     let flag = |bit: u8| how & bit != 0;
     let mut tree = tree.to_vec();
     if flag(4) && tree.len() >= 8 {
-        // What comes first is right: what comes then is looked at.
+        // The first part is valid: check the rest.
         tree[..4].copy_from_slice(&[0xd0, 0x0d, 0xfe, 0xed]);
         let len = tree.len() as u32;
         tree[4..8].copy_from_slice(&len.to_be_bytes());
@@ -59,7 +56,7 @@ pub fn run(case: &[u8]) {
     };
     assert!(dtb.tree.len() as u64 <= FDT_MAX_SIZE);
     if cmdline.is_empty() && initrd.is_none() {
-        // As it was, but for its length: a boot loader gets room to edit it in place.
+        // Unchanged except for its length: a boot loader needs space to edit it in place.
         let len = u32::from_be_bytes([tree[4], tree[5], tree[6], tree[7]]) as usize;
         assert_eq!(dtb.tree[..4], tree[..4]);
         assert_eq!(dtb.tree[8..len], tree[8..len]);

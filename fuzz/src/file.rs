@@ -23,7 +23,7 @@ pub fn memory_file() -> File {
     SCRATCH.try_clone().expect("a descriptor")
 }
 
-/// A path that leads to it, while it is open.
+/// A path to it, while it is open.
 pub fn path(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }

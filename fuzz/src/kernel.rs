@@ -1,5 +1,5 @@
-//! Kernel files: any bytes, mostly an ELF or an Image with something changed, as they are or packed
-//! by us, so that what is wrong is found behind a good gzip member too.
+//! Kernel files: any bytes, mostly a changed ELF or Image, plain or compressed here, so that faults
+//! behind a valid gzip header are found too.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ use vmm::loader::{Format, Kernel, place};
 
 use crate::file::{new_file, path};
 
-/// The guest's RAM: room for a kernel that is linked where kernels are.
+/// The guest's RAM: room for a kernel at the usual address.
 const MEMORY: u64 = 16 * MIB;
 
 const FORMATS: [KernelFormat; 4] = [
@@ -22,7 +22,7 @@ const FORMATS: [KernelFormat; 4] = [
     KernelFormat::Raw,
 ];
 
-/// Kernels of each kind and packing; what unpacks to more than there may be.
+/// Kernels of each kind and compression, and one that unpacks to more than the limit.
 pub fn seeds() -> Vec<Vec<u8>> {
     let kernels = [elf(2), elf(3), image()];
     let mut files = kernels.to_vec();
@@ -36,7 +36,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let packed = kernels
         .iter()
         .flat_map(|kernel| [1, 2, 3].map(|way| [&[way, 0, 0], kernel.as_slice()].concat()));
-    // Each word of each header one too large, and one too small.
+    // Each word of each header, off by one in both directions.
     let nudged = kernels.iter().flat_map(|kernel| {
         let ways = (0..26).flat_map(|word| [1, 0xff].map(|by| [0, word, by]));
         ways.map(|how| [&how, kernel.as_slice()].concat())
@@ -44,8 +44,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     plain.chain(packed).chain(nudged).collect()
 }
 
-/// Runs a case: a byte of how, two of a word that is nudged, then the kernel. Panics when a kernel
-/// that was accepted cannot be loaded as described.
+/// Runs a case: a byte for the compression, two that select a word to change, then the kernel.
+/// Panics if an accepted kernel cannot be loaded as described.
 pub fn run(case: &[u8]) {
     let Some(([how, which, by], bytes)) = case.split_first_chunk() else {
         return;
@@ -102,8 +102,7 @@ pub fn run(case: &[u8]) {
     );
 }
 
-/// Adds a little to word `which`: headers are made of words, and what is off by one is off by
-/// little.
+/// Adds a small number to word `which`: headers consist of words, and off-by-one errors are small.
 fn nudge(bytes: &mut [u8], which: usize, by: i8) {
     if let Some(word) = bytes.chunks_exact_mut(8).nth(which)
         && let Ok(old) = <[u8; 8]>::try_from(&*word)
@@ -113,7 +112,7 @@ fn nudge(bytes: &mut [u8], which: usize, by: i8) {
     }
 }
 
-/// What is done with the bytes before they are a kernel file.
+/// How the bytes become a kernel file.
 fn pack(way: u8, bytes: &[u8]) -> Vec<u8> {
     match way {
         0 => bytes.to_vec(),
@@ -145,8 +144,8 @@ fn zboot(compression: &str, payload: &[u8]) -> Vec<u8> {
     file
 }
 
-/// An ELF of two segments, one right behind the other, so that little makes them overlap; `kind` 2
-/// is ET_EXEC, 3 ET_DYN.
+/// An ELF of two adjacent segments, which a small change makes overlap; `kind` 2 is ET_EXEC, 3
+/// ET_DYN.
 fn elf(kind: u16) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     for half in [kind, 243, 1, 0] {

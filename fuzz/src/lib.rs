@@ -1,12 +1,14 @@
-//! Fuzzing: what a guest may do, or write into a file, as values; and what must hold afterwards.
+//! Fuzzing: the actions of a guest, or the content of a file, as values; and the checks that must
+//! hold afterwards.
 //!
 //! ```text
-//!   bytes ──arbitrary──▶ a case: steps of a guest, mostly valid ──▶ the device (no threads, where it can be had)
-//!                                        │                               │  the same memory, byte for byte?
-//!                                        └──────▶ model: slow, plain ────┘
+//!   bytes ──arbitrary──▶ a case: steps of a guest, mostly valid ──▶ the device
+//!                                  │                        (without threads, if possible)
+//!                                  │                                    │ equal memory?
+//!                                  └──────▶ model: slow, simple ────────┘
 //! ```
-//! A target is a file of one line in `targets/`; the cases are here, so that they are checked and
-//! documented as all else. `make fuzz` runs them; docs/testing.md lists what they found.
+//! A target is a file of one line in `targets/`. The cases are here, so that lints and
+//! documentation cover them. `make fuzz` runs them; docs/testing.md lists their findings.
 
 pub mod block;
 pub mod console;
@@ -16,8 +18,8 @@ pub mod file;
 pub mod kernel;
 pub mod mmio;
 pub mod model;
-pub mod patience;
 pub mod queue;
 pub mod ram;
 pub mod seeds;
 pub mod vhost_user;
+pub mod wait;

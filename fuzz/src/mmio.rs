@@ -1,9 +1,8 @@
-//! A disk behind its registers: every access a guest can make, in any order, with the device's
+//! A disk behind its registers: every access that a guest can make, in any order, with the device's
 //! thread running.
 //!
-//! When that thread does what is chance, so nothing is predicted here. What holds at any time is
-//! looked at instead, above all what a reset promises; and in the end a good driver must find a
-//! good disk.
+//! The timing of that thread is random, so no result is predicted. The target checks what holds at
+//! any time, above all after a reset. At the end a correct driver must find a working disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +16,8 @@ use devices::transport::mmio::Mmio;
 use crate::driver::{Driver, Layout, Shape, few, seldom};
 use crate::file::new_file;
 use crate::model::Rings;
-use crate::patience::wait_for;
 use crate::ram::{BASE, LEN, Ram};
+use crate::wait::wait_for;
 
 /// § 4.2.2.
 mod register {
@@ -50,7 +49,7 @@ const VERSION_1: u64 = 1 << 32;
 
 const SECTORS: usize = 8;
 
-/// A guest's life with a register page.
+/// The steps of a guest with a register page.
 #[derive(Debug, Arbitrary)]
 pub struct Case {
     steps: Vec<Step>,
@@ -58,14 +57,14 @@ pub struct Case {
 
 #[derive(Debug, Arbitrary)]
 enum Step {
-    /// A register of the list, by 32 bits as it should be.
+    /// A register of the list, by a correct access of 32 bits.
     Store(u8, Value),
     Load(u8),
     /// Any access to the page.
     AnyStore(u16, [u8; 8], u8),
     AnyLoad(u16, u8),
-    /// What a driver does to begin, up to here. It declines some features, and now and then accepts
-    /// one that there is not.
+    /// The start sequence of a driver, up to this step. It declines some features, and sometimes
+    /// accepts one that was not offered.
     Begin(Layout, u64, #[arbitrary(with = seldom)] Option<u8>, u8),
     Offer {
         #[arbitrary(with = few)]
@@ -105,7 +104,7 @@ impl IrqLine for Wire {
     }
 }
 
-/// Runs a case. Panics when the registers do what they may not.
+/// Runs a case. Panics if the registers violate the specification.
 pub fn run(case: &Case) {
     let file = new_file(&[0x3c; SECTORS * 512]);
     let block = Block::new(file, (SECTORS * 512) as u64, false, "fuzzed");
@@ -129,7 +128,7 @@ struct Page {
     mmio: Mmio,
     ram: Ram,
     wire: Wire,
-    /// What the driver wrote as its features, while it could.
+    /// The features that the driver wrote while it could.
     accepted: u64,
     accepted_sel: u32,
     driver: Driver,
@@ -142,11 +141,11 @@ impl Page {
         u32::from_le_bytes(data)
     }
 
-    /// A store, and what must hold of it.
+    /// A store, with its checks.
     fn store(&mut self, offset: u64, value: u32) {
         let before = self.load(register::STATUS);
         if before & DRIVER_OK == 0 {
-            // Nothing lives: nothing but the driver may have written.
+            // The device is not live: only the driver may have written.
             self.ram.check();
         }
         self.mmio.write(offset, &value.to_le_bytes());
@@ -171,12 +170,12 @@ impl Page {
             assert_ne!(self.accepted & VERSION_1, 0);
         }
         if new & DRIVER_OK != 0 {
-            // Both at once is one step after the other.
+            // Both bits in one store count as two steps.
             assert_ne!(after & FEATURES_OK, 0, "from {before:#x}");
         }
     }
 
-    /// What the device offers; the selector is put back by nobody, as no driver would count on it.
+    /// The offered features. The selector is not restored: no driver relies on it.
     fn offered(&self) -> u64 {
         let half = |sel: u32| {
             let data = sel.to_le_bytes();
@@ -186,7 +185,7 @@ impl Page {
         half(0) | half(1) << 32
     }
 
-    /// § 2.4, § 4.2.2.1: everything as at the beginning, and nothing of it in use.
+    /// § 2.4, § 4.2.2.1: every register has its initial value, and no memory is in use.
     fn was_reset(&mut self) {
         self.accepted = 0;
         self.accepted_sel = 0;
@@ -194,7 +193,7 @@ impl Page {
         assert_eq!(self.load(register::INTERRUPT_STATUS), 0);
         assert_eq!(self.load(register::QUEUE_READY), 0);
         assert!(!self.wire.0.load(Ordering::SeqCst), "the wire is high");
-        // What the device wrote until now is its business; from here on it may not.
+        // Accept what the device has written so far; from here on it may not write.
         self.ram.accept(BASE, LEN as usize);
         self.ram
             .accept(crate::ram::ISLAND, crate::ram::ISLAND_LEN as usize);
@@ -210,7 +209,7 @@ impl Page {
             Step::AnyStore(offset, bytes, len) => {
                 let offset = u64::from(offset % 0x1000);
                 match usize::from(len % 9) {
-                    // As it should be, and so it counts.
+                    // A correct access: it has an effect.
                     4 if offset.is_multiple_of(4) && offset < register::CONFIG => {
                         let [a, b, c, d, ..] = *bytes;
                         self.store(offset, u32::from_le_bytes([a, b, c, d]));
@@ -225,7 +224,7 @@ impl Page {
             }
             Step::AnyLoad(offset, len) => {
                 let (offset, len) = (u64::from(offset % 0x1000), usize::from(len % 9));
-                // An odd load takes the bytes that stand there.
+                // An odd load returns the bytes of the page.
                 let stands = |at: u64| self.load(at & !3).to_le_bytes()[(at % 4) as usize];
                 let control = (offset..register::CONFIG).take(len);
                 let before: Vec<u8> = control.clone().map(stands).collect();
@@ -270,7 +269,7 @@ impl Page {
         }
     }
 
-    /// The steps of § 3.1.1, as far as `upto` of eight.
+    /// The steps of § 3.1.1, up to `upto` of eight.
     fn begin(&mut self, rings: Rings, accepted: u64, upto: usize) {
         let half = |value: u64, sel: u32| (value >> (32 * sel)) as u32;
         self.store(register::STATUS, 0);
@@ -310,7 +309,7 @@ impl Page {
         }
     }
 
-    /// A reset makes a disk of it, whatever was done before.
+    /// After a reset it is a working disk, whatever happened before.
     fn is_a_disk(&mut self) {
         let rings = Layout::default().rings(0);
         self.begin(rings, self.offered(), 7);

@@ -1,7 +1,7 @@
-//! A split queue again (§ 2.7), as plainly as it can be said: no atomics, no translation, nothing
-//! remembered but indices.
+//! A second split queue (§ 2.7), as simple as possible: no atomics, no translation, no state except
+//! indices.
 //!
-//! It shares no code with `devices`. What the two disagree about is a finding, in one of them.
+//! It shares no code with `devices`. A difference between the two is a bug in one of them.
 
 use std::collections::VecDeque;
 
@@ -11,10 +11,10 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// What a device may take from an indirect table, if its ring is smaller.
+/// Most descriptors of an indirect table, if the ring is smaller.
 const CHAIN_MAX: u64 = 1024;
 
-/// Where a queue lies.
+/// The addresses of a queue.
 #[derive(Debug, Clone, Copy)]
 pub struct Rings {
     /// Descriptors.
@@ -42,11 +42,11 @@ impl Rings {
     }
 }
 
-/// A ring that makes no sense.
+/// The ring is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub struct QueueError;
 
-/// One direction of a chain: ranges of guest memory, used up from the front.
+/// One direction of a chain: ranges of guest memory, consumed from the front.
 #[derive(Debug, Default)]
 pub struct Stream {
     ranges: VecDeque<(u64, u64)>,
@@ -70,7 +70,7 @@ impl Stream {
         }
     }
 
-    /// Uses up to `count` bytes: ranges that lie where they lie.
+    /// Consumes up to `count` bytes, and returns their ranges.
     pub fn take(&mut self, mut count: u64) -> Vec<(u64, u64)> {
         let mut taken = Vec::new();
         while count > 0
@@ -86,14 +86,14 @@ impl Stream {
         taken
     }
 
-    /// Uses up to `count` bytes, and gives them.
+    /// Consumes up to `count` bytes, and returns them.
     pub fn read(&mut self, ram: &Ram, count: u64) -> Vec<u8> {
         let pieces = self.take(count);
         let pieces = pieces.into_iter().filter_map(|(at, len)| ram.get(at, len));
         pieces.flatten().copied().collect()
     }
 
-    /// Fills from the front; returns how many bytes found room.
+    /// Fills from the front; returns the number of bytes that fit.
     pub fn write(&mut self, ram: &mut Ram, mut bytes: &[u8]) -> usize {
         let pieces = self.take(bytes.len() as u64);
         let room = pieces.iter().map(|(_, len)| *len as usize).sum();
@@ -105,7 +105,7 @@ impl Stream {
         room
     }
 
-    /// Sets the last byte aside.
+    /// Reserves the last byte.
     pub fn split_last(&mut self) -> bool {
         self.last = None;
         let Some((address, len)) = self.ranges.pop_back() else {
@@ -116,7 +116,7 @@ impl Stream {
         true
     }
 
-    /// Where the byte is that was set aside, once.
+    /// The address of the reserved byte, once.
     pub fn last(&mut self) -> Option<u64> {
         self.last.take()
     }
@@ -127,14 +127,14 @@ impl Stream {
 pub struct Chain {
     /// Its first descriptor.
     pub head: u16,
-    /// What the device may read.
+    /// The bytes that the device may read.
     pub readable: Stream,
-    /// What it may write.
+    /// The bytes that it may write.
     pub writable: Stream,
 }
 
 impl Chain {
-    /// The device reports that it wrote so many bytes: the model takes them as they are, and
+    /// The device reports that it wrote this many bytes: the model accepts their content, and
     /// returns them.
     pub fn accept(mut self, ram: &mut Ram, written: u64) -> Vec<u8> {
         let room = self.writable.len();
@@ -158,14 +158,14 @@ pub struct Model {
     next_used: u16,
     published: u16,
     held: Option<Chain>,
-    /// Chains were left for later.
+    /// Chains were left unserved.
     pub unfinished: bool,
-    /// How often the driver was to be interrupted.
+    /// How often the driver must have been interrupted.
     pub interrupts: u32,
 }
 
 impl Model {
-    /// A queue that begins.
+    /// A new queue.
     pub fn new(rings: Rings, event_idx: bool, indirect: bool) -> Model {
         Model {
             rings,
@@ -255,7 +255,7 @@ impl Model {
         self.next_used = self.next_used.wrapping_add(1);
     }
 
-    /// Publishes what was returned.
+    /// Publishes the returned chains.
     pub fn notify(&mut self, ram: &mut Ram) {
         let (old, new) = (self.published, self.next_used);
         if old == new {
@@ -273,14 +273,14 @@ impl Model {
         self.interrupts += u32::from(wanted);
     }
 
-    /// Wants no kicks.
+    /// Suppresses kicks.
     pub fn suppress_kicks(&mut self, ram: &mut Ram) {
         if !self.event_idx {
             ram.put(self.rings.device, &1_u16.to_le_bytes());
         }
     }
 
-    /// Wants kicks; whether there is something already.
+    /// Allows kicks. Returns whether a chain is already available.
     pub fn allow_kicks(&mut self, ram: &mut Ram) -> bool {
         if self.event_idx {
             let at = self.rings.device + 4 + 8 * u64::from(self.rings.size);
@@ -291,7 +291,7 @@ impl Model {
         word(ram, self.rings.driver + 2) != self.next_available
     }
 
-    /// Serves what is available, as documented for [`devices::virtio::queue::Queue::drain`].
+    /// Serves the available chains, as documented for [`devices::virtio::queue::Queue::drain`].
     pub fn drain(
         &mut self,
         ram: &mut Ram,
@@ -334,7 +334,7 @@ impl Model {
     }
 }
 
-/// A word of a ring, which was found to be RAM.
+/// A word of a ring, which has been checked to be RAM.
 fn word(ram: &Ram, address: u64) -> u16 {
     ram.u16(address).expect("the rings are RAM")
 }

@@ -1,4 +1,4 @@
-//! The split queue and its chains against the [`model`](crate::model), step by step.
+//! Compares the split queue and its chains with the [`model`](crate::model), step by step.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::ram::{BASE, LEN, Ram};
 const EVENT_IDX: u64 = 1 << 29;
 const INDIRECT: u64 = 1 << 28;
 
-/// A chain may name the same memory a thousand times; files take no more than this of it, in bytes.
+/// A chain may name the same memory a thousand times; a file gets at most this many bytes of it.
 const MUCH: u64 = 1 << 18;
 
-/// A guest's life with a queue, and that of the device behind it.
+/// The steps of a guest with a queue, and of its device.
 #[derive(Debug, Arbitrary)]
 pub struct Case {
     layout: Layout,
@@ -38,21 +38,21 @@ enum Step {
         shape: Shape,
     },
     Wish(u16, u16),
-    /// The guest writes what it likes, where it likes.
+    /// The guest writes anything, anywhere.
     Write(u32, [u8; 4]),
     Pop,
-    /// The device does something with a chain that it took.
+    /// The device reads or writes a chain that it took.
     Use(Use),
-    /// It returns the chain that it took this long ago, as if it had written so many bytes.
+    /// It returns an earlier chain, and claims to have written this many bytes.
     Push(u8, u32),
     Notify,
     Suppress,
     Allow,
-    /// It serves what there is, uses each chain so, and stops after so many.
+    /// It serves the available chains in this way, and stops after this many.
     Drain(#[arbitrary(with = few)] Vec<Use>, u8),
 }
 
-/// What a device can do with a chain.
+/// An operation of a device on a chain.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Use {
     Take,
@@ -64,17 +64,17 @@ enum Use {
     ToFile(u8),
 }
 
-/// A wire that leads nowhere: InterruptStatus is enough.
+/// An unconnected wire: InterruptStatus is enough.
 pub struct Nowhere;
 
 impl IrqLine for Nowhere {
     fn set(&self, _: bool) {}
 }
 
-/// Runs a case. Panics when the queue does not do what the model does.
+/// Runs a case. Panics if the queue and the model differ.
 pub fn run(case: &Case) {
     let mut ram = Ram::new();
-    // All that is not a ring has something in it that would be missed.
+    // All memory outside the rings has a content, so that a lost byte is noticed.
     ram.write(BASE + 0x8000, &[0xa5; LEN as usize - 0x8000]);
     let rings = case.layout.rings(0);
     let interrupt = Arc::new(Interrupt::new(Box::new(Nowhere)));
@@ -119,7 +119,7 @@ pub fn run(case: &Case) {
     ram.check();
 }
 
-/// The queue that these rings make, if they do.
+/// The queue of these rings, if they are valid.
 pub fn activate(
     ram: &Ram,
     rings: model::Rings,
@@ -138,7 +138,7 @@ pub fn activate(
         .ok()
 }
 
-/// Both queues, and the chains that were taken from both.
+/// Both queues, and the chains taken from them.
 struct Pair {
     queue: Queue,
     model: Model,
@@ -147,7 +147,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// The device's step in both. An error is a broken ring: the case ends.
+    /// Performs the device's step in both. An error is a broken ring, and ends the case.
     fn step(&mut self, ram: &mut Ram, step: &Step) -> Result<(), model::QueueError> {
         match step {
             Step::Pop => self.pop(ram)?,
@@ -186,7 +186,7 @@ impl Pair {
     }
 
     fn pop(&mut self, ram: &Ram) -> Result<(), model::QueueError> {
-        // The device returns what it takes: a queue hands out no more chains than it has
+        // The device returns what it takes: a queue has at most as many chains in use as
         // descriptors.
         if self.taken.len() >= self.queue.size().into() {
             return Ok(());
@@ -204,7 +204,7 @@ impl Pair {
     }
 
     fn drain(&mut self, ram: &mut Ram, uses: &[Use], limit: u8) -> Result<(), model::QueueError> {
-        // The queue first, with what its chains gave noted; the model then has to get the same.
+        // First the queue, and record its results; then the model must have the same ones.
         let mut seen = Vec::new();
         let (mut left, file) = (limit, memory_file());
         let queue = self.queue.drain(|chain| {
@@ -247,12 +247,12 @@ fn apply(
     assert_eq!(chain.writable().len(), model.writable.len());
 }
 
-/// What a file gives from `from` on, for ever.
+/// The endless content of a file, from `from` on.
 fn content(from: u8, len: u64) -> Vec<u8> {
     (0..len).map(|at| (at as u8).wrapping_add(from)).collect()
 }
 
-/// What it did, as bytes: those read, or how many found room.
+/// The result as bytes: those read, or the number of those that fit.
 fn on_queue(how: Use, chain: &mut devices::virtio::chain::Chain, file: &std::fs::File) -> Vec<u8> {
     use std::os::unix::fs::FileExt;
     match how {

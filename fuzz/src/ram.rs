@@ -1,4 +1,4 @@
-//! Guest memory twice: as the device has it, and as it ought to be.
+//! Two copies of guest memory: the device's, and the expected one.
 
 use std::fs::File;
 use std::ops::Range;
@@ -11,14 +11,14 @@ use crate::file::new_file;
 
 /// Where RAM begins.
 pub const BASE: u64 = 0x8000_0000;
-/// Its bytes: little, since all of it is compared again and again.
+/// Its size in bytes: small, since all of it is compared often.
 pub const LEN: u64 = 0x2_0000;
-/// Behind a hole there is a little more.
+/// A second region, after a hole.
 pub const ISLAND: u64 = 0x8003_0000;
-/// The bytes of that.
+/// Its size in bytes.
 pub const ISLAND_LEN: u64 = 0x1000;
 
-/// A file, as front ends share memory by that: RAM, and behind it the island.
+/// A file, since front ends share memory as files: RAM, followed by the island.
 static FILE: LazyLock<Arc<File>> =
     LazyLock::new(|| Arc::new(new_file(&[0; (LEN + ISLAND_LEN) as usize])));
 
@@ -31,12 +31,12 @@ static MAPPING: LazyLock<Arc<GuestMemoryMmap>> = LazyLock::new(|| {
     Arc::new(GuestMemoryMmap::from_ranges_with_files(regions).expect("132 KiB"))
 });
 
-/// What RAM is kept in: at offset 0, and the island at [`LEN`].
+/// The file of RAM: at offset 0, and the island at [`LEN`].
 pub fn file() -> &'static File {
     &FILE
 }
 
-/// The RAM of a guest, and an image of what must be in it. Only one may be in use at a time.
+/// The RAM of a guest, and an image of its expected content. Only one may be in use at a time.
 pub struct Ram {
     image: Vec<u8>,
     found: Vec<u8>,
@@ -56,12 +56,12 @@ impl Ram {
         }
     }
 
-    /// What a device gets.
+    /// The memory that a device gets.
     pub fn memory(&self) -> Memory {
         Memory::new(Arc::clone(&MAPPING))
     }
 
-    /// The guest writes: into both. What is not RAM goes nowhere.
+    /// A write of the guest, to both. Writes outside RAM are dropped.
     pub fn write(&mut self, address: u64, bytes: &[u8]) {
         if self.put(address, bytes) {
             MAPPING
@@ -70,8 +70,8 @@ impl Ram {
         }
     }
 
-    /// The model of a device writes: into the image alone. False, and nothing written, if it is not
-    /// all RAM.
+    /// A write of a device's model, to the image only. Returns false, and writes nothing, if it is
+    /// not all RAM.
     pub fn put(&mut self, address: u64, bytes: &[u8]) -> bool {
         match place(address, bytes.len() as u64) {
             Some(place) => self.image[place].copy_from_slice(bytes),
@@ -80,7 +80,7 @@ impl Ram {
         true
     }
 
-    /// What ought to be at `address`, if that is RAM of one region.
+    /// The expected content at `address`, if that is RAM of one region.
     pub fn get(&self, address: u64, len: u64) -> Option<&[u8]> {
         place(address, len).map(|place| &self.image[place])
     }
@@ -90,7 +90,7 @@ impl Ram {
         Some(u16::from_le_bytes(self.get(address, 2)?.try_into().ok()?))
     }
 
-    /// What is at `address` in truth.
+    /// The actual content at `address`.
     pub fn found(&self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         MAPPING
@@ -99,13 +99,13 @@ impl Ram {
         bytes
     }
 
-    /// The model does not know what the device wrote here, and takes it.
+    /// Accepts what the device wrote here, which the model cannot predict.
     pub fn accept(&mut self, address: u64, len: usize) {
         let bytes = self.found(address, len);
         self.put(address, &bytes);
     }
 
-    /// Both are the same, to the byte: whatever the device wrote, it had to, and nothing else.
+    /// Checks that both are equal: the device wrote what it had to, and nothing else.
     pub fn check(&mut self) {
         let (main, island) = self.found.split_at_mut(LEN as usize);
         for (part, at) in [(main, BASE), (island, ISLAND)] {
@@ -138,7 +138,7 @@ pub fn is_ram(address: u64, len: u64) -> bool {
     place(address, len).is_some()
 }
 
-/// Where in the image these bytes lie.
+/// The range of these bytes in the image.
 fn place(address: u64, len: u64) -> Option<Range<usize>> {
     let regions = [(BASE, LEN, 0), (ISLAND, ISLAND_LEN, LEN)];
     regions.into_iter().find_map(|(at, size, shift)| {

@@ -1,10 +1,10 @@
-//! What each target begins with. A target that is started with FUZZ_SEEDS=FOLDER writes its seeds
+//! The seeds of each target. A target that is started with FUZZ_SEEDS=DIRECTORY writes its seeds
 //! there and ends.
 
 use std::path::Path;
 use std::{env, fs, io, process};
 
-/// Writes this target's seeds, if that is what it was started for.
+/// Writes this target's seeds, if it was started for that.
 pub fn on_demand(seeds: impl IntoIterator<Item = Vec<u8>>) {
     let Some(folder) = env::var_os("FUZZ_SEEDS") else {
         return;
@@ -18,8 +18,8 @@ pub fn on_demand(seeds: impl IntoIterator<Item = Vec<u8>>) {
     process::exit(0);
 }
 
-/// Seeds for a target whose input is a sequence of steps: any bytes are one, so some of chance will
-/// do. They are long, as short ones would only ever set a device up.
+/// Seeds for a target whose input is a sequence of steps: any bytes are valid, so random ones
+/// suffice. They are long, since short ones would only set up a device.
 pub fn steps() -> impl Iterator<Item = Vec<u8>> {
     let mut chance = Chance(1);
     let lens = [64, 128, 256, 512, 1024, 2048, 4096];
@@ -36,7 +36,7 @@ fn write(folder: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::write(folder.join(format!("seed-{hash:016x}")), bytes)
 }
 
-/// xorshift64: the same on each machine.
+/// xorshift64: the same numbers on each machine.
 struct Chance(u64);
 
 impl Chance {

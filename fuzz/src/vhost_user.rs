@@ -1,10 +1,10 @@
-//! A disk on a socket: every message a front end can send, in any order, with the device's thread
-//! running.
+//! A disk on a socket: every message that a front end can send, in any order, with the device's
+//! thread running.
 //!
-//! When that thread does what is chance, so nothing is predicted here, as with
-//! [`mmio`](crate::transport::mmio). What is looked at is what a front end counts on: the
-//! connection answers or ends; a stopped ring is left alone; of one that hung up nothing is kept,
-//! neither its descriptors nor its memory; and in the end a good front end finds a good disk.
+//! The timing of that thread is random, so no result is predicted, as with
+//! [`mmio`](crate::transport::mmio). The target checks what a front end relies on: the connection
+//! answers or ends; a stopped ring is not accessed; nothing of a disconnected front end is kept,
+//! neither descriptors nor memory; and at the end a correct front end finds a working disk.
 
 use std::fs::{self, File};
 use std::net::Shutdown;
@@ -19,8 +19,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::driver::{Driver, Layout, Shape};
 use crate::file::new_file;
 use crate::model::Rings;
-use crate::patience::wait_for;
 use crate::ram::{BASE, ISLAND, ISLAND_LEN, LEN, Ram};
+use crate::wait::wait_for;
 use connection::{BODY_MAX, Connection, NEED_REPLY, VERSION};
 use step::{Descriptor, Region, Step};
 
@@ -33,7 +33,7 @@ const VERSION_1: u64 = 1 << 32;
 /// MQ, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS.
 const PROTOCOL: u64 = 1 | 1 << 3 | 1 << 9 | 1 << 13 | 1 << 15;
 
-/// Where the front end itself has what the guest has at [`BASE`].
+/// The front end's own address of guest memory at [`BASE`].
 const USER: u64 = 0x7f12_3400_0000;
 
 const SECTORS: usize = 8;
@@ -58,7 +58,7 @@ fn pair(first: u32, second: u32) -> Vec<u8> {
     [first.to_le_bytes(), second.to_le_bytes()].concat()
 }
 
-/// Runs a case. Panics when a front end does not get what it may count on.
+/// Runs a case. Panics if a front end does not get what it may rely on.
 pub fn run(case: &Case) {
     let mut world = World::new();
     let before = Held::now();
@@ -66,10 +66,10 @@ pub fn run(case: &Case) {
         world.step(step);
     }
     world.is_a_disk();
-    assert_eq!(Held::now(), before, "what front ends left behind");
+    assert_eq!(Held::now(), before, "resources left by front ends");
 }
 
-/// What a process holds on to.
+/// Resources of this process.
 #[derive(Debug, PartialEq)]
 struct Held {
     descriptors: usize,
@@ -98,7 +98,8 @@ struct World {
     file: File,
     socket: UnixStream,
     connection: Option<Connection>,
-    /// Each ring has not run since it was stopped: nobody may write to the guest's memory.
+    /// Whether each ring has not run since it was stopped. If so, nothing may write to guest
+    /// memory.
     quiet: [bool; QUEUES],
 }
 
@@ -188,7 +189,7 @@ impl World {
             } => {
                 let code = u32::from(code % 48);
                 let words: Vec<u64> = words.iter().map(|word| word.value()).collect();
-                // That shows where an answer ends; and a ring may have begun to run.
+                // GET_FEATURES marks the end of the answers. And a ring may have started.
                 if code != code::GET_FEATURES {
                     self.loud();
                     let flags = flags.unwrap_or(VERSION | NEED_REPLY);
@@ -216,7 +217,7 @@ impl World {
         }
     }
 
-    /// The connection has ended: nothing of it may be left.
+    /// The connection has ended: nothing of it may remain.
     fn ended(&mut self) {
         if let Some(connection) = self.connection.take() {
             let ended = connection.served.join().expect("no panic");
@@ -232,8 +233,8 @@ impl World {
         }
     }
 
-    /// A truncated message, or one that is longer or shorter than its header says: what follows is
-    /// undefined.
+    /// A truncated message, or one that is longer or shorter than its header says. Anything after
+    /// it is undefined.
     fn truncated(&mut self, code: u32, body: &[u8], len: u32) {
         self.loud();
         let body = &body[..body.len().min(BODY_MAX)];
@@ -241,13 +242,13 @@ impl World {
         self.hang_up();
     }
 
-    /// Some ring may run from here on.
+    /// A ring may run from here on.
     fn loud(&mut self) {
         self.quiet = [false; QUEUES];
     }
 
-    /// These rings have stopped: what the device wrote until now is its business, from here on it
-    /// may not.
+    /// These rings have stopped: accepts what the device has written so far; from here on it may
+    /// not write.
     fn settle(&mut self, stopped: [bool; QUEUES]) {
         let all = |quiet: [bool; QUEUES]| quiet.iter().all(|quiet| *quiet);
         let before = all(self.quiet);
@@ -312,7 +313,7 @@ impl World {
         self.send(code, &body, &[descriptor]);
     }
 
-    /// GET_VRING_BASE: nothing touches the ring when it is answered.
+    /// GET_VRING_BASE: after the answer nothing accesses the ring.
     fn stop(&mut self, ring: u32) {
         self.send(code::GET_VRING_BASE, &pair(ring, 0), &[]);
         let mut stopped = [false; QUEUES];
@@ -330,7 +331,7 @@ impl World {
         self.send(code, &body, &[]);
     }
 
-    /// The steps of a front end that starts rings, up to `upto` of ten; another value starts again.
+    /// The start sequence of a front end, up to step `upto` of ten.
     fn begin(&mut self, layout: &Layout, upto: usize) {
         self.hang_up();
         for event in &self.events {
@@ -378,7 +379,7 @@ impl World {
         }
     }
 
-    /// A good front end, after whatever others did.
+    /// A correct front end, after whatever others did.
     fn is_a_disk(&mut self) {
         let layout = Layout::default();
         self.begin(&layout, 9);
@@ -409,11 +410,11 @@ impl World {
         let address = u64::from_le_bytes(buffer.try_into().expect("8"));
         assert_eq!(self.ram.found(address, 512), [0x77; 512]);
         assert!(self.events[2].read().is_ok(), "no call");
-        assert!(self.events[3].read().is_err(), "an error was told");
+        assert!(self.events[3].read().is_err(), "an unexpected error signal");
         self.stop(1);
         self.settle([true; QUEUES]);
-        // A good request that comes now stays where it is. Of a ring that ran on, the thread would
-        // see the notification before its end, which comes with the end of the connection.
+        // A valid request is not served now. If the ring still ran, the thread would see the
+        // notification before the connection ends.
         self.drivers[0].offer(&mut self.ram, &[&read], &[512, 1], &shape);
         self.events[0].write(1).expect("an event");
         self.hang_up();

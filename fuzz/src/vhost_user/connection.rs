@@ -13,11 +13,11 @@ use super::step::Descriptor;
 use super::{World, code};
 use crate::ram;
 
-/// Of a header: version 1, this is a reply, a reply is wanted.
+/// Flags of a header: version 1, this is a reply, a reply is wanted.
 pub(super) const VERSION: u32 = 1;
 pub(super) const REPLY: u32 = 4;
 pub(super) const NEED_REPLY: u32 = 8;
-/// A message is no longer than this.
+/// Most bytes of a message's body.
 pub(super) const BODY_MAX: usize = 4096;
 
 /// A front end's connection to the back end.
@@ -45,7 +45,7 @@ impl World {
         self.message(code, VERSION | NEED_REPLY, body, descriptors);
     }
 
-    /// A message; it has had its effect, or ended the connection, when this returns.
+    /// Sends a message, and returns when it has taken effect or ended the connection.
     pub(super) fn message(
         &mut self,
         code: u32,
@@ -80,7 +80,7 @@ impl World {
             .filter_map(|it| self.descriptor(*it))
             .collect();
         let stream = &mut self.connected().stream;
-        // If the other end has hung up, the next answer shows it. Descriptors come with the
+        // If the other end has hung up, the next answer shows that. Descriptors belong to the
         // header.
         let _ = stream.send_with_fds(&[&message[..]], &descriptors);
         let _ = stream.write_all(body);
@@ -96,8 +96,8 @@ impl World {
         })
     }
 
-    /// The next answer's code and content; `None` once the connection has ended. One of the two
-    /// must come: the fuzzer's own limit is how long it may take.
+    /// The next answer's code and content; `None` once the connection has ended. The fuzzer limits
+    /// the time until one of the two.
     pub(super) fn answer(&mut self) -> Option<(u32, Vec<u8>)> {
         let stream = &mut self.connection.as_mut()?.stream;
         let mut header = [0; 12];

@@ -1,4 +1,4 @@
-//! What a front end and its guest do, one step at a time.
+//! The steps of a front end and its guest.
 
 use arbitrary::Arbitrary;
 
@@ -8,9 +8,9 @@ use crate::ram::{BASE, ISLAND, ISLAND_LEN, LEN};
 
 #[derive(Debug, Arbitrary)]
 pub(super) enum Step {
-    /// What a front end does to have the rings run, up to here.
+    /// The start sequence of a front end, up to this step.
     Begin(Layout, u8),
-    /// A message that carries nothing, of those that there are.
+    /// A message without content, by index.
     Plain(u8),
     Features(u64, #[arbitrary(with = seldom)] Option<u8>),
     Protocol(u64, #[arbitrary(with = seldom)] Option<u8>),
@@ -38,7 +38,7 @@ pub(super) enum Step {
     /// A truncated message, or one with a wrong length. Then the front end hangs up.
     Truncated(u8, Vec<u8>, u32),
     HangUp,
-    /// The guest's turn.
+    /// The guest makes a request available.
     Offer {
         ring: bool,
         #[arbitrary(with = few)]
@@ -49,7 +49,7 @@ pub(super) enum Step {
     Notify(bool),
 }
 
-/// One of two, or another.
+/// One of the two rings, or another index.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 pub(super) struct Ring(
     pub(super) bool,
@@ -108,7 +108,7 @@ impl Word {
 #[derive(Debug, Clone, Arbitrary)]
 pub(super) struct Region {
     pub(super) island: bool,
-    /// One of its four numbers, and what it is instead.
+    /// One of its four numbers, and its wrong value.
     #[arbitrary(with = seldom)]
     pub(super) odd: Option<(u8, Word)>,
     #[arbitrary(with = seldom)]
@@ -116,7 +116,7 @@ pub(super) struct Region {
 }
 
 impl Region {
-    /// Guest address, length, address of the front end's own, offset in the file.
+    /// Guest address, length, the front end's own address, offset in the file.
     pub(super) fn words(&self) -> [u64; 4] {
         let mut words = match self.island {
             false => [BASE, LEN, super::USER, 0],

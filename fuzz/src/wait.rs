@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Nothing that works takes so long. It is time that this process had on a processor: on a busy
-/// machine, at the lowest priority, a thread may have to wait for its turn for longer than that.
+/// Longer than any correct operation takes. It is processor time of this process: on a busy
+/// machine, at the lowest priority, a thread may wait longer for a processor.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Waits until `done`. Panics when that takes too long.
+/// Waits until `done` returns true. Panics if that takes too long.
 pub fn wait_for(what: &str, done: impl Fn() -> bool) {
     let end = used() + PATIENCE;
     while !done() {

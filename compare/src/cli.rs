@@ -1,7 +1,7 @@
 //! The command line: the options of `hartvisor run`, and those of the comparison.
 //!
 //! The options of a run are parsed by hartvisor's own definition, so that a wrong one is refused at
-//! once, and then passed on as they were given.
+//! once, and then passed on unchanged.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ Examples:
       --peer 'lab:kvmtool=lab/cache/peers/kvmtool/lkvm run -k {kernel} -m {memory} -c {cpus}'";
 
 /// Options of `hartvisor run` that a comparison sets itself, or that make no sense for it. They are
-/// ignored in a `--config` file, which may be one that is used for runs.
+/// ignored in a `--config` file, which may be written for runs.
 const NOT_HERE: [&str; 8] = [
     "accel",
     "devices",
@@ -47,7 +47,7 @@ const NOT_HERE: [&str; 8] = [
     "rings",
 ];
 
-/// What `hartvisor compare` was asked for.
+/// The arguments of `hartvisor compare`.
 #[derive(Debug, Parser)]
 #[command(
     name = "hartvisor compare",
@@ -66,11 +66,11 @@ pub struct Compare {
     #[command(flatten)]
     pub options: Options,
 
-    /// The guest's options as they were given, for `hartvisor run`; its disks are not among them.
+    /// The guest's options as given, for `hartvisor run`, without its disks.
     #[arg(skip)]
     pub handed_on: Vec<String>,
 
-    /// Its disks, as they were given.
+    /// Its disks, as given.
     #[arg(skip)]
     pub disks: Vec<String>,
 }
@@ -125,9 +125,9 @@ pub struct Options {
 /// One `--peer` as given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Whose time its time is compared with, and where it runs.
+    /// Its group: the clock of its times, and where it runs.
     pub clock: Clock,
-    /// As the table has it.
+    /// Its name in the table.
     pub name: String,
     /// A [`crate::template`].
     pub command: String,
@@ -170,11 +170,11 @@ pub fn command() -> Command {
     })
 }
 
-/// Reads the arguments, the program's own name first. Help and version are printed from here, and
-/// end the program.
+/// Reads the arguments, the program's own name first. For help and version, prints them and ends
+/// the program.
 ///
 /// # Errors
-/// In one line, what is wrong.
+/// One line that says what is wrong.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Compare, Error> {
     let arguments = arguments.into_iter().collect();
     let (arguments, config) = file::merge_for(command(), arguments, &NOT_HERE)?;
@@ -194,7 +194,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Compare, E
         }
         match (id, option.get_long(), value) {
             ("disks", _, Some(value)) => compare.disks.push(value),
-            // Its content was passed on before.
+            // Its content was passed on already.
             ("config", ..) => {}
             (_, Some(name), Some(value)) => compare.handed_on.push(format!("--{name}={value}")),
             (_, Some(name), None) => compare.handed_on.push(format!("--{name}")),
@@ -204,7 +204,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Compare, E
     Ok(compare)
 }
 
-/// The options of a run that were given, in the order of their definition.
+/// The given options of a run, in the order of their definition.
 fn given(matches: &ArgMatches) -> Result<Vec<(clap::Arg, Option<String>)>, Error> {
     let run = vmm::cli::Run::augment_args(Command::new("run"));
     let mut given = Vec::new();
@@ -227,14 +227,14 @@ fn given(matches: &ArgMatches) -> Result<Vec<(clap::Arg, Option<String>)>, Error
 /// An argument as text.
 ///
 /// # Errors
-/// It is none.
+/// It is not UTF-8.
 pub fn text(value: &OsStr) -> Result<String, Error> {
     let text = value.to_str().map(str::to_owned);
     text.ok_or_else(|| Error::NotText(value.into()))
 }
 
-/// An error of clap's in one line. Help and version are no errors: they are printed. `config`: a
-/// file that has a share in the arguments.
+/// An error of clap in one line. Help and version are not errors: they are printed. `config` is a
+/// file that is part of the arguments.
 fn refuse(error: clap::Error, config: Option<&Path>) -> Error {
     if !error.use_stderr() {
         error.exit();

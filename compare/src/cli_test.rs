@@ -56,8 +56,8 @@ fn what_the_comparison_varies_itself_is_refused() {
 
 #[test]
 fn a_file_of_a_run_is_read_but_for_what_the_comparison_varies() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("vm.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vm.toml");
     let config = format!("--config={}", path.display());
     let said = "kernel = 'k'\ncmdline = 'a'\ncpus = 2\ndisk = ['d,readonly']\nno-rng = true\n";
     let not_here = "accel = 'kvm'\npidfile = 'p'\nstats = '-'\nprint-command = true\n";

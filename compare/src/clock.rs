@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Clock {
-    /// This machine's, the guest's instructions being run by its CPU.
+    /// This machine's; its CPU executes the guest.
     Kvm,
-    /// The emulated host's own, the guest being run by that host's KVM.
+    /// The emulated host's; that host's KVM executes the guest.
     Lab,
-    /// This machine's, the guest's instructions being emulated.
+    /// This machine's; the guest is emulated.
     Tcg,
 }
 

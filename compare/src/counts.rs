@@ -14,7 +14,7 @@ pub struct Count {
     pub text: String,
 }
 
-/// The statistics of a run that counts, if they are ours.
+/// The statistics of a counting run, if hartvisor wrote them.
 pub fn stats(counts: &Counts) -> Option<Report> {
     serde_json::from_value(counts.stats.clone()?).ok()
 }
@@ -56,7 +56,7 @@ pub fn lines(counts: &Counts) -> Vec<Count> {
         let name = &device.name;
         let sum = |of: fn(&Queue) -> u64| device.queues.iter().map(of).sum();
         let (requests, kicks) = (sum(|it| it.requests), sum(|it| it.kicks));
-        // The guest has no driver for it, or no use.
+        // The guest has no driver for it, or does not use it.
         if requests == 0 {
             continue;
         }
@@ -80,8 +80,7 @@ pub fn lines(counts: &Counts) -> Vec<Count> {
     lines
 }
 
-/// How often vCPUs came back to the VMM, by kind, what never happened left out; nothing where it
-/// has no vCPUs.
+/// The exits of vCPUs to the VMM, by kind, without zeroes; nothing if the VMM has no vCPUs.
 pub fn exits(stats: &Report) -> Vec<(&'static str, u64)> {
     let Some(vcpus) = &stats.vcpus else {
         return Vec::new();
@@ -97,8 +96,8 @@ pub fn exits(stats: &Report) -> Vec<(&'static str, u64)> {
     sums.into_iter().filter(|(_, sum)| *sum > 0).collect()
 }
 
-/// Of a disk's requests: its first queue has most. A console's queues wait for input, which is no
-/// latency.
+/// The latency of a disk's requests, most of which use its first queue. The queues of a console
+/// wait for input, which is not a latency.
 pub fn latency(device: &Device) -> Option<&Histogram> {
     let queues = device.queues.iter().filter(|_| device.kind == "block");
     queues
@@ -115,7 +114,7 @@ fn percentiles(latency: &Histogram) -> String {
     format!("{} / {}", micros(0.5), micros(0.99))
 }
 
-/// Thousands apart.
+/// A number with thousands separated.
 pub fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();

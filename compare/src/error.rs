@@ -13,15 +13,15 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
 
-    /// A `--config` file is none.
+    /// A `--config` file is invalid.
     #[error(transparent)]
     Config(#[from] vmm::error::Error),
 
-    /// A path goes into a plan, which is JSON.
+    /// A path that is not UTF-8 cannot be written into a plan, which is JSON.
     #[error("{0:?} is not UTF-8, which compare needs of every argument")]
     NotText(std::ffi::OsString),
 
-    /// The command of a peer has a place that nothing is for, or does not end.
+    /// The command of a peer has an unknown placeholder, or an open quote or brace.
     #[error("--peer {name}: {problem}")]
     Peer {
         /// As the user gave it.
@@ -30,29 +30,29 @@ pub enum Error {
         problem: String,
     },
 
-    /// A file that was to be read or written.
+    /// A file cannot be read or written.
     #[error("cannot {what} {path:?}")]
     File {
         /// "read", "write", "copy".
         what: &'static str,
         /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 
-    /// A program that was to be started is not there.
+    /// A program cannot be started.
     #[error("cannot start {program:?}")]
     Start {
         /// The first word of the command.
         program: String,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 
-    /// What came out of the emulated host is not what was to come.
+    /// The output of the emulated host is invalid.
     #[error("the emulated host gave no observations: {0}")]
     Lab(String),
 
@@ -63,17 +63,17 @@ pub enum Error {
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the parser said.
+        /// The error of the parser.
         #[source]
         source: serde_json::Error,
     },
 
-    /// A call of this host failed.
+    /// A system call failed.
     #[error("cannot {what}")]
     Host {
-        /// What was to be done.
+        /// The operation.
         what: &'static str,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -82,17 +82,17 @@ pub enum Error {
     #[error("cannot draw a picture: {0}")]
     Draw(String),
 
-    /// A signal came; what was running has ended.
+    /// A signal arrived; the running command has ended.
     #[error("ended by signal {0}")]
     Signal(i32),
 
-    /// Not one way could run.
+    /// No way could run.
     #[error("nothing here can run the guest; the reasons are above")]
     NoWay,
 }
 
 impl Error {
-    /// 2 for usage and bad input, 3 where this host cannot, 128 + n after signal n, else 4.
+    /// 2 for usage and bad input, 3 if this host cannot run it, 128 + n after signal n, else 4.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) | Error::NotText(_) | Error::Peer { .. } | Error::Json { .. } => 2,
@@ -106,7 +106,7 @@ impl Error {
         }
     }
 
-    /// The text, and those of its sources, in one line.
+    /// The text and those of its sources, in one line.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut source = std::error::Error::source(self);

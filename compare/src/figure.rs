@@ -1,8 +1,7 @@
 //! The pictures of the page, as SVG drawn by plotters.
 //!
-//! They are drawn for a phone's width, and in colours that only stand for what they mean: the
-//! page's style sheet (`page.css`) replaces each by one that suits a light or a dark screen, so it
-//! knows these values.
+//! They are drawn for a phone's width, in placeholder colours: the page's style sheet (`page.css`)
+//! replaces each of these values by a colour for a light or a dark screen.
 
 use observe::stats::report::Histogram;
 use plotters::coord::Shift;
@@ -13,9 +12,9 @@ use crate::error::Error;
 use crate::latency::Latency;
 use crate::spread::Spread;
 
-/// What a picture is wide, in its own units; a phone shows it at about that.
+/// The width of a picture in its own units; about that of a phone.
 const WIDTH: u32 = 420;
-/// plotters' font sizes are this much larger than those that SVG gets.
+/// The ratio of plotters' font sizes to those in the SVG.
 const FONT: f64 = 1.24;
 
 const INK: RGBColor = RGBColor(1, 1, 1);
@@ -28,8 +27,8 @@ fn series(number: usize) -> RGBColor {
     RGBColor(16, 0, u8::try_from(number % 6).unwrap_or(0))
 }
 
-/// A label of size 14 as far as it fits beside `right` in the width of a picture. A character takes
-/// 9 units on the average where the font is wide, and mostly less.
+/// A label of size 14, truncated to fit next to `right` in the width of a picture. A character
+/// takes at most 9 units on average.
 fn shortened(label: &str, right: &str) -> String {
     let room = (WIDTH / 9) as usize;
     let room = room.saturating_sub(right.chars().count() + 1);
@@ -42,17 +41,17 @@ fn shortened(label: &str, right: &str) -> String {
 
 /// A bar, with the ends of its spread.
 pub struct Bar {
-    /// What it is of.
+    /// Its label.
     pub label: String,
-    /// The value in words, with its unit.
+    /// The value as text, with its unit.
     pub text: String,
-    /// How long it is, and how far the values lie apart.
+    /// Its length, and the spread of the values.
     pub spread: Spread,
     /// The number of its colour.
     pub series: usize,
 }
 
-/// A run in time, in microseconds.
+/// The times of a run, in microseconds.
 pub struct Course {
     /// The guest's first line.
     pub first: u64,
@@ -64,7 +63,7 @@ pub struct Course {
     pub lines: Vec<u64>,
 }
 
-/// Bars under one another, from 0 on. `about` describes the picture for readers who cannot see it.
+/// Horizontal bars that start at 0. `about` describes the picture for readers who cannot see it.
 ///
 /// # Errors
 /// plotters fails.
@@ -103,7 +102,7 @@ pub fn bars(about: &str, bars: &[Bar]) -> Result<String, Error> {
     })
 }
 
-/// Runs over time: until the guest's first line, its marker, the end; each line that it wrote is a
+/// Runs over time: until the guest's first line, its marker, the end. Each line of output is a
 /// stroke.
 ///
 /// # Errors
@@ -112,7 +111,7 @@ pub fn timeline(about: &str, ways: &[(String, usize, Vec<Course>)]) -> Result<St
     const HEAD: i32 = 24;
     const ROW: i32 = 16;
     const AXIS: i32 = 24;
-    // More strokes than these are a smear.
+    // More strokes would blur.
     const STROKES: usize = 150;
     let courses = || ways.iter().flat_map(|(_, _, courses)| courses);
     let most = courses().map(|course| course.exit).max().unwrap_or(0);
@@ -155,21 +154,21 @@ pub fn timeline(about: &str, ways: &[(String, usize, Vec<Course>)]) -> Result<St
     })
 }
 
-/// How many of the requests took at most so long.
+/// The share of requests that took at most a given time.
 pub struct Curve {
     /// The number of its colour.
     pub series: usize,
-    /// Microseconds and the share in percent, both rising.
+    /// Microseconds and the share in percent, both ascending.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Curve {
-    /// Of nanoseconds that were counted in buckets.
+    /// From buckets of nanoseconds.
     pub fn counted(series: usize, histogram: &Histogram) -> Curve {
         let mut points: Vec<(f64, f64)> = Vec::new();
         let mut seen = 0;
         for (end, count) in &histogram.buckets {
-            // A step: none of these took less than the bucket before.
+            // A step: none of these took less than the previous bucket.
             let before = points.last().map_or(0.0, |point| point.1);
             let at = (*end).min(histogram.max) as f64 / 1000.0;
             points.push((at, before));
@@ -179,7 +178,7 @@ impl Curve {
         Curve { series, points }
     }
 
-    /// Of percentiles, which alone are known: straight lines from one to the next.
+    /// From percentiles: straight lines from one to the next.
     pub fn reported(series: usize, latency: &Latency) -> Curve {
         let percentiles = latency.percentiles.iter();
         Curve {
@@ -189,7 +188,7 @@ impl Curve {
     }
 }
 
-/// Curves, the time in powers of ten.
+/// Curves, with a logarithmic time axis.
 ///
 /// # Errors
 /// plotters fails.
@@ -305,7 +304,7 @@ struct Scale {
 
 impl Scale {
     fn new(from: u32, to: u32, most: u64) -> Scale {
-        // A stroke at the very end shall be seen.
+        // Room for a stroke at the very end.
         Scale {
             from: from.into(),
             wide: f64::from(to - from) - 2.0,
@@ -322,7 +321,7 @@ impl Scale {
     }
 }
 
-/// Three to six round values from 0 up to `most`.
+/// Three to six round values from 0 to `most`.
 fn ticks(most: u64) -> Vec<u64> {
     let mut step = 1;
     for factor in [2, 5, 10].into_iter().cycle() {
@@ -335,14 +334,14 @@ fn ticks(most: u64) -> Vec<u64> {
             _ => step * 2,
         };
     }
-    // The last one would not have room for its number.
+    // There is no room for the number of the last one.
     (0..)
         .map(|index| index * step)
         .take_while(|tick| *tick <= most - most / 20)
         .collect()
 }
 
-/// Microseconds, as an axis has them.
+/// Microseconds, as axis labels.
 fn seconds(micros: u64) -> String {
     seconds_of(micros as f64)
 }

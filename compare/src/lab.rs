@@ -1,4 +1,4 @@
-//! The emulated host: a plan goes in, this program runs it there, and what it saw comes back as
+//! The emulated host: this program sends a plan, runs it there, and gets the observations back as
 //! lines of JSON.
 //!
 //! So the time of a run is that of the emulated host's clock, from the start of the VMM there, not
@@ -14,27 +14,27 @@ use crate::error::Error;
 use crate::observe::{self, Signals, once};
 use crate::plan::{Ending, Plan, Run};
 
-/// The argument that makes this program the other side, inside the host.
+/// The argument with which this program runs inside the host.
 pub const OBSERVE: &str = "observe";
-/// Its name there.
+/// The name of the program there.
 const PROGRAM: &str = "hartvisor-compare";
 /// Seconds for the host itself to start and end.
 const HOST: u64 = 120;
-/// All that the runs may write, as JSON.
+/// Most bytes of the observations, as JSON.
 const OUTPUT_MAX: usize = 64 << 20;
 
-/// Runs a plan in the emulated host that `lab` starts. `folder` is the directory for its file.
+/// Runs a plan in the emulated host that `lab` starts. `directory` is the directory for its file.
 ///
 /// # Errors
-/// No command, the host fails, or a signal came.
+/// No command, the host fails, or a signal arrived.
 pub fn run(
     lab: &str,
     plan: &Plan,
     compare: &Compare,
-    folder: &Path,
+    directory: &Path,
     signals: &Signals,
 ) -> Result<Vec<Run>, Error> {
-    let file = folder.join("plan.json");
+    let file = directory.join("plan.json");
     let json = serde_json::to_vec(plan).map_err(|error| Error::Lab(error.to_string()))?;
     fs::write(&file, json).map_err(|source| Error::File {
         what: "write",
@@ -72,7 +72,7 @@ pub fn run(
         .map_err(|error| Error::Lab(error.to_string()))
 }
 
-/// The files of the guest, and what they point to: what must be there inside.
+/// The files of the guest and their link targets, which the host must mount.
 fn files(compare: &Compare, plan: &Plan) -> BTreeSet<PathBuf> {
     let guest = &compare.guest;
     let options = [
@@ -91,16 +91,16 @@ fn files(compare: &Compare, plan: &Plan) -> BTreeSet<PathBuf> {
     named
         .flat_map(|path| [std::path::absolute(path).ok(), fs::canonicalize(path).ok()])
         .flatten()
-        // Our own must not hide those of the emulated host.
+        // The directories of this machine must not hide those of the emulated host.
         .filter(|path| !path.starts_with("/dev") && path.exists())
         .collect()
 }
 
-/// The other side: runs the plan in a file, and writes what was seen, a line of JSON each, to
-/// standard output.
+/// Inside the host: runs the plan in a file, and writes the observations to standard output, one
+/// line of JSON each.
 ///
 /// # Errors
-/// There is no plan in the file, or its command cannot be started.
+/// The file contains no plan, or its command cannot be started.
 pub fn observe(plan: &Path) -> Result<(), Error> {
     let file = File::open(plan).map_err(|source| Error::File {
         what: "read",

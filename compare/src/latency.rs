@@ -1,11 +1,11 @@
-//! What a guest reports of its own requests, in a line as
+//! The latencies that a guest reports about its own requests, in a line such as
 //!
 //! ```text
 //! # latency disk-both: p50 31.2, p90 40.0, p99 55.1, max 80.3 us of 320 requests
 //! ```
 //!
-//! The `# ` is for guests that speak TAP. Any percentiles do, in microseconds, rising; `max` is the
-//! hundredth. What follows `us` is for people.
+//! The `# ` is for guests that print TAP. Any percentiles are accepted, in microseconds and
+//! ascending; `max` is the hundredth. The text after `us` is ignored.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,17 +14,17 @@ use crate::plan::Line;
 /// Limits on kinds of requests, and percentiles per kind: the guest controls what it prints.
 const MOST: usize = 16;
 
-/// How long requests of one kind took.
+/// The latencies of one kind of request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// The guest's name for them.
     pub name: String,
-    /// Shares of all, in percent, and the microseconds that they took at most. Both rise.
+    /// Percentiles and their microseconds, both ascending.
     pub percentiles: Vec<(f64, f64)>,
 }
 
 impl Latency {
-    /// The content of a line, if it is such a line.
+    /// Parses a line; `None` if it is not a report.
     pub fn parse(line: &str) -> Option<Latency> {
         let line = line.trim();
         let line = line.strip_prefix('#').unwrap_or(line).trim_start();
@@ -71,7 +71,7 @@ fn rises(percentiles: &[(f64, f64)]) -> bool {
     percentiles.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1)
 }
 
-/// What one run reports: the last line per kind.
+/// The reports of one run: the last line per kind.
 pub fn reported(lines: &[Line]) -> Vec<Latency> {
     let mut reported: Vec<Latency> = Vec::new();
     for latency in lines.iter().filter_map(|line| Latency::parse(&line.text)) {
@@ -85,7 +85,7 @@ pub fn reported(lines: &[Line]) -> Vec<Latency> {
     reported
 }
 
-/// Of several runs, the median of each percentile that the first of them reports.
+/// The median over several runs, for each percentile that the first run reports.
 pub fn medians(runs: &[Vec<Latency>]) -> Vec<Latency> {
     let mut medians = runs.first().cloned().unwrap_or_default();
     for latency in &mut medians {

@@ -1,4 +1,4 @@
-//! `hartvisor compare`: one guest, run every way this machine can, side by side.
+//! `hartvisor compare`: one guest, run in every way that this machine can, side by side.
 //!
 //! ```text
 //!   main ── cli ─────────────────── the options of `hartvisor run`, and those of the comparison
@@ -12,8 +12,8 @@
 //!    └── table, page ─ figure       the report as text, as a page with pictures
 //! ```
 //!
-//! Imports run downward only. Nothing here runs a guest: `hartvisor` and QEMU do, started as a user
-//! would start them. So the monitor itself has none of this code, and peers are treated alike.
+//! Imports run downward only. Nothing here runs a guest: it starts `hartvisor` and QEMU as a user
+//! would. So the monitor itself contains none of this code, and peers are treated alike.
 
 pub mod cli;
 pub mod clock;

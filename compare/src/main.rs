@@ -1,5 +1,5 @@
-//! `hartvisor-compare`, which `hartvisor compare` starts. Runs the guest each way, and shows the
-//! results.
+//! `hartvisor-compare`, which `hartvisor compare` starts. Runs the guest in each way, and prints
+//! the results.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -19,14 +19,14 @@ fn main() -> ExitCode {
         Ok(true) => 0.into(),
         Ok(false) => 1.into(),
         Err(error) => {
-            // Nothing can be said where stderr is full or gone.
+            // Nothing can be reported if stderr is full or closed.
             let _ = writeln!(io::stderr(), "hartvisor compare: {}", error.chain());
             error.exit_code().into()
         }
     }
 }
 
-/// Whether all that ran agree.
+/// Whether all ways that ran agree.
 fn hartvisor_compare() -> Result<bool, Error> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if let [_, first, plan] = arguments.as_slice()
@@ -35,13 +35,13 @@ fn hartvisor_compare() -> Result<bool, Error> {
         return lab::observe(Path::new(plan)).map(|()| true);
     }
     let compare = cli::parse(arguments)?;
-    let folder = tempfile::tempdir().map_err(|source| Error::Host {
-        what: "make a temporary folder",
+    let directory = tempfile::tempdir().map_err(|source| Error::Host {
+        what: "make a temporary directory",
         source,
     })?;
     let hartvisor = hartvisor();
     let place = Place {
-        folder: folder.path(),
+        directory: directory.path(),
         hartvisor: &hartvisor,
     };
     let ways = ways::all(&compare, &place)?;
@@ -49,7 +49,7 @@ fn hartvisor_compare() -> Result<bool, Error> {
     let mut seen = Vec::new();
     for way in ways {
         say(&format!("{} ({})", way.name, way.clock.title()));
-        seen.push(run(way, &compare, folder.path(), &signals)?);
+        seen.push(run(way, &compare, directory.path(), &signals)?);
     }
     say("");
     let report = Report::new(setting(&compare), seen);
@@ -63,7 +63,7 @@ fn hartvisor_compare() -> Result<bool, Error> {
 }
 
 /// Runs the guest in one way. A way that fails is not an error of the comparison.
-fn run(way: Way, compare: &Compare, folder: &Path, signals: &Signals) -> Result<Seen, Error> {
+fn run(way: Way, compare: &Compare, directory: &Path, signals: &Signals) -> Result<Seen, Error> {
     let mut seen = Seen {
         name: way.name,
         clock: way.clock,
@@ -80,7 +80,7 @@ fn run(way: Way, compare: &Compare, folder: &Path, signals: &Signals) -> Result<
     };
     seen.command.clone_from(&plan.command);
     let runs = match (&compare.options.lab, way.clock) {
-        (Some(lab), Clock::Lab) => lab::run(lab, &plan, compare, folder, signals),
+        (Some(lab), Clock::Lab) => lab::run(lab, &plan, compare, directory, signals),
         _ => {
             let mut runs = Vec::new();
             let take = |run| {
@@ -98,7 +98,7 @@ fn run(way: Way, compare: &Compare, folder: &Path, signals: &Signals) -> Result<
     Ok(seen)
 }
 
-/// Writes the files that were asked for.
+/// Writes the requested files.
 fn keep(compare: &Compare, report: &Report) -> Result<(), Error> {
     let write = |path: &Path, text: String| {
         fs::write(path, text).map_err(|source| Error::File {
@@ -133,7 +133,7 @@ fn setting(compare: &Compare) -> Setting {
     }
 }
 
-/// The `hartvisor` beside this program, else the one on the PATH.
+/// The `hartvisor` in the directory of this program, else the one on the PATH.
 fn hartvisor() -> PathBuf {
     let beside = std::env::current_exe().ok();
     let beside = beside.map(|path| path.with_file_name("hartvisor"));

@@ -1,4 +1,4 @@
-//! The memory of a process and of those that it started, from /proc.
+//! The memory of a process and its descendants, from /proc.
 
 use std::fs;
 
@@ -6,15 +6,15 @@ use observe::smaps::usage;
 
 use crate::plan::Memory;
 
-/// What process `pid` and its descendants take now beside a guest's RAM of `ram` bytes. Nothing
-/// where none of them has a mapping of that size, since the guest's share is not known then.
+/// The current memory of process `pid` and its descendants, without a guest's RAM of `ram` bytes.
+/// `None` if no mapping has that size, since the guest's share is then unknown.
 pub fn beside_ram(pid: u32, ram: u64) -> Option<Memory> {
     let mut total = Memory::default();
     let mut has_ram = false;
     let mut waiting = vec![pid];
     while let Some(pid) = waiting.pop() {
         waiting.extend(children(pid));
-        // A process that has just ended has none.
+        // A process that has just ended has no memory.
         let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
         let usage = usage(&smaps, ram);
         total.pss += usage.pss;
@@ -24,7 +24,7 @@ pub fn beside_ram(pid: u32, ram: u64) -> Option<Memory> {
     has_ram.then_some(total)
 }
 
-/// The processes that the threads of `pid` have started.
+/// The child processes of all threads of `pid`.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter();
     tasks

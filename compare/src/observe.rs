@@ -1,8 +1,8 @@
-//! Starts a command as often as a plan says, and records what it writes, when, and how it ends.
+//! Runs a command as often as a plan says, and records its output with times, and how it ends.
 //!
-//! Times and counts come from different runs: the counting run looks at the command's memory all
-//! the time. No process is left behind: a command is asked to end, and otherwise killed with its
-//! process group.
+//! Times and counts come from different runs: the counting run reads the command's memory all the
+//! time. No process is left behind: a command gets SIGTERM, and later its process group gets
+//! SIGKILL.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -21,17 +21,17 @@ use crate::error::Error;
 use crate::memory;
 use crate::plan::{Counts, Ending, Line, Memory, Plan, Run};
 
-/// Most bytes that a run may write to its standard output: a guest that prints for ever is ended
-/// before its time is up.
+/// Most bytes that a run may write to its standard output, so that a guest that prints for ever is
+/// ended before the timeout.
 pub const OUTPUT_MAX: usize = 4 << 20;
-/// How much of the end of standard error is kept, in bytes.
+/// Bytes of the end of standard error that are kept.
 const MESSAGES_MAX: usize = 16 << 10;
-/// How long a command may take to end when it is asked to, before it is killed.
+/// Time from SIGTERM to SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often the memory of a command is looked at in the run that counts.
+/// Interval at which the counting run reads the memory of a command.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The signals that end a comparison, and the ends of children, to be waited for.
+/// A file that reports the signals that end a comparison, and the ends of children.
 ///
 /// They are caught, not blocked: a child would inherit blocked signals, and a shell without SIGCHLD
 /// waits for ever.
@@ -64,13 +64,13 @@ impl Signals {
         })
     }
 
-    /// Readable when a signal has come.
+    /// Readable when a signal has arrived.
     fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let ending = self.ending.iter().map(|(_, caught)| caught.as_fd());
         ending.chain([self.children.as_fd()])
     }
 
-    /// Takes what came; the first that ends us is given.
+    /// Takes the signals; returns the first one that ends the comparison.
     fn take(&self) -> Option<Signal> {
         let came = |mut caught: &UnixStream| matches!(caught.read(&mut [0; 64]), Ok(1..));
         came(&self.children);
@@ -79,11 +79,11 @@ impl Signals {
     }
 }
 
-/// Runs a plan: the runs that are timed, and at the end the one that counts. Each is given to
-/// `each` when it has ended.
+/// Executes a plan: the timed runs, then the counting run. Calls `each` with each run when it has
+/// ended.
 ///
 /// # Errors
-/// A disk cannot be copied, the command cannot be started, or a signal came.
+/// A disk cannot be copied, the command cannot be started, or a signal arrived.
 pub fn observe(
     plan: &Plan,
     signals: &Signals,
@@ -96,7 +96,7 @@ pub fn observe(
         let run = once(plan, counts, OUTPUT_MAX, signals)?;
         let stop = !matches!(run.ending, Ending::Status(0 | 1));
         each(run)?;
-        // A run that timed out once is not given that long again.
+        // After a timeout, do not wait that long again.
         if stop {
             break;
         }
@@ -110,16 +110,16 @@ fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
         path: from.into(),
         source,
     };
-    if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder).map_err(failed)?;
+    if let Some(directory) = to.parent() {
+        fs::create_dir_all(directory).map_err(failed)?;
     }
     fs::copy(from, to).map(drop).map_err(failed)
 }
 
-/// One run. Its output may have `most` bytes.
+/// One run, with at most `most` bytes of output.
 ///
 /// # Errors
-/// The command cannot be started, or a signal came.
+/// The command cannot be started, or a signal arrived.
 pub fn once(plan: &Plan, counts: bool, most: usize, signals: &Signals) -> Result<Run, Error> {
     let counting = plan.counting.as_ref().filter(|_| counts);
     let mut running = Running::start(plan, counting.map(|it| it.arguments.as_slice()))?;
@@ -147,13 +147,13 @@ pub fn once(plan: &Plan, counts: bool, most: usize, signals: &Signals) -> Result
     running.finish(counts)
 }
 
-/// Why a run is ended from here.
+/// Why a run is ended by this program.
 enum Stop {
     Ending(Ending),
     Signal(Signal),
 }
 
-/// A command that runs.
+/// A running command.
 struct Running {
     child: Child,
     begin: Instant,
@@ -161,9 +161,9 @@ struct Running {
     out: Stream,
     err: Stream,
     stop: Option<Stop>,
-    /// When it is killed, if it was asked to end.
+    /// When it gets SIGKILL, if it got SIGTERM.
     kill: Option<Instant>,
-    /// Whether it was killed once.
+    /// Whether it got SIGKILL.
     killed: bool,
     /// How it ended, and when.
     ended: Option<(ExitStatus, Instant)>,
@@ -192,7 +192,7 @@ impl Running {
             .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A Ctrl-c is ours: we end it in order.
+            // Ctrl-c reaches only this program, which ends the command in order.
             .process_group(0);
         let begin = Instant::now();
         let child = command.spawn().map_err(|source| Error::Start {
@@ -212,13 +212,13 @@ impl Running {
         })
     }
 
-    /// Whether there may be more to see.
+    /// Whether more events may follow.
     fn lives(&self) -> bool {
         self.ended.is_none() || !self.out.closed || !self.err.closed
     }
 
-    /// Waits for something to happen, for at most `at_most`, and takes it. A signal that ends us is
-    /// given.
+    /// Waits for events, for at most `at_most`, and handles them. Returns a signal that ends the
+    /// comparison.
     fn wait(
         &mut self,
         signals: &Signals,
@@ -227,7 +227,7 @@ impl Running {
         let next = self.kill.unwrap_or(self.deadline);
         let left = next.saturating_duration_since(Instant::now());
         let left = at_most.map_or(left, |most| left.min(most));
-        // Rounded up, so that it is not woken just before its time again and again.
+        // Rounded up, so that it does not wake repeatedly just before the deadline.
         let left =
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         let open = |stream: &Stream| !stream.closed;
@@ -269,14 +269,14 @@ impl Running {
             })?;
             self.ended = status.map(|status| (status, Instant::now()));
             if self.ended.is_some() {
-                // What it started may hold its output open, but not for long.
+                // Its children may hold its output open, but only for a short time.
                 self.kill.get_or_insert(Instant::now() + PATIENCE);
             }
         }
         Ok(signal)
     }
 
-    /// Asks it to end; the first reason counts.
+    /// Sends SIGTERM; the first reason counts.
     fn stop(&mut self, why: Stop) {
         if self.stop.is_none() && self.ended.is_none() {
             self.stop = Some(why);
@@ -291,10 +291,10 @@ impl Running {
             self.stop(Stop::Ending(Ending::TimedOut));
         }
         if self.kill.is_some_and(|kill| now >= kill) {
-            // All that it started, too; then the streams close.
+            // Its whole process group, so that the streams close.
             self.signal(-1, Signal::SIGKILL);
             self.kill = Some(now + PATIENCE);
-            // Unless a process that left the group holds them: that is not waited for.
+            // Do not wait for a process that left the group and holds them open.
             let again = std::mem::replace(&mut self.killed, true);
             if again && self.ended.is_some() {
                 (self.out.closed, self.err.closed) = (true, true);
@@ -305,7 +305,7 @@ impl Running {
     /// To the process (`sign` 1) or to its group (-1).
     fn signal(&self, sign: i32, signal: Signal) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
-            // It may be gone already.
+            // It may have ended already.
             let _ = kill(Pid::from_raw(sign * pid), signal);
         }
     }
@@ -331,11 +331,11 @@ impl Running {
     }
 }
 
-/// What an output received, and when.
+/// An output stream, with times.
 #[derive(Default)]
 struct Stream {
     lines: Vec<(Duration, Vec<u8>)>,
-    /// Whether the last of them is still to be ended.
+    /// Whether the last line has no end yet.
     open: bool,
     /// Bytes in all.
     size: usize,
@@ -344,7 +344,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Reads what is there now.
+    /// Reads what is available now.
     fn take(&mut self, fd: BorrowedFd<'_>, at: Duration) {
         let mut buffer = [0; 64 << 10];
         match read(fd, &mut buffer) {

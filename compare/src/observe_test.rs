@@ -1,4 +1,4 @@
-//! Commands that are seen to their end.
+//! Running commands to their end.
 
 use std::path::PathBuf;
 
@@ -80,11 +80,11 @@ fn a_death_by_a_signal_is_told() {
 
 #[test]
 fn each_run_has_its_input_and_a_fresh_disk_and_the_last_one_counts() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
     fs::write(at("input"), "typed\n").unwrap();
     fs::write(at("disk"), "old\n").unwrap();
-    let copy = at("folder/copy");
+    let copy = at("directory/copy");
     let script = format!(
         "cat; cat {0}; echo new >{0}; [ $# = 0 ] || echo 7 >$1",
         copy.display()

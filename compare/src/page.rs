@@ -1,4 +1,4 @@
-//! The comparison as a page: one file that needs no other, no network and no script.
+//! The comparison as a page: a single file without network access or scripts.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -14,10 +14,10 @@ use crate::transcript::firmware_end;
 
 const STYLE: &str = include_str!("page.css");
 
-/// The lines of a transcript that a page shows.
+/// Most lines of a transcript on a page.
 const LINES_MAX: usize = 2000;
 
-/// The whole page, as HTML that is XML too.
+/// The whole page, as HTML that is also XML.
 ///
 /// # Errors
 /// A picture cannot be drawn.
@@ -71,11 +71,11 @@ pub fn page(report: &Report) -> Result<String, Error> {
             }
         }
     };
-    // HTML lets a few elements be without an end, XML does not.
+    // HTML allows a few elements without an end tag, XML does not.
     Ok(closed(&page.into_string()))
 }
 
-/// Ends the elements that maud leaves open, as it may in HTML.
+/// Closes the elements that maud leaves open, as HTML allows.
 fn closed(page: &str) -> String {
     let mut text = String::with_capacity(page.len());
     for (index, part) in page.split("<meta ").enumerate() {
@@ -209,7 +209,7 @@ fn course(report: &Report, run: &Run) -> Course {
     }
 }
 
-/// The pictures of what was counted, if anything was.
+/// The pictures of the counts, if there are any.
 fn counted(ways: &[(usize, &Measured)]) -> Result<Option<Markup>, Error> {
     let label = |way: &Measured| match way.clock {
         Clock::Kvm => format!("{}, KVM here", way.name),
@@ -283,7 +283,7 @@ fn framed(title: &str, svg: &str, caption: Option<&str>) -> Markup {
     }
 }
 
-/// The command and the first run's lines, to be opened.
+/// The command and the first run's lines, collapsed.
 fn transcript(way: &Measured) -> Markup {
     let run = way.runs.first();
     let lines = run.map(|run| run.lines.as_slice()).unwrap_or_default();
@@ -305,7 +305,7 @@ fn transcript(way: &Measured) -> Markup {
     }
 }
 
-/// Text without what XML cannot hold.
+/// Text without the characters that XML does not allow.
 fn visible(text: &str) -> String {
     let shown = |it: char| {
         if it.is_control() && it != '\t' && it != '\n' {

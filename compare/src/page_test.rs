@@ -9,7 +9,7 @@ use crate::report::tests::{run, seen, setting};
 
 const OFF: Ending = Ending::Status(0);
 
-/// A page of three ways that ran, two of them alike, and one that did not.
+/// A page of three ways that ran, two of them alike, and one that did not run.
 fn report() -> Report {
     let mut counting = run(OFF, "a <b> & \"c\"\nend");
     counting.counts = Some(Counts {
@@ -109,7 +109,7 @@ fn each_colour_of_a_picture_has_one_on_the_page() {
                 continue;
             };
             let rule = format!("[{name}=\"{value}\"]");
-            // What is drawn with no opacity at all may have any.
+            // An invisible element may have any colour.
             let seen = node.attribute("opacity") != Some("0");
             assert!(!seen || STYLE.contains(&rule), "{rule}");
         }

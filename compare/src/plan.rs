@@ -1,5 +1,4 @@
-//! What to run, and the observations: the JSON that goes into the emulated host and comes out of
-//! it.
+//! What to run, and the observations, as the JSON that is exchanged with the emulated host.
 
 use std::path::PathBuf;
 
@@ -10,25 +9,24 @@ use serde::{Deserialize, Serialize};
 pub struct Plan {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// What is added for the run that counts, and the file in which the command leaves its counts
-    /// then.
+    /// What the counting run adds, and the file to which the command then writes its counts.
     pub counting: Option<Counting>,
-    /// How often it is timed. One more run counts.
+    /// Number of timed runs. One more run counts.
     pub runs: u32,
-    /// Seconds that each run may take.
+    /// Timeout per run, in seconds.
     pub timeout: u64,
-    /// What is typed into each run: a file, or nothing.
+    /// The input of each run: a file, or nothing.
     pub input: Option<PathBuf>,
-    /// Files that are copied before each run, from where and to where: a guest's disks.
+    /// Files to copy before each run, as source and target: a guest's disks.
     pub copies: Vec<(PathBuf, PathBuf)>,
-    /// Bytes of the guest's RAM, to tell it from the memory of the VMM.
+    /// Bytes of the guest's RAM, to distinguish it from the memory of the VMM.
     pub ram: u64,
 }
 
-/// How a command is asked for its counts.
+/// How to get counts from a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counting {
-    /// Arguments behind the others.
+    /// Arguments to append.
     pub arguments: Vec<String>,
     /// The file that they name.
     pub file: PathBuf,
@@ -40,9 +38,9 @@ pub struct Counting {
 pub enum Ending {
     /// With this exit status.
     Status(i32),
-    /// By this signal, which did not come from here.
+    /// By this signal, which this program did not send.
     Signal(i32),
-    /// It was still running when its time was up, and was ended.
+    /// It exceeded the timeout, and was ended.
     TimedOut,
     /// It wrote more than [`crate::observe::OUTPUT_MAX`], and was ended.
     TooMuch,
@@ -51,13 +49,13 @@ pub enum Ending {
 /// A line that a run wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// When its first byte came, in microseconds from the start.
+    /// When its first byte arrived, in microseconds from the start.
     pub at: u64,
-    /// Without the end of the line. What is no UTF-8 is replaced.
+    /// Without the end of the line. Invalid UTF-8 is replaced.
     pub text: String,
 }
 
-/// What was seen of one run.
+/// The observations of one run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// How it ended.
@@ -68,17 +66,17 @@ pub struct Run {
     pub lines: Vec<Line>,
     /// The end of its standard error.
     pub messages: String,
-    /// What was counted, in the run that counts.
+    /// The counts, in the counting run.
     pub counts: Option<Counts>,
 }
 
-/// What the run that counts gave.
+/// The results of the counting run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// The largest memory of all its processes beside the guest's RAM, where the two can be told
-    /// apart.
+    /// The largest memory of all its processes without the guest's RAM, if the two can be
+    /// distinguished.
     pub memory: Option<Memory>,
-    /// What the command left in its file, if that was JSON.
+    /// The content of the command's file, if that was JSON.
     pub stats: Option<serde_json::Value>,
 }
 

@@ -1,4 +1,4 @@
-//! The observations side by side: what agrees, what took how long. This is what `--json` holds.
+//! The observations side by side: what agrees, and the times. This is the content of `--json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::plan::{Counts, Ending, Line, Run};
 use crate::spread::Spread;
 use crate::transcript::{self, Difference, Points, Said};
 
-/// What changes when a field changes its meaning or goes away; new fields do not change it.
+/// Changes if a field changes its meaning or is removed, but not for new fields.
 pub const VERSION: u32 = 1;
 
 /// A comparison.
@@ -16,7 +16,7 @@ pub const VERSION: u32 = 1;
 pub struct Report {
     /// [`VERSION`].
     pub version: u32,
-    /// What was run, and how.
+    /// The guest and the settings.
     pub setting: Setting,
     /// Whether all ways that ran printed the same and ended alike.
     pub agree: bool,
@@ -27,7 +27,7 @@ pub struct Report {
 /// What was compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
-    /// The kernel, as it was given.
+    /// The kernel, as given.
     pub kernel: String,
     /// Its command line.
     pub cmdline: String,
@@ -37,18 +37,18 @@ pub struct Setting {
     pub memory: u64,
     /// Timed runs of each way.
     pub runs: u32,
-    /// The text whose line ends the second time; without one it is the last line.
+    /// The text whose line ends the second time; by default the last line.
     pub marker: Option<String>,
-    /// Lines with these are not compared.
+    /// Lines that contain one of these texts are not compared.
     pub ignore: Vec<String>,
 }
 
-/// What was seen of one way.
+/// The results of one way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// As the table has it.
+    /// Its name in the table.
     pub name: String,
-    /// Whose seconds its times are.
+    /// The clock of its times.
     pub clock: Clock,
     /// Whether hartvisor ran it: its exit status shows how the guest ended.
     pub ours: bool,
@@ -56,18 +56,18 @@ pub struct Measured {
     pub command: Vec<String>,
     /// Why it did not run, if it did not.
     pub missing: Option<String>,
-    /// How it ended; where one run ended otherwise than the first, that end.
+    /// How it ended. If a run ended differently from the first, that end.
     pub outcome: Option<Outcome>,
     /// Its output, compared with the first way that ran.
     pub verdict: Option<Verdict>,
-    /// The points of a test guest.
+    /// The test points of a test guest.
     pub points: Option<Points>,
-    /// Of the timed runs.
+    /// The times of the timed runs.
     pub times: Option<Times>,
-    /// What the guest reports of its own requests, the median of the timed runs.
+    /// The latencies that the guest reports, as the median of the timed runs.
     #[serde(default)]
     pub latencies: Vec<Latency>,
-    /// Of the run that counts.
+    /// The results of the counting run.
     pub counts: Option<Counts>,
     /// All runs.
     pub runs: Vec<Run>,
@@ -76,7 +76,7 @@ pub struct Measured {
 /// Times in microseconds from the start of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
-    /// To the guest's first line, behind any firmware.
+    /// To the guest's first line after any firmware.
     pub first: Option<Spread>,
     /// To the line with the marker, or the last one.
     pub marker: Option<Spread>,
@@ -84,7 +84,7 @@ pub struct Times {
     pub exit: Option<Spread>,
 }
 
-/// How the guest ended, as far as its VMM reports.
+/// How the guest ended, as reported by its VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -94,11 +94,11 @@ pub enum Outcome {
     Failed,
     /// The command ended with this status, whose meaning is unknown here.
     Status(i32),
-    /// The command died of this signal.
+    /// The command was killed by this signal.
     Signal(i32),
-    /// Its time was up.
+    /// It exceeded the timeout.
     TimedOut,
-    /// It printed without end.
+    /// It printed too much.
     TooMuch,
 }
 
@@ -114,7 +114,7 @@ impl Outcome {
         }
     }
 
-    /// Whether two may be the same end: a peer's 0 does not show whether the guest passed.
+    /// Whether two ends may be the same: a peer's status 0 does not show whether the guest passed.
     fn agrees(self, other: Outcome) -> bool {
         let ended = |it| matches!(it, Outcome::PoweredOff | Outcome::Failed);
         let plain = |it| it == Outcome::Status(0);
@@ -134,24 +134,24 @@ impl Outcome {
     }
 }
 
-/// What a way's transcript is to that of the first way that ran.
+/// A way's transcript, compared with that of the first way that ran.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// It is that one.
+    /// It is the first way.
     Reference,
     /// The same.
     Equal {
-        /// Lines that are the same only because a test is known to fail in one of them.
+        /// Lines that count as equal only because a test is known to fail in one of them.
         known: usize,
     },
-    /// Another.
+    /// It differs.
     Differs(Difference),
-    /// Its own runs differ from one another.
+    /// Its own runs differ from each other.
     Unstable {
         /// The run, from 1, that differs from the first.
         run: usize,
-        /// Where.
+        /// The first difference.
         difference: Difference,
     },
 }
@@ -163,9 +163,9 @@ impl Verdict {
     }
 }
 
-/// One way and its results: its runs, or why there are none.
+/// One way and its runs, or why there are none.
 pub struct Seen {
-    /// As the table has it.
+    /// Its name in the table.
     pub name: String,
     /// Its group.
     pub clock: Clock,
@@ -190,7 +190,7 @@ impl Report {
             let said = |run: &Run| transcript::comparable(&run.lines, &setting.ignore);
             let mut all = way.runs.iter().map(said);
             let Some(first) = all.next() else { continue };
-            // A run that was ended from here has printed less; its outcome shows that.
+            // A run that this program ended has printed less; its outcome shows that.
             let whole = |run: &Run| !matches!(run.ending, Ending::TimedOut | Ending::TooMuch);
             let others = (2..).zip(way.runs.iter().skip(1).zip(all));
             let others = others.filter(|(_, (run, _))| whole(run));
@@ -225,7 +225,7 @@ impl Report {
         }
     }
 
-    /// Those that ran.
+    /// The ways that ran.
     pub fn ran(&self) -> impl Iterator<Item = &Measured> {
         self.ways.iter().filter(|way| way.missing.is_none())
     }
@@ -258,14 +258,14 @@ impl Measured {
             way.missing = Some("it was not run".into());
             return way;
         };
-        // hartvisor's statuses for what it refuses and what this host lacks.
+        // hartvisor's statuses for invalid input, and for a host that cannot run it.
         if way.ours && matches!(first.ending, Ending::Status(2 | 3)) {
             let last = first.messages.lines().last().unwrap_or_default();
             let last = last.strip_prefix("hartvisor: ").unwrap_or(last);
             way.missing = Some(last.into());
             return way;
         }
-        // One run that ended otherwise is what must be seen.
+        // A run that ended differently must be visible.
         let outcome = Outcome::of(way.ours, first.ending);
         let outcomes = runs.iter().map(|run| Outcome::of(way.ours, run.ending));
         let other = outcomes.into_iter().find(|other| *other != outcome);
@@ -292,20 +292,20 @@ impl Times {
     }
 }
 
-/// The lines behind any firmware.
+/// The lines after any firmware.
 fn guest_lines(run: &Run) -> std::slice::Iter<'_, Line> {
     let begin = transcript::firmware_end(&run.lines);
     run.lines.get(begin..).unwrap_or_default().iter()
 }
 
-/// When the guest's first line came.
+/// When the guest's first line arrived.
 pub fn first(run: &Run) -> Option<u64> {
     let mut guest = guest_lines(run);
     let line = guest.find(|line| !line.text.trim().is_empty());
     line.map(|line| line.at)
 }
 
-/// When the guest's line with the marker came, or its last.
+/// When the guest's line with the marker arrived, or its last line.
 pub fn marker(setting: &Setting, run: &Run) -> Option<u64> {
     let mut guest = guest_lines(run);
     let line = match &setting.marker {

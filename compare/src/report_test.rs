@@ -14,7 +14,7 @@ pub(crate) fn setting() -> Setting {
     }
 }
 
-/// A run that wrote these lines, a millisecond apart.
+/// A run that wrote these lines, one millisecond apart.
 pub(crate) fn run(ending: Ending, text: &str) -> Run {
     let lines: Vec<Line> = (1..)
         .zip(text.lines())

@@ -1,20 +1,20 @@
-//! The median of a few values, and how far they lie apart.
+//! The median of a few values, and their spread.
 
 use serde::{Deserialize, Serialize};
 
-/// What several runs gave for one measure.
+/// The values of several runs for one measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spread {
     /// The least.
     pub least: u64,
-    /// The middle one; of an even number the lower of the two.
+    /// The median; of an even number of values the lower one.
     pub median: u64,
     /// The most.
     pub most: u64,
 }
 
 impl Spread {
-    /// Of these values, if there are any.
+    /// The spread of these values, if there are any.
     pub fn of(values: impl IntoIterator<Item = u64>) -> Option<Spread> {
         let mut values: Vec<u64> = values.into_iter().collect();
         values.sort_unstable();

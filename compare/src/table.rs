@@ -1,5 +1,5 @@
-//! The comparison as text: a line for each measure, a column for each way, and a group of columns
-//! for each clock.
+//! The comparison as text: one line per measure, one column per way, and one group of columns per
+//! clock.
 
 use crate::counts::{self, Count};
 use crate::latency::Latency;
@@ -7,11 +7,11 @@ use crate::report::{Measured, Report, Verdict};
 use crate::spread::Spread;
 use crate::transcript::{Difference, Points};
 
-/// A measure, and what each way that ran has of it.
+/// A measure, and its value for each way that ran.
 pub struct Row {
     /// What is measured, with its unit.
     pub label: String,
-    /// In the order of the ways. Nothing is known where a cell is empty.
+    /// In the order of the ways. An empty cell is unknown.
     pub cells: Vec<Option<String>>,
 }
 
@@ -128,7 +128,7 @@ pub fn show(report: &Report) -> String {
     text + &notes(report).join("\n") + "\n"
 }
 
-/// What does not fit into a cell: differences, what did not run and why, and how to read the times.
+/// Notes below the table: differences, ways that did not run and why, and how to read the times.
 pub fn notes(report: &Report) -> Vec<String> {
     let mut notes = vec![String::new()];
     for way in report.ran() {

@@ -1,20 +1,21 @@
-//! The command of a peer: words as a shell would cut them, with places for what the guest needs.
+//! The command of a peer: words, split as a shell would, with placeholders for what the guest
+//! needs.
 //!
-//! The words are cut before the places are filled, so that a command line with blanks stays one
+//! Words are split before placeholders are replaced, so that a command line with blanks stays one
 //! argument.
 
 use std::collections::BTreeMap;
 
-/// What a place may name: `{kernel}`, `{initrd}`, `{cmdline}`, `{memory}` (MiB), `{cpus}`, `{disk}`
-/// (the first disk).
+/// The placeholders: `{kernel}`, `{initrd}`, `{cmdline}`, `{memory}` (MiB), `{cpus}`, `{disk}` (the
+/// first disk).
 pub const PLACES: [&str; 6] = ["kernel", "initrd", "cmdline", "memory", "cpus", "disk"];
 
-/// The words of `template`, its places filled with `values`. `{{` and `}}` stand for the braces
-/// themselves.
+/// The words of `template`, with placeholders replaced by `values`. `{{` and `}}` are literal
+/// braces.
 ///
 /// # Errors
-/// What is wrong: no command, a quote or brace left open, a place that there is not, or one that
-/// this guest has no value for.
+/// What is wrong: no command, an open quote or brace, an unknown placeholder, or one without a
+/// value for this guest.
 pub fn command(template: &str, values: &BTreeMap<&str, String>) -> Result<Vec<String>, String> {
     let words =
         shell_words::split(template).map_err(|_| format!("a quote in {template:?} has no end"))?;

@@ -1,4 +1,4 @@
-//! The places of a peer's command.
+//! The placeholders of a peer's command.
 
 use super::*;
 

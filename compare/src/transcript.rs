@@ -1,30 +1,30 @@
-//! What a guest printed, made comparable, and where two transcripts first differ.
+//! The output of a guest, normalised for comparison, and where two transcripts first differ.
 //!
-//! Left out, since it differs from run to run or from machine to machine without any fault:
+//! Left out, since they differ between runs or machines without any fault:
 //!
 //! - terminal escapes, carriage returns, blanks at the end of a line, empty lines;
 //! - the firmware's banner (OpenSBI), which only QEMU's machine has;
 //! - the kernel's time stamps, `[    0.123456] `;
-//! - in a TAP transcript: diagnostics (`# …`, YAML blocks). Of a test point that is marked TODO,
-//!   known to fail, only number and name are compared, and it is counted;
-//! - what a guest reports of its latencies;
-//! - lines with a text that the user names (`--ignore`).
+//! - in a TAP transcript: diagnostics (`# …`, YAML blocks). For a test point that is known to fail
+//!   (TODO), only number and name are compared, and it is counted;
+//! - latencies that a guest reports;
+//! - lines that contain a text given by the user (`--ignore`).
 
 use serde::{Deserialize, Serialize};
 
 use crate::latency::Latency;
 use crate::plan::Line;
 
-/// A line of a transcript that counts.
+/// A line of a transcript that is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
     /// Its number among all lines, from 1.
     pub number: usize,
-    /// What is compared.
+    /// The text to compare.
     pub text: String,
 }
 
-/// Where two transcripts first differ. A line is missing where a transcript ends before.
+/// Where two transcripts first differ. A line is `None` if its transcript ends before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// The line's number in this transcript, from 1.
@@ -35,20 +35,20 @@ pub struct Difference {
     pub there: Option<String>,
 }
 
-/// What a test guest counted.
+/// The test points of a guest, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Points {
-    /// Passed and really run.
+    /// Passed, not skipped.
     pub passed: u32,
     /// Skipped.
     pub skipped: u32,
-    /// Failed as it was known to (TODO).
+    /// Failed, and known to fail (TODO).
     pub known: u32,
     /// Failed.
     pub failed: u32,
 }
 
-/// The first line that is not the firmware's: what lies before is OpenSBI's banner, if anything.
+/// The first line after the firmware's banner (OpenSBI), if there is one.
 pub fn firmware_end(lines: &[Line]) -> usize {
     let is = |line: &Line, start: &str| line.text.trim_start().starts_with(start);
     let begin = lines.iter().position(|line| is(line, "OpenSBI v"));
@@ -65,7 +65,7 @@ fn is_tap(lines: &[Line]) -> bool {
         .any(|line| line.text.trim_end().starts_with("TAP version "))
 }
 
-/// The lines that count, of all that a guest wrote.
+/// The lines of a guest's output that are compared.
 pub fn comparable(lines: &[Line], ignore: &[String]) -> Vec<Said> {
     let tap = is_tap(lines);
     let mut yaml = false;
@@ -93,8 +93,8 @@ pub fn comparable(lines: &[Line], ignore: &[String]) -> Vec<Said> {
     said
 }
 
-/// Where `here` first differs from `there`; else how many lines are equal only because a test is
-/// known to fail.
+/// Where `here` first differs from `there`; else the number of lines that count as equal only
+/// because a test is known to fail.
 pub fn difference(here: &[Said], there: &[Said]) -> Result<usize, Difference> {
     let mut known = 0;
     for index in 0..here.len().max(there.len()) {
@@ -155,7 +155,7 @@ pub fn points(lines: &[Line]) -> Option<Points> {
     Some(points)
 }
 
-/// Without the time that Linux puts in front, `[    0.123456] `.
+/// A line without the time stamp of Linux, `[    0.123456] `.
 fn without_time(line: &str) -> &str {
     let stamp = line
         .strip_prefix('[')
@@ -166,7 +166,7 @@ fn without_time(line: &str) -> &str {
     }
 }
 
-/// Without control sequences (ECMA-48 CSI and OSC) and other control bytes but the tabulator.
+/// A line without control sequences (ECMA-48 CSI and OSC) and other control bytes except tab.
 fn without_escapes(line: &str) -> String {
     let mut kept = String::with_capacity(line.len());
     let mut rest = line.chars();

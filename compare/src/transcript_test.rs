@@ -1,4 +1,4 @@
-//! What counts of a transcript.
+//! The lines of a transcript that are compared.
 
 use super::*;
 

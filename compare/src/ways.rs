@@ -1,4 +1,4 @@
-//! The ways to run a guest on this machine, each as a plan, or why there is none.
+//! The ways to run a guest on this machine, each as a plan, or the reason why it is impossible.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::template;
 
 /// One way.
 pub struct Way {
-    /// As the table has it.
+    /// Its name in the table.
     pub name: String,
     /// Its group.
     pub clock: Clock,
@@ -27,14 +27,14 @@ pub struct Way {
 
 /// The directory for the comparison's files, and hartvisor's own program.
 pub struct Place<'a> {
-    /// Here.
-    pub folder: &'a Path,
+    /// On this machine.
+    pub directory: &'a Path,
     /// The program.
     pub hartvisor: &'a Path,
 }
 
 /// The directory in the emulated host: in its RAM, since shared directories have other costs.
-const LAB_FOLDER: &str = "/tmp/hartvisor-compare";
+const LAB_DIRECTORY: &str = "/tmp/hartvisor-compare";
 
 /// All ways.
 ///
@@ -42,15 +42,15 @@ const LAB_FOLDER: &str = "/tmp/hartvisor-compare";
 /// A peer's command or a disk is invalid.
 pub fn all(compare: &Compare, place: &Place<'_>) -> Result<Vec<Way>, Error> {
     let lab = &compare.options.lab;
-    let lab_folder = Path::new(LAB_FOLDER);
+    let lab_directory = Path::new(LAB_DIRECTORY);
     let hartvisor = text(place.hartvisor.as_os_str())?;
-    let run = |program: &str, folder: &Path, accel: &[&str]| {
-        let guest = Guest::new(compare, folder)?;
+    let run = |program: &str, directory: &Path, accel: &[&str]| {
+        let guest = Guest::new(compare, directory)?;
         let words = [program, "run"].into_iter().chain(accel.iter().copied());
         let mut command: Vec<String> = words.map(String::from).collect();
         command.extend(compare.handed_on.iter().cloned());
         command.extend(guest.disks.iter().map(|disk| format!("--disk={disk}")));
-        let stats = folder.join("stats.json");
+        let stats = directory.join("stats.json");
         let counting = Some(Counting {
             arguments: vec!["--stats".into(), text(stats.as_os_str())?],
             file: stats,
@@ -68,27 +68,27 @@ pub fn all(compare: &Compare, place: &Place<'_>) -> Result<Vec<Way>, Error> {
         });
     };
     let here = usable.is_ok();
-    let plan = usable.map(|()| run(&hartvisor, place.folder, &["--accel=kvm"]));
+    let plan = usable.map(|()| run(&hartvisor, place.directory, &["--accel=kvm"]));
     way("hartvisor", Clock::Kvm, turned(plan)?);
     if lab.is_some() || !here {
         let plan = match lab {
-            Some(_) => Ok(run("hartvisor", lab_folder, &["--accel=kvm"])),
+            Some(_) => Ok(run("hartvisor", lab_directory, &["--accel=kvm"])),
             None => Err("no emulated host: name its command by --lab or HARTVISOR_LAB".into()),
         };
         way("hartvisor", Clock::Lab, turned(plan)?);
     }
     let ours = ["--accel=qemu", "--devices=ours"];
-    let plan = run(&hartvisor, place.folder, &ours)?;
+    let plan = run(&hartvisor, place.directory, &ours)?;
     way("our devices", Clock::Tcg, Ok(plan));
     let theirs = ["--accel=qemu", "--devices=qemu"];
-    let plan = run(&hartvisor, place.folder, &theirs)?;
+    let plan = run(&hartvisor, place.directory, &theirs)?;
     way("QEMU's devices", Clock::Tcg, Ok(plan));
     for peer in &compare.options.peers {
-        let folder = match peer.clock {
-            Clock::Lab => lab_folder,
-            _ => place.folder,
+        let directory = match peer.clock {
+            Clock::Lab => lab_directory,
+            _ => place.directory,
         };
-        let plan = peer_plan(compare, peer, folder)?;
+        let plan = peer_plan(compare, peer, directory)?;
         ways.push(Way {
             name: peer.name.clone(),
             clock: peer.clock,
@@ -104,7 +104,7 @@ pub fn all(compare: &Compare, place: &Place<'_>) -> Result<Vec<Way>, Error> {
     Ok(ways)
 }
 
-/// A user's error ends the comparison; a missing way does not.
+/// A user's error ends the comparison; an impossible way does not.
 fn turned(plan: Result<Result<Plan, Error>, String>) -> Result<Result<Plan, String>, Error> {
     match plan {
         Ok(plan) => plan.map(Ok),
@@ -112,8 +112,8 @@ fn turned(plan: Result<Result<Plan, Error>, String>) -> Result<Result<Plan, Stri
     }
 }
 
-fn peer_plan(compare: &Compare, peer: &Peer, folder: &Path) -> Result<Plan, Error> {
-    let guest = Guest::new(compare, folder)?;
+fn peer_plan(compare: &Compare, peer: &Peer, directory: &Path) -> Result<Plan, Error> {
+    let guest = Guest::new(compare, directory)?;
     let run = &compare.guest;
     let mut values = BTreeMap::from([
         ("kernel", text(run.kernel.path.as_os_str())?),
@@ -140,12 +140,12 @@ struct Guest {
     disks: Vec<String>,
     /// The first of them.
     first: Option<PathBuf>,
-    /// Source and target of each copy: what one run writes must not be there for the next.
+    /// Source and target of each copy: a run must not see what another wrote.
     copies: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Guest {
-    fn new(compare: &Compare, folder: &Path) -> Result<Guest, Error> {
+    fn new(compare: &Compare, directory: &Path) -> Result<Guest, Error> {
         let mut guest = Guest {
             disks: Vec::new(),
             first: None,
@@ -156,7 +156,7 @@ impl Guest {
             let (path, value) = if option.readonly {
                 (option.path.clone(), value.clone())
             } else {
-                let copy = folder.join(format!("disk{index}"));
+                let copy = directory.join(format!("disk{index}"));
                 check_copied(option)?;
                 guest.copies.push((absolute(&option.path)?, copy.clone()));
                 let value = moved(value, &text(copy.as_os_str())?);

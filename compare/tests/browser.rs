@@ -1,6 +1,6 @@
-//! The page in Chromium, as wide as a desk's screen and a phone's: the browser complains of
-//! nothing, each picture is to be seen, nothing sticks out. `lab/fetch browser` gets Chromium; the
-//! first test needs what `make compare` builds.
+//! The page in Chromium, at the width of a desktop and of a phone: no warnings, each picture is
+//! visible, nothing overflows. `lab/fetch browser` fetches Chromium; the first test needs the
+//! builds of `make compare`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,12 +31,12 @@ const PHONE: Screen = (390, 2400);
 struct Look {
     width: f64,
     scroll_width: f64,
-    /// Elements that do not end where the screen does, and that nothing scrolls.
+    /// Elements that overflow the screen and do not scroll.
     sticking_out: Vec<String>,
     pictures: Vec<Picture>,
     /// What the page fetched.
     loaded: Vec<String>,
-    /// What stands on the browser's console.
+    /// The messages on the browser's console.
     #[serde(skip)]
     console: Vec<String>,
 }
@@ -47,12 +47,12 @@ struct Picture {
     width: f64,
     height: f64,
     shown: bool,
-    /// Texts that do not end where the picture does.
+    /// Texts that overflow the picture.
     cut_off: Vec<String>,
 }
 
 impl Look {
-    /// What is wrong with it, if anything is.
+    /// Its first fault, if it has any.
     fn faults(&self) -> Vec<String> {
         let mut faults = self.console.clone();
         faults.extend(self.loaded.iter().map(|it| format!("fetched {it}")));
@@ -65,7 +65,7 @@ impl Look {
             faults.push(format!("{} px wide, of {}", self.scroll_width, self.width));
         }
         for it in &self.pictures {
-            // A finger's breadth: less would be no picture.
+            // Less would not be a visible picture.
             if !it.shown || it.width < 100.0 || it.height < 20.0 {
                 let Picture {
                     label,
@@ -95,7 +95,7 @@ impl Browser {
         self.0.path().join(name)
     }
 
-    /// The ruler laid on `page`.
+    /// The measurements of `page`.
     fn ruler(&self, page: &Path, (width, height): Screen) -> PathBuf {
         let ruler = RULER
             .replace("{page}", page.to_str().unwrap())
@@ -121,7 +121,7 @@ impl Browser {
                 "--disable-background-networking",
             ])
             .args(["--hide-scrollbars", "--enable-logging=stderr"])
-            // So that the ruler may look into the frame.
+            // So that the script may access the frame.
             .arg("--allow-file-access-from-files")
             .arg(format!(
                 "--user-data-dir={}",
@@ -155,7 +155,7 @@ impl Browser {
         look
     }
 
-    /// Keeps a picture of `page`.
+    /// Saves a screenshot of `page`.
     fn picture(&self, page: &Path, screen: Screen, to: &Path) {
         let (width, height) = screen;
         let arguments = [
@@ -243,7 +243,7 @@ fn long_names_many_ways_and_nothing_at_all_fit_a_phone() {
     }
 }
 
-/// What the tests above would not see is none of these.
+/// Each of these faults is detected by the tests above.
 #[test]
 fn the_browser_notices_each_fault() {
     let browser = Browser::new();
@@ -253,7 +253,7 @@ fn the_browser_notices_each_fault() {
         fs::write(&path, page).unwrap();
         browser.look(&path, PHONE).faults()
     };
-    // What is wide and scrolls is none.
+    // A wide element that scrolls is not a fault.
     let scrolls = "<div style='overflow: auto'><p style='width: 500px'>wide</p></div>";
     assert_eq!(faults(scrolls), [""; 0]);
     for (body, fault) in [
@@ -311,7 +311,7 @@ fn percentiles(salt: u64) -> String {
     )
 }
 
-/// A report as wide as they come: eight ways in three groups, names and lines without a blank,
+/// A report of the largest width: eight ways in three groups, names and lines without a blank,
 /// hours and terabytes.
 fn long() -> Report {
     let run = |salt: u64, counts| Run {

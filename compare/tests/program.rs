@@ -30,7 +30,7 @@ echo "hello from $(cat kernel)"
 /// executed ("Text file busy").
 static FORKING: Mutex<()> = Mutex::new(());
 
-/// A directory with the program, and a `hartvisor` beside it.
+/// A directory with the program and a `hartvisor`.
 struct Place(TempDir);
 
 impl Place {
@@ -75,7 +75,7 @@ impl Place {
         command.spawn().unwrap()
     }
 
-    /// Its status, what it printed, and what it kept.
+    /// Its status, its output, and its files.
     fn compare(&self, arguments: &[&str]) -> (Option<i32>, String, Option<Report>) {
         let output = self.start(arguments).wait_with_output().unwrap();
         let kept = fs::read(self.path("json")).ok();
@@ -101,7 +101,7 @@ fn ways_that_say_the_same_agree_and_leave_json_and_a_page() {
         .ran()
         .map(|way| (way.name.as_str(), way.runs.len()))
         .collect();
-    // Two that are timed and one that counts.
+    // Two timed runs and one counting run.
     assert_eq!(
         ran,
         [("our devices", 3), ("QEMU's devices", 3), ("peer", 3)]
@@ -217,7 +217,7 @@ fn a_plan_goes_into_the_emulated_host_and_observations_come_back() {
 fn a_signal_ends_what_runs_before_the_program() {
     let place = Place::new("echo $$ >pid; mkfifo ready; echo > ready; exec sleep 1000");
     let mut child = place.start(&[]);
-    // The script's first run waits for somebody to open this.
+    // The script's first run waits until this is opened.
     while !place.path("ready").exists() {
         assert!(child.try_wait().unwrap().is_none());
         std::thread::yield_now();

@@ -6,11 +6,11 @@ use std::{env, fs, io, process};
 
 /// Writes this target's seeds, if it was started for that.
 pub fn on_demand(seeds: impl IntoIterator<Item = Vec<u8>>) {
-    let Some(folder) = env::var_os("FUZZ_SEEDS") else {
+    let Some(directory) = env::var_os("FUZZ_SEEDS") else {
         return;
     };
     for seed in seeds {
-        if let Err(error) = write(Path::new(&folder), &seed) {
+        if let Err(error) = write(Path::new(&directory), &seed) {
             eprintln!("seeds: {error}");
             process::exit(1);
         }
@@ -28,12 +28,12 @@ pub fn steps() -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// A seed is named by its content, so that it is written once.
-fn write(folder: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write(directory: &Path, bytes: &[u8]) -> io::Result<()> {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
     });
-    fs::create_dir_all(folder)?;
-    fs::write(folder.join(format!("seed-{hash:016x}")), bytes)
+    fs::create_dir_all(directory)?;
+    fs::write(directory.join(format!("seed-{hash:016x}")), bytes)
 }
 
 /// xorshift64: the same numbers on each machine.

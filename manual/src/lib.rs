@@ -1,5 +1,5 @@
-//! The documentation of hartvisor, kept true: man pages and completions are generated from its own
-//! command line, and the commands of the book can be run ([`session`]).
+//! The documentation of hartvisor, kept up to date: man pages and completions are generated from
+//! its own command line, and the commands of the book can be run ([`session`]).
 
 use std::fs;
 use std::io;
@@ -27,8 +27,8 @@ pub fn command() -> Command {
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn write(folder: &Path) -> io::Result<()> {
-    let (pages, completions) = (folder.join("man1"), folder.join("completions"));
+pub fn write(directory: &Path) -> io::Result<()> {
+    let (pages, completions) = (directory.join("man1"), directory.join("completions"));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;
     clap_mangen::generate_to(command(), &pages)?;

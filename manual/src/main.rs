@@ -5,18 +5,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let folders: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let [folder] = folders.as_slice() else {
-        let _ = writeln!(stderr(), "manual: expected one folder to write to");
+    let directories: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let [directory] = directories.as_slice() else {
+        let _ = writeln!(stderr(), "manual: expected one directory to write to");
         return 2.into();
     };
-    match manual::write(folder) {
+    match manual::write(directory) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(
                 stderr(),
                 "manual: cannot write to {}: {error}",
-                folder.display()
+                directory.display()
             );
             1.into()
         }

@@ -1,7 +1,7 @@
-//! The commands in a page of the book, and whether they print what the page shows.
+//! The commands on a page of the book, and whether their output is that on the page.
 //!
-//! A block that begins with ```` ```console runs ``` ` is run, by bash in the project's folder,
-//! command by command:
+//! A block that begins with ```` ```console runs ```` is executed by bash in the project's
+//! directory, command by command:
 //!
 //! ```text
 //! $ the command, ended by a backslash \
@@ -10,14 +10,14 @@
 //! […]                                        any number of lines
 //! # the timer came … us late                 … stands for any text
 //! ```
-//! A block without such a mark is only to be read.
+//! Other blocks are not executed.
 
 /// A command and its expected output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Its line on the page, from 1.
     pub line: usize,
-    /// For bash.
+    /// The command, for bash.
     pub command: String,
     /// The expected lines.
     pub output: Vec<String>,

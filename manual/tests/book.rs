@@ -1,4 +1,5 @@
-//! The book: its links work, and its commands print what it shows (`make test-docs`).
+//! The book: its links work, its diffs match the source, and its commands print what it shows
+//! (`make test-docs`).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! What is made of the command line.
+//! Man pages and completions from the command line.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,18 +12,18 @@ use std::process::Command;
 
 /// A directory for this test.
 fn written(name: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = fs::remove_dir_all(&folder);
-    manual::write(&folder).unwrap();
-    folder
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&directory);
+    manual::write(&directory).unwrap();
+    directory
 }
 
 #[test]
 fn every_option_has_its_place_in_a_man_page() {
-    let folder = written("pages");
+    let directory = written("pages");
     let command = manual::command();
     for command in command.get_subcommands() {
-        let page = folder.join(format!("man1/hartvisor-{}.1", command.get_name()));
+        let page = directory.join(format!("man1/hartvisor-{}.1", command.get_name()));
         let page = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{page:?}: {error}"));
         for option in command.get_arguments().filter(|it| !it.is_hide_set()) {
             let Some(name) = option.get_long() else {

@@ -10,9 +10,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use crate::memory::Memory;
+use crate::output::{Output, WRITE_TIMEOUT};
 use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
@@ -39,9 +39,6 @@ pub const PORTS_MAX: usize = 31;
 
 /// The longest name of a port, in bytes.
 pub const NAME_MAX: usize = 64;
-
-/// How long the console's output waits for a reader that takes nothing.
-pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Feature bits (§ 5.3.3).
 mod feature {
@@ -104,7 +101,7 @@ enum Source {
 ///
 /// A further port holds its driver's buffers back for as long as its output takes nothing. The console does not:
 /// Linux' driver waits for it in a loop, with a lock held and interrupts off, so that a terminal whose reader has stopped
-/// would stop the whole guest. After [`PATIENCE`] without progress output is dropped, until some is taken again.
+/// would stop the whole guest. After [`WRITE_TIMEOUT`] without progress output is dropped, until some is taken again.
 pub struct Console {
     /// The console, then the further ports.
     ports: Vec<Port>,
@@ -118,10 +115,10 @@ pub struct Console {
 
 impl Console {
     /// A console between a pair of files, which may be the same one.
-    pub fn new(input: File, output: File) -> Console {
-        let mut port = Port::new(input, output);
+    pub fn new(input: File, output: impl Into<Output>) -> Console {
+        let mut port = Port::new(input, output.into());
         // Without a timer, output waits for ever.
-        port.patience = Patience::new(PATIENCE).ok();
+        port.patience = Patience::new(WRITE_TIMEOUT).ok();
         Console {
             ports: vec![port],
             sizes: vec![QUEUE_SIZE; 2],
@@ -153,14 +150,14 @@ impl Console {
         mut self,
         name: &str,
         input: File,
-        output: File,
+        output: impl Into<Output>,
         link: Option<Arc<Link>>,
     ) -> Console {
         if self.ports.len() == 1 {
             self.sizes.extend([CONTROL_SIZE; 2]);
         }
         self.sizes.extend([QUEUE_SIZE; 2]);
-        let mut port = Port::new(input, output);
+        let mut port = Port::new(input, output.into());
         port.name = Some(name.to_owned());
         port.link = link;
         self.ports.push(port);

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::*;
+use crate::output::Lost;
 use crate::rig::{self, DATA, Rig};
 
 const RECEIVE: usize = 0;
@@ -29,7 +30,10 @@ fn bench(queue: usize) -> Bench {
     let mut queues = vec![None, None];
     queues[queue] = Some(rig.queue(0));
     Bench {
-        console: Console::new(OwnedFd::from(input).into(), OwnedFd::from(output).into()),
+        console: Console::new(
+            OwnedFd::from(input).into(),
+            File::from(OwnedFd::from(output)),
+        ),
         queues: Queues::new(queues),
         rig,
         keyboard: Some(keyboard),
@@ -43,6 +47,21 @@ fn nonblocking(file: &impl AsFd) {
 
 fn blocking(file: &impl AsFd) {
     fcntl_setfl(file, OFlags::empty()).unwrap();
+}
+
+#[test]
+fn what_a_full_disk_does_not_take_is_counted_and_the_guest_goes_on() {
+    let mut bench = bench(TRANSMIT);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let lost = Arc::new(Lost::new("a console"));
+    let output = Output::new(full, Arc::clone(&lost));
+    bench.console = Console::new(File::open("/dev/null").unwrap(), output);
+    bench.rig.chain(0, &[(DATA, 6, 0), (DATA + 6, 5, 0)]);
+    bench.rig.offer(0);
+    let (console, queues) = (&mut bench.console, &mut bench.queues);
+    console.process_queue(TRANSMIT, queues).unwrap();
+    assert_eq!(bench.rig.used(0), (0, 0));
+    assert_eq!(lost.bytes(), 11);
 }
 
 #[test]
@@ -360,7 +379,7 @@ fn every_queue_has_one_role() {
 #[test]
 fn emergency_output_goes_out_and_never_waits() {
     let (mut screen, output) = pipe().unwrap();
-    let output = Arc::new(File::from(OwnedFd::from(output)));
+    let output = Arc::new(Output::from(File::from(OwnedFd::from(output))));
     let config = Config {
         window: None,
         ports: 0,
@@ -381,7 +400,7 @@ fn emergency_output_goes_out_and_never_waits() {
     assert_eq!(&seen, b"!?");
 
     nonblocking(&*output);
-    while (&*output).write(&[b'.'; 4096]).is_ok() {}
+    while output.file().write(&[b'.'; 4096]).is_ok() {}
     blocking(&*output);
     config.write(8, b"lost");
     drop(screen);

@@ -34,6 +34,7 @@ pub mod console;
 pub mod irq;
 pub mod memory;
 pub mod observe;
+pub mod output;
 pub mod platform;
 pub mod rng;
 pub mod spec;

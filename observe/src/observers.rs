@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::observe::rings::View;
 use devices::observe::{DeviceObserver, Event};
+use devices::output::Lost;
 
 use crate::error::Error;
 use crate::exit::{Exit, Names};
@@ -112,6 +113,13 @@ impl Observers {
     pub fn vm_started(&self, timebase: u32) {
         if let Some(stats) = &self.stats {
             stats.vm_started(timebase);
+        }
+    }
+
+    /// `lost` counts the output that each console loses.
+    pub fn outputs(&self, lost: Vec<Arc<Lost>>) {
+        if let Some(stats) = &self.stats {
+            stats.outputs(lost);
         }
     }
 

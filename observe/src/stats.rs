@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use devices::output::Lost;
 use log::warn;
 
 use crate::error::Error;
@@ -57,6 +58,8 @@ struct State {
     vcpus: Vec<Arc<VcpuCounters>>,
     devices: Vec<Counted>,
     lives: u64,
+    /// The counts of each console's output that is lost.
+    lost: Vec<Arc<Lost>>,
     /// KVM's counts of the VMs that have stopped: each reboot makes a new VM.
     past: Kvm,
     /// The memory of the process when the last VM stopped and its RAM was still mapped.
@@ -151,6 +154,11 @@ impl Stats {
         state.memory = memory::of_this_process(self.ram);
     }
 
+    /// The counts of each console's output that is lost.
+    pub(crate) fn outputs(&self, lost: Vec<Arc<Lost>>) {
+        self.state().lost = lost;
+    }
+
     /// Writes a report. `present`: KVM's counts of the current VM; `end`: how the run ended.
     pub(crate) fn write(&self, present: Option<&Kvm>, end: Option<String>) {
         let report = self.report(present, end);
@@ -195,6 +203,7 @@ impl Stats {
                 .iter()
                 .map(|device| device.counters.report(&device.name, device.wire, ticks))
                 .collect(),
+            lost: state.lost(),
             kvm: state.kvm.then_some(kvm),
             memory: match &end {
                 Some(_) if state.kvm => state.memory,
@@ -206,6 +215,15 @@ impl Stats {
 }
 
 impl State {
+    fn lost(&self) -> Vec<report::Lost> {
+        let lost = self.lost.iter().filter(|lost| lost.bytes() > 0);
+        lost.map(|lost| report::Lost {
+            output: lost.name().to_owned(),
+            bytes: lost.bytes(),
+        })
+        .collect()
+    }
+
     fn registers(&self, names: &Names) -> Vec<report::Register> {
         let devices: Vec<_> = self
             .devices

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use devices::console::{Console, Window};
+use devices::output::{Lost, Output};
 use devices::transport::mmio::Mmio;
 
 use crate::config::Target;
@@ -111,7 +112,7 @@ impl Consoles {
     ///
     /// # Errors
     /// The host has no file descriptor left.
-    pub fn sbi(&self) -> Result<(File, File), Error> {
+    pub fn sbi(&self) -> Result<(File, Output), Error> {
         self.ends(self.serial.as_ref())
     }
 
@@ -119,7 +120,7 @@ impl Consoles {
     ///
     /// # Errors
     /// The host has no file descriptor left.
-    pub fn serial(&self) -> Result<(Vec<File>, File, Arc<AtomicBool>), Error> {
+    pub fn serial(&self) -> Result<(Vec<File>, Output, Arc<AtomicBool>), Error> {
         let (input, output) = self.ends(self.serial.as_ref())?;
         Ok(match (&self.serial, &self.terminal) {
             (None, Some(terminal)) => (
@@ -131,10 +132,21 @@ impl Consoles {
         })
     }
 
-    fn ends(&self, port: Option<&Port>) -> Result<(File, File), Error> {
+    /// The counts of each console's output that is lost.
+    pub fn lost(&self) -> Vec<Arc<Lost>> {
+        let terminal = self.terminal.iter().map(Terminal::lost);
+        let ports = self.ports.iter().map(|(_, port)| port);
+        let ports = self.console.iter().chain(&self.serial).chain(ports);
+        terminal.chain(ports.map(Port::lost)).cloned().collect()
+    }
+
+    fn ends(&self, port: Option<&Port>) -> Result<(File, Output), Error> {
         match (port, &self.terminal) {
             (Some(port), _) => Ok((port.input()?, port.output()?)),
-            (None, Some(terminal)) => Ok((terminal.input()?, terminal.output()?)),
+            (None, Some(terminal)) => {
+                let lost = Arc::clone(terminal.lost());
+                Ok((terminal.input()?, Output::new(terminal.output()?, lost)))
+            }
             (None, None) => Err(Error::Internal("a console without a terminal".to_owned())),
         }
     }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::hart::fault::Budget;
 use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
-use crate::observe::Observer;
+use crate::observe::{Moment, Observer};
 use crate::vm::{Context, Vm, Why};
 use crate::{dtb, kvm, signals, terminal};
 
@@ -40,6 +40,7 @@ pub fn run_with(
     }
     let leave = Arc::clone(control);
     let consoles = Consoles::open(machine, move || leave.request(Request::Shutdown(End::Left)))?;
+    observer.notify(Moment::Outputs(consoles.lost()));
     let budget = Budget::default();
     let context = Context {
         machine,

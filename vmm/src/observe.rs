@@ -16,6 +16,7 @@ use std::sync::Arc;
 use devices::irq::IrqLine;
 use devices::observe::DeviceObserver;
 use devices::observe::observed::{Observed, ObservedLine};
+use devices::output::Lost;
 use devices::virtio::VirtioDevice;
 
 use crate::error::Error;
@@ -57,6 +58,8 @@ pub trait Observer: Send + Sync {
 /// An event of the whole run.
 #[derive(Debug)]
 pub enum Moment<'a> {
+    /// The consoles are open. These count what each one's output loses.
+    Outputs(Vec<Arc<Lost>>),
     /// KVM starts a VM for the guest.
     VmStarted {
         /// Ticks per second of its `time` CSR.

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use devices::console::Link;
+use devices::output::{Lost, Output};
 
 use crate::config::Target;
 use crate::error::Error;
@@ -58,6 +59,7 @@ fn check_file(option: &'static str, path: &Path) -> Result<(), Error> {
 pub struct Port {
     input: File,
     output: File,
+    lost: Arc<Lost>,
     relay: Option<Relay>,
 }
 
@@ -68,14 +70,16 @@ impl Port {
     /// # Errors
     /// It cannot be opened or made.
     pub fn open(option: &'static str, label: &str, target: &Target) -> Result<Option<Port>, Error> {
+        let lost = Arc::new(Lost::new(format!("{label} {target}")));
         Ok(Some(match target {
             Target::Stdio => return Ok(None),
-            Target::Null => {
-                Port::file("/dev/null").map_err(FileError::create(option, "/dev/null".as_ref()))?
+            Target::Null => Port::file("/dev/null", lost)
+                .map_err(FileError::create(option, "/dev/null".as_ref()))?,
+            Target::File(path) => {
+                Port::file(path, lost).map_err(FileError::create(option, path))?
             }
-            Target::File(path) => Port::file(path).map_err(FileError::create(option, path))?,
             Target::Socket(path) => {
-                Port::relayed(Peer::listen(option, path)?).map_err(relay_error)?
+                Port::relayed(Peer::listen(option, path)?, lost).map_err(relay_error)?
             }
             Target::Pty => {
                 let (peer, name) = Peer::pty().map_err(|source| Error::Host {
@@ -83,27 +87,29 @@ impl Port {
                     source,
                 })?;
                 stderr::line(format_args!("{label} is at {}", name.display()));
-                Port::relayed(peer).map_err(relay_error)?
+                Port::relayed(peer, lost).map_err(relay_error)?
             }
         }))
     }
 
     /// Output alone.
-    fn file(path: impl AsRef<Path>) -> io::Result<Port> {
+    fn file(path: impl AsRef<Path>, lost: Arc<Lost>) -> io::Result<Port> {
         Ok(Port {
             input: File::open("/dev/null")?,
             output: files::create(path.as_ref())?,
+            lost,
             relay: None,
         })
     }
 
-    fn relayed(peer: Peer) -> io::Result<Port> {
+    fn relayed(peer: Peer, lost: Arc<Lost>) -> io::Result<Port> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let ours = File::from(std::os::fd::OwnedFd::from(ours));
         Ok(Port {
             input: ours.try_clone()?,
             output: ours,
+            lost,
             relay: Some(Relay::start(theirs, peer)?),
         })
     }
@@ -125,8 +131,14 @@ impl Port {
     ///
     /// # Errors
     /// The host has no file descriptor left.
-    pub fn output(&self) -> Result<File, Error> {
-        self.output.try_clone().map_err(relay_error)
+    pub fn output(&self) -> Result<Output, Error> {
+        let file = self.output.try_clone().map_err(relay_error)?;
+        Ok(Output::new(file, Arc::clone(&self.lost)))
+    }
+
+    /// The count of output that is lost.
+    pub fn lost(&self) -> &Arc<Lost> {
+        &self.lost
     }
 }
 

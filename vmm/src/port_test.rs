@@ -10,7 +10,8 @@ fn a_fifo_that_nobody_reads_fills_up_and_does_not_block() {
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     // Opened though there is no reader, and kept for one that comes.
     let port = Port::open("--console", "--console", &Target::File(path.clone()));
-    let mut output = port.unwrap().unwrap().output().unwrap();
+    let output = port.unwrap().unwrap().output().unwrap();
+    let mut output = output.file();
     let mut sent = 0;
     let full = loop {
         match output.write(&[b'.'; 4096]) {
@@ -64,7 +65,7 @@ fn a_file_is_emptied_and_takes_the_output() {
     let port = Port::open("--console", "--console", &Target::File(path.clone()))
         .unwrap()
         .unwrap();
-    port.output().unwrap().write_all(b"new").unwrap();
+    port.output().unwrap().file().write_all(b"new").unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"new");
     assert_eq!(port.input().unwrap().read(&mut [0]).unwrap(), 0);
 }

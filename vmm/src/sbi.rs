@@ -3,12 +3,12 @@
 //! An unknown call needs no reply: KVM has already stored NOT_SUPPORTED.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::poll::{PollFd, PollFlags, poll};
+use devices::output::Output;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Extension IDs (SBI 2.0, § 5 and § 12).
@@ -44,8 +44,11 @@ const ERR_INVALID_PARAM: i64 = -3;
 /// from there.
 const CHUNK: u64 = 4096;
 
-/// How long a call waits for output that accepts nothing, in milliseconds.
-const WAIT: u16 = 100;
+/// How long a call waits for output that accepts nothing: 100 ms.
+const WAIT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// A guest's `ecall`: registers a7, a6 and a0 to a5, and the reply in a0 and a1.
 #[derive(Debug)]
@@ -78,17 +81,17 @@ impl Call<'_> {
 pub struct Console {
     memory: Arc<GuestMemoryMmap>,
     input: File,
-    output: File,
+    output: Output,
     spoken: AtomicBool,
 }
 
 impl Console {
     /// Creates consoles that read `input` and write `output`. Both are non-blocking.
-    pub fn new(memory: Arc<GuestMemoryMmap>, input: File, output: File) -> Console {
+    pub fn new(memory: Arc<GuestMemoryMmap>, input: File, output: impl Into<Output>) -> Console {
         Console {
             memory,
             input,
-            output,
+            output: output.into(),
             spoken: AtomicBool::new(false),
         }
     }
@@ -103,7 +106,10 @@ impl Console {
         let [a0, a1, a2, ..] = call.args;
         let answer = match (call.extension, call.function) {
             (extension::LEGACY_PUTCHAR, _) => {
-                self.put(a0);
+                // No answer makes the guest try again.
+                if !self.put(a0) {
+                    self.output.lost().add(1);
+                }
                 Ok(0)
             }
             // Legacy calls return one value, in a0.
@@ -174,23 +180,19 @@ impl Console {
     }
 }
 
-/// Writes to `output` and waits up to [`WAIT`] for space. Returns the bytes written, or 0 if there
-/// was no space or a signal came: the guest retries, which lets the vCPU check whether to stop. If
-/// the output has failed, such as a pipe without a reader, returns all bytes as written.
-fn send(mut output: &File, bytes: &[u8]) -> usize {
+/// Writes to `output` and waits up to [`WAIT`] for space. Returns the bytes written or lost, or 0 if
+/// there was no space or a signal came: the guest retries, which lets the vCPU check whether to stop.
+fn send(output: &Output, bytes: &[u8]) -> usize {
     if bytes.is_empty() {
         return 0;
     }
     loop {
-        match output.write(bytes) {
-            Ok(count) => return count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return 0,
-            Err(_) => return bytes.len(),
+        if let Some(count) = output.write(bytes) {
+            return count;
         }
-        let mut room = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+        let mut room = [PollFd::new(output, PollFlags::OUT)];
         // A signal just before poll() does not interrupt it, hence the timeout.
-        if !matches!(poll(&mut room, WAIT), Ok(1..)) {
+        if !matches!(poll(&mut room, Some(&WAIT)), Ok(1..)) {
             return 0;
         }
     }

@@ -1,4 +1,4 @@
-use std::io::{PipeReader, PipeWriter, pipe};
+use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -26,7 +26,7 @@ fn bench() -> Bench {
         console: Console::new(
             Arc::clone(&memory),
             OwnedFd::from(input).into(),
-            OwnedFd::from(output).into(),
+            File::from(OwnedFd::from(output)),
         ),
         memory,
         keyboard,

@@ -3,32 +3,33 @@
 //! ```text
 //!  stdin ── thread: Ctrl-a x, h, Ctrl-a ─┬▶ pipe ──▶ virtio and SBI console: whichever asks first
 //!                                        └▶ pipe ──▶ serial port, while the guest has that open
-//!  consoles ──▶ stdout through an open file description of its own, non-blocking
+//!  consoles ──▶ stdout, which never blocks (terminal/stdout.rs)
 //! ```
 //! The pipes' read ends are non-blocking. Nobody who shares stdin or stdout with us (the shell, a pager) finds it
 //! non-blocking or raw afterwards.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
+use devices::output::Lost;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::error::Error;
 
 mod carrier;
 mod escape;
 mod mode;
+mod stdout;
 mod window;
 
 use carrier::Carrier;
 use escape::Escape;
 pub(crate) use mode::restore;
 pub use mode::{Restore, continued, install_panic_hook, suspend};
+use stdout::Stdout;
 pub use window::{Watch, size};
 
 /// Stdin and stdout while a guest has them; the terminal is as it was when this is dropped.
@@ -37,6 +38,9 @@ pub struct Terminal {
     input: OwnedFd,
     serial: OwnedFd,
     serial_listens: Arc<AtomicBool>,
+    lost: Arc<Lost>,
+    // Dropped first: the last output goes out while the terminal has our mode.
+    stdout: Stdout,
     _restore: Restore,
 }
 
@@ -48,11 +52,13 @@ impl Terminal {
     pub fn start(leave: impl FnOnce() + Send + 'static) -> Result<Terminal, Error> {
         let is_terminal = io::stdin().is_terminal();
         let pipe = || {
-            pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+            pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
                 .map_err(|errno| cannot("create a pipe for stdin", errno.into()))
         };
         let ((input, sink), (serial, serial_sink)) = (pipe()?, pipe()?);
         let serial_listens = Arc::new(AtomicBool::new(false));
+        let lost = Arc::new(Lost::new("stdout"));
+        let stdout = Stdout::open(&lost).map_err(|source| cannot("open stdout", source))?;
         let restore =
             Restore::raw().map_err(|source| cannot("put the terminal into raw mode", source))?;
         let escape = is_terminal.then(Escape::default);
@@ -66,6 +72,8 @@ impl Terminal {
             input,
             serial,
             serial_listens,
+            lost,
+            stdout,
             _restore: restore,
         })
     }
@@ -89,27 +97,14 @@ impl Terminal {
     }
 
     /// Stdout, in a way that never blocks.
-    ///
-    /// A terminal or a pipe is opened anew, since O_NONBLOCK belongs to the open file description and ours is shared
-    /// with the user's shell. What cannot be opened anew is duplicated: files never block, a socket may.
     pub fn output(&self) -> Result<File, Error> {
-        let shared = io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .map(File::from)
-            .map_err(|source| cannot("duplicate stdout", source))?;
-        let kind = shared
-            .metadata()
-            .map_err(|source| cannot("look at stdout", source))?
-            .file_type();
-        if !kind.is_fifo() && !kind.is_char_device() {
-            return Ok(shared);
-        }
-        let anew = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open("/proc/self/fd/1");
-        Ok(anew.unwrap_or(shared))
+        let clone = self.stdout.output.try_clone();
+        clone.map_err(|source| cannot("duplicate stdout", source))
+    }
+
+    /// The count of output that is lost.
+    pub fn lost(&self) -> &Arc<Lost> {
+        &self.lost
     }
 }
 

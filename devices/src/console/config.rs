@@ -1,6 +1,5 @@
 //! The console's configuration space (§ 5.3.4): the window's size, the number of ports, emergency output.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::signal::Signal;
+use crate::output::Output;
 use crate::virtio::ConfigSpace;
 
 /// Offset of emerg_wr.
@@ -67,7 +67,7 @@ pub(super) struct Config {
     /// max_nr_ports; 0 where there is but one, as the field then belongs to a feature that is not offered.
     pub(super) ports: u32,
     /// Where emergency output goes.
-    pub(super) output: Arc<File>,
+    pub(super) output: Arc<Output>,
 }
 
 impl ConfigSpace for Config {
@@ -89,13 +89,13 @@ impl ConfigSpace for Config {
         if offset != EMERG_WR {
             return;
         }
-        // Asked first, as some outputs would block: a socket that we share with others, say.
+        // Asked first, as an output may block after all.
         let mut room = [PollFd::new(&self.output, PollFlags::OUT)];
         let ready = poll(&mut room, Some(&Timespec::default()));
         let [room] = room;
         if ready.is_ok() && room.revents().contains(PollFlags::OUT) {
             // Nobody could be told of a failure.
-            let _ = data.get(..1).map(|byte| (&*self.output).write(byte));
+            let _ = data.get(..1).map(|byte| self.output.file().write(byte));
         }
     }
 }

@@ -18,12 +18,13 @@ use rustix::time::{
 
 use super::known::Known;
 use super::signal::Link;
+use crate::output::Output;
 use crate::virtio::chain::Chain;
 
 /// A port's files, what the driver knows of it, and how long its output waits.
 pub(super) struct Port {
     pub(super) input: File,
-    pub(super) output: Arc<File>,
+    pub(super) output: Arc<Output>,
     input_ended: bool,
     /// Without one, output waits for as long as it takes.
     pub(super) patience: Option<Patience>,
@@ -34,7 +35,7 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn new(input: File, output: File) -> Port {
+    pub(super) fn new(input: File, output: Output) -> Port {
         Port {
             input,
             output: Arc::new(output),
@@ -73,14 +74,19 @@ impl Port {
                 Ok(_) => self.calm(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     match &mut self.patience {
-                        Some(patience) if patience.is_lost => break,
+                        Some(patience) if patience.is_lost => {
+                            self.output.lost().add(chain.readable().len());
+                            break;
+                        }
                         Some(patience) => patience.begin(),
                         None => {}
                     }
                     return None;
                 }
-                // Nobody reads any more: output may be lost, its guest must not hang.
-                Err(_) => break,
+                Err(error) => {
+                    self.output.lost().failed(chain.readable().len(), &error);
+                    break;
+                }
             }
         }
         Some(0)
@@ -95,8 +101,9 @@ impl Port {
 
     /// Whether the output takes at once what it takes: it does not block, or is a regular file, which takes everything.
     pub(super) fn never_waits(&self) -> bool {
-        let nonblocking = fcntl_getfl(&self.output).is_ok_and(|it| it.contains(OFlags::NONBLOCK));
-        nonblocking || self.output.metadata().is_ok_and(|it| it.is_file())
+        let file = self.output.file();
+        let nonblocking = fcntl_getfl(file).is_ok_and(|it| it.contains(OFlags::NONBLOCK));
+        nonblocking || file.metadata().is_ok_and(|it| it.is_file())
     }
 
     /// Whether somebody is at the far end.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! No vCPU waits here. Output that the host does not take at once is kept, up to 64 KiB; beyond that the
-//! transmitter says that it is busy, as on a slow line. Input stays in its files until the guest asks: for a guest that
+//! transmitter says that it is busy, as on a slow line, until the host has taken nothing for a second. Input stays in its files until the guest asks: for a guest that
 //! polls, LSR shows whether there is some, and only reading RBR takes it, so that a driver that never reads takes nothing
 //! from whoever shares the input. Once the receive interrupt is enabled, a thread waits for input and raises it.
 //!
@@ -18,7 +18,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
@@ -26,6 +26,7 @@ use std::thread::{Builder, JoinHandle};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::irq::IrqLine;
+use crate::output::Output;
 use crate::platform::bus::BusDevice;
 use crate::sync::lock;
 
@@ -114,7 +115,7 @@ struct Shared {
 
 struct State {
     inputs: Vec<Input>,
-    output: File,
+    output: Output,
     received: VecDeque<u8>,
     backlog: VecDeque<u8>,
     ier: u8,
@@ -144,7 +145,7 @@ impl Uart {
     /// The host has no thread or file descriptor left.
     pub fn new(
         inputs: Vec<File>,
-        output: File,
+        output: impl Into<Output>,
         listening: Arc<AtomicBool>,
         line: Box<dyn IrqLine>,
     ) -> io::Result<Uart> {
@@ -153,7 +154,7 @@ impl Uart {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 inputs: inputs.collect(),
-                output,
+                output: output.into(),
                 received: VecDeque::new(),
                 backlog: VecDeque::new(),
                 ier: 0,
@@ -289,12 +290,10 @@ impl State {
         let busy = self.is_busy();
         while !self.backlog.is_empty() {
             let (bytes, _) = self.backlog.as_slices();
-            match self.output.write(bytes) {
-                Ok(count) => drop(self.backlog.drain(..count)),
-                Err(error) if is_temporary(&error) => break,
-                // Nobody reads any more: output may be lost, the guest must not hang.
-                Err(_) => self.backlog.clear(),
-            }
+            let Some(count) = self.output.write(bytes) else {
+                break;
+            };
+            self.backlog.drain(..count);
         }
         self.became_empty |= busy && !self.is_busy();
     }
@@ -308,6 +307,8 @@ impl State {
             self.sent = true;
             self.backlog.push_back(byte);
             self.flush();
+        } else {
+            self.output.lost().add(1);
         }
         self.became_empty = !self.is_busy();
     }

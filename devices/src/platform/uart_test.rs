@@ -1,8 +1,9 @@
-use std::io::{PipeReader, PipeWriter, pipe};
+use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::output::Lost;
 use crate::rig::Wire;
 
 /// A port, and the far ends of its files.
@@ -21,13 +22,15 @@ fn bench() -> Bench {
     let (screen, output) = pipe().unwrap();
     nonblocking(&input);
     nonblocking(&output);
-    let (input, output) = (OwnedFd::from(input), OwnedFd::from(output));
+    let (input, output) = (OwnedFd::from(input), File::from(OwnedFd::from(output)));
+    // No matter how busy the machine is.
+    let output = Output::from(output).waiting(Duration::MAX);
     let (wire, listening) = (Wire::default(), Arc::new(AtomicBool::new(true)));
     let shared = input.try_clone().unwrap().into();
     let line = Box::new(wire.clone());
     let inputs = vec![input.into()];
     Bench {
-        uart: Uart::new(inputs, output.into(), Arc::clone(&listening), line).unwrap(),
+        uart: Uart::new(inputs, output, Arc::clone(&listening), line).unwrap(),
         wire,
         listening,
         keyboard,
@@ -161,6 +164,30 @@ fn a_reader_that_stops_makes_the_transmitter_busy_and_nothing_is_lost() {
     assert!(seen == expected);
     eventually("an interrupt", || bench.wire.is_high());
     assert_eq!(bench.get(register::LSR) & lsr::EMPTY, lsr::EMPTY);
+}
+
+#[test]
+fn a_reader_that_has_stopped_for_long_loses_output_and_the_port_goes_on() {
+    let (_screen, output) = pipe().unwrap();
+    nonblocking(&output);
+    let lost = Arc::new(Lost::new("a console"));
+    let output = File::from(OwnedFd::from(output));
+    let output = Output::new(output, Arc::clone(&lost)).waiting(Duration::from_millis(1));
+    let uart = Uart::new(
+        Vec::new(),
+        output,
+        Arc::default(),
+        Box::new(Wire::default()),
+    )
+    .unwrap();
+    while lost.bytes() == 0 {
+        uart.write(register::DATA, b".");
+    }
+    let mut data = [0];
+    eventually("room", || {
+        uart.read(register::LSR, &mut data);
+        data[0] & lsr::EMPTY != 0
+    });
 }
 
 #[test]

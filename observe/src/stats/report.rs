@@ -35,10 +35,22 @@ pub struct Report {
     pub sbi: Option<BTreeMap<String, u64>>,
     /// Our devices in the order of their slots.
     pub devices: Vec<Device>,
+    /// Consoles and ports that have lost output of the guest.
+    #[serde(default)]
+    pub lost: Vec<Lost>,
     /// KVM's own counters.
     pub kvm: Option<Kvm>,
     /// The monitor's memory without the guest's RAM; null if /proc is absent.
     pub memory: Option<Memory>,
+}
+
+/// Output that was not written: a full disk, or a reader that is gone or takes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// `stdout`, or the option and its target: `--serial file:log`.
+    pub output: String,
+    /// Bytes lost.
+    pub bytes: u64,
 }
 
 /// Exits of one vCPU to the monitor, by cause.

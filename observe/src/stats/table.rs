@@ -19,6 +19,13 @@ pub(super) fn text(report: &Report) -> String {
     text.push_str(&table(&queues(&report.devices)));
     text.push_str(&table(&devices(&report.devices)));
     text.push_str(&table(&kvm(report)));
+    for lost in &report.lost {
+        let _ = writeln!(
+            text,
+            "lost: {} bytes of output to {}",
+            lost.bytes, lost.output
+        );
+    }
     if let Some(memory) = &report.memory {
         let _ = writeln!(
             text,

@@ -98,6 +98,7 @@ impl Observer for Recorded {
 
     fn notify(&self, moment: Moment<'_>) {
         match moment {
+            Moment::Outputs(lost) => self.observers.outputs(lost),
             Moment::VmStarted { timebase } => self.observers.vm_started(timebase),
             Moment::VmStopped(kvm) => self.observers.vm_stopped(&kvm.into()),
             Moment::Report(kvm) => self.observers.report(kvm.map(Kvm::from).as_ref()),

@@ -4,19 +4,25 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Input, Shared, State};
+use crate::output::WRITE_TIMEOUT;
 
-/// How long output may take to go out once the port is stopped.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often to look at output that is kept, in milliseconds.
+const LOOK: libc::c_int = 250;
 
 /// Until stopped: wait, take input, send output, drive the line.
 pub(super) fn serve(shared: &Shared) {
     while !shared.stop.load(Ordering::SeqCst) {
         let mut fds = vec![want(&shared.wake, libc::POLLIN)];
-        fds.extend(wanted(&shared.state()));
-        if poll(&mut fds, -1) {
+        let timeout = {
+            let state = shared.state();
+            fds.extend(wanted(&state));
+            // Kept output is lost when it has waited for long enough.
+            if state.backlog.is_empty() { -1 } else { LOOK }
+        };
+        if poll(&mut fds, timeout) {
             // Reading it makes the next wake-up news. It may be that only the files woke us.
             let _ = shared.wake.read();
         }
@@ -38,18 +44,19 @@ fn wanted(state: &State) -> Vec<libc::pollfd> {
         fds.extend(live.map(|input| want(&input.file, libc::POLLIN)));
     }
     if !state.backlog.is_empty() {
-        fds.push(want(&state.output, libc::POLLOUT));
+        fds.push(want(state.output.file(), libc::POLLOUT));
     }
     fds
 }
 
 fn last_words(state: &mut State) {
-    let end = Instant::now() + LAST_WORDS;
+    let end = Instant::now() + WRITE_TIMEOUT;
     state.flush();
     while !state.backlog.is_empty() && Instant::now() < end {
-        poll(&mut [want(&state.output, libc::POLLOUT)], 50);
+        poll(&mut [want(state.output.file(), libc::POLLOUT)], 50);
         state.flush();
     }
+    state.output.lost().add(state.backlog.len() as u64);
 }
 
 /// Whether reading one of the inputs would give something now.

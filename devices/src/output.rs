@@ -11,10 +11,12 @@ use log::warn;
 
 use crate::sync::lock;
 
-/// How long output waits for a reader that takes nothing. After that it is lost, until the reader takes some again.
+/// How long output waits for a reader that takes nothing. After that it is lost, until the reader
+/// takes some again.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Counts the output of one console or port that is lost. It outlives the devices of a guest that reboots.
+/// Counts the output of one console or port that is lost. It outlives the devices of a guest that
+/// reboots.
 #[derive(Debug, Default)]
 pub struct Lost {
     name: String,
@@ -95,8 +97,9 @@ impl Output {
         &self.lost
     }
 
-    /// Writes the first of `bytes`, without waiting. Returns how many are written or lost: all are lost on an error, or
-    /// when the file has taken nothing for [`WRITE_TIMEOUT`]. `None`: the file has no room now.
+    /// Writes the first of `bytes`, without waiting. Returns how many are written or lost: all are
+    /// lost on an error, or when the file has taken nothing for [`WRITE_TIMEOUT`]. `None`: the file
+    /// has no room now.
     pub fn write(&self, bytes: &[u8]) -> Option<usize> {
         match (&self.file).write(bytes) {
             Ok(count) => {

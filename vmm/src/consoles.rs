@@ -15,8 +15,8 @@ use crate::machine::Machine;
 use crate::port::Port;
 use crate::terminal::{self, Terminal, Watch};
 
-/// The far ends of the virtio console (`--console`), of its further ports (`--port`), and of the serial port and SBI
-/// console (`--serial`).
+/// The far ends of the virtio console (`--console`), of its further ports (`--port`), and of the
+/// serial port and SBI console (`--serial`).
 pub struct Consoles {
     terminal: Option<Terminal>,
     console: Option<Port>,
@@ -32,8 +32,8 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// Opens what `machine` names; `leave` is called when Ctrl-a x is typed. To be called by the main thread before it
-    /// starts others.
+    /// Opens what `machine` names; `leave` is called when Ctrl-a x is typed. To be called by the
+    /// main thread before it starts others.
     ///
     /// # Errors
     /// Something cannot be opened.
@@ -116,7 +116,8 @@ impl Consoles {
         self.ends(self.serial.as_ref())
     }
 
-    /// Inputs and output of the serial port, and what it is to keep to whether the guest has it open.
+    /// Inputs and output of the serial port, and what it is to keep to whether the guest has it
+    /// open.
     ///
     /// # Errors
     /// The host has no file descriptor left.

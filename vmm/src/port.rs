@@ -64,8 +64,8 @@ pub struct Port {
 }
 
 impl Port {
-    /// Opens `target` for `option`; `None` for the terminal, which is not for one alone. `label` says whose it is, where
-    /// the user must be told.
+    /// Opens `target` for `option`; `None` for the terminal, which is not for one alone. `label`
+    /// says whose it is, where the user must be told.
     ///
     /// # Errors
     /// It cannot be opened or made.

@@ -47,7 +47,8 @@ impl SocketError {
     }
 }
 
-/// A listening socket. Only its user may connect. Its path is removed with it, unless that names something else by then.
+/// A listening socket. Only its user may connect. Its path is removed with it, unless that names
+/// something else by then.
 #[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
@@ -57,13 +58,15 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Listens at `path`, in place of a socket that no process listens on any more. `option` is the option that names it.
+    /// Listens at `path`, in place of a socket that no process listens on any more. `option` is the
+    /// option that names it.
     ///
     /// # Errors
     /// A process listens there, or the socket cannot be made.
     pub(crate) fn listen(option: &'static str, path: &Path) -> Result<Socket, Error> {
         let create = FileError::create(option, path);
-        // Of two processes that find a stale socket, the slower one would remove the other's new one.
+        // Of two processes that find a stale socket, the slower one would remove the other's new
+        // one.
         let _lock = lock_directory(path);
         if is_stale(option, path)? {
             remove_file(path).map_err(create)?;
@@ -110,7 +113,8 @@ impl Drop for Socket {
     }
 }
 
-/// Checks that a socket could listen at `path`, and makes none. `option` is the option that names it.
+/// Checks that a socket could listen at `path`, and makes none. `option` is the option that names
+/// it.
 ///
 /// # Errors
 /// The path is too long, its directory does not exist, or something else is there.
@@ -157,14 +161,16 @@ const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
-    // bind(2) gives the path the mode of the socket (unix(7)): no moment is left in which others may connect.
+    // bind(2) gives the path the mode of the socket (unix(7)): no moment is left in which others
+    // may connect.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     listen(&socket, BACKLOG)?;
     Ok(UnixListener::from(socket))
 }
 
-/// Locks the directory of `path` against others that make sockets; goes without a lock when that takes a second.
+/// Locks the directory of `path` against others that make sockets; goes without a lock when that
+/// takes a second.
 fn lock_directory(path: &Path) -> Option<OwnedFd> {
     let directory = File::open(files::folder(path)).ok()?;
     for _ in 0..LOCK_TRIES {

@@ -45,9 +45,11 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Puts the terminal into raw mode, if stdin is one, and begins to carry stdin to [`Terminal::input`].
+    /// Puts the terminal into raw mode, if stdin is one, and begins to carry stdin to
+    /// [`Terminal::input`].
     ///
-    /// Ctrl-a has a meaning only when typed at a terminal: what comes from a file or a pipe passes unchanged.
+    /// Ctrl-a has a meaning only when typed at a terminal: what comes from a file or a pipe passes
+    /// unchanged.
     /// `leave` is called once, in another thread, when Ctrl-a x is typed.
     pub fn start(leave: impl FnOnce() + Send + 'static) -> Result<Terminal, Error> {
         let is_terminal = io::stdin().is_terminal();
@@ -78,7 +80,8 @@ impl Terminal {
         })
     }
 
-    /// The read end of the pipe that stdin arrives through: never blocks, and ends when stdin has ended.
+    /// The read end of the pipe that stdin arrives through: never blocks, and ends when stdin has
+    /// ended.
     ///
     /// All clones are one pipe: whoever reads first gets the bytes.
     pub fn input(&self) -> Result<File, Error> {
@@ -90,8 +93,9 @@ impl Terminal {
         duplicate(&self.serial)
     }
 
-    /// Set while the guest has the serial port open: then what is typed is for that alone. Otherwise the virtio console,
-    /// whose driver takes input as soon as it is there, would leave nothing for a shell on the serial port.
+    /// Set while the guest has the serial port open: then what is typed is for that alone.
+    /// Otherwise the virtio console, whose driver takes input as soon as it is there, would leave
+    /// nothing for a shell on the serial port.
     pub fn serial_listens(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.serial_listens)
     }

@@ -8,13 +8,15 @@
 //!   3   LCR, bit 7 is DLAB                         7  SCR
 //! ```
 //!
-//! No vCPU waits here. Output that the host does not take at once is kept, up to 64 KiB; beyond that the
-//! transmitter says that it is busy, as on a slow line, until the host has taken nothing for a second. Input stays in its files until the guest asks: for a guest that
-//! polls, LSR shows whether there is some, and only reading RBR takes it, so that a driver that never reads takes nothing
-//! from whoever shares the input. Once the receive interrupt is enabled, a thread waits for input and raises it.
+//! No vCPU waits here. Output that the host does not take at once is kept, up to 64 KiB; beyond
+//! that the transmitter says that it is busy, as on a slow line, until the host has taken nothing
+//! for a second. Input stays in its files until the guest asks: for a guest that polls, LSR shows
+//! whether there is some, and only reading RBR takes it, so that a driver that never reads takes
+//! nothing from whoever shares the input. Once the receive interrupt is enabled, a thread waits for
+//! input and raises it.
 //!
-//! This is not vm-superio's `Serial`: that one knows edges only (a PLIC's line must fall again), takes its input ahead
-//! of the guest, and writes its output while the vCPU waits.
+//! This is not vm-superio's `Serial`: that one knows edges only (a PLIC's line must fall again),
+//! takes its input ahead of the guest, and writes its output while the vCPU waits.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -138,8 +140,9 @@ struct Input {
 }
 
 impl Uart {
-    /// A serial port that writes `output` and reads `inputs`, all of them non-blocking; while the first has something the
-    /// second waits. `listening` is kept to whether the guest's driver waits for input by interrupt.
+    /// A serial port that writes `output` and reads `inputs`, all of them non-blocking; while the
+    /// first has something the second waits. `listening` is kept to whether the guest's driver
+    /// waits for input by interrupt.
     ///
     /// # Errors
     /// The host has no thread or file descriptor left.
@@ -216,8 +219,8 @@ impl Shared {
         let _ = self.wake.write(1);
     }
 
-    /// An access by the guest. Afterwards the line is right, and the thread looks again if the port waits for something
-    /// that it did not wait for before, whichever register caused that.
+    /// An access by the guest. Afterwards the line is right, and the thread looks again if the port
+    /// waits for something that it did not wait for before, whichever register caused that.
     fn access<T>(&self, access: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
         let waited = state.wants_input();
@@ -231,7 +234,8 @@ impl Shared {
         result
     }
 
-    /// Drives the line to what the state says, if that is news: an edge-triggered line takes each rise for an interrupt.
+    /// Drives the line to what the state says, if that is news: an edge-triggered line takes each
+    /// rise for an interrupt.
     fn drive(&self, state: &mut State) {
         let high = state.interrupt() != iir::NONE;
         if high != state.high {

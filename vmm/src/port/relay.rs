@@ -1,7 +1,9 @@
-//! Carries bytes between the guest's consoles and a client that comes and goes, in a thread of its own.
+//! Carries bytes between the guest's consoles and a client that comes and goes, in a thread of its
+//! own.
 //!
-//! Each direction has one buffer, and is read only when that is empty. So a client that stops reading holds back the
-//! guest's output on this console, and nothing else; and without a client output is read and dropped.
+//! Each direction has one buffer, and is read only when that is empty. So a client that stops
+//! reading holds back the guest's output on this console, and nothing else; and without a client
+//! output is read and dropped.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};

@@ -22,12 +22,14 @@ Ctrl-a h       this help
 Ctrl-a Ctrl-a  send one Ctrl-a to the guest
 ";
 
-/// Typed bytes that wait for the guest, at most, beside what the pipe holds. A terminal is read on meanwhile, so that
-/// Ctrl-a x is seen behind a long paste that the guest does not take; beyond this much the paste has to wait.
+/// Typed bytes that wait for the guest, at most, beside what the pipe holds. A terminal is read on
+/// meanwhile, so that Ctrl-a x is seen behind a long paste that the guest does not take; beyond
+/// this much the paste has to wait.
 const TYPED_MAX: usize = 4 << 20;
 /// The same for a file or a pipe, which has no Ctrl-a x and can wait.
 const PIPED_MAX: usize = 1 << 16;
-/// How often to look whether the guest has opened or closed its serial port while something waits, in milliseconds.
+/// How often to look whether the guest has opened or closed its serial port while something waits,
+/// in milliseconds.
 const LOOK: u16 = 100;
 
 /// The thread's own.
@@ -59,7 +61,8 @@ impl Carrier {
 
     /// Until stdin ends and all is carried, or the user leaves.
     pub(super) fn run(mut self, leave: impl FnOnce()) {
-        // Signals are for threads that know what to do with them. Failing would leave them where they are now.
+        // Signals are for threads that know what to do with them. Failing would leave them where
+        // they are now.
         let _ = SigSet::all().thread_block();
         while !self.ended || !self.pending.is_empty() {
             let readable = self.wait();
@@ -80,8 +83,8 @@ impl Carrier {
         }
     }
 
-    /// Waits for input while there is room for it, and for room in the sink while there is input; says whether stdin has
-    /// something, or has ended.
+    /// Waits for input while there is room for it, and for room in the sink while there is input;
+    /// says whether stdin has something, or has ended.
     fn wait(&self) -> bool {
         let stdin = io::stdin();
         let limit = match self.escape {

@@ -1,4 +1,5 @@
-//! The mode of the terminal at stdin, and that it is restored whatever ends this process (but SIGKILL).
+//! The mode of the terminal at stdin, and that it is restored whatever ends this process (but
+//! SIGKILL).
 
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
@@ -30,7 +31,8 @@ const DEADLY: [Signal; 9] = [
     Signal::SIGFPE,
 ];
 
-/// Restores the terminal's mode when dropped, by a panic (see [`install_panic_hook`]) or by a deadly signal.
+/// Restores the terminal's mode when dropped, by a panic (see [`install_panic_hook`]) or by a
+/// deadly signal.
 #[derive(Debug)]
 pub struct Restore(());
 
@@ -62,8 +64,8 @@ impl Drop for Restore {
     }
 }
 
-/// As cfmakeraw(3), but for output processing (OPOST): a guest that ends its lines with a line feed alone, and our own
-/// messages, would run down the screen like stairs.
+/// As cfmakeraw(3), but for output processing (OPOST): a guest that ends its lines with a line feed
+/// alone, and our own messages, would run down the screen like stairs.
 fn make_raw(mode: &mut Termios) {
     mode.input_flags &= !(InputFlags::IGNBRK
         | InputFlags::BRKINT
@@ -87,8 +89,8 @@ fn make_raw(mode: &mut Termios) {
     }
 }
 
-/// Whether the terminal at stdin is ours to change: not while a shell has us in the background, when
-/// tcsetattr(3) would change the shell's mode, or stop us. Async-signal-safe.
+/// Whether the terminal at stdin is ours to change: not while a shell has us in the background,
+/// when tcsetattr(3) would change the shell's mode, or stop us. Async-signal-safe.
 fn is_foreground() -> bool {
     // A terminal that does not control us has no foreground.
     tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
@@ -108,8 +110,8 @@ fn take() -> io::Result<()> {
     Ok(())
 }
 
-/// Calls `stop`, which stops the process as job control does, with the terminal in the mode that was
-/// found; makes it raw again afterwards, if we are in the foreground then.
+/// Calls `stop`, which stops the process as job control does, with the terminal in the mode that
+/// was found; makes it raw again afterwards, if we are in the foreground then.
 pub fn suspend(stop: impl FnOnce()) {
     let changed = CHANGED.load(Ordering::SeqCst);
     restore();
@@ -161,14 +163,14 @@ fn catch_deadly_signals() -> io::Result<()> {
 
 fn set_action(signal: Signal, action: &SigAction) -> io::Result<SigAction> {
     #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
-    // SAFETY: the handlers here are restore_and_die, which calls only what is async-signal-safe (see restore()), and
-    // what was found in place.
+    // SAFETY: the handlers here are restore_and_die, which calls only what is async-signal-safe
+    // (see restore()), and what was found in place.
     let found = unsafe { sigaction(signal, action) };
     Ok(found?)
 }
 
-/// Makes a panic in any thread end the whole process with status 4, the terminal restored, the pidfile removed and one line
-/// on stderr.
+/// Makes a panic in any thread end the whole process with status 4, the terminal restored, the
+/// pidfile removed and one line on stderr.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         restore();

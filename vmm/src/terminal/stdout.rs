@@ -21,8 +21,8 @@ use devices::output::Lost;
 
 use crate::timed::{self, LIMIT, TimedWriter};
 
-/// Stdout while a guest has it. When this is dropped, the last output goes out, as far as the reader takes it within
-/// twice [`LIMIT`].
+/// Stdout while a guest has it. When this is dropped, the last output goes out, as far as the
+/// reader takes it within twice [`LIMIT`].
 #[derive(Debug)]
 pub(super) struct Stdout {
     /// Where the consoles write.
@@ -79,7 +79,8 @@ impl Drop for Relay {
     }
 }
 
-/// Writes to `to` what the consoles write, until they have ended. A reader that takes nothing loses it.
+/// Writes to `to` what the consoles write, until they have ended. A reader that takes nothing loses
+/// it.
 fn carry(mut from: UnixStream, mut to: TimedWriter, lost: &Lost, _end: Sender<()>) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut buffer) {

@@ -1,4 +1,5 @@
-//! The serial port's thread: it waits for input while the guest does, and for room while output is kept.
+//! The serial port's thread: it waits for input while the guest does, and for room while output is
+//! kept.
 
 #![allow(unsafe_code)]
 
@@ -74,7 +75,8 @@ fn want(file: &impl AsRawFd, events: libc::c_short) -> libc::pollfd {
     }
 }
 
-/// Waits for one of `fds`, at most `timeout` milliseconds, for ever if that is negative. False when there is nothing.
+/// Waits for one of `fds`, at most `timeout` milliseconds, for ever if that is negative. False when
+/// there is nothing.
 fn poll(fds: &mut [libc::pollfd], timeout: libc::c_int) -> bool {
     let count = fds.len() as libc::nfds_t;
     // SAFETY: `fds` are as many as said, and ours for the time of the call.

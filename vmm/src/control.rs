@@ -87,9 +87,9 @@ pub struct Controls {
 }
 
 impl Controls {
-    /// Waits for `control` and for signals. From here on SIGTERM, SIGINT and SIGHUP, unless ignored,
-    /// are requests and do not end the process. Call it before any other thread exists: all threads
-    /// inherit the mask.
+    /// Waits for `control` and for signals. From here on SIGTERM, SIGINT and SIGHUP, unless
+    /// ignored, are requests and do not end the process. Call it before any other thread exists:
+    /// all threads inherit the mask.
     ///
     /// # Errors
     /// The host has no file descriptor left.

@@ -293,7 +293,7 @@ fn length(mut file: &File) -> io::Result<u64> {
 }
 
 /// Rejects what open(2) opens for writing but write(2) does not accept: a read-only block device,
-/// swap space. A write of zero bytes tells without changing anything.
+/// swap space. A write of zero bytes has no effect but fails on these.
 fn check_writable(path: &Path, mut file: &File) -> Result<(), Error> {
     let Err(source) = file.write(&[]) else {
         return Ok(());

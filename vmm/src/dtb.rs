@@ -70,9 +70,7 @@ fn complete(
     let tree = exact(bytes, length)?;
     let fdt = Fdt::new(tree).map_err(|error| format!("it cannot be read: {error}"))?;
     if !shallow(&fdt.root(), MAX_DEPTH) {
-        return Err(format!(
-            "it has more than {MAX_DEPTH} nodes within each other"
-        ));
+        return Err(format!("its nodes are nested more than {MAX_DEPTH} deep"));
     }
     if cmdline.is_empty() && initrd.is_none() {
         return Ok(tree.to_vec());
@@ -83,7 +81,7 @@ fn complete(
     match tree.len() as u64 {
         0..=FDT_MAX_SIZE => Ok(tree),
         size => Err(format!(
-            "with --cmdline and --initrd it has {size} bytes, at most {} have room",
+            "with --cmdline and --initrd it has {size} bytes, at most {} fit",
             size::show(FDT_MAX_SIZE)
         )),
     }
@@ -105,7 +103,7 @@ fn exact(bytes: &[u8], length: u64) -> Result<&[u8], String> {
     let total = u64::from(u32::from_be_bytes([*a, *b, *c, *d]));
     if total > FDT_MAX_SIZE {
         let limit = size::show(FDT_MAX_SIZE);
-        return Err(format!("it has {total} bytes, at most {limit} have room"));
+        return Err(format!("it has {total} bytes, at most {limit} fit"));
     }
     usize::try_from(total)
         .ok()

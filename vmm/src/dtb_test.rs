@@ -103,7 +103,7 @@ fn headers_that_lie_are_refused() {
     };
     refused(0, 0xedfe_0dd0, "does not begin with d0 0d fe ed");
     refused(4, 0, "cannot be read");
-    refused(4, 2 << 20, "it has 2097152 bytes, at most 1M have room");
+    refused(4, 2 << 20, "it has 2097152 bytes, at most 1M fit");
     refused(4, u32::MAX, "at most 1M");
     refused(8, 0xffff_fff0, "cannot be read");
     refused(12, 0xffff_fff0, "cannot be read");
@@ -138,7 +138,7 @@ fn a_tree_too_deep_to_walk_is_refused() {
     let mut deep = DeviceTree::new();
     deep.root.add_child(node);
     let error = open(&deep.to_dtb(), "", None).unwrap_err();
-    assert!(error.contains("more than 64 nodes"), "{error}");
+    assert!(error.contains("nested more than 64 deep"), "{error}");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_tree_that_grows_beyond_its_room_is_refused() {
     let full = full.to_dtb();
     assert!(open(&full, "", None).is_ok());
     let error = open(&full, &"x".repeat(500), None).unwrap_err();
-    assert!(error.contains("at most 1M have room"), "{error}");
+    assert!(error.contains("at most 1M fit"), "{error}");
 }
 
 #[test]

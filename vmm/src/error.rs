@@ -1,4 +1,4 @@
-//! The error of the monitor. Each module has an enum of its own, with the wrong value in every text.
+//! The error of the monitor. Each module has its own enum. Every message names the invalid value.
 
 use std::io;
 
@@ -11,14 +11,15 @@ use crate::loader::KernelError;
 use crate::qemu::QemuError;
 use crate::socket::SocketError;
 
-/// Everything that can end `hartvisor` without the guest having asked for it.
+/// Errors that end `hartvisor` without a request of the guest.
 ///
-/// The texts read as one line; a source is never repeated in them, since [`Error::chain`] prints it after a colon.
+/// Each message is one line and does not repeat its source: [`Error::chain`] appends it after a
+/// colon.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the texts name the fields")]
 #[non_exhaustive]
 pub enum Error {
-    /// The command line or the environment is wrong.
+    /// The command line or the environment is invalid.
     #[error("{0}")]
     Usage(String),
 
@@ -43,13 +44,13 @@ pub enum Error {
     #[error(transparent)]
     Socket(#[from] SocketError),
 
-    /// A command that is a program of its own, which was not built or installed.
+    /// A subcommand that is a separate program, which is not built or installed.
     #[error(
-        "hartvisor {name} is the program {file}, which is neither beside hartvisor nor on the PATH (cargo build --release --package {name} makes it)"
+        "hartvisor {name} is the program {file}, which is neither in hartvisor's directory nor on the PATH (cargo build --release --package {name} builds it)"
     )]
     NoExternal { name: &'static str, file: String },
 
-    /// With `--accel auto`: neither KVM nor QEMU.
+    /// With `--accel auto`: neither KVM nor QEMU can be used.
     #[error("nothing here can run the guest: {kvm}")]
     Neither {
         kvm: String,
@@ -57,28 +58,28 @@ pub enum Error {
         qemu: QemuError,
     },
 
-    /// The host refused something ordinary: memory, a thread, a descriptor.
+    /// A call to the host failed: no memory, thread or descriptor is left, for example.
     #[error("cannot {what}")]
     Host { what: String, source: io::Error },
 
-    /// Something that this program promised itself does not hold.
+    /// An invariant of this program is broken.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
-/// Whose fault an error is. It gives the exit status.
+/// The class of an error, which determines the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Wrong usage or bad input.
+    /// Invalid usage or input.
     Usage = 2,
     /// This host lacks something.
     Host = 3,
-    /// Our own failure, or one that nobody foresaw.
+    /// An internal error, or an unexpected failure of the host.
     Own = 4,
 }
 
 impl Error {
-    /// The error of a call to the host; `what` is a verb with its object.
+    /// Converts the error of a call to the host. `what` is a verb and its object.
     pub(crate) fn host<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Error {
         move |source| Error::Host {
             what: what.into(),
@@ -86,7 +87,7 @@ impl Error {
         }
     }
 
-    /// Whose fault it is.
+    /// Returns the error's class.
     pub fn class(&self) -> Class {
         match self {
             Error::Usage(_) => Class::Usage,
@@ -105,12 +106,12 @@ impl Error {
         }
     }
 
-    /// The exit status of `hartvisor` for this error.
+    /// Returns the exit status of `hartvisor`.
     pub fn exit_code(&self) -> u8 {
         self.class() as u8
     }
 
-    /// This error and its sources in one line, joined by ": ".
+    /// Returns this error and its sources on one line, joined by ": ".
     pub fn chain(&self) -> String {
         let mut line = self.to_string();
         let mut next = std::error::Error::source(self);

@@ -109,8 +109,8 @@ pub fn build(board: &Board) -> Result<Vec<u8>, Error> {
 /// Appends 8 KiB of slack, or less where [`FDT_MAX_SIZE`] is reached.
 ///
 /// This is possible because the strings block, or earlier slack, is the last block of these trees.
-/// A boot loader finds the slack by `totalsize` in the header (Devicetree Specification v0.4 §
-/// 5.2).
+/// A boot loader finds the slack by `totalsize` in the header (Devicetree Specification
+/// v0.4 § 5.2).
 pub fn with_slack(mut dtb: Vec<u8>) -> Vec<u8> {
     let limit = usize::try_from(FDT_MAX_SIZE).unwrap_or(usize::MAX);
     let size = dtb.len().saturating_add(SLACK).min(limit);

@@ -15,32 +15,30 @@ pub enum FileError {
     Open { what: &'static str, path: PathBuf, source: io::Error },
 
     /// A disk cannot be opened for writing, though it may be readable.
-    #[error(
-        "cannot open disk {path:?} for writing (to share it unwritten, give {path:?},readonly)"
-    )]
+    #[error("cannot open disk {path:?} for writing (to use it read-only, give {path:?},readonly)")]
     OpenWritable { path: PathBuf, source: io::Error },
 
-    /// A path names a directory, a pipe, or something else that cannot serve.
+    /// A path names a directory, a pipe, or another unsupported file type.
     #[error("{what} {path:?} is {kind}, expected {wanted}")]
     Kind { what: &'static str, path: PathBuf, kind: &'static str, wanted: &'static str },
 
-    /// A file that must hold something holds nothing.
+    /// A required file is empty.
     #[error("{what} {path:?} is empty")]
     Empty { what: &'static str, path: PathBuf },
 
-    /// A file or a socket cannot be made.
-    #[error("{option}: cannot make {path:?}")]
+    /// A file or a socket cannot be created.
+    #[error("{option}: cannot create {path:?}")]
     Create { option: &'static str, path: PathBuf, source: io::Error },
 
-    /// What a file holds is wrong: of a kernel its headers, of a device tree its nodes.
+    /// A file's content is invalid, such as a kernel's headers or a device tree's nodes.
     #[error("{what} {path:?}: {problem}")]
     Content { what: &'static str, path: PathBuf, problem: String },
 
-    /// A kernel or an initrd is not what was checked and placed any more.
+    /// A kernel or an initrd was changed after it was checked and placed.
     #[error("{what} {path:?} was written to since it was opened: start again to boot the new one")]
     Changed { what: &'static str, path: PathBuf },
 
-    /// A file could be opened, but not read to its end.
+    /// A file was opened, but cannot be read to its end.
     #[error("cannot read {what} {path:?}")]
     Read { what: &'static str, path: PathBuf, source: io::Error },
 
@@ -50,7 +48,7 @@ pub enum FileError {
 }
 
 impl FileError {
-    /// The error of opening `path`; `what` names the purpose of the file.
+    /// Converts an error of opening `path`. `what` names the purpose of the file.
     pub(crate) fn open(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
         move |source| {
             let path = path.into();
@@ -58,7 +56,7 @@ impl FileError {
         }
     }
 
-    /// The error of making `path`, which `option` names.
+    /// Converts an error of creating `path`, which `option` names.
     pub(crate) fn create(option: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
         move |source| {
             let path = path.into();
@@ -70,7 +68,7 @@ impl FileError {
         }
     }
 
-    /// The error of reading `path`.
+    /// Converts an error of reading `path`.
     pub(crate) fn read(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
         move |source| {
             let path = path.into();
@@ -95,7 +93,7 @@ impl FileError {
         })
     }
 
-    /// Whose fault it is.
+    /// Returns the error's class.
     pub(crate) fn class(&self) -> Class {
         match self {
             FileError::Read { .. } => Class::Own,

@@ -39,8 +39,8 @@ pub fn report() -> Vec<(&'static str, String)> {
 
 /// Registers the guest's memory, and the device registers that need no exit.
 ///
-/// This is done late, and memory comes first. From Linux 6.18 on, a change of the memory slots waits
-/// up to two ticks for what KVM frees after a change of its I/O bus (kvm_io_bus_register_dev,
+/// This is done late, and memory comes first. From Linux 6.18 on, a change of the memory slots
+/// waits up to two ticks for what KVM frees after a change of its I/O bus (kvm_io_bus_register_dev,
 /// call_srcu). The AIA and each ioeventfd cause such a change. What the AIA leaves behind is freed
 /// while the kernel is loaded.
 pub(crate) fn show_memory(

@@ -1,4 +1,5 @@
-//! Hartvisor, a microVM monitor for RISC-V: boots a guest on Linux KVM, or the same guest under QEMU.
+//! Hartvisor, a microVM monitor for RISC-V: boots a guest on Linux KVM, or the same guest under
+//! QEMU.
 //!
 //! ```text
 //!   main ── cli ── config ───────────────── parses the arguments; their content as plain values
@@ -14,7 +15,7 @@
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ port, terminal   the back ends of the consoles
 //!    │        ├─ qemu                         the same machine as a QEMU command
-//!    │        └─ observe                      the interface for observers; the crate observe records
+//!    │        └─ observe                      interface for observers; the crate observe records
 //!    ├── vhost_user                           one device on a socket
 //!    ├── external                             starts hartvisor-compare
 //!    └── check                                what this host offers

@@ -186,8 +186,8 @@ impl Kernel {
             (Found::Elf, _) => elf::read(path, &file, length)?,
             (Found::Image, _) => image::read(path, &file, length)?,
             (Found::Packed(_) | Found::Zboot, _) => {
-                let advice = "only one layer is unpacked, take off the outer one yourself";
-                return Err(wrong("packed once more", advice));
+                let advice = "only one layer of compression is supported, remove the outer one";
+                return Err(wrong("compressed twice", advice));
             }
         };
         Ok(Kernel {
@@ -282,7 +282,7 @@ pub fn place(kernel: &Kernel, initrd_len: Option<u64>, memory: u64) -> Result<Pl
                 advice: if end < LOW_END {
                     format!("raise --memory (now {})", size::show(memory))
                 } else {
-                    "more RAM would lie above that, so take less".into()
+                    "more RAM would be above that, so use less".into()
                 },
             })?;
         let place = start..start.saturating_add(need);

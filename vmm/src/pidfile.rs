@@ -112,7 +112,7 @@ impl Claim {
         Err(FileError::content(
             "pidfile",
             &self.path,
-            "it holds something else than a process id, name another file",
+            "its content is not a process ID, name another file",
         ))
     }
 
@@ -188,7 +188,7 @@ mod tests {
         for content in ["a disk", "123456789012345678901", "12\n34x"] {
             fs::write(&path, content).unwrap();
             let error = PidFile::create(&path).unwrap_err();
-            assert!(error.to_string().contains("something else"), "{error}");
+            assert!(error.to_string().contains("not a process ID"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
     }

@@ -45,7 +45,7 @@ fn what_cannot_be_opened_is_noticed_before() {
     let long = path(&"x".repeat(108));
     assert!(check(Target::Socket(long)).contains("at most 107"));
     let listener = UnixListener::bind(path("used")).unwrap();
-    assert!(check(Target::Socket(path("used"))).contains("somebody listens"));
+    assert!(check(Target::Socket(path("used"))).contains("already listens"));
     drop(listener);
     assert!(Target::Socket(path("used")).check("--console").is_ok());
     assert!(Target::File(path("file")).check("--console").is_ok());

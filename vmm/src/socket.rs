@@ -36,12 +36,12 @@ pub enum SocketError {
     Path { option: &'static str, path: PathBuf, length: usize, limit: usize },
 
     /// The socket is another program's.
-    #[error("{option}: somebody listens at socket {path:?} already, give another path")]
+    #[error("{option}: a process already listens on socket {path:?}, give another path")]
     InUse { option: &'static str, path: PathBuf },
 }
 
 impl SocketError {
-    /// Whose fault it is.
+    /// Returns the error's class.
     pub(crate) fn class(&self) -> Class {
         Class::Usage
     }

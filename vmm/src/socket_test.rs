@@ -26,7 +26,7 @@ fn a_socket_in_use_is_refused_though_it_accepts_nothing() {
     let path = folder.path().join("socket");
     let refused = || {
         let error = Socket::listen("--console", &path).unwrap_err();
-        assert!(error.to_string().contains("somebody listens"), "{error}");
+        assert!(error.to_string().contains("already listens"), "{error}");
     };
     let datagrams = UnixDatagram::bind(&path).unwrap();
     refused();

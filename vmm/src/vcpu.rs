@@ -23,7 +23,7 @@ pub enum Exit<'a> {
     Sbi(sbi::Call<'a>),
     /// A read of a CSR that KVM does not emulate: the value goes into the reference.
     ReadCsr(u64, &'a mut u64),
-    /// The hypervisor cannot execute the instruction at which the hart stands.
+    /// The hypervisor cannot execute the instruction at the hart's pc.
     Fault,
     /// The guest ended.
     Ended(End),
@@ -36,10 +36,10 @@ pub trait Vcpu {
     /// Runs guest code until the next exit.
     ///
     /// # Errors
-    /// The hypervisor cannot run the vCPU any further.
+    /// The hypervisor cannot run the vCPU any more.
     fn run(&mut self) -> Result<Exit<'_>, Error>;
 
-    /// Its registers.
+    /// Returns the vCPU's registers.
     fn hart(&mut self) -> &mut dyn Hart;
 
     /// Completes the last exit, without running guest code: its result is written to the registers,
@@ -52,7 +52,7 @@ pub trait Vcpu {
     /// Clears a kick, so that the vCPU can enter the guest again.
     fn forget_kick(&mut self);
 
-    /// The guest's `time` CSR in ticks of the timebase; all vCPUs of the VM share it.
+    /// Returns the guest's `time` CSR in ticks of the timebase. All vCPUs of the VM share it.
     ///
     /// # Errors
     /// As [`Vcpu::run`].
@@ -65,7 +65,8 @@ pub trait Vcpu {
     fn set_time(&mut self, ticks: u64) -> Result<(), Error>;
 }
 
-/// Runs `vcpu` until the guest ends, and returns how it ended; `None` if `gate` was closed for good.
+/// Runs `vcpu` until the guest ends, and returns how it ended, or `None` if `gate` was closed for
+/// good.
 ///
 /// # Errors
 /// As [`Vcpu::run`].

@@ -42,7 +42,7 @@ pub enum Why {
     Ended(End),
     /// The guest asked for a reset. KVM cannot reset a VM, so that takes a new one.
     Rebooted,
-    /// A request for the caller. The vCPUs go on.
+    /// A request for the caller. The vCPUs keep running.
     Asked(Request),
 }
 
@@ -176,7 +176,7 @@ impl<'a> Vm<'a> {
     /// between the calls.
     ///
     /// # Errors
-    /// A vCPU cannot go on, or a system call failed.
+    /// A vCPU cannot continue, or a system call failed.
     pub fn run(&mut self, controls: &mut Controls) -> Result<Why, Error> {
         loop {
             if let Some(end) = self.gate.take_end() {
@@ -221,7 +221,7 @@ impl<'a> Vm<'a> {
         self.context.observer.notify(Moment::Report(counted));
     }
 
-    /// The guest's device tree. Call it before [`Vm::boot`].
+    /// Returns the guest's device tree. Call it before [`Vm::boot`].
     ///
     /// # Errors
     /// The host has no random numbers, or the tree cannot be built.
@@ -264,7 +264,7 @@ impl Drop for Vm<'_> {
     }
 }
 
-/// The boot hart's vCPU.
+/// Returns the boot hart's vCPU.
 fn first(vcpus: &[KvmVcpu]) -> Result<&KvmVcpu, Error> {
     vcpus.first().ok_or(Error::Internal("no vCPU".to_owned()))
 }

@@ -70,14 +70,14 @@ fn a_packed_kernel_that_cannot_be_unpacked_is_refused() {
         &folder.run(&["--kernel", "bomb", "--memory", "16M"]),
         2,
         &[
-            "\"bomb\": unpacked from gzip it has more than 16M",
+            "\"bomb\": decompressed from gzip it is larger than the guest's RAM, 16M",
             "raise --memory",
         ],
     );
     folder.refused_kernel(
         &packed,
         &[
-            "unpacked from gzip, 17825792 bytes: kernel",
+            "decompressed from gzip, 17825792 bytes: kernel",
             "unknown format",
             "format=raw",
         ],
@@ -371,7 +371,7 @@ fn direct_io_is_asked_for_where_the_file_has_it() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             // Not every file system supports it.
-            expect(&output, 2, &["\"image\" does not take direct I/O"]);
+            expect(&output, 2, &["\"image\" does not support direct I/O"]);
             continue;
         }
         for part in parts {
@@ -547,7 +547,10 @@ fn a_pidfile_that_cannot_be_is_refused_before_anything_starts() {
         "/dev/null",
         &["pidfile \"/dev/null\" is a character device"],
     );
-    refused("kernel", &["pidfile \"kernel\": it holds something else"]);
+    refused(
+        "kernel",
+        &["pidfile \"kernel\": its content is not a process ID"],
+    );
     // The checks come first, so a run that fails later leaves no pidfile behind.
     let late = ["--kernel", "kernel", "--accel", "qemu", "--pidfile", "pid"];
     expect(&folder.run(&late), 3, &["no-such-qemu"]);
@@ -832,7 +835,7 @@ fn ports_that_cannot_be_are_refused() {
         .flat_map(|n| ["--port".to_owned(), format!("name=p{n},target=null")])
         .collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    folder.refused(&many, &["31 times", "room for 30"]);
+    folder.refused(&many, &["31 times", "at most 30"]);
 }
 
 #[test]
@@ -841,7 +844,10 @@ fn a_socket_of_somebody_else_is_not_taken() {
     let _theirs = std::os::unix::net::UnixListener::bind(folder.path("socket")).unwrap();
     folder.refused(
         &["--console", "socket:socket"],
-        &["--console", "somebody listens at socket \"socket\""],
+        &[
+            "--console",
+            "a process already listens on socket \"socket\"",
+        ],
     );
 }
 

@@ -116,7 +116,7 @@ fn what_somebody_else_uses_is_refused_with_who_that_is() {
         ("mounted-ro-reader", "0"),
         (
             "swap-file",
-            "2 hartvisor: disk \"m/swap\" takes no writes: it is swap space of this",
+            "2 hartvisor: disk \"m/swap\" is not writable: it is swap space of this",
         ),
         (
             "swap-file-reader",
@@ -128,7 +128,7 @@ fn what_somebody_else_uses_is_refused_with_who_that_is() {
         ),
         (
             "set-read-only",
-            "2 hartvisor: disk \"/dev/loop0\" takes no writes: it is set read-only",
+            "2 hartvisor: disk \"/dev/loop0\" is not writable: it is set read-only",
         ),
         ("set-read-only-reader", "0"),
         ("backing-reader", "0"),

@@ -155,7 +155,7 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
     features(&mut connect(&path));
     let arguments = ["vhost-user", "--socket", "socket", "--device", "rng"];
     let second = output(folder.command().args(arguments));
-    expect(&second, 2, &["--socket", "somebody listens"]);
+    expect(&second, 2, &["--socket", "already listens"]);
     features(&mut connect(&path));
     // It must not remove a file that replaced the socket.
     fs::remove_file(&path).unwrap();

@@ -1,4 +1,5 @@
-//! The guest's ISA and SBI extensions: set in KVM before the vCPUs run, described in the device tree.
+//! The guest's ISA and SBI extensions: set in KVM before the vCPUs run, described in the device
+//! tree.
 
 use log::{debug, warn};
 
@@ -14,7 +15,8 @@ pub(crate) fn configure(vcpus: &[KvmVcpu], machine: &Machine) {
         .iter()
         .zip(std::iter::once(true).chain(std::iter::repeat(false)))
     {
-        // KVM has the debug console since Linux 6.7, disabled by default. A user may want it disabled.
+        // KVM has the debug console since Linux 6.7, disabled by default. A user may want it
+        // disabled.
         if vcpu.set(register::sbi_extension(ext::SBI_DBCN), 1).is_err() {
             debug!("this KVM has no SBI debug console (DBCN)");
         }
@@ -81,8 +83,8 @@ pub(crate) fn describe(vcpu: &KvmVcpu, machine: &Machine, irqchip: Irqchip) -> H
     }
 }
 
-/// The largest paging mode, from satp.MODE (privileged specification, § Supervisor Address Translation
-/// and Protection). Every host has Sv39.
+/// The largest paging mode, from satp.MODE (privileged specification, § Supervisor Address
+/// Translation and Protection). Every host has Sv39.
 pub(crate) fn mmu_type(vcpu: &KvmVcpu) -> &'static str {
     match vcpu.get(register::SATP_MODE) {
         Some(10) => "riscv,sv57",

@@ -22,8 +22,8 @@ ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 
-/// KVM_INTERRUPT's two values on RISC-V (Documentation/virt/kvm/api.rst, 4.16): set and clear the hart's supervisor
-/// external interrupt.
+/// KVM_INTERRUPT's two values on RISC-V (Documentation/virt/kvm/api.rst, 4.16): set and clear the
+/// hart's supervisor external interrupt.
 const INTERRUPT_SET: u32 = u32::MAX;
 const INTERRUPT_UNSET: u32 = u32::MAX - 1;
 

@@ -21,7 +21,8 @@ pub(crate) struct Hardware {
     pub(crate) aia: Option<Aia>,
 }
 
-/// Creates a VM of `cpus` harts, with an AIA as `irqchip` says: required, if possible, or never.
+/// Creates a VM of `cpus` harts. `irqchip` says whether an AIA is required, used if possible, or
+/// never used.
 pub(crate) fn create(kvm: &Kvm, cpus: u32, irqchip: Irqchip) -> Result<Hardware, Error> {
     let limit = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
     if cpus > limit {
@@ -84,7 +85,7 @@ fn without_aia(kvm: &Kvm, cpus: u32) -> Result<Hardware, Error> {
 mod tests {
     use super::*;
 
-    /// KVM has no vCPU for the last IMSIC, so it refuses to place that one.
+    /// Fails: KVM has no vCPU for the last IMSIC, so it refuses to place that one.
     fn one_hart_too_many(vm: &VmFd, cpus: u32) -> Result<Aia, Failed> {
         Aia::new(vm, cpus + 1)
     }
@@ -94,8 +95,8 @@ mod tests {
         let kvm = Kvm::new().unwrap();
         let hardware = with(&kvm, 2, Irqchip::Auto, one_hart_too_many).unwrap();
         assert!(hardware.aia.is_none());
-        // Nothing is left of the VM with half an AIA: this one takes interrupts from user space, and
-        // an AIA can still be created.
+        // Nothing is left of the VM with the incomplete AIA: this one takes interrupts from user
+        // space, and an AIA can still be created.
         for vcpu in &hardware.vcpus {
             use std::os::fd::AsFd;
             crate::kvm::ext::interrupt(vcpu.interrupt_fd().unwrap().as_fd(), true).unwrap();

@@ -46,8 +46,8 @@ pub(crate) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> 
     GuestMemoryMmap::from_regions(vec![region]).map_err(|error| Error::Internal(error.to_string()))
 }
 
-/// Registers `ram` as the guest's memory, from memory slot 0 on. The caller keeps `ram` until the VM
-/// is closed.
+/// Registers `ram` as the guest's memory, from memory slot 0 on. The caller keeps `ram` until the
+/// VM is closed.
 ///
 /// # Errors
 /// KVM refuses it.
@@ -94,7 +94,7 @@ fn map_pages(option: &Memory, huge: bool) -> Result<MmapRegion, Error> {
     };
     let len =
         usize::try_from(option.size).map_err(|_| refused(io::ErrorKind::OutOfMemory.into()))?;
-    // Huge pages are reserved at once. Without that a page missing later would be a SIGBUS.
+    // Huge pages are reserved at once. Otherwise a missing page would cause a SIGBUS later.
     let mut flags = match huge {
         true => MAP_HUGETLB | MAP_HUGE_2MB,
         false => MAP_NORESERVE,

@@ -1,8 +1,8 @@
-//! Accesses to virtio registers that need no exit to user space: a read-only memory slot and ioeventfds
-//! per device.
+//! Accesses to virtio registers that need no exit to user space: a read-only memory slot and
+//! ioeventfds per device.
 //!
-//! A load from the slot does not leave the guest. A store causes an MMIO exit, which KVM passes to us
-//! or to an ioeventfd (KVM_MEM_READONLY, Documentation/virt/kvm/api.rst, 4.35).
+//! A load from the slot does not leave the guest. A store causes an MMIO exit, which KVM passes to
+//! us or to an ioeventfd (KVM_MEM_READONLY, Documentation/virt/kvm/api.rst, 4.35).
 
 #![allow(unsafe_code)]
 
@@ -14,7 +14,8 @@ use log::debug;
 use crate::board::Devices;
 
 /// Has KVM signal a queue's event on a store to QueueNotify. If KVM refuses, the store is an exit
-/// with the same effect. A queue with an inline notify gets no ioeventfd: the vCPU's thread serves it.
+/// with the same effect. A queue with an inline notify gets no ioeventfd: the vCPU's thread serves
+/// it.
 pub(super) fn attach_kicks(vm: &VmFd, devices: &Devices) {
     if !vm.check_extension(Cap::Ioeventfd) {
         return debug!("no ioeventfd: every notification exits to user space");
@@ -47,7 +48,7 @@ pub(super) fn show(vm: &VmFd, first: usize, devices: &Devices) {
             memory_size: mmio::SIZE,
             userspace_addr: device.registers().as_ptr() as u64,
         };
-        // SAFETY: a page of its own that KVM only reads, and that the caller keeps.
+        // SAFETY: a separate page that KVM only reads, and that the caller keeps.
         if let Err(error) = unsafe { vm.set_user_memory_region(region) } {
             debug!("device at {base:#x}: its registers cannot be mapped into the guest: {error}");
         }

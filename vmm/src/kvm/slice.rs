@@ -1,12 +1,14 @@
 //! The time slice of the threads that serve the devices.
 //!
-//! Such a thread sleeps nearly always. When the guest notifies its queue, it works for some microseconds, and what it does
-//! is what the guest waits for. Where it shares a CPU with the vCPU, it had better run at once: a vCPU that goes on only
-//! finds that it has nothing to do, leaves the guest by WFI and lets go of the CPU then. Linux 6.12 hands over the CPU when
-//! it wakes the thread. Kernels with lazy preemption do so only if the thread's slice is shorter than the vCPU's (EEVDF's
-//! PREEMPT_SHORT; Documentation/scheduler/sched-eevdf.rst).
+//! Such a thread sleeps most of the time. When the guest notifies its queue, it works for some
+//! microseconds, and the guest waits for the result. If it shares a CPU with the vCPU, it should
+//! run at once: a vCPU that continues finds nothing to do, executes WFI and gives up the CPU only
+//! then. Linux 6.12 switches to the thread when it wakes it. Kernels with lazy preemption do so
+//! only if the thread's slice is shorter than the vCPU's (EEVDF's PREEMPT_SHORT;
+//! Documentation/scheduler/sched-eevdf.rst).
 //!
-//! A slice is no share: a thread gets no more time by it, but gets it in smaller pieces and sooner. It takes no privilege.
+//! A short slice does not change a thread's share of the CPU. The thread gets the same time sooner
+//! and in smaller parts. It needs no privilege.
 
 #![allow(unsafe_code)]
 
@@ -15,11 +17,11 @@ use std::io;
 use libc::{SCHED_OTHER, SYS_sched_getattr, SYS_sched_setattr, sched_attr};
 use log::debug;
 
-/// Nanoseconds: the shortest slice that Linux takes.
+/// In nanoseconds: the minimum of Linux.
 const SHORT: u64 = 100_000;
 
-/// Threads that the calling thread starts while it has this have a short slice. It is advice: a host that does not take it
-/// only serves devices later.
+/// Threads that the calling thread starts while this exists have a short slice. It is an
+/// optimization: a host that refuses it only serves devices later.
 pub(crate) struct ShortSlice(());
 
 impl ShortSlice {
@@ -36,8 +38,8 @@ impl Drop for ShortSlice {
     }
 }
 
-/// Gives the calling thread, and those that it will start, a slice of so many nanoseconds. A thread that the user put under
-/// another policy is left alone.
+/// Sets the slice of the calling thread and of the threads that it starts, in nanoseconds. A thread
+/// with another scheduling policy, set by the user, is left alone.
 fn set(nanoseconds: u64) {
     let changed = get().and_then(|attributes| {
         if attributes.sched_policy != SCHED_OTHER.cast_unsigned() {
@@ -47,7 +49,7 @@ fn set(nanoseconds: u64) {
             sched_runtime: nanoseconds,
             ..attributes
         };
-        // SAFETY: the kernel reads as many bytes as the structure says that it has.
+        // SAFETY: the kernel reads as many bytes as the structure's size field says.
         match unsafe { libc::syscall(SYS_sched_setattr, 0, &raw const attributes, 0) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -58,7 +60,7 @@ fn set(nanoseconds: u64) {
     }
 }
 
-/// What the scheduler knows of the calling thread.
+/// Returns the scheduling attributes of the calling thread.
 fn get() -> io::Result<sched_attr> {
     let mut attributes = sched_attr {
         size: 0,
@@ -71,7 +73,7 @@ fn get() -> io::Result<sched_attr> {
         sched_period: 0,
     };
     let size = size_of::<sched_attr>();
-    // SAFETY: the kernel writes `size` bytes at most.
+    // SAFETY: the kernel writes at most `size` bytes.
     match unsafe { libc::syscall(SYS_sched_getattr, 0, &raw mut attributes, size, 0) } {
         0 => Ok(attributes),
         _ => Err(io::Error::last_os_error()),

@@ -1,5 +1,5 @@
-//! KVM's binary statistics (Documentation/virt/kvm/api.rst, 4.133): one self-describing file for the VM
-//! and one per vCPU.
+//! KVM's binary statistics (Documentation/virt/kvm/api.rst, 4.133): one self-describing file for
+//! the VM and one per vCPU.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -90,8 +90,8 @@ impl Group {
     }
 }
 
-/// A descriptor's name and the offset of its value. Only cumulative scalars: histograms and peaks are
-/// left out.
+/// A descriptor's name and the offset of its value. Only cumulative scalars: histograms and peaks
+/// are left out.
 fn counter(descriptor: &[u8], data: u32) -> Option<(String, u64)> {
     let flags = u32_at(descriptor, 0)?;
     let size = u16::from_ne_bytes(descriptor.get(6..8)?.try_into().ok()?);

@@ -1,4 +1,4 @@
-//! The vCPUs' threads, and how they are brought back from the guest.
+//! The vCPU threads, and how they are made to leave the guest.
 
 #![allow(unsafe_code)]
 
@@ -20,10 +20,10 @@ use crate::observe::{ObservedVcpu, Observer};
 use crate::vcpu::Gate;
 use crate::{sbi, vcpu};
 
-/// The signal that brings a vCPU out of KVM_RUN: one that nobody sends to a process to mean something else.
+/// The signal that makes a vCPU leave KVM_RUN. It has no other use for this process.
 const KICK: Signal = Signal::SIGURG;
 
-/// What the vCPUs of a VM share.
+/// State shared by the vCPUs of a VM.
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) console: sbi::Console,
@@ -32,14 +32,14 @@ pub(crate) struct Shared {
     pub(crate) control: Arc<Control>,
 }
 
-/// The running vCPUs, each in its thread. They end when this is dropped.
+/// The running vCPUs, a thread per vCPU. Dropping this stops them.
 pub(crate) struct VcpuThreads {
     shared: Arc<Shared>,
     threads: Vec<VcpuKick>,
 }
 
 impl VcpuThreads {
-    /// Lets `vcpus` run until the gate stops them.
+    /// Starts `vcpus`. They run until the gate stops them.
     ///
     /// # Errors
     /// The host has no thread left.
@@ -81,7 +81,7 @@ impl VcpuThreads {
                     gate.end(end);
                     control.wake();
                 }
-                // Kept until the thread is joined: a kick may still be on its way.
+                // Kept until the thread is joined, because a kick may still be in progress.
                 vcpu
             };
             let thread = Builder::new().name(format!("vcpu{id}")).spawn(run);
@@ -94,17 +94,18 @@ impl VcpuThreads {
         Ok(started)
     }
 
-    /// Returns when no vCPU is in the guest any more, nor on its way into it. The guest's clock stands. False: it did before.
+    /// Returns when no vCPU is in the guest or about to enter it, and the guest's clock stands
+    /// still. Returns false if the vCPUs were paused already.
     pub(crate) fn pause(&self) -> bool {
         self.shared.gate.pause(|| self.kick())
     }
 
-    /// Lets the vCPUs go on, with the clock where it stood.
+    /// Resumes the vCPUs. The clock continues from where it stopped.
     pub(crate) fn resume(&self) {
         self.shared.gate.resume();
     }
 
-    /// Ends the vCPUs, and returns what they shared.
+    /// Stops the vCPUs, and returns their shared state.
     pub(crate) fn stop(self) -> Arc<Shared> {
         Arc::clone(&self.shared)
     }
@@ -124,31 +125,33 @@ impl Drop for VcpuThreads {
         self.shared.gate.stop();
         self.kick();
         for VcpuKick { thread, .. } in self.threads.drain(..) {
-            // A panic has ended the process.
+            // A panic has ended the process already.
             let _ = thread.join();
         }
     }
 }
 
-/// Brings a vCPU back from the guest, from another thread.
+/// Makes a vCPU leave the guest, from another thread.
 struct VcpuKick {
-    /// In the kvm_run page: KVM looks at it on its way into the guest, so that a kick just before KVM_RUN is not lost.
+    /// A byte of kvm_run. KVM checks it before it enters the guest, so that a kick just before
+    /// KVM_RUN is not lost.
     immediate_exit: NonNull<AtomicU8>,
-    /// Owns the vCPU, and returns it to whoever joins it.
+    /// Owns the vCPU, and returns it when joined.
     thread: JoinHandle<KvmVcpu>,
 }
 
 impl VcpuKick {
-    /// Makes the vCPU leave the guest, now and whenever it tries to enter, until its thread forgets the kick.
+    /// Makes the vCPU leave the guest, now and whenever it tries to enter, until its thread clears
+    /// the kick.
     fn kick(&self) {
         // SAFETY: the byte is mapped as long as the vCPU exists, and the thread is not yet joined.
         unsafe { self.immediate_exit.as_ref() }.store(1, Ordering::SeqCst);
-        // Fails only for a thread that has ended, which is as good.
+        // Fails only if the thread has ended, which is fine.
         let _ = pthread_kill(self.thread.as_pthread_t(), KICK);
     }
 }
 
-/// Lets the kick signal interrupt system calls, and do nothing else.
+/// Installs an empty handler, so that the signal only interrupts system calls.
 fn install_kick_handler() -> Result<(), Error> {
     extern "C" fn nothing(_: libc::c_int) {}
     let action = SigAction::new(

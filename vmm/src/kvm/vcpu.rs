@@ -1,4 +1,4 @@
-//! One KVM vCPU: what it is, how it starts, why it comes back.
+//! A KVM vCPU: its registers, its start, and its exits.
 
 #![allow(unsafe_code)]
 
@@ -24,18 +24,17 @@ use crate::machine::End;
 use crate::sbi;
 use crate::vcpu::{Exit, Vcpu};
 
-/// A vCPU; its id is its hart id.
+/// A vCPU. Its ID is its hart ID.
 #[derive(Debug)]
 pub(crate) struct KvmVcpu {
     fd: VcpuFd,
-    /// Mapped as long as `fd` is open. Never a reference to the whole: another thread may store
-    /// `immediate_exit` at any time.
+    /// Mapped as long as `fd` is open. There is never a reference to all of it: another thread may
+    /// store `immediate_exit` at any time.
     run: NonNull<kvm_run>,
     id: u32,
 }
 
-// SAFETY: `run` points to a mapping that belongs to `fd`, and so to this value, in whichever thread
-// it is.
+// SAFETY: `run` points to a mapping that belongs to `fd`, and so to this value, in any thread.
 unsafe impl Send for KvmVcpu {}
 
 impl KvmVcpu {
@@ -47,17 +46,17 @@ impl KvmVcpu {
         Ok(KvmVcpu { fd, run, id })
     }
 
-    /// A descriptor by which any thread may drive the hart's external interrupt.
+    /// Returns a descriptor with which any thread can set the hart's external interrupt.
     pub(crate) fn interrupt_fd(&self) -> io::Result<OwnedFd> {
         ext::duplicate(&self.fd)
     }
 
-    /// The file in which KVM counts for it.
+    /// Returns the file of the vCPU's statistics.
     pub(crate) fn counters(&self) -> io::Result<File> {
         ext::counters(&self.fd)
     }
 
-    /// A register's value; `None` if this KVM does not have it.
+    /// Returns a register's value, or `None` if this KVM lacks the register.
     pub(crate) fn get(&self, id: u64) -> Option<u64> {
         let mut bytes = [0; 8];
         self.fd.get_one_reg(id, &mut bytes).ok()?;
@@ -70,8 +69,8 @@ impl KvmVcpu {
         written.map(drop).map_err(io::Error::from)
     }
 
-    /// Where the boot hart begins ("Boot image header in RISC-V Linux"): a0 = hart id, a1 = device tree. The other harts
-    /// wait for the guest's SBI HSM call, in KVM.
+    /// Sets the boot hart's initial registers ("Boot image header in RISC-V Linux"): a0 = hart ID,
+    /// a1 = device tree. The other harts wait in KVM for the guest's SBI HSM call.
     pub(crate) fn boot_at(&self, entry: u64, fdt: u64) -> Result<(), Error> {
         let registers = [
             (register::PC, entry),
@@ -87,7 +86,7 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// Ticks a second of the guest's `time` CSR.
+    /// Returns the ticks per second of the guest's `time` CSR.
     pub(crate) fn timebase(&self) -> Result<u32, Error> {
         let frequency = self.get(register::TIMER_FREQUENCY);
         frequency
@@ -98,8 +97,8 @@ impl KvmVcpu {
             }))
     }
 
-    /// The byte at which KVM looks on its way into the guest: 1 turns it back.
-    /// It is mapped as long as the vCPU exists.
+    /// Returns the byte that KVM checks before it enters the guest: if it is 1, KVM_RUN returns at
+    /// once. It is mapped as long as the vCPU exists.
     pub(crate) fn immediate_exit(&self) -> NonNull<AtomicU8> {
         let offset = offset_of!(kvm_run, immediate_exit);
         // SAFETY: a field of the mapping.
@@ -111,7 +110,7 @@ impl KvmVcpu {
         move |source| Error::from(KvmError::Call { what, source })
     }
 
-    /// The id by which KVM knows a register.
+    /// Returns KVM's ID of a register.
     const fn register_id(register: Register) -> u64 {
         match register {
             Register::Pc => register::PC,
@@ -145,14 +144,14 @@ impl Hart for KvmVcpu {
         KvmVcpu::set(self, KvmVcpu::register_id(register), value)
     }
 
-    /// KVM takes the answer to an exit first, and turns back then.
+    /// KVM first completes the last exit, then returns.
     fn complete(&mut self) -> io::Result<()> {
         // SAFETY: mapped as long as the vCPU exists.
         let immediate_exit = unsafe { self.immediate_exit().as_ref() };
         immediate_exit.store(1, Ordering::SeqCst);
         let ran = ext::run(&self.fd);
-        // A kick in between is not lost: whoever kicks has said before why, and the caller looks at
-        // that next.
+        // A kick in between is not lost: its sender has changed the gate before, and the caller
+        // checks the gate next.
         immediate_exit.store(0, Ordering::SeqCst);
         match ran {
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(()),
@@ -172,10 +171,10 @@ impl Vcpu for KvmVcpu {
             };
         }
         let run = self.run.as_ptr();
-        // SAFETY: mapped, and KVM writes it in KVM_RUN only.
+        // SAFETY: mapped, and KVM writes it only in KVM_RUN.
         let reason = unsafe { (*run).exit_reason };
-        // SAFETY: the same; the only other field that anyone stores meanwhile, `immediate_exit`, is
-        // outside of it.
+        // SAFETY: as above. The only field that another thread stores meanwhile, `immediate_exit`,
+        // is outside of it.
         let details = unsafe { &mut (*run).__bindgen_anon_1 };
         decode(reason, details, self.id)
     }
@@ -210,8 +209,7 @@ impl Vcpu for KvmVcpu {
     }
 }
 
-/// Why KVM_RUN returned (api.rst, 5). The arm is chosen by `reason`, which says which member of the
-/// union holds.
+/// Decodes why KVM_RUN returned (api.rst, 5). `reason` says which member of the union is valid.
 fn decode(reason: u32, details: &mut Details, id: u32) -> Result<Exit<'_>, Error> {
     match reason {
         KVM_EXIT_MMIO => {
@@ -242,7 +240,8 @@ fn decode(reason: u32, details: &mut Details, id: u32) -> Result<Exit<'_>, Error
         KVM_EXIT_SYSTEM_EVENT => {
             // SAFETY: the member that KVM filled in for KVM_EXIT_SYSTEM_EVENT.
             let event = unsafe { &details.system_event };
-            // SAFETY: on RISC-V both variants of the inner union begin with a u64: flags, or the first datum.
+            // SAFETY: on RISC-V both variants of the inner union start with a u64: flags, or the
+            // first data word.
             let data = unsafe { event.__bindgen_anon_1.data };
             Ok(Exit::Ended(match (event.type_, data) {
                 // SRST's reset reason (SBI 2.0, § 10): 0 none, 1 system failure.

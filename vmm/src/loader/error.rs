@@ -1,36 +1,36 @@
-//! Kernels that cannot be started.
+//! Errors of kernel files.
 
 use std::path::PathBuf;
 
 use crate::error::{Class, Error};
 
-/// Kernels that cannot be started.
+/// A kernel cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the texts name the fields")]
 pub enum KernelError {
-    /// The kernel file is recognised, and is not one that a RISC-V guest can start from.
+    /// The file's format is known, but a RISC-V guest cannot start it.
     #[error("kernel {path:?} is {found}: {advice}")]
     Format { path: PathBuf, found: String, advice: &'static str },
 
-    /// The kernel file ends before what its own headers promise.
+    /// The file ends before the part that its headers describe.
     #[error(
         "kernel {path:?} is truncated: its {part} ends at byte {end}, the file has {length} bytes"
     )]
     Truncated { path: PathBuf, part: String, end: u64, length: u64 },
 
-    /// The kernel is compressed, and unpacked it is more than the guest's RAM.
+    /// The decompressed kernel is larger than the guest's RAM.
     #[error(
-        "kernel {path:?}: unpacked from {packing} it has more than {memory}, all of the guest's RAM: raise --memory"
+        "kernel {path:?}: decompressed from {packing} it is larger than the guest's RAM, {memory}: raise --memory"
     )]
     Unpacked { path: PathBuf, packing: &'static str, memory: String },
 
-    /// The kernel is compressed, and what was in it is wrong.
-    #[error("unpacked from {packing}, {length} bytes")]
+    /// The decompressed kernel is invalid.
+    #[error("decompressed from {packing}, {length} bytes")]
     InUnpacked { packing: &'static str, length: u64, source: Box<Error> },
 
-    /// A part of the kernel has its place outside RAM.
+    /// A part of the kernel must be loaded outside RAM.
     #[error(
-        "kernel {path:?}: its {part} belongs at {start:#x}..{end:#x}, outside RAM ({ram_start:#x}..{ram_end:#x}, --memory {memory}): {advice}"
+        "kernel {path:?}: its {part} must be loaded at {start:#x}..{end:#x}, outside RAM ({ram_start:#x}..{ram_end:#x}, --memory {memory}): {advice}"
     )]
     OutsideRam {
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum KernelError {
         advice: &'static str,
     },
 
-    /// The kernel fits into RAM, what must lie beside it does not.
+    /// The kernel fits into RAM, but the initrd or the device tree does not.
     #[error(
         "{what} needs {need} bytes beside the kernel, the largest gap in RAM below {below:#x} has {room}: {advice}"
     )]
@@ -51,7 +51,7 @@ pub enum KernelError {
 }
 
 impl KernelError {
-    /// Whose fault it is.
+    /// Returns the error's class.
     pub(crate) fn class(&self) -> Class {
         match self {
             KernelError::InUnpacked { source, .. } => source.class(),

@@ -32,9 +32,9 @@ pub(super) enum Found {
 const HEAD: usize = 0x206;
 
 /// What is expected, for the error message.
-const EXPECTED: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, plain or packed by gzip, zstd or EFI zboot";
-const DECOMPRESS: &str = "only gzip and zstd are unpacked here, decompress it first";
-const UNKNOWN: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, plain or packed by gzip, zstd or EFI zboot; a binary without any header takes --kernel FILE,format=raw";
+const EXPECTED: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, uncompressed or compressed by gzip, zstd or EFI zboot";
+const DECOMPRESS: &str = "only gzip and zstd are supported, decompress it first";
+const UNKNOWN: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, uncompressed or compressed by gzip, zstd or EFI zboot; a binary without any header takes --kernel FILE,format=raw";
 
 /// Unsupported formats by a signature at an offset. Those that may also start a PE file come first.
 const FOREIGN: &[(usize, &[u8], &str, &str)] = &[

@@ -1,8 +1,9 @@
 //! The flat Linux Image: a 64-byte header, then the kernel as it lies in memory, without BSS.
 //!
 //! ```text
-//! 0x00 code0, code1   0x08 text_offset   0x10 image_size   0x18 flags   0x20 version   0x30 "RISCV\0\0\0"
-//! 0x38 "RSC\x05"      0x3c offset of the PE header, if it is an EFI program too (code0 is then "MZ")
+//! 0x00 code0, code1   0x08 text_offset   0x10 image_size   0x18 flags
+//! 0x20 version        0x30 "RISCV\0\0\0"   0x38 "RSC\x05"
+//! 0x3c offset of the PE header, if it is an EFI program too (code0 is then "MZ")
 //! ```
 //! All little-endian; see Linux Documentation/arch/riscv/boot-image-header.rst.
 

@@ -243,7 +243,7 @@ fn the_largest_initrd_that_fits_uses_the_gap_to_the_last_page() {
     let error = place(&kernel, Some(4 << 30), 8 << 30).unwrap_err();
     let error = error.to_string();
     assert!(
-        error.ends_with("more RAM would lie above that, so take less"),
+        error.ends_with("more RAM would be above that, so use less"),
         "{error}"
     );
 }

@@ -85,7 +85,7 @@ fn a_flipped_bit_is_noticed() {
                     let kind = [
                         "data is corrupt",
                         "data is truncated",
-                        "all of the guest's RAM",
+                        "larger than the guest's RAM",
                     ];
                     assert!(
                         kind.iter().any(|kind| error.contains(kind)),
@@ -143,13 +143,14 @@ fn nothing_larger_than_the_guests_ram_is_unpacked() {
             matches!(error, Error::Kernel(KernelError::Unpacked { .. })),
             "{error}"
         );
-        assert!(error.to_string().contains("more than 32M"), "{error}");
+        assert!(error.to_string().contains("guest's RAM, 32M"), "{error}");
     }
 }
 
 #[test]
 fn a_window_that_no_memory_holds_is_refused() {
-    // A frame header that asks for a window of 3.75 TiB (RFC 8878 § 3.1.1.1.2), then an empty last block.
+    // A frame header that asks for a window of 3.75 TiB (RFC 8878 § 3.1.1.1.2), then an empty last
+    // block.
     let error = open(b"\x28\xb5\x2f\xfd\0\xff\x01\0\0").unwrap_err();
     assert!(error.contains("its zstd data is corrupt"), "{error}");
 }
@@ -164,7 +165,7 @@ fn what_is_inside_is_named_when_it_is_no_kernel() {
     };
     refused(
         &gzip(b"hello\n"),
-        &["unpacked from gzip, 6 bytes: kernel", "a text file"],
+        &["decompressed from gzip, 6 bytes: kernel", "a text file"],
     );
     let other = Elf {
         machine: 62,
@@ -172,18 +173,22 @@ fn what_is_inside_is_named_when_it_is_no_kernel() {
     };
     refused(
         &zstd(&other.bytes()),
-        &["unpacked from zstd", "an ELF for x86_64"],
+        &["decompressed from zstd", "an ELF for x86_64"],
     );
     let elf = two_segments().bytes();
     refused(
         &gzip(&elf[..200]),
-        &["unpacked from gzip, 200 bytes", "is truncated"],
+        &["decompressed from gzip, 200 bytes", "is truncated"],
     );
     refused(
         &gzip(&zstd(&elf)),
-        &["unpacked from gzip", "packed once more", "only one layer"],
+        &[
+            "decompressed from gzip",
+            "compressed twice",
+            "only one layer",
+        ],
     );
-    refused(&gzip(&zboot("gzip", &gzip(&elf))), &["packed once more"]);
+    refused(&gzip(&zboot("gzip", &gzip(&elf))), &["compressed twice"]);
     refused(&gzip(b""), &["what its gzip holds is empty"]);
 }
 

@@ -2,7 +2,8 @@
 //! (`vmlinuz.efi`).
 //!
 //! ```text
-//! 0x00 "MZ"   0x04 "zimg"   0x08 payload offset   0x0c payload size   0x18 compression, a C string, to 0x38
+//! 0x00 "MZ"   0x04 "zimg"   0x08 payload offset   0x0c payload size
+//! 0x18 compression, a C string, to 0x38
 //! ```
 //! Little-endian, sizes in bytes; see Linux drivers/firmware/efi/libstub/zboot-header.S. There is
 //! no UEFI here to run the program, so the payload is decompressed directly.

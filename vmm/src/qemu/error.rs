@@ -9,7 +9,7 @@ use crate::error::Class;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the texts name the fields")]
 pub enum QemuError {
-    /// The kernel's place is taken by the firmware that QEMU puts into the guest.
+    /// QEMU's firmware occupies the kernel's address.
     #[error(
         "kernel {path:?} begins at {start:#x}: under QEMU the firmware (OpenSBI) owns RAM below {firmware_end:#x}; link it there or above, or use --accel kvm"
     )]
@@ -17,31 +17,31 @@ pub enum QemuError {
 
     /// QEMU is not installed.
     #[error(
-        "no {program} to be found: install it (Debian: apt-get install qemu-system-riscv, on others perhaps qemu-system-misc), or name one in HARTVISOR_QEMU"
+        "no {program} found: install it (Debian: apt-get install qemu-system-riscv; elsewhere possibly qemu-system-misc), or set HARTVISOR_QEMU"
     )]
     Missing { program: String },
 
-    /// QEMU is there, and older than what its exit reasons need.
+    /// QEMU is too old to report how the guest ended.
     #[error(
         "{program} is version {found}, at least {needed} is needed: older ones do not say how the guest ended"
     )]
     Old { program: String, found: String, needed: &'static str },
 
-    /// QEMU is there, and cannot be started.
+    /// QEMU is installed, but cannot be started.
     #[error("cannot start {program}")]
     Start { program: String, source: io::Error },
 
-    /// QEMU ended by itself, not because the guest did.
+    /// QEMU exited for a reason other than the guest.
     #[error("{program} failed with {status} (its own message, if any, is above)")]
     Failed { program: String, status: String },
 
-    /// QEMU said something over QMP that cannot be understood.
+    /// QEMU sent an invalid QMP message.
     #[error("{program} sent an unexpected QMP message: {message}")]
     Qmp { program: String, message: String },
 }
 
 impl QemuError {
-    /// Whose fault it is.
+    /// Returns the error's class.
     pub(crate) fn class(&self) -> Class {
         match self {
             QemuError::InFirmware { .. } => Class::Usage,

@@ -5,8 +5,8 @@
 //!   ◀ {"QMP": {"version": …}}            greeting
 //!   ▶ qmp_capabilities   ◀ {"return": {}}
 //!   ▶ cont               ◀ {"return": {}}, {"event": "RESUME"}
-//!   ▶ stop               ◀ {"return": {}}, {"event": "STOP"}         before job control stops QEMU; then cont
-//!   …                    ◀ {"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}
+//!   ▶ stop               ◀ {"return": {}}, {"event": "STOP"}      for job control; then cont
+//!   …                    ◀ {"event": "SHUTDOWN", "data": {"reason": "guest-shutdown", …}}
 //! ```
 
 use std::ffi::OsString;

@@ -2,11 +2,11 @@
 //! closed for good.
 //!
 //! ```text
-//!                pause                        each vCPU: kicked out, its last exit completed, parked
+//!                pause               each vCPU: kicked out, its last exit completed, parked
 //!     Running ──────────▶ Paused
-//!        │    ◀──────────   │                 the last one out reads the guest's clock,
-//!        │      resume      │                 the first one in sets it
-//!        └──▶ Stopped ◀─────┘                 each vCPU returns
+//!        │    ◀──────────   │        the last one out reads the guest's clock,
+//!        │      resume      │        the first one in sets it
+//!        └──▶ Stopped ◀─────┘        each vCPU returns
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +37,7 @@ struct State {
     mode: Mode,
     vcpus: usize,
     parked: usize,
-    /// The guest's `time` in ticks when the last vCPU parked. The first vCPU to go on takes it.
+    /// The guest's `time` in ticks when the last vCPU parked. The first vCPU to resume takes it.
     time: Option<u64>,
     /// How the guest ended. The first end wins.
     end: Option<Result<End, Error>>,
@@ -97,8 +97,8 @@ impl Gate {
         Ok(true)
     }
 
-    /// Closes the gate, kicks the vCPUs by `kick`, and waits until all are parked or the guest ends.
-    /// Returns false if the gate was not open.
+    /// Closes the gate, kicks the vCPUs by `kick`, and waits until all are parked or the guest
+    /// ends. Returns false if the gate was not open.
     pub fn pause(&self, kick: impl FnOnce()) -> bool {
         let mut state = self.lock();
         if state.mode != Mode::Running {
@@ -127,14 +127,14 @@ impl Gate {
         self.set(&mut self.lock(), Mode::Stopped);
     }
 
-    /// Records how the guest ended, or why it cannot go on, and closes the gate for good.
+    /// Records how the guest ended, or why it cannot continue, and closes the gate for good.
     pub fn end(&self, end: Result<End, Error>) {
         let mut state = self.lock();
         state.end.get_or_insert(end);
         self.set(&mut state, Mode::Stopped);
     }
 
-    /// Takes how the guest ended.
+    /// Takes the end of the guest, if it has ended.
     pub fn take_end(&self) -> Option<Result<End, Error>> {
         self.lock().end.take()
     }

@@ -151,7 +151,7 @@ fn sees_the_window(options: &str) {
     let init = r#"
 while [ ! -c /dev/hvc0 ]; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
-# Before the size has come, stty says 0 0, or busybox's an error.
+# Until the size is known, stty prints 0 0, or an error (busybox).
 while size=$(stty size 2>/dev/null); [ "${size:-0 0}" = "0 0" ]; do sleep 0.1; done
 echo "guest: size $size"
 echo ready >/dev/ttyS0

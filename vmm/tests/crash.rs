@@ -46,22 +46,22 @@ done
 /// their number, and waits for a line before the next cycle.
 const KILLER: &str = r#"
 for cycle in $CYCLES; do
-    # Or the last cycle's output would be looked at, until the monitor's own begins.
+    # Otherwise the last cycle's output would be read until the monitor writes its own.
     : >/tmp/out
     "$HARTVISOR" run --accel kvm --memory 256M --no-reboot --kernel "$KERNEL" --initrd "$INITRD" --disk "$DISK" \
         --cmdline "console=hvc0 quiet panic=-1 cycle=$cycle" </dev/null >/tmp/out 2>&1 &
     monitor=$!
-    # A guest that does not come so far meets the limit of lab/run.
+    # A guest that does not get this far runs into the time limit of lab/run.
     until grep -q "synced $((cycle % 5 + 1))" /tmp/out; do
         kill -0 $monitor || { cat /tmp/out; exit 1; }
-        # Not more often: looking takes time from the guest.
+        # Not more often: polling takes time from the guest.
         usleep 50000
     done
     usleep $((cycle * 7919 % 200 * 1000))
     kill -9 $monitor
     wait $monitor
     echo "status $?"
-    # The last line may be cut off.
+    # The last line may be incomplete.
     echo "cycle $cycle: $(grep -c '^guest: synced [0-9]*.$' /tmp/out)"
     read -r _
 done

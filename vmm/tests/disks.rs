@@ -31,17 +31,17 @@ echo "cache=$(cat cache_type)"
 echo "write through" >cache_type; echo "cache=$(cat cache_type)"
 echo "write back" >cache_type; echo "cache=$(cat cache_type)"
 for disk in vda vdb; do
-    # Blocks 16 to 31 of 64, of a MiB each.
+    # Blocks 16 to 31 of 64, 1 MiB each.
     blkdiscard -o 16777216 -l 16777216 /dev/$disk && echo "discarded=$disk"
     echo 3 >/proc/sys/vm/drop_caches
     echo "zeroes=$(dd if=/dev/$disk bs=1M skip=16 count=16 2>/dev/null | tr -d '\0' | wc -c)"
     echo "sum=$(dd if=/dev/$disk bs=1M count=16 2>/dev/null | sha256sum)"
 done
-# Blocks of the page's size, by O_DIRECT here as well, and a sum by the page cache.
+# Page-sized blocks, with O_DIRECT in the guest, too; the checksum goes through the page cache.
 dd if=/dev/vda of=/dev/vdc bs=1M count=16 conv=fsync 2>/dev/null
 echo 3 >/proc/sys/vm/drop_caches
 echo "sum=$(dd if=/dev/vdc bs=1M count=16 2>/dev/null | sha256sum)"
-# What a loop device over a disk is told to forget it has the disk write as zeroes: blocks 4 to 7.
+# A loop device turns discard into write zeroes on its disk: blocks 4 to 7.
 discards() { set -- $(cat /sys/block/vda/stat); echo "${12}"; }
 modprobe loop; losetup /dev/loop0 /dev/vda
 before=$(discards)
@@ -74,7 +74,7 @@ while read -r line <&4; do
     echo "$line"
     case $line in
     want=196608*)
-        # While it runs nobody else may have it.
+        # Meanwhile no other process may use it.
         $run --disk disk </dev/null; echo second=$?
         $run --disk disk,readonly </dev/null; echo second=$?
         truncate -s 96M disk; kill -USR2 $vmm;;

@@ -32,7 +32,7 @@ exec </dev/hvc0 >/dev/hvc0 2>&1
 stty -echo
 for disk in vda vdb vdc; do echo "size=$(cat /sys/block/$disk/size)"; done
 echo "sum=$(dd if=/dev/vda bs=1M 2>/dev/null | sha256sum)"
-# Copied whole, then 2 MiB of it given back.
+# Copied completely, then 2 MiB of it discarded.
 dd if=/dev/vda of=/dev/vdb bs=1M conv=fsync 2>/dev/null
 echo 3 >/proc/sys/vm/drop_caches
 echo "sum=$(dd if=/dev/vdb bs=1M 2>/dev/null | sha256sum)"

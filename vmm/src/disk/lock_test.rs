@@ -23,7 +23,7 @@ fn an_image_has_one_writer_or_many_readers() {
         (true, true, true),
     ] {
         let (one, taken) = machine(path, first);
-        assert!(taken, "nobody has it any more");
+        assert!(taken, "no other process has it locked");
         let (_other, taken) = machine(path, second);
         assert_eq!(taken, both, "readonly: {first} then {second}");
         drop(one);

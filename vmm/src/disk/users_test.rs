@@ -66,7 +66,7 @@ fn a_partition_overlaps_its_disk_and_not_its_sibling() {
 fn a_process_is_found_by_the_file_it_has_open() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let identity = Identity::at(file.path()).unwrap();
-    assert_eq!(process(identity), None, "nobody but this process has it");
+    assert_eq!(process(identity), None, "no other process has it open");
     let mut child = std::process::Command::new("sleep")
         .arg("60")
         .stdin(File::open(file.path()).unwrap())

@@ -1,4 +1,4 @@
-//! What the guest's consoles lead to: opened once, and kept while the guest restarts.
+//! The back ends of the guest's consoles: opened once, and kept across reboots.
 
 use std::fs::File;
 use std::io;
@@ -15,28 +15,28 @@ use crate::machine::Machine;
 use crate::port::Port;
 use crate::terminal::{self, Terminal, Watch};
 
-/// The far ends of the virtio console (`--console`), of its further ports (`--port`), and of the
-/// serial port and SBI console (`--serial`).
+/// The back ends of the virtio console (`--console`), its additional ports (`--port`), the serial
+/// port and the SBI console (`--serial`).
 pub struct Consoles {
     terminal: Option<Terminal>,
     console: Option<Port>,
     serial: Option<Port>,
-    /// By their names.
+    /// Names and back ends.
     ports: Vec<(String, Port)>,
     window: Option<Arc<Window>>,
-    /// Whether the guest, in any of its lives, has used one of them.
+    /// Whether the guest has used one of them; kept across reboots.
     used: Arc<AtomicBool>,
-    /// The virtio console's transport, to be told of a new window size.
+    /// The virtio console's transport, for notifications of a new window size.
     shown: Arc<Mutex<Weak<Mmio>>>,
     _watch: Option<Watch>,
 }
 
 impl Consoles {
-    /// Opens what `machine` names; `leave` is called when Ctrl-a x is typed. To be called by the
-    /// main thread before it starts others.
+    /// Opens the back ends of `machine`. `leave` is called when the user types Ctrl-a x. The main
+    /// thread must call this before it starts other threads.
     ///
     /// # Errors
-    /// Something cannot be opened.
+    /// A back end cannot be opened.
     pub fn open(
         machine: &Machine,
         leave: impl FnOnce() + Send + 'static,
@@ -55,12 +55,12 @@ impl Consoles {
         let serial = Port::open("--serial", "--serial", &config.serial)?;
         let mut ports = Vec::new();
         for port in &config.ports {
-            // None leads to the terminal.
+            // A port cannot use the terminal.
             if let Some(open) = Port::open("--port", &port.label(), &port.target)? {
                 ports.push((port.name.clone(), open));
             }
         }
-        // Without a console on it the terminal stays as it is, with its Ctrl-c.
+        // Without a console on it, the terminal stays in its mode, and Ctrl-c works.
         let terminal = match (&console, &serial) {
             (Some(_), Some(_)) => None,
             _ => Some(Terminal::start(leave)?),
@@ -77,7 +77,7 @@ impl Consoles {
         })
     }
 
-    /// The virtio console.
+    /// Creates the virtio console.
     ///
     /// # Errors
     /// The host has no file descriptor left.
@@ -93,22 +93,22 @@ impl Consoles {
         Ok(console)
     }
 
-    /// The guest has sent something by another console than the virtio one.
+    /// Records output from the guest on a console other than the virtio console.
     pub fn note_output(&self) {
         self.used.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the guest has had a driver of the virtio console, or sent a byte by another one.
+    /// Whether the guest has had a driver of the virtio console, or sent a byte on another one.
     pub fn were_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Which transport shows the virtio console now.
+    /// Sets the current transport of the virtio console.
     pub fn show(&self, transport: &Arc<Mmio>) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(transport);
     }
 
-    /// Input and output of the SBI console.
+    /// Returns input and output of the SBI console.
     ///
     /// # Errors
     /// The host has no file descriptor left.
@@ -116,7 +116,7 @@ impl Consoles {
         self.ends(self.serial.as_ref())
     }
 
-    /// Inputs and output of the serial port, and what it is to keep to whether the guest has it
+    /// Returns inputs and output of the serial port, and a flag that it sets while the guest has it
     /// open.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ impl Consoles {
         })
     }
 
-    /// The counts of each console's output that is lost.
+    /// Returns the counts of lost output, per console.
     pub fn lost(&self) -> Vec<Arc<Lost>> {
         let terminal = self.terminal.iter().map(Terminal::lost);
         let ports = self.ports.iter().map(|(_, port)| port);
@@ -153,7 +153,7 @@ impl Consoles {
     }
 }
 
-/// Passes the terminal's new size on whenever it changes.
+/// Notifies the guest of each change of the terminal's size.
 fn watch_window(window: Arc<Window>, shown: Arc<Mutex<Weak<Mmio>>>) -> Result<Watch, Error> {
     let changed = move || {
         let Some((cols, rows)) = terminal::size() else {

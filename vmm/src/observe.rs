@@ -58,7 +58,7 @@ pub trait Observer: Send + Sync {
 /// An event of the whole run.
 #[derive(Debug)]
 pub enum Moment<'a> {
-    /// The consoles are open. These count what each one's output loses.
+    /// The consoles are open. These are the counts of their lost output.
     Outputs(Vec<Arc<Lost>>),
     /// KVM starts a VM for the guest.
     VmStarted {

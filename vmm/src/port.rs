@@ -1,11 +1,11 @@
-//! Where a console or port of the guest leads to on the host: `--console`, `--serial`, `--port`.
+//! The host side of a guest's console or port: `--console`, `--serial`, `--port`.
 //!
 //! ```text
-//!   stdio   the terminal (crate::terminal), shared by all consoles that lead there
+//!   stdio   the terminal (crate::terminal), shared by all consoles that use it
 //!   file    output to a file, no input             null   no output, no input
-//!   pty     ◀── relay ──▶ a new pseudo-terminal    socket ◀── relay ──▶ whoever connects
+//!   pty     ◀── relay ──▶ a new pseudo-terminal    socket ◀── relay ──▶ a client
 //! ```
-//! A relay (a thread) lets clients come and go: what the guest writes while there is none is dropped.
+//! A relay (a thread) lets clients come and go. Output without a client is dropped.
 
 use std::fs::File;
 use std::io;
@@ -29,7 +29,7 @@ use peer::Peer;
 use relay::Relay;
 
 impl Target {
-    /// Looks whether it could be opened, and opens nothing; `option` is the option that names it.
+    /// Checks whether it could be opened, without opening it. `option` is the option that names it.
     pub(crate) fn check(&self, option: &'static str) -> Result<(), Error> {
         match self {
             Target::Stdio | Target::Pty | Target::Null => Ok(()),
@@ -41,7 +41,7 @@ impl Target {
 
 fn check_file(option: &'static str, path: &Path) -> Result<(), Error> {
     match path.metadata() {
-        // Pipes and devices are written to as they are.
+        // FIFOs and devices are written to.
         Ok(metadata) if metadata.is_dir() || metadata.file_type().is_socket() => {
             Err(Error::from(FileError::Kind {
                 what: option,
@@ -54,7 +54,7 @@ fn check_file(option: &'static str, path: &Path) -> Result<(), Error> {
     }
 }
 
-/// An open end of a console, unless it is the terminal's.
+/// The open back end of a console, unless it is the terminal.
 #[derive(Debug)]
 pub struct Port {
     input: File,
@@ -64,11 +64,11 @@ pub struct Port {
 }
 
 impl Port {
-    /// Opens `target` for `option`; `None` for the terminal, which is not for one alone. `label`
-    /// says whose it is, where the user must be told.
+    /// Opens `target` for `option`. Returns `None` for the terminal, which consoles share. `label`
+    /// names the console in a message to the user.
     ///
     /// # Errors
-    /// It cannot be opened or made.
+    /// It cannot be opened or created.
     pub fn open(option: &'static str, label: &str, target: &Target) -> Result<Option<Port>, Error> {
         let lost = Arc::new(Lost::new(format!("{label} {target}")));
         Ok(Some(match target {
@@ -92,7 +92,7 @@ impl Port {
         }))
     }
 
-    /// Output alone.
+    /// Creates a port for output only.
     fn file(path: impl AsRef<Path>, lost: Arc<Lost>) -> io::Result<Port> {
         Ok(Port {
             input: File::open("/dev/null")?,
@@ -114,12 +114,12 @@ impl Port {
         })
     }
 
-    /// Tells whether a client is there; `None` where none comes and goes.
+    /// Returns whether a client is connected, or `None` if the back end has no clients.
     pub fn link(&self) -> Option<Arc<Link>> {
         self.relay.as_ref().map(Relay::link)
     }
 
-    /// A descriptor of its input, non-blocking. All are one: whoever reads first gets the bytes.
+    /// Returns its input, non-blocking. All descriptors share it: the first reader gets the bytes.
     ///
     /// # Errors
     /// The host has no file descriptor left.
@@ -127,7 +127,7 @@ impl Port {
         self.input.try_clone().map_err(relay_error)
     }
 
-    /// A descriptor of its output, which never blocks.
+    /// Returns its output, which never blocks.
     ///
     /// # Errors
     /// The host has no file descriptor left.
@@ -136,7 +136,7 @@ impl Port {
         Ok(Output::new(file, Arc::clone(&self.lost)))
     }
 
-    /// The count of output that is lost.
+    /// Returns the count of lost output.
     pub fn lost(&self) -> &Arc<Lost> {
         &self.lost
     }

@@ -8,7 +8,7 @@ fn a_fifo_that_nobody_reads_fills_up_and_does_not_block() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // Opened though there is no reader, and kept for one that comes.
+    // Opened without a reader, and kept for a later one.
     let port = Port::open("--console", "--console", &Target::File(path.clone()));
     let output = port.unwrap().unwrap().output().unwrap();
     let mut output = output.file();
@@ -22,7 +22,7 @@ fn a_fifo_that_nobody_reads_fills_up_and_does_not_block() {
     assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
     let mut reader = File::open(path).unwrap();
     reader.read_exact(&mut vec![0; sent]).unwrap();
-    // And for the next one, when that has gone.
+    // And for the next reader, after that one has closed it.
     drop(reader);
     assert_eq!(output.write(b"on").unwrap(), 2);
 }

@@ -106,7 +106,7 @@ impl Console {
         let [a0, a1, a2, ..] = call.args;
         let answer = match (call.extension, call.function) {
             (extension::LEGACY_PUTCHAR, _) => {
-                // No answer makes the guest try again.
+                // The legacy call cannot make the guest retry.
                 if !self.put(a0) {
                     self.output.lost().add(1);
                 }
@@ -180,8 +180,9 @@ impl Console {
     }
 }
 
-/// Writes to `output` and waits up to [`WAIT`] for space. Returns the bytes written or lost, or 0 if
-/// there was no space or a signal came: the guest retries, which lets the vCPU check whether to stop.
+/// Writes to `output` and waits up to [`WAIT`] for space. Returns the bytes written or lost, or 0
+/// if there was no space or a signal came: the guest retries, which lets the vCPU check whether to
+/// stop.
 fn send(output: &Output, bytes: &[u8]) -> usize {
     if bytes.is_empty() {
         return 0;

@@ -1,4 +1,4 @@
-//! A listening Unix socket at a path: of a console, a port, or a vhost-user device.
+//! A listening Unix socket at a path, for a console, a port, or a vhost-user device.
 
 use std::fs::{File, Metadata, remove_file};
 use std::io::{self, ErrorKind};
@@ -18,24 +18,24 @@ use rustix::net::{
 use crate::error::{Class, Error};
 use crate::files::{self, FileError};
 
-/// Most bytes of a socket's path: sockaddr_un holds 108, with the NUL (unix(7)).
+/// Maximum length of a socket's path in bytes: sockaddr_un holds 108, including the NUL (unix(7)).
 const PATH_MAX: usize = 107;
 
-/// Connections that wait to be accepted, at most.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// How often to try to lock a directory, and how long to wait after each try.
+/// How often to try to lock a directory, and the time between two attempts.
 const LOCK_TRIES: usize = 50;
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 
-/// Paths at which no socket can listen.
+/// Errors of socket paths.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// The path is longer than the system can have.
+    /// The path is too long for the system.
     #[error("{option}: socket path {path:?} has {length} bytes, at most {limit} are possible")]
     Path { option: &'static str, path: PathBuf, length: usize, limit: usize },
 
-    /// The socket is another program's.
+    /// Another process listens on the socket.
     #[error("{option}: a process already listens on socket {path:?}, give another path")]
     InUse { option: &'static str, path: PathBuf },
 }
@@ -47,26 +47,26 @@ impl SocketError {
     }
 }
 
-/// A listening socket. Only its user may connect. Its path is removed with it, unless that names
-/// something else by then.
+/// A listening socket. Only this user may connect. Dropping it removes its path, unless another
+/// file has replaced it.
 #[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of what `path` names.
+    /// Device and inode of the file at `path`.
     identity: Option<(u64, u64)>,
 }
 
 impl Socket {
-    /// Listens at `path`, in place of a socket that no process listens on any more. `option` is the
-    /// option that names it.
+    /// Listens at `path`. Replaces a socket that no process listens on. `option` is the option that
+    /// names it.
     ///
     /// # Errors
-    /// A process listens there, or the socket cannot be made.
+    /// A process listens there, or the socket cannot be created.
     pub(crate) fn listen(option: &'static str, path: &Path) -> Result<Socket, Error> {
         let create = FileError::create(option, path);
-        // Of two processes that find a stale socket, the slower one would remove the other's new
-        // one.
+        // Two processes may find the same stale socket. Without a lock the slower one would remove
+        // the other's new socket.
         let _lock = lock_directory(path);
         if is_stale(option, path)? {
             remove_file(path).map_err(create)?;
@@ -78,7 +78,8 @@ impl Socket {
         })
     }
 
-    /// Accepts a connection, which does not block; `None` if there is none, or none any more.
+    /// Accepts a connection as a non-blocking stream. Returns `None` if there is none, or if it was
+    /// closed again.
     ///
     /// # Errors
     /// The host has no file descriptor left.
@@ -113,16 +114,16 @@ impl Drop for Socket {
     }
 }
 
-/// Checks that a socket could listen at `path`, and makes none. `option` is the option that names
-/// it.
+/// Checks that a socket could listen at `path`, without creating it. `option` is the option that
+/// names it.
 ///
 /// # Errors
-/// The path is too long, its directory does not exist, or something else is there.
+/// The path is too long, its directory does not exist, or another file is there.
 pub(crate) fn check(option: &'static str, path: &Path) -> Result<(), Error> {
     is_stale(option, path).map(drop)
 }
 
-/// As [`check`]; says whether a socket is there that no process listens on.
+/// As [`check`]. Returns whether a socket is there that no process listens on.
 fn is_stale(option: &'static str, path: &Path) -> Result<bool, Error> {
     let length = path.as_os_str().len();
     if length > PATH_MAX {
@@ -148,7 +149,7 @@ fn is_stale(option: &'static str, path: &Path) -> Result<bool, Error> {
     match socket().and_then(|it| connect(&it, &SocketAddrUnix::new(path)?)) {
         Err(Errno::CONNREFUSED) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
-        // Too many connections wait to be accepted; it is a datagram socket.
+        // The backlog is full, or it is a datagram socket.
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(Error::from(SocketError::InUse {
             option,
             path: path.into(),
@@ -161,16 +162,16 @@ const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
-    // bind(2) gives the path the mode of the socket (unix(7)): no moment is left in which others
-    // may connect.
+    // bind(2) creates the path with the mode of the socket (unix(7)), so other users can never
+    // connect.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     listen(&socket, BACKLOG)?;
     Ok(UnixListener::from(socket))
 }
 
-/// Locks the directory of `path` against others that make sockets; goes without a lock when that
-/// takes a second.
+/// Locks the directory of `path` against other processes that create sockets. Continues without the
+/// lock if that takes a second.
 fn lock_directory(path: &Path) -> Option<OwnedFd> {
     let directory = File::open(files::folder(path)).ok()?;
     for _ in 0..LOCK_TRIES {

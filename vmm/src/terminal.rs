@@ -1,12 +1,12 @@
-//! The user's terminal, for the consoles of the guest.
+//! The user's terminal as a back end of the guest's consoles.
 //!
 //! ```text
-//!  stdin ── thread: Ctrl-a x, h, Ctrl-a ─┬▶ pipe ──▶ virtio and SBI console: whichever asks first
-//!                                        └▶ pipe ──▶ serial port, while the guest has that open
+//!  stdin ── thread: Ctrl-a x, h, Ctrl-a ─┬▶ pipe ──▶ virtio and SBI console: the first reader gets it
+//!                                        └▶ pipe ──▶ serial port, while the guest has it open
 //!  consoles ──▶ stdout, which never blocks (terminal/stdout.rs)
 //! ```
-//! The pipes' read ends are non-blocking. Nobody who shares stdin or stdout with us (the shell, a pager) finds it
-//! non-blocking or raw afterwards.
+//! The read ends of the pipes are non-blocking. Other programs that share stdin or stdout (the
+//! shell, a pager) never find them non-blocking or raw afterwards.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -32,7 +32,7 @@ pub use mode::{Restore, continued, install_panic_hook, suspend};
 use stdout::Stdout;
 pub use window::{Watch, size};
 
-/// Stdin and stdout while a guest has them; the terminal is as it was when this is dropped.
+/// Stdin and stdout while the guest uses them. Dropping this restores the terminal.
 #[derive(Debug)]
 pub struct Terminal {
     input: OwnedFd,
@@ -45,12 +45,11 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Puts the terminal into raw mode, if stdin is one, and begins to carry stdin to
+    /// Puts the terminal into raw mode, if stdin is a terminal, and starts to copy stdin to
     /// [`Terminal::input`].
     ///
-    /// Ctrl-a has a meaning only when typed at a terminal: what comes from a file or a pipe passes
-    /// unchanged.
-    /// `leave` is called once, in another thread, when Ctrl-a x is typed.
+    /// Ctrl-a is special only at a terminal: input from a file or a pipe is passed on unchanged.
+    /// `leave` is called once, in another thread, when the user types Ctrl-a x.
     pub fn start(leave: impl FnOnce() + Send + 'static) -> Result<Terminal, Error> {
         let is_terminal = io::stdin().is_terminal();
         let pipe = || {
@@ -80,33 +79,34 @@ impl Terminal {
         })
     }
 
-    /// The read end of the pipe that stdin arrives through: never blocks, and ends when stdin has
+    /// Returns the read end of the pipe with the input. It never blocks, and ends when stdin has
     /// ended.
     ///
-    /// All clones are one pipe: whoever reads first gets the bytes.
+    /// All clones share one pipe: the first reader gets the bytes.
     pub fn input(&self) -> Result<File, Error> {
         duplicate(&self.input)
     }
 
-    /// The same for what arrives while [`Terminal::serial_listens`] is set.
+    /// As [`Terminal::input`], for the input that arrives while [`Terminal::serial_listens`] is
+    /// set.
     pub fn serial_input(&self) -> Result<File, Error> {
         duplicate(&self.serial)
     }
 
-    /// Set while the guest has the serial port open: then what is typed is for that alone.
-    /// Otherwise the virtio console, whose driver takes input as soon as it is there, would leave
-    /// nothing for a shell on the serial port.
+    /// Returns a flag to set while the guest has the serial port open, which then gets all input.
+    /// Otherwise the virtio console, whose driver reads input at once, would leave nothing for a
+    /// shell on the serial port.
     pub fn serial_listens(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.serial_listens)
     }
 
-    /// Stdout, in a way that never blocks.
+    /// Returns stdout as a descriptor whose writes never block.
     pub fn output(&self) -> Result<File, Error> {
         let clone = self.stdout.output.try_clone();
         clone.map_err(|source| cannot("duplicate stdout", source))
     }
 
-    /// The count of output that is lost.
+    /// Returns the count of lost output.
     pub fn lost(&self) -> &Arc<Lost> {
         &self.lost
     }

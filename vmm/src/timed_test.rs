@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 
-/// Writes until the reader's end is full; gives how much went out, and the error.
+/// Writes until the reader's buffer is full. Returns the number of bytes written, and the error.
 fn fill(writer: &mut TimedWriter) -> (usize, ErrorKind) {
     let mut sent = 0;
     loop {

@@ -1,4 +1,4 @@
-//! The far end of a relay: a client that comes and goes.
+//! The host side of a relay: a client that comes and goes.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -17,17 +17,17 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use crate::error::Error;
 use crate::socket::Socket;
 
-/// Who may be at the far end.
+/// The client's side.
 #[derive(Debug)]
 pub(super) enum Peer {
-    /// One client at a time; another is turned away meanwhile.
+    /// One client at a time. Others are disconnected meanwhile.
     Socket {
         listener: Socket,
         client: Option<File>,
-        /// The client sends nothing more.
+        /// Whether the client has stopped sending.
         ended: bool,
     },
-    /// Our end of a pseudo-terminal; a client is there while somebody has the other end open.
+    /// The master of a pseudo-terminal. A client is present while a program has the slave open.
     Pty { master: File, present: bool },
 }
 
@@ -41,7 +41,7 @@ impl Peer {
         })
     }
 
-    /// A new pseudo-terminal, raw, and the path of its other end.
+    /// Creates a raw pseudo-terminal, and returns it with the path of its slave.
     pub(super) fn pty() -> io::Result<(Peer, PathBuf)> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags)?;
@@ -59,7 +59,7 @@ impl Peer {
         mode.make_raw();
         tcsetattr(&slave, OptionalActions::Now, &mode)?;
         fcntl_setfl(&master, OFlags::NONBLOCK)?;
-        // With the slave closed here, the master tells whether somebody else has it open.
+        // With the slave closed here, the master shows whether another program has it open.
         let peer = Peer::Pty {
             master: master.into(),
             present: false,
@@ -67,16 +67,16 @@ impl Peer {
         Ok((peer, name))
     }
 
-    /// Where the client's bytes are read, as long as it may send some.
+    /// Returns where the client's bytes are read, if it may send some.
     pub(super) fn source(&self) -> Option<&File> {
         match self {
             Peer::Socket { client, ended, .. } => client.as_ref().filter(|_| !ended),
-            // While nobody is there a look now and then finds what was left behind.
+            // Without a client, regular reads find what an earlier client left behind.
             Peer::Pty { master, .. } => Some(master),
         }
     }
 
-    /// Where the client can be reached.
+    /// Returns where the client's output goes.
     pub(super) fn sink(&self) -> Option<&File> {
         match self {
             Peer::Socket { client, .. } => client.as_ref(),
@@ -84,7 +84,7 @@ impl Peer {
         }
     }
 
-    /// What shows that somebody comes; `None` where one has to look now and then.
+    /// Returns a descriptor that shows a new client, or `None` if the relay must poll.
     pub(super) fn arrivals(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Peer::Socket { listener, .. } => Some(listener.as_fd()),
@@ -92,7 +92,7 @@ impl Peer {
         }
     }
 
-    /// Lets in who has come, and go who has gone.
+    /// Accepts a waiting client, and drops one that has hung up.
     pub(super) fn look(&mut self) {
         match self {
             Peer::Socket {
@@ -115,7 +115,7 @@ impl Peer {
         }
     }
 
-    /// The client sends nothing more. It may still read.
+    /// Records that the client has stopped sending. It may still read.
     pub(super) fn ended(&mut self) {
         match self {
             Peer::Socket { ended, .. } => *ended = true,
@@ -132,7 +132,7 @@ fn is_hung_up(master: &File) -> bool {
     ready.is_ok() && fd.revents().contains(PollFlags::HUP)
 }
 
-/// The relay's end of the pair that the guest's devices have the other end of.
+/// Returns the relay's end of the socket pair. The guest's devices have the other end.
 pub(super) fn guest_end(stream: UnixStream) -> io::Result<File> {
     stream.set_nonblocking(true)?;
     Ok(OwnedFd::from(stream).into())

@@ -1,9 +1,8 @@
-//! Carries bytes between the guest's consoles and a client that comes and goes, in a thread of its
-//! own.
+//! Copies bytes between a guest's console and a client that comes and goes, in its own thread.
 //!
-//! Each direction has one buffer, and is read only when that is empty. So a client that stops
-//! reading holds back the guest's output on this console, and nothing else; and without a client
-//! output is read and dropped.
+//! Each direction has one buffer, which is filled only when it is empty. So a client that stops
+//! reading blocks the guest's output on this console and nothing else. Without a client, output is
+//! read and dropped.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,14 +17,14 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::peer::{Peer, guest_end};
 
-/// How often to look for a client where nothing shows that one has come.
+/// Polling interval for a client whose arrival cannot be polled.
 const LOOK: Timespec = milliseconds(200);
-/// Most bytes on their way in each direction.
+/// Buffer size in bytes per direction.
 const SIZE: usize = 1 << 16;
 /// How long the last output may take to reach the client.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The thread; it ends, when this is dropped, after the guest's last output.
+/// The thread. When this is dropped, it ends after the guest's last output.
 #[derive(Debug)]
 pub(super) struct Relay {
     stop: Arc<OwnedFd>,
@@ -55,7 +54,7 @@ impl Relay {
         })
     }
 
-    /// Tells whether a client is there.
+    /// Returns whether a client is connected.
     pub(super) fn link(&self) -> Arc<Link> {
         Arc::clone(&self.link)
     }
@@ -66,7 +65,7 @@ impl Drop for Relay {
         // Cannot fail: the counter is far from its limit.
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // A panic has said what there is to say.
+            // A panic has already been reported.
             let _ = thread.join();
         }
     }
@@ -94,20 +93,20 @@ impl Carrier {
         self.last_words();
     }
 
-    /// Lets clients come and go, and says so.
+    /// Lets clients come and go, and updates the link.
     fn look(&mut self) {
         self.peer.look();
         self.link.set(self.peer.sink().is_some());
     }
 
-    /// Waits until something can be carried; true when it is time to stop.
+    /// Waits until something can be copied. Returns true to stop.
     fn wait(&self) -> bool {
         let mut fds = vec![PollFd::new(&self.stop, PollFlags::IN)];
         let guest = Some(self.guest.as_fd());
         let (source, sink) = (self.peer.source(), self.peer.sink());
         let look = self.peer.arrivals().is_none() && sink.is_none();
         let (input, output) = (self.input.is_empty(), self.output.is_empty());
-        // Only what is wanted now: a hang-up would be shown in any case, again and again.
+        // Only what is needed now: a hang-up would be reported again and again.
         let wanted = [
             (output, guest, PollFlags::IN),
             (!input, guest, PollFlags::OUT),
@@ -117,15 +116,15 @@ impl Carrier {
         ];
         let wanted = wanted.into_iter().filter(|(wanted, ..)| *wanted);
         fds.extend(wanted.filter_map(|(_, fd, flags)| Some(PollFd::from_borrowed_fd(fd?, flags))));
-        // An error is as good as nothing ready: what is carried does not wait.
+        // If this fails, nothing is ready. Copying does not block.
         let _ = poll(&mut fds, look.then_some(&LOOK));
         fds.first().is_some_and(|stop| !stop.revents().is_empty())
     }
 
-    /// Carries what there is, as far as it goes without waiting.
+    /// Copies what is possible without blocking.
     fn carry(&mut self) {
         if self.output.is_empty() {
-            // The guest's end is closed when the run ends, and `stop` comes then.
+            // The guest's end is closed when the run ends, and `stop` follows.
             let _ = self.output.fill(&self.guest);
         }
         let sent = self
@@ -147,7 +146,7 @@ impl Carrier {
         let _ = self.input.empty_into(&self.guest);
     }
 
-    /// What the guest wrote last still reaches a client that reads.
+    /// Delivers the guest's last output to a client that reads.
     fn last_words(mut self) {
         let end = Instant::now() + LAST_WORDS;
         loop {
@@ -165,11 +164,11 @@ impl Carrier {
     }
 }
 
-/// Bytes on their way.
+/// Bytes in transit.
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
-    /// How many of them are gone.
+    /// How many of them were written.
     sent: usize,
 }
 
@@ -182,7 +181,7 @@ impl Buffer {
         self.sent = self.bytes.len();
     }
 
-    /// Reads what `from` has; returns how much that was, 0 at its end.
+    /// Reads from `from`. Returns the number of bytes, 0 at the end.
     fn fill(&mut self, mut from: &File) -> io::Result<usize> {
         self.bytes.resize(SIZE, 0);
         let got = from.read(&mut self.bytes);
@@ -191,7 +190,7 @@ impl Buffer {
         got
     }
 
-    /// Writes as much as `to` takes.
+    /// Writes as much as `to` accepts.
     fn empty_into(&mut self, mut to: &File) -> io::Result<()> {
         while !self.is_empty() {
             match to.write(self.bytes.get(self.sent..).unwrap_or_default()) {

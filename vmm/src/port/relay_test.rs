@@ -1,4 +1,4 @@
-//! A relay with a socket at its far end, and one with a pseudo-terminal.
+//! A relay with a socket, and one with a pseudo-terminal.
 
 use std::fs::OpenOptions;
 use std::os::unix::net::UnixStream;
@@ -31,7 +31,7 @@ impl Bench {
         self.guest.as_ref().unwrap()
     }
 
-    /// A client that the relay knows of: its first byte has arrived.
+    /// A client known to the relay: its first byte has arrived.
     fn client(&self) -> UnixStream {
         let mut client = UnixStream::connect(self.folder.path().join("socket")).unwrap();
         client
@@ -74,11 +74,11 @@ fn both_directions_arrive_whole() {
 fn without_a_client_output_is_dropped_and_the_next_client_is_served() {
     let bench = bench();
     for _ in 0..3 {
-        // More than any buffer on the way holds: it would block if nobody took it.
+        // More than all buffers on the way hold: it would block if nobody read it.
         bench.guest().write_all(&vec![b'.'; 1 << 20]).unwrap();
         let client = bench.client();
         bench.guest().write_all(b"here").unwrap();
-        // What was on its way when the client came may come first.
+        // Output in transit when the client connected may come first.
         let mut seen = Vec::new();
         while !seen.ends_with(b"here") {
             seen.extend(read(&client, 1));

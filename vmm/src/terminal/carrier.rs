@@ -1,4 +1,4 @@
-//! Carries stdin to the consoles' pipes, in a thread of its own.
+//! Copies stdin to the pipes of the consoles, in its own thread.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,36 +15,36 @@ use nix::unistd::read;
 use super::escape::{Action, Escape};
 use crate::stderr;
 
-/// What Ctrl-a h shows. In raw mode output processing stays on, so a line feed is enough.
+/// The text for Ctrl-a h. Output processing stays enabled in raw mode, so a newline is enough.
 const HELP: &str = "
 Ctrl-a x       leave the guest (as if its power was cut)
 Ctrl-a h       this help
 Ctrl-a Ctrl-a  send one Ctrl-a to the guest
 ";
 
-/// Typed bytes that wait for the guest, at most, beside what the pipe holds. A terminal is read on
-/// meanwhile, so that Ctrl-a x is seen behind a long paste that the guest does not take; beyond
-/// this much the paste has to wait.
+/// Maximum number of typed bytes that wait for the guest, besides those in the pipe. A terminal is
+/// read meanwhile, so that Ctrl-a x is recognized after a long paste that the guest does not read.
+/// A longer paste blocks.
 const TYPED_MAX: usize = 4 << 20;
 /// The same for a file or a pipe, which has no Ctrl-a x and can wait.
 const PIPED_MAX: usize = 1 << 16;
-/// How often to look whether the guest has opened or closed its serial port while something waits,
-/// in milliseconds.
+/// Interval in milliseconds at which a waiting thread checks whether the guest has opened or closed
+/// its serial port.
 const LOOK: u16 = 100;
 
-/// The thread's own.
+/// The state of the thread.
 pub(super) struct Carrier {
-    /// The virtio and SBI consoles', and the serial port's.
+    /// The pipes of the virtio and SBI console, and of the serial port.
     sinks: [File; 2],
     serial_listens: Arc<AtomicBool>,
-    /// Only at a terminal.
+    /// `Some` if stdin is a terminal.
     escape: Option<Escape>,
     pending: VecDeque<u8>,
     ended: bool,
 }
 
 impl Carrier {
-    /// Carries to `sinks`, which do not block: the second while `serial_listens`.
+    /// Copies to `sinks`, which are non-blocking: to the second one while `serial_listens` is set.
     pub(super) fn new(
         sinks: [File; 2],
         serial_listens: Arc<AtomicBool>,
@@ -59,10 +59,9 @@ impl Carrier {
         }
     }
 
-    /// Until stdin ends and all is carried, or the user leaves.
+    /// Runs until stdin has ended and everything is copied, or the user quits.
     pub(super) fn run(mut self, leave: impl FnOnce()) {
-        // Signals are for threads that know what to do with them. Failing would leave them where
-        // they are now.
+        // Signals are for threads that expect them. If this fails, the mask stays unchanged.
         let _ = SigSet::all().thread_block();
         while !self.ended || !self.pending.is_empty() {
             let readable = self.wait();
@@ -83,8 +82,8 @@ impl Carrier {
         }
     }
 
-    /// Waits for input while there is room for it, and for room in the sink while there is input;
-    /// says whether stdin has something, or has ended.
+    /// Waits for input if there is space for it, and for space in the sink if there is input.
+    /// Returns whether stdin is readable or has ended.
     fn wait(&self) -> bool {
         let stdin = io::stdin();
         let limit = match self.escape {
@@ -107,10 +106,10 @@ impl Carrier {
         wanted && ready.is_ok() && first != Some(false)
     }
 
-    /// Takes what stdin has; true when the user left.
+    /// Reads stdin. Returns true if the user quits.
     fn take(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        // Not by std's buffered reader, of which poll knows nothing.
+        // Not through std's buffered reader, whose buffer poll() does not see.
         let bytes = match read(io::stdin(), &mut buffer) {
             Ok(count @ 1..) => buffer.get(..count).unwrap_or_default(),
             Err(Errno::EINTR | Errno::EAGAIN) => return false,
@@ -130,7 +129,7 @@ impl Carrier {
         false
     }
 
-    /// Gives the sink what it takes.
+    /// Writes as much as the sink accepts.
     fn give(&mut self) -> io::Result<()> {
         while !self.pending.is_empty() {
             let (bytes, _) = self.pending.as_slices();
@@ -145,7 +144,7 @@ impl Carrier {
     }
 }
 
-/// What of `bytes` is for the guest, and whether the user left.
+/// Returns the bytes for the guest, and whether the user quits.
 fn typed(escape: &mut Escape, bytes: &[u8]) -> (Vec<u8>, bool) {
     let mut typed = Vec::with_capacity(bytes.len());
     for byte in bytes {

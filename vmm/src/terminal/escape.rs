@@ -1,29 +1,29 @@
-//! The escape key, as QEMU has it: Ctrl-a, and then what it means.
+//! The escape key, as in QEMU: Ctrl-a followed by a command key.
 
 /// Ctrl-a.
 const CTRL_A: u8 = 0x01;
 
-/// Whether the last byte was a Ctrl-a that waits for its key.
+/// Whether the last byte was a Ctrl-a, so that the next one is a command.
 #[derive(Debug, Default)]
 pub(super) struct Escape {
     waiting: bool,
 }
 
-/// What a typed byte leads to.
+/// The effect of a typed byte.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// It is for the guest.
+    /// Send it to the guest.
     Send(u8),
-    /// Nothing, or nothing yet.
+    /// None, or none yet.
     Nothing,
     /// Show the keys.
     Help,
-    /// Leave the guest.
+    /// Quit.
     Leave,
 }
 
 impl Escape {
-    /// Takes the next byte. A key that means nothing after Ctrl-a is swallowed with it.
+    /// Handles the next byte. An unknown key after Ctrl-a is dropped together with it.
     pub(super) fn feed(&mut self, byte: u8) -> Action {
         let waited = std::mem::take(&mut self.waiting);
         match byte {

@@ -1,5 +1,4 @@
-//! The mode of the terminal at stdin, and that it is restored whatever ends this process (but
-//! SIGKILL).
+//! The mode of the terminal at stdin. It is restored however this process ends, except by SIGKILL.
 
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
@@ -11,14 +10,14 @@ use nix::sys::termios::{
 };
 use nix::unistd::{getpgrp, tcgetpgrp};
 
-/// The mode that was found first. Kept as plain data, so that a signal handler can read it.
+/// The original mode. Plain data, so that a signal handler can read it.
 static FOUND: OnceLock<libc::termios> = OnceLock::new();
-/// Whether the terminal may have another mode than the one found.
+/// Whether the terminal may have a mode other than the original one.
 static CHANGED: AtomicBool = AtomicBool::new(false);
-/// Whether this run wants the terminal raw while it is in the foreground.
+/// Whether this run needs raw mode while it is in the foreground.
 static RAW: AtomicBool = AtomicBool::new(false);
 
-/// Signals that end a process that does not handle them: those a user sends, and those of a fault.
+/// Signals that kill a process that does not handle them: sent by a user, or raised by a fault.
 const DEADLY: [Signal; 9] = [
     Signal::SIGINT,
     Signal::SIGTERM,
@@ -31,13 +30,13 @@ const DEADLY: [Signal; 9] = [
     Signal::SIGFPE,
 ];
 
-/// Restores the terminal's mode when dropped, by a panic (see [`install_panic_hook`]) or by a
+/// Restores the terminal's mode when dropped, on a panic (see [`install_panic_hook`]) or on a
 /// deadly signal.
 #[derive(Debug)]
 pub struct Restore(());
 
 impl Restore {
-    /// Remembers the mode for a child that will change it. Nothing happens if stdin is no terminal.
+    /// Saves the mode for a child that will change it. Does nothing if stdin is not a terminal.
     pub fn later() -> io::Result<Restore> {
         if io::stdin().is_terminal() {
             let mode = tcgetattr(io::stdin())?;
@@ -48,8 +47,8 @@ impl Restore {
         Ok(Restore(()))
     }
 
-    /// Remembers the mode and makes it raw: each byte at once, none with a meaning, no echo. In the
-    /// background that has to wait until the shell gives us the terminal ([`continued`]).
+    /// Saves the mode and sets raw mode: no line editing, no signals, no echo. In the background
+    /// this is postponed until the shell brings this process to the foreground ([`continued`]).
     pub(super) fn raw() -> io::Result<Restore> {
         let restore = Restore::later()?;
         RAW.store(io::stdin().is_terminal(), Ordering::SeqCst);
@@ -64,8 +63,8 @@ impl Drop for Restore {
     }
 }
 
-/// As cfmakeraw(3), but for output processing (OPOST): a guest that ends its lines with a line feed
-/// alone, and our own messages, would run down the screen like stairs.
+/// As cfmakeraw(3), but with output processing (OPOST): lines that end with a newline only, from
+/// the guest or from this program, would otherwise not return to the first column.
 fn make_raw(mode: &mut Termios) {
     mode.input_flags &= !(InputFlags::IGNBRK
         | InputFlags::BRKINT
@@ -89,14 +88,14 @@ fn make_raw(mode: &mut Termios) {
     }
 }
 
-/// Whether the terminal at stdin is ours to change: not while a shell has us in the background,
-/// when tcsetattr(3) would change the shell's mode, or stop us. Async-signal-safe.
+/// Whether this process may change the terminal's mode. Not in the background: tcsetattr(3) would
+/// change the shell's mode, or stop this process. Async-signal-safe.
 fn is_foreground() -> bool {
-    // A terminal that does not control us has no foreground.
+    // A terminal that is not the controlling terminal has no foreground.
     tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
 }
 
-/// Makes the terminal raw, if this run wants that and it is ours to change.
+/// Sets raw mode, if this run needs it and may change the mode.
 fn take() -> io::Result<()> {
     if RAW.load(Ordering::SeqCst)
         && is_foreground()
@@ -110,51 +109,52 @@ fn take() -> io::Result<()> {
     Ok(())
 }
 
-/// Calls `stop`, which stops the process as job control does, with the terminal in the mode that
-/// was found; makes it raw again afterwards, if we are in the foreground then.
+/// Restores the original mode, calls `stop`, which stops the process as job control does, and sets
+/// raw mode again afterwards, if the process is in the foreground then.
 pub fn suspend(stop: impl FnOnce()) {
     let changed = CHANGED.load(Ordering::SeqCst);
     restore();
     stop();
-    // A child that sets the mode, as QEMU does, does so again.
+    // A child that sets the mode, such as QEMU, sets it again.
     CHANGED.store(changed, Ordering::SeqCst);
     continued();
 }
 
-/// The process was continued (SIGCONT): in the foreground the terminal gets the mode that we want,
-/// whatever the shell made of it meanwhile.
+/// Handles SIGCONT: in the foreground, sets the mode that this run needs, whatever the shell has
+/// set meanwhile.
 pub fn continued() {
-    // A terminal that is gone needs no mode.
+    // A closed terminal needs no mode.
     let _ = take();
 }
 
-/// Gives the terminal back its mode, once. Async-signal-safe: an atomic, plain data, tcsetattr(3).
+/// Restores the terminal's mode, once. Async-signal-safe: an atomic, plain data, tcsetattr(3).
 pub(crate) fn restore() {
     if CHANGED.swap(false, Ordering::SeqCst)
         && is_foreground()
         && let Some(mode) = FOUND.get()
     {
-        // A terminal that is gone needs no mode.
+        // A closed terminal needs no mode.
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &Termios::from(*mode));
     }
 }
 
 extern "C" fn restore_and_die(signal: libc::c_int) {
     restore();
-    // SA_RESETHAND made the default action that of the signal; it comes when this handler returns.
+    // SA_RESETHAND has restored the default action, which follows when this handler returns.
     if let Ok(signal) = Signal::try_from(signal) {
         let _ = raise(signal);
     }
 }
 
-/// Signals that a thread waits for (signalfd) stay blocked and never get here.
+/// Catches deadly signals. Those that a thread waits for with signalfd stay blocked and do not get
+/// here.
 fn catch_deadly_signals() -> io::Result<()> {
     let flags = SaFlags::SA_RESETHAND | SaFlags::SA_ONSTACK;
     let action = SigAction::new(SigHandler::Handler(restore_and_die), flags, SigSet::empty());
     for signal in DEADLY {
         let found = set_action(signal, &action)?;
         if matches!(found.handler(), SigHandler::SigIgn) {
-            // nohup(1) and its like asked for this signal to be ignored.
+            // nohup(1) and similar programs want this signal to be ignored.
             set_action(signal, &found)?;
         }
     }
@@ -163,14 +163,14 @@ fn catch_deadly_signals() -> io::Result<()> {
 
 fn set_action(signal: Signal, action: &SigAction) -> io::Result<SigAction> {
     #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
-    // SAFETY: the handlers here are restore_and_die, which calls only what is async-signal-safe
-    // (see restore()), and what was found in place.
+    // SAFETY: the only handler here is restore_and_die, which calls only async-signal-safe
+    // functions (see restore()), and the others are the ones that were installed.
     let found = unsafe { sigaction(signal, action) };
     Ok(found?)
 }
 
-/// Makes a panic in any thread end the whole process with status 4, the terminal restored, the
-/// pidfile removed and one line on stderr.
+/// Makes a panic in any thread end the process with status 4, after it restores the terminal,
+/// removes the pidfile and prints one line to stderr.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         restore();

@@ -1,7 +1,7 @@
-//! Stdout for the consoles: a file that never blocks, whatever stdout is.
+//! Stdout as a back end of the consoles: a descriptor that never blocks, whatever stdout is.
 //!
 //! ```text
-//!   file                      written as it is
+//!   file                      written directly
 //!   terminal, pipe            through an open file description of our own, non-blocking
 //!   socket, or a terminal     consoles ──▶ socket pair ──▶ thread ──▶ stdout
 //!   or pipe of another user
@@ -21,11 +21,11 @@ use devices::output::Lost;
 
 use crate::timed::{self, LIMIT, TimedWriter};
 
-/// Stdout while a guest has it. When this is dropped, the last output goes out, as far as the
-/// reader takes it within twice [`LIMIT`].
+/// Stdout while the guest uses it. Dropping this writes the last output, as far as the reader
+/// accepts it within twice [`LIMIT`].
 #[derive(Debug)]
 pub(super) struct Stdout {
-    /// Where the consoles write.
+    /// The consoles write to this.
     pub(super) output: File,
     _relay: Option<Relay>,
 }
@@ -38,7 +38,7 @@ struct Relay {
 }
 
 impl Stdout {
-    /// Opens stdout; `lost` counts what its reader does not take.
+    /// Opens stdout. `lost` counts output that its reader does not accept.
     pub(super) fn open(lost: &Arc<Lost>) -> io::Result<Stdout> {
         let stdout = io::stdout();
         let shared = File::from(stdout.as_fd().try_clone_to_owned()?);
@@ -73,14 +73,14 @@ impl Stdout {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // The thread finds the end behind the last output.
+        // The thread reads the end of file after the last output.
         let _ = self.consoles.shutdown(Shutdown::Write);
         let _ = self.ended.recv_timeout(2 * LIMIT);
     }
 }
 
-/// Writes to `to` what the consoles write, until they have ended. A reader that takes nothing loses
-/// it.
+/// Copies the consoles' output to `to` until its end. Output that the reader does not accept in
+/// time is lost.
 fn carry(mut from: UnixStream, mut to: TimedWriter, lost: &Lost, _end: Sender<()>) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
@@ -114,7 +114,7 @@ mod tests {
         let to = TimedWriter::new(stdout.as_fd()).unwrap();
         let mut stdout = Stdout::relayed(to, &lost).unwrap();
         let mut sent = 0;
-        // More than all buffers hold: the rest is lost, and counted.
+        // More than all buffers hold, so the rest is lost and counted.
         while lost.bytes() == 0 {
             match stdout.output.write(&[b'.'; 4096]) {
                 Ok(count) => sent += count as u64,

@@ -1,4 +1,4 @@
-//! The size of the terminal's window, and when it changes.
+//! The size of the terminal's window, and its changes.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,7 +17,7 @@ mod request {
     nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
 }
 
-/// Columns and rows of the terminal at stdout; `None` if there is none.
+/// Returns the columns and rows of the terminal at stdout, or `None` if it is not a terminal.
 pub fn size() -> Option<(u16, u16)> {
     let mut size = libc::winsize {
         ws_row: 0,
@@ -26,7 +26,7 @@ pub fn size() -> Option<(u16, u16)> {
         ws_ypixel: 0,
     };
     #[expect(unsafe_code, reason = "no safe way to ask for it")]
-    // SAFETY: TIOCGWINSZ fills in a winsize, and this one is ours.
+    // SAFETY: TIOCGWINSZ fills in our winsize.
     let asked = unsafe { request::window_size(io::stdout().as_raw_fd(), &raw mut size) };
     asked.ok().map(|_| (size.ws_col, size.ws_row))
 }
@@ -65,7 +65,7 @@ impl Drop for Watch {
         // Cannot fail: the counter is far from its limit.
         let _ = self.stop.write(1);
         if let Some(thread) = self.thread.take() {
-            // A panic has said what there is to say.
+            // A panic has already been reported.
             let _ = thread.join();
         }
     }

@@ -1,9 +1,10 @@
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 
 use vm_memory::GuestAddress;
 
 use super::*;
+use crate::memory::iovec::IoVecs;
 use crate::rig::{DATA, DEVICE, RAM, Rig};
 use crate::virtio::queue::{FEATURES, Queue};
 
@@ -35,7 +36,7 @@ fn written(memory: &Memory) -> Vec<u64> {
 }
 
 /// Two buffers that cover `ACROSS`, and one far from it.
-fn pieces(memory: &Memory) -> IoVecs {
+fn pieces<D>(memory: &Memory) -> IoVecs<D> {
     let mut pieces = IoVecs::new(memory.clone());
     pieces.append(ACROSS.0, 10).unwrap();
     pieces.append(ACROSS.0 + 10, ACROSS.1 - 10).unwrap();
@@ -58,11 +59,11 @@ fn stream(content: &[u8]) -> std::io::PipeReader {
 
 #[test]
 fn every_way_to_fill_a_buffer_records_exactly_its_pages() {
-    type Fill = fn(&mut IoVecs, usize);
+    type Fill = fn(&mut Writable, usize);
     let all = ACROSS.1 as usize;
     let ways: [(&str, Fill); 3] = [
         ("copied", |pieces, len| {
-            assert_eq!(pieces.copy_in(&vec![1; len]), len);
+            assert_eq!(pieces.write(&vec![1; len]), len);
         }),
         ("from a file", |pieces, len| {
             pieces.truncate(len as u64);
@@ -71,7 +72,7 @@ fn every_way_to_fill_a_buffer_records_exactly_its_pages() {
         }),
         ("from a stream", |pieces, len| {
             let stream = stream(&vec![1; len]);
-            assert_eq!(pieces.read_stream(stream.as_fd()).unwrap(), len as u64);
+            assert_eq!(pieces.read_from(stream.as_fd()).unwrap(), len as u64);
         }),
     ];
     for (way, fill) in ways {
@@ -106,7 +107,7 @@ fn a_status_byte_is_recorded() {
     let mut pieces = pieces(&memory);
     assert!(pieces.split_last());
     assert_eq!(written(&memory), NOTHING);
-    assert!(pieces.write_last(7));
+    pieces.put_last(7);
     assert_eq!(written(&memory), [DATA + 9 * PAGE]);
 }
 
@@ -114,13 +115,13 @@ fn a_status_byte_is_recorded() {
 fn reads_are_not_recorded() {
     let rig = recorded();
     let mut out = vec![0; ACROSS.1 as usize];
-    pieces(&rig.memory).copy_out(&mut out);
+    pieces(&rig.memory).read(&mut out);
     rig.memory.read(DATA, &mut out).unwrap();
     let (sink, (_reader, writer)) = (tempfile::tempfile().unwrap(), std::io::pipe().unwrap());
     pieces(&rig.memory)
         .write_all_at(sink.as_fd(), 0, None)
         .unwrap();
-    pieces(&rig.memory).write_stream(writer.as_fd()).unwrap();
+    pieces(&rig.memory).write_to(writer.as_fd()).unwrap();
     let mut queue = rig.queue(FEATURES);
     rig.descriptor(0, (DATA, 16), 0, 0);
     rig.offer(0);
@@ -132,7 +133,7 @@ fn reads_are_not_recorded() {
 fn a_write_is_the_same_in_slices_of_any_size() {
     let memory = recorded().memory;
     let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(4 * 4096).collect();
-    let filled = pieces(&memory).copy_in(&bytes);
+    let filled = pieces(&memory).write(&bytes);
     let expected = bytes.get(..filled).unwrap();
     for limit in [None, Some(1), Some(100), Some(4096), Some(1 << 20)] {
         let mut file = tempfile::tempfile().unwrap();
@@ -186,9 +187,9 @@ fn each_region_has_its_own_bitmap_and_unrecorded_memory_has_none() {
         (Memory::recorded(ram, page), vec![0x1000, RAM + 2 * PAGE]),
     ] {
         for address in [0x1fff, RAM + 2 * PAGE] {
-            let mut pieces = IoVecs::new(memory.clone());
+            let mut pieces = Writable::new(memory.clone());
             pieces.append(address, 1).unwrap();
-            pieces.copy_in(&[1]);
+            pieces.write(&[1]);
         }
         assert_eq!(written(&memory), expected);
     }

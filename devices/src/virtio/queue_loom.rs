@@ -73,6 +73,7 @@ fn rings(event_idx: bool) -> (Rings, Queue) {
         waiting: 0,
         stalled: None,
         unfinished: false,
+        stride: 1,
         spare: Vec::new(),
         notify: Arc::new(Interrupt::new(Box::new(Wire(Arc::clone(&rings.wire))))),
         index: 0,

@@ -1,0 +1,363 @@
+//! The buffers of a descriptor chain: ranges of guest memory, copied or passed to system calls.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+
+use vm_memory::VolatileSlice;
+
+use super::Memory;
+
+/// The most iovecs per `preadv`: the kernel's UIO_MAXIOV.
+const IOV_MAX: usize = 1024;
+
+/// A range of guest memory, in the kernel's format.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(super) struct IoVec(libc::iovec);
+
+// SAFETY: it is an address and a length. `IoVecs` uses them, and holds the memory.
+unsafe impl Send for IoVec {}
+
+impl IoVec {
+    pub(super) fn new(host: NonNull<u8>, len: usize) -> Self {
+        IoVec(libc::iovec {
+            iov_base: host.as_ptr().cast(),
+            iov_len: len,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.0.iov_len
+    }
+
+    fn host(&self) -> *const u8 {
+        self.0.iov_base.cast()
+    }
+
+    fn split(&self, at: usize) -> (IoVec, IoVec) {
+        let at = at.min(self.len());
+        let host = self.0.iov_base.cast::<u8>();
+        let piece = |base: *mut u8, iov_len| {
+            IoVec(libc::iovec {
+                iov_base: base.cast(),
+                iov_len,
+            })
+        };
+        (
+            piece(host, at),
+            piece(host.wrapping_add(at), self.len() - at),
+        )
+    }
+
+    /// For one copy. The caller holds the `Memory` that this was translated from.
+    pub(super) fn volatile(&self) -> VolatileSlice<'_> {
+        // SAFETY: every `IoVec` comes from `Memory::translate` or is part of one that does. Its
+        // holder also holds the `Memory` (`IoVecs::ram`), so the range stays mapped while `self` is
+        // borrowed.
+        unsafe { VolatileSlice::new(self.0.iov_base.cast(), self.len()) }
+    }
+}
+
+/// One direction of a descriptor chain: ranges of guest memory, consumed from the front.
+pub struct IoVecs<Direction> {
+    pieces: Vec<IoVec>,
+    /// The number of `pieces` that are consumed.
+    done: usize,
+    /// Bytes left.
+    len: u64,
+    /// The byte that `split_last` reserved.
+    last: Option<IoVec>,
+    ram: Memory,
+    direction: PhantomData<Direction>,
+}
+
+/// The direction of [`Readable`].
+pub enum ToDevice {}
+
+/// The direction of [`Writable`].
+pub enum FromDevice {}
+
+/// Bytes that the device may read and must not write.
+pub type Readable = IoVecs<ToDevice>;
+
+/// Bytes that the device may write.
+pub type Writable = IoVecs<FromDevice>;
+
+impl<Direction> IoVecs<Direction> {
+    pub(crate) fn new(ram: Memory) -> Self {
+        IoVecs {
+            pieces: Vec::new(),
+            done: 0,
+            len: 0,
+            last: None,
+            ram,
+            direction: PhantomData,
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.pieces.clear();
+        self.done = 0;
+        self.len = 0;
+        self.last = None;
+    }
+
+    /// Appends `len` bytes at guest address `address`; `None` if they are not all RAM.
+    #[inline(always)]
+    pub(crate) fn append(&mut self, address: u64, len: u32) -> Option<()> {
+        if len > 0 {
+            let host = self.ram.translate(address, len.into())?;
+            self.pieces.push(IoVec::new(host, len as usize));
+            self.len += u64::from(len);
+        }
+        Some(())
+    }
+
+    /// Bytes left.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether no byte is left.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether each piece left starts at a multiple of `memory` bytes and its length is a multiple
+    /// of `len` bytes. Neither may be 0.
+    pub fn is_aligned(&self, (memory, len): (u32, u32)) -> bool {
+        let left = self.pieces.get(self.done..).unwrap_or_default();
+        left.iter().all(|piece| {
+            let address = piece.0.iov_base.addr();
+            address.is_multiple_of(memory as usize) && piece.len().is_multiple_of(len as usize)
+        })
+    }
+
+    /// Drops the first `count` bytes.
+    fn skip(&mut self, mut count: u64) {
+        self.len = self.len.saturating_sub(count);
+        while let Some(piece) = self.pieces.get_mut(self.done) {
+            let here = piece.len() as u64;
+            if count < here {
+                // It fits: `count` is less than the length of a piece.
+                piece.0 = piece.split(usize::try_from(count).unwrap_or(0)).1.0;
+                break;
+            }
+            count -= here;
+            self.done += 1;
+        }
+    }
+
+    /// Drops all but the first `count` bytes.
+    pub(super) fn truncate(&mut self, count: u64) {
+        while self.len > count {
+            let Some(last) = self.pieces.pop() else {
+                return;
+            };
+            self.len -= last.len() as u64;
+            if self.len < count {
+                let keep = usize::try_from(count - self.len).unwrap_or(0);
+                self.pieces.push(last.split(keep).0);
+                self.len = count;
+            }
+        }
+    }
+
+    /// Records that the first `count` bytes left were written.
+    fn wrote(&self, mut count: u64) {
+        if !self.ram.is_recorded() {
+            return;
+        }
+        for piece in self.pieces.iter().skip(self.done) {
+            let here = usize::try_from(count).map_or(piece.len(), |count| count.min(piece.len()));
+            self.ram.wrote(piece.host(), here);
+            count -= here as u64;
+        }
+    }
+
+    /// Makes one vectored system call for the bytes left, or for at most `limit` bytes, and
+    /// consumes the bytes that it transferred. `fills` says whether it writes guest memory.
+    fn vectored(
+        &mut self,
+        fills: bool,
+        limit: Option<usize>,
+        call: impl Fn(*const libc::iovec, i32) -> isize,
+    ) -> io::Result<u64> {
+        let left = self.pieces.get(self.done..).unwrap_or_default();
+        let cut;
+        let left = match limit.map(|limit| (limit, whole_within(left, limit))) {
+            None => left,
+            // The first piece alone is too long.
+            Some((limit, 0)) => {
+                cut = left.first().map(|first| first.split(limit).0);
+                cut.as_slice()
+            }
+            Some((_, count)) => left.get(..count).unwrap_or_default(),
+        };
+        let count = i32::try_from(left.len().min(IOV_MAX)).unwrap_or(0);
+        loop {
+            // `IoVec` is `repr(transparent)` over iovec.
+            if let Ok(moved) = u64::try_from(call(left.as_ptr().cast(), count)) {
+                if fills {
+                    self.wrote(moved);
+                }
+                self.skip(moved);
+                return Ok(moved);
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => return Err(error),
+                _ => {
+                    // Direct I/O may have filled a part before it failed.
+                    if fills {
+                        self.wrote(self.len);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+impl Readable {
+    /// Consumes the first `N` bytes. Returns `None`, and consumes nothing, if there are fewer.
+    pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        if self.len() < N as u64 {
+            return None;
+        }
+        let mut bytes = [0; N];
+        self.read(&mut bytes);
+        Some(bytes)
+    }
+
+    /// Copies bytes from the front to `out`, and consumes them. Returns how many.
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        let mut copied = 0;
+        for piece in self.pieces.iter().skip(self.done) {
+            let Some(rest) = out.get_mut(copied..).filter(|rest| !rest.is_empty()) else {
+                break;
+            };
+            copied += piece.volatile().copy_to(rest);
+        }
+        self.skip(copied as u64);
+        copied
+    }
+
+    /// Writes all bytes to `file` at byte `offset`, with at most `limit` bytes per call.
+    ///
+    /// # Errors
+    /// The write fails. Part of the data may have been written.
+    pub fn write_all_at(
+        &mut self,
+        file: BorrowedFd<'_>,
+        mut offset: u64,
+        limit: Option<usize>,
+    ) -> io::Result<()> {
+        while self.len > 0 {
+            let at = file_offset(offset)?;
+            // SAFETY: the iovecs are mapped guest RAM (`ram` is held), which the kernel only reads.
+            let moved = self.vectored(false, limit, |iov, n| unsafe {
+                libc::pwritev(file.as_raw_fd(), iov, n, at)
+            })?;
+            if moved == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            offset += moved;
+        }
+        Ok(())
+    }
+
+    /// Makes one write to `stream`, and consumes the bytes written. Returns how many.
+    ///
+    /// # Errors
+    /// The write fails; `WouldBlock` if the stream accepts no bytes now.
+    pub fn write_to(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
+        // SAFETY: the iovecs are mapped guest RAM (`ram` is held), which the kernel only reads.
+        self.vectored(false, None, |iov, n| unsafe {
+            libc::writev(stream.as_raw_fd(), iov, n)
+        })
+    }
+}
+
+impl Writable {
+    /// Writes `bytes` at the front. Returns how many were written.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut copied = 0;
+        for piece in self.pieces.iter().skip(self.done) {
+            let Some(rest) = bytes.get(copied..).filter(|rest| !rest.is_empty()) else {
+                break;
+            };
+            let count = rest.len().min(piece.len());
+            piece.volatile().copy_from(rest);
+            self.ram.wrote(piece.host(), count);
+            copied += count;
+        }
+        self.skip(copied as u64);
+        copied
+    }
+
+    /// Fills all bytes from `file` at byte `offset`.
+    ///
+    /// # Errors
+    /// The read fails; `UnexpectedEof` if the file is too short. Part may have been filled.
+    pub fn read_exact_at(&mut self, file: BorrowedFd<'_>, mut offset: u64) -> io::Result<()> {
+        while self.len > 0 {
+            let at = file_offset(offset)?;
+            // SAFETY: the iovecs are mapped guest RAM (`ram` is held). The kernel may write it: the
+            // guest made these buffers writable.
+            let moved = self.vectored(true, None, |iov, n| unsafe {
+                libc::preadv(file.as_raw_fd(), iov, n, at)
+            })?;
+            if moved == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            offset += moved;
+        }
+        Ok(())
+    }
+
+    /// Makes one read from `stream`. Returns the bytes read, 0 at the stream's end.
+    ///
+    /// # Errors
+    /// The read fails; `WouldBlock` if the stream has no bytes now.
+    pub fn read_from(&mut self, stream: BorrowedFd<'_>) -> io::Result<u64> {
+        // SAFETY: the iovecs are mapped guest RAM (`ram` is held). The kernel may write it: the
+        // guest made these buffers writable.
+        self.vectored(true, None, |iov, n| unsafe {
+            libc::readv(stream.as_raw_fd(), iov, n)
+        })
+    }
+
+    /// Reserves the last byte for [`put_last`](Self::put_last); false if there is none.
+    pub fn split_last(&mut self) -> bool {
+        let last = self.pieces.get(self.done..).and_then(<[IoVec]>::last);
+        self.last = last.map(|piece| piece.split(piece.len() - 1).1);
+        self.truncate(self.len.saturating_sub(1));
+        self.last.is_some()
+    }
+
+    /// Writes the reserved byte, once.
+    pub fn put_last(&mut self, value: u8) {
+        if let Some(byte) = self.last.take() {
+            byte.volatile().copy_from(&[value]);
+            self.ram.wrote(byte.host(), 1);
+        }
+    }
+}
+
+/// How many of the first pieces fit into `limit` bytes.
+fn whole_within(pieces: &[IoVec], mut limit: usize) -> usize {
+    let fits = |piece: &&IoVec| {
+        let rest = limit.checked_sub(piece.len());
+        limit = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    pieces.iter().take_while(fits).count()
+}
+
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge.into())
+}

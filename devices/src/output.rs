@@ -11,6 +11,8 @@ use log::warn;
 
 use crate::sync::lock;
 
+pub mod timed;
+
 /// How long output waits for a reader that takes nothing. After that it is lost, until the reader
 /// takes some again.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -16,6 +16,7 @@ mod error;
 pub mod exit;
 mod observers;
 pub mod rings;
+mod sink;
 pub mod smaps;
 pub mod stats;
 pub mod trace;

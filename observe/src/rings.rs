@@ -6,7 +6,7 @@
 //! driver that hangs. In the latter case the main thread reads guest memory while the guest runs,
 //! so an index may be newer than an entry.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,7 @@ use log::warn;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::sink::Sink;
 
 mod svg;
 mod text;
@@ -164,6 +165,7 @@ impl Queue {
 /// Records the queues of a run.
 pub(crate) struct Recorder {
     path: PathBuf,
+    sink: Sink,
     queues: Mutex<Vec<Kept>>,
 }
 
@@ -182,13 +184,14 @@ impl Recorder {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn new(path: &Path) -> Result<Recorder, Error> {
-        File::create(path).map_err(|source| Error::Write {
+        let sink = Sink::create(path).map_err(|source| Error::Write {
             what: "the rings to",
             path: path.into(),
             source,
         })?;
         Ok(Recorder {
             path: path.into(),
+            sink,
             queues: Mutex::default(),
         })
     }
@@ -242,8 +245,8 @@ impl Recorder {
             }
         }
         let text = serde_json::to_vec(&all).map_err(io::Error::from);
-        if let Err(error) = text.and_then(|text| fs::write(&self.path, text)) {
-            warn!("cannot write the rings: {error}");
+        if let Err(error) = text.and_then(|text| self.sink.write(&text)) {
+            warn!("cannot write the rings to {}: {error}", self.path.display());
         }
     }
 }

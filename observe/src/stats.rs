@@ -6,8 +6,6 @@
 //!   KVM, /proc ───────────────────────────────┘      at SIGUSR1 and at the end
 //! ```
 
-use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -17,6 +15,7 @@ use log::warn;
 
 use crate::error::Error;
 use crate::exit::Names;
+use crate::sink::Sink;
 
 mod clock;
 pub(crate) mod counters;
@@ -41,11 +40,12 @@ pub(crate) struct Stats {
     state: Mutex<State>,
 }
 
+/// Where the report goes.
 enum Target {
-    /// A table for people.
-    Stderr,
-    /// JSON.
-    File(PathBuf),
+    /// To stderr, as a table.
+    Stderr(Sink),
+    /// To a file, as JSON.
+    File(PathBuf, Sink),
 }
 
 /// The sources of reports.
@@ -78,16 +78,14 @@ impl Stats {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn new(target: &Path, ram: u64, names: Arc<Names>) -> Result<Stats, Error> {
+        let write = |source| Error::Write {
+            what: "the statistics to",
+            path: target.into(),
+            source,
+        };
         let target = match target.as_os_str().as_encoded_bytes() {
-            b"-" => Target::Stderr,
-            _ => {
-                File::create(target).map_err(|source| Error::Write {
-                    what: "the statistics to",
-                    path: target.into(),
-                    source,
-                })?;
-                Target::File(target.into())
-            }
+            b"-" => Target::Stderr(Sink::stderr().map_err(write)?),
+            _ => Target::File(target.into(), Sink::create(target).map_err(write)?),
         };
         let started = Instant::now();
         Ok(Stats {
@@ -162,12 +160,15 @@ impl Stats {
     /// Writes a report. `present`: KVM's counts of the current VM; `end`: how the run ended.
     pub(crate) fn write(&self, present: Option<&Kvm>, end: Option<String>) {
         let report = self.report(present, end);
-        let written = match &self.target {
-            Target::Stderr => io::stderr().write_all(table::text(&report).as_bytes()),
-            Target::File(path) => store(path, &report),
+        let (path, written) = match &self.target {
+            Target::Stderr(sink) => (
+                "stderr".as_ref(),
+                sink.write(table::text(&report).as_bytes()),
+            ),
+            Target::File(path, sink) => (path.as_path(), sink.write_json(&report)),
         };
         if let Err(error) = written {
-            warn!("cannot write the statistics: {error}");
+            warn!("cannot write the statistics to {}: {error}", path.display());
         }
     }
 
@@ -261,23 +262,6 @@ impl State {
         }
         sums
     }
-}
-
-/// Replaces a file atomically, so that a reader never sees half a report. A pipe or a terminal gets
-/// one report after the other.
-fn store(path: &Path, report: &Report) -> io::Result<()> {
-    let mut text = serde_json::to_vec_pretty(report)?;
-    text.push(b'\n');
-    if !fs::metadata(path).map_or(true, |metadata| metadata.is_file()) {
-        return fs::OpenOptions::new()
-            .append(true)
-            .open(path)?
-            .write_all(&text);
-    }
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    fs::write(&new, &text)?;
-    fs::rename(&new, path)
 }
 
 #[cfg(test)]

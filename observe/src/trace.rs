@@ -7,8 +7,8 @@
 //! ```
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::{self, BufWriter};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -17,6 +17,7 @@ use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use devices::observe::Event;
+use devices::output::timed::{self, TimedWriter};
 use log::warn;
 
 use crate::error::Error;
@@ -100,7 +101,8 @@ impl Trace {
             path: path.into(),
             source,
         };
-        let file = File::create(path).map_err(cannot)?;
+        let file = timed::create(path).map_err(cannot)?;
+        let file = TimedWriter::new(file.as_fd()).map_err(cannot)?;
         let tracer = Arc::new(Tracer {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             began: Instant::now(),
@@ -109,10 +111,20 @@ impl Trace {
             devices: Mutex::default(),
             end: AtomicBool::new(false),
         });
-        let served = Arc::clone(&tracer);
+        let (served, path) = (Arc::clone(&tracer), path.to_owned());
         let thread = Builder::new()
             .name("trace".into())
-            .spawn(move || write(&served, file))
+            .spawn(move || {
+                let written = write(&served, file);
+                if let Err(error) = &written {
+                    // Now, not at the end of the run, which may be days away.
+                    warn!(
+                        "cannot write the trace to {}: {error}; it ends here",
+                        path.display()
+                    );
+                }
+                written
+            })
             .map_err(cannot)?;
         Ok(Trace {
             tracer,
@@ -134,7 +146,8 @@ impl Trace {
         match thread.join() {
             Ok(Ok(0)) => {}
             Ok(Ok(lost)) => warn!("the trace has lost {lost} events: its thread fell behind"),
-            Ok(Err(error)) => warn!("cannot write the trace: {error}"),
+            // The thread has logged it.
+            Ok(Err(_)) => {}
             Err(_) => warn!("the trace's thread panicked"),
         }
     }
@@ -208,7 +221,7 @@ impl Tracer {
 ///
 /// A reboot starts new threads. The ring of a thread that has ended is dropped once it is empty, so
 /// that a guest cannot make the monitor grow.
-fn write(tracer: &Tracer, file: File) -> io::Result<u64> {
+fn write(tracer: &Tracer, file: TimedWriter) -> io::Result<u64> {
     let mut writer = chrome::Writer::new(BufWriter::new(file))?;
     let mut rings: Vec<(chrome::Thread, Ring)> = Vec::new();
     let mut lost = 0;

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Class, Error};
@@ -159,22 +159,6 @@ pub(crate) fn open_disk(path: &Path, readonly: bool) -> Result<File, Error> {
     })?;
     expect_disk(path, &file.metadata().map_err(open_error)?)?;
     Ok(file)
-}
-
-/// Opens a file for output and truncates it. Neither this nor writes to anything but a regular file
-/// block: a FIFO without a reader buffers what it can.
-pub(crate) fn create(path: &Path) -> io::Result<File> {
-    // Opening a FIFO only for writing waits for a reader, or fails if non-blocking (fifo(7)).
-    let is_fifo = path
-        .metadata()
-        .is_ok_and(|metadata| metadata.file_type().is_fifo());
-    OpenOptions::new()
-        .write(true)
-        .create(!is_fifo)
-        .truncate(true)
-        .read(is_fifo)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
 }
 
 /// Checks that the directory of `path` exists. `option` is the option that names it.

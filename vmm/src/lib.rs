@@ -67,7 +67,6 @@ pub mod size;
 mod socket;
 pub mod stderr;
 pub mod terminal;
-pub mod timed;
 pub mod vcpu;
 pub mod vhost_user;
 #[cfg(target_arch = "riscv64")]

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use devices::console::Link;
-use devices::output::{Lost, Output};
+use devices::output::{Lost, Output, timed};
 
 use crate::config::Target;
 use crate::error::Error;
@@ -96,7 +96,7 @@ impl Port {
     fn file(path: impl AsRef<Path>, lost: Arc<Lost>) -> io::Result<Port> {
         Ok(Port {
             input: File::open("/dev/null")?,
-            output: files::create(path.as_ref())?,
+            output: timed::create(path.as_ref())?,
             lost,
             relay: None,
         })

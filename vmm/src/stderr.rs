@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
-use crate::timed::TimedWriter;
+use devices::output::timed::TimedWriter;
 
 /// Opened by the first line.
 static STDERR: Mutex<Option<TimedWriter>> = Mutex::new(None);
@@ -19,7 +19,7 @@ pub fn line(text: impl Display) {
     write(format!("hartvisor: {text}\n").as_bytes());
 }
 
-/// Writes `bytes`, or as many as stderr accepts within [`timed::LIMIT`](crate::timed::LIMIT).
+/// Writes `bytes`, or as many as stderr accepts within [`WRITE_TIMEOUT`](devices::output::WRITE_TIMEOUT).
 pub fn write(bytes: &[u8]) {
     let mut writer = STDERR.lock().unwrap_or_else(PoisonError::into_inner);
     if writer.is_none() {

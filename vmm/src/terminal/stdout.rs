@@ -17,12 +17,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
 
-use devices::output::Lost;
-
-use crate::timed::{self, LIMIT, TimedWriter};
+use devices::output::timed::{self, TimedWriter};
+use devices::output::{Lost, WRITE_TIMEOUT};
 
 /// Stdout while the guest uses it. Dropping this writes the last output, as far as the reader
-/// accepts it within twice [`LIMIT`].
+/// accepts it within twice [`WRITE_TIMEOUT`].
 #[derive(Debug)]
 pub(super) struct Stdout {
     /// The consoles write to this.
@@ -75,7 +74,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         // The thread reads the end of file after the last output.
         let _ = self.consoles.shutdown(Shutdown::Write);
-        let _ = self.ended.recv_timeout(2 * LIMIT);
+        let _ = self.ended.recv_timeout(2 * WRITE_TIMEOUT);
     }
 }
 

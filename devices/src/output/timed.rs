@@ -4,24 +4,23 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 
-/// How long a write waits for space.
-pub const LIMIT: Duration = Duration::from_secs(1);
+use super::WRITE_TIMEOUT;
 
 /// Maximum bytes per write to a descriptor that may block: POSIX guarantees this much space in a
 /// pipe that is ready.
 const AT_ONCE: usize = 4096;
 
-/// A writer that waits at most [`LIMIT`] for its reader. After a timeout each write fails at once
+/// A writer that waits at most [`WRITE_TIMEOUT`] for its reader. After a timeout each write fails at once
 /// with `TimedOut`, until there is space again.
 ///
 /// `O_NONBLOCK` belongs to the open file description, which other processes may share (the user's
 /// shell, another program in the pipeline). It is never changed here.
-/// pipeline). It is never changed here.
 #[derive(Debug)]
 pub struct TimedWriter {
     file: File,
@@ -91,7 +90,7 @@ impl Write for TimedWriter {
         loop {
             match self.try_write(bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if self.stopped || !self.has_room(LIMIT) {
+                    if self.stopped || !self.has_room(WRITE_TIMEOUT) {
                         self.stopped = true;
                         return Err(ErrorKind::TimedOut.into());
                     }
@@ -116,7 +115,7 @@ impl AsFd for TimedWriter {
 }
 
 /// Whether writes to `file` never block.
-pub(crate) fn is_nonblocking(file: &File) -> bool {
+fn is_nonblocking(file: &File) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
 }
 
@@ -125,12 +124,28 @@ pub(crate) fn is_nonblocking(file: &File) -> bool {
 ///
 /// # Errors
 /// It belongs to another user, or is a socket.
-pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<File> {
+pub fn reopen(fd: BorrowedFd<'_>) -> io::Result<File> {
     use std::os::fd::AsRawFd;
     OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Opens a file for output and truncates it. Neither this nor writes to anything but a regular file
+/// block: a FIFO without a reader buffers what it can.
+pub fn create(path: &Path) -> io::Result<File> {
+    // Opening a FIFO only for writing waits for a reader, or fails if non-blocking (fifo(7)).
+    let is_fifo = path
+        .metadata()
+        .is_ok_and(|metadata| metadata.file_type().is_fifo());
+    OpenOptions::new()
+        .write(true)
+        .create(!is_fifo)
+        .truncate(true)
+        .read(is_fifo)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
 }
 
 #[cfg(test)]

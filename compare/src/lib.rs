@@ -5,7 +5,7 @@
 //!    │
 //!    ├── ways ── template           what can run the guest here, each as a command, or why not
 //!    ├── lab ────────┐              a plan goes into the emulated host, observations come back
-//!    ├── observe ────┴─ memory      starts a command again and again: what it wrote, when, how it ended
+//!    ├── observe ────┴─ memory      starts a command repeatedly: its output, times, exit status
 //!    │     plan ▲
 //!    ├── report ─ transcript ─ latency   the observations side by side; what JSON holds
 //!    │            spread

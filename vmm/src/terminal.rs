@@ -1,7 +1,7 @@
 //! The user's terminal as a back end of the guest's consoles.
 //!
 //! ```text
-//!  stdin ── thread: Ctrl-a x, h, Ctrl-a ─┬▶ pipe ──▶ virtio and SBI console: the first reader gets it
+//!  stdin ── thread: Ctrl-a x, h, Ctrl-a ─┬▶ pipe ──▶ virtio and SBI console: first reader wins
 //!                                        └▶ pipe ──▶ serial port, while the guest has it open
 //!  consoles ──▶ stdout, which never blocks (terminal/stdout.rs)
 //! ```

@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// They are caught, not blocked: a child would inherit blocked signals, and a shell without SIGCHLD
 /// waits for ever.
 pub struct Signals {
-    ending: Vec<(Signal, UnixStream)>,
+    ending: Vec<(i32, UnixStream)>,
     children: UnixStream,
 }
 
@@ -46,10 +46,10 @@ impl Signals {
     /// # Errors
     /// The system refuses.
     pub fn catch() -> Result<Signals, Error> {
-        let caught = |signal: Signal| {
+        let caught = |signal: i32| {
             let (ours, theirs) = UnixStream::pair()?;
             ours.set_nonblocking(true)?;
-            signal_hook::low_level::pipe::register(signal as i32, theirs)?;
+            signal_hook::low_level::pipe::register(signal, theirs)?;
             Ok(ours)
         };
         let failed = |source| Error::Host {
@@ -57,10 +57,12 @@ impl Signals {
             source,
         };
         let ending = vmm::signals::ending();
-        let ending = ending.iter().map(|signal| Ok((signal, caught(signal)?)));
+        let ending = ending
+            .into_iter()
+            .map(|signal| Ok((signal, caught(signal)?)));
         Ok(Signals {
             ending: ending.collect::<Result<_, _>>().map_err(failed)?,
-            children: caught(Signal::SIGCHLD).map_err(failed)?,
+            children: caught(Signal::SIGCHLD as i32).map_err(failed)?,
         })
     }
 
@@ -71,7 +73,7 @@ impl Signals {
     }
 
     /// Takes the signals; returns the first one that ends the comparison.
-    fn take(&self) -> Option<Signal> {
+    fn take(&self) -> Option<i32> {
         let came = |mut caught: &UnixStream| matches!(caught.read(&mut [0; 64]), Ok(1..));
         came(&self.children);
         let mut ending = self.ending.iter().filter(|(_, caught)| came(caught));
@@ -150,7 +152,7 @@ pub fn once(plan: &Plan, counts: bool, most: usize, signals: &Signals) -> Result
 /// Why a run is ended by this program.
 enum Stop {
     Ending(Ending),
-    Signal(Signal),
+    Signal(i32),
 }
 
 /// A running command.
@@ -219,11 +221,7 @@ impl Running {
 
     /// Waits for events, for at most `at_most`, and handles them. Returns a signal that ends the
     /// comparison.
-    fn wait(
-        &mut self,
-        signals: &Signals,
-        at_most: Option<Duration>,
-    ) -> Result<Option<Signal>, Error> {
+    fn wait(&mut self, signals: &Signals, at_most: Option<Duration>) -> Result<Option<i32>, Error> {
         let next = self.kill.unwrap_or(self.deadline);
         let left = next.saturating_duration_since(Instant::now());
         let left = at_most.map_or(left, |most| left.min(most));
@@ -316,7 +314,7 @@ impl Running {
             source: std::io::ErrorKind::NotFound.into(),
         })?;
         let ending = match (self.stop, status.code(), status.signal()) {
-            (Some(Stop::Signal(signal)), ..) => return Err(Error::Signal(signal as i32)),
+            (Some(Stop::Signal(signal)), ..) => return Err(Error::Signal(signal)),
             (Some(Stop::Ending(ending)), ..) => ending,
             (None, Some(code), _) => Ending::Status(code),
             (None, None, signal) => Ending::Signal(signal.unwrap_or_default()),

@@ -11,13 +11,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use nix::sys::signal::Signal;
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::error::Error;
 use crate::machine::End;
-use crate::signals::{self, CONTINUED, HEARD, REPORT, RESIZED, SUSPEND};
+use crate::signals::{self, CONTINUED, HEARD, REPORT, RESIZED, SUSPEND, SignalFd};
 
 /// A request to the main thread while a guest runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,13 +92,9 @@ impl Controls {
     /// # Errors
     /// The host has no file descriptor left.
     pub fn new(control: Arc<Control>) -> Result<Controls, Error> {
-        let mut signals = signals::block()?;
-        HEARD.into_iter().for_each(|signal| signals.add(signal));
-        signals.add(SUSPEND);
-        signals.add(CONTINUED);
-        let signals =
-            SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-                .map_err(|errno| cannot_wait(errno.into()))?;
+        signals::block(&[SUSPEND])?;
+        let signals = [&signals::ending()[..], &HEARD, &[SUSPEND, CONTINUED]].concat();
+        let signals = SignalFd::new(&signals).map_err(cannot_wait)?;
         let mut manager = EventManager::new_with_capacity(2).map_err(manager_failed)?;
         let source = manager.add_subscriber(Source {
             control,
@@ -135,14 +129,13 @@ impl Source {
     const EVENT: u32 = 0;
     const SIGNAL: u32 = 1;
 
-    fn read_signals(&self) -> nix::Result<()> {
-        while let Some(signal) = self.signals.read_signal()? {
-            let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
-            self.control.request(match Signal::try_from(number) {
-                Ok(RESIZED) => Request::Resize,
-                Ok(REPORT) => Request::Report,
-                Ok(SUSPEND) => Request::Suspend,
-                Ok(CONTINUED) => Request::Continued,
+    fn read_signals(&self) -> io::Result<()> {
+        while let Some(number) = self.signals.take()? {
+            self.control.request(match number {
+                RESIZED => Request::Resize,
+                REPORT => Request::Report,
+                SUSPEND => Request::Suspend,
+                CONTINUED => Request::Continued,
                 _ => Request::Shutdown(End::Signal(number)),
             });
         }
@@ -163,8 +156,8 @@ impl MutEventSubscriber for Source {
         if events.data() == Self::EVENT {
             // Fails if there is nothing to read, which is fine.
             let _ = self.control.event.read();
-        } else if let Err(errno) = self.read_signals() {
-            self.failed = Some(errno.into());
+        } else if let Err(error) = self.read_signals() {
+            self.failed = Some(error);
         }
     }
 }

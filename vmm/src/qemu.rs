@@ -18,12 +18,11 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use log::warn;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{self, SigHandler, SigSet, Signal, kill};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Pid, getppid};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
+};
 
 use crate::board::slots;
 use crate::config::{self, Target};
@@ -31,7 +30,7 @@ use crate::error::Error;
 use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
-use crate::signals::{self, REPORT, SUSPEND};
+use crate::signals::{self, REPORT, SUSPEND, SignalFd};
 use crate::stderr;
 use crate::terminal::{self, Restore};
 
@@ -95,11 +94,9 @@ fn start(
     devices: config::Devices,
 ) -> Result<End, Error> {
     // Blocked before QEMU starts, so that no signal is lost in between.
-    let mut signals = signals::block()?;
-    signals.add(REPORT);
-    signals.add(SUSPEND);
-    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let signals = SignalFd::with_flags(&signals, flags).map_err(Error::host("wait for signals"))?;
+    signals::block(&[SUSPEND])?;
+    let signals = [&signals::ending()[..], &[REPORT, SUSPEND]].concat();
+    let signals = SignalFd::new(&signals).map_err(Error::host("wait for signals"))?;
 
     let _restore = Restore::later().map_err(Error::host("read the terminal's mode"))?;
     let _flags = StatusFlags::remember()?;
@@ -151,7 +148,7 @@ fn how_it_ended(qmp: &Qmp, signal: Option<i32>, status: ExitStatus) -> Result<En
         (None, Some(Reason::GuestReset)) => Ok(End::Reboot),
         (None, Some(Reason::GuestPanic)) => Ok(End::Failure),
         // QEMU itself received a signal.
-        (None, Some(Reason::HostSignal)) => Ok(End::Signal(Signal::SIGTERM as i32)),
+        (None, Some(Reason::HostSignal)) => Ok(End::Signal(libc::SIGTERM)),
         (None, Some(Reason::HostOther)) => Ok(End::Left),
         // Ctrl-a x makes QEMU exit so abruptly that its reason may be lost.
         (None, None) if qmp.resumed() && status.success() => Ok(End::Left),
@@ -180,22 +177,21 @@ impl Running {
         if let Startable::Copy(copy, _) = &kernel {
             inherit(copy)?;
         }
-        let parent = Pid::this();
+        let parent = getpid();
         #[expect(
             unsafe_code,
             reason = "the only way to have QEMU end when we are killed"
         )]
-        // SAFETY: between fork and exec the closure makes four system calls and does not allocate.
+        // SAFETY: between fork and exec the closure only makes system calls and does not allocate.
         unsafe {
             command.pre_exec(move || {
                 // This process waits for blocked signals; QEMU must not inherit the mask.
-                SigSet::empty().thread_set_mask()?;
                 // A terminal sends SIGTSTP to QEMU, too, but QEMU must first pause the guest; then
                 // this process stops it.
-                ignore_suspend()?;
-                set_pdeathsig(Signal::SIGTERM)?;
+                signals::reset()?;
+                set_parent_process_death_signal(Some(Signal::TERM))?;
                 // If the parent died just before that call, nobody would send the signal.
-                if getppid() == parent {
+                if getppid() == Some(parent) {
                     Ok(())
                 } else {
                     Err(io::ErrorKind::BrokenPipe.into())
@@ -218,23 +214,21 @@ impl Running {
         let mut signal = None;
         let mut deadline: Option<Instant> = None;
         loop {
-            let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
-                let left = deadline.saturating_duration_since(Instant::now());
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
-            });
-            let ready = wait(qmp, signals, timeout)?;
+            let timeout = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+            let ready = signals.wait(qmp, timeout);
+            let ready = ready.map_err(Error::host("wait for QEMU"))?;
             if let Some(number) = next_signal(signals, observer, qmp)? {
                 // After a second signal, do not wait.
                 self.send(if signal.is_none() {
-                    Signal::SIGTERM
+                    Signal::TERM
                 } else {
-                    Signal::SIGKILL
+                    Signal::KILL
                 });
                 signal.get_or_insert(number);
                 deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                self.send(Signal::SIGKILL);
+                self.send(Signal::KILL);
                 deadline = None;
             }
             if ready && !qmp.serve()? {
@@ -242,19 +236,17 @@ impl Running {
                 return Ok(signal.or(next_signal(signals, observer, qmp)?));
             }
             if qmp.take_stopped() {
-                self.send(Signal::SIGSTOP);
+                self.send(Signal::STOP);
                 terminal::suspend(signals::stop);
-                self.send(Signal::SIGCONT);
+                self.send(Signal::CONT);
                 qmp.go_on()?;
             }
         }
     }
 
     fn send(&self, signal: Signal) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // It may have exited already.
-            let _ = kill(Pid::from_raw(pid), signal);
-        }
+        // It may have exited already.
+        let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
     fn finish(mut self) -> Result<ExitStatus, Error> {
@@ -270,20 +262,6 @@ impl Drop for Running {
     }
 }
 
-/// Waits for a message or a signal. Returns whether QMP is readable.
-fn wait(qmp: &Qmp, signals: &SignalFd, timeout: PollTimeout) -> Result<bool, Error> {
-    let mut fds = [
-        PollFd::new(qmp.as_fd(), PollFlags::POLLIN),
-        PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-    ];
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-        Err(errno) => return Err(Error::host("wait for QEMU")(errno)),
-    }
-    let [qmp, _] = fds;
-    Ok(qmp.any().unwrap_or(true))
-}
-
 /// Returns the next signal that ends the run, if there is one. Handles the others.
 fn next_signal(
     signals: &SignalFd,
@@ -291,43 +269,30 @@ fn next_signal(
     qmp: &mut Qmp,
 ) -> Result<Option<i32>, Error> {
     loop {
-        let info = signals
-            .read_signal()
-            .map_err(Error::host("read a signal"))?;
-        match info.and_then(|info| i32::try_from(info.ssi_signo).ok()) {
-            Some(number) if number == REPORT as i32 => observer.notify(Moment::Report(None)),
-            Some(number) if number == SUSPEND as i32 => qmp.stop()?,
+        match signals.take().map_err(Error::host("read a signal"))? {
+            Some(REPORT) => observer.notify(Moment::Report(None)),
+            Some(SUSPEND) => qmp.stop()?,
             other => return Ok(other),
         }
     }
 }
 
-/// Ignores SIGTSTP in this process, and across exec(2).
-fn ignore_suspend() -> nix::Result<()> {
-    #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
-    // SAFETY: there is no handler.
-    unsafe { signal::signal(SUSPEND, SigHandler::SigIgn) }.map(drop)
-}
-
 /// Lets a child inherit a descriptor under the same number.
 fn inherit(fd: &OwnedFd) -> Result<(), Error> {
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
-        .map(drop)
-        .map_err(Error::host("pass a descriptor to QEMU"))
+    fcntl_setfd(fd, FdFlags::empty()).map_err(Error::host("pass a descriptor to QEMU"))
 }
 
 /// The status flags of stdin and stdout. QEMU sets both to non-blocking and cannot undo that when
 /// it is killed. Dropping this restores them.
 struct StatusFlags {
-    stdin: OFlag,
-    stdout: OFlag,
+    stdin: OFlags,
+    stdout: OFlags,
 }
 
 impl StatusFlags {
     fn remember() -> Result<Self, Error> {
-        let flags = |fd: BorrowedFd| match fcntl(fd, FcntlArg::F_GETFL) {
-            Ok(flags) => Ok(OFlag::from_bits_retain(flags)),
-            Err(errno) => Err(Error::host("read the flags of stdin and stdout")(errno)),
+        let flags = |fd: BorrowedFd| {
+            fcntl_getfl(fd).map_err(Error::host("read the flags of stdin and stdout"))
         };
         Ok(StatusFlags {
             stdin: flags(io::stdin().as_fd())?,
@@ -338,8 +303,8 @@ impl StatusFlags {
 
 impl Drop for StatusFlags {
     fn drop(&mut self) {
-        let _ = fcntl(io::stdin(), FcntlArg::F_SETFL(self.stdin));
-        let _ = fcntl(io::stdout(), FcntlArg::F_SETFL(self.stdout));
+        let _ = fcntl_setfl(io::stdin(), self.stdin);
+        let _ = fcntl_setfl(io::stdout(), self.stdout);
     }
 }
 

@@ -42,8 +42,7 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
     } else {
         // A signal may come as soon as the process ID can be read. From here on it must end the run
         // properly.
-        signals::block()?;
-        signals::block_suspend()?;
+        signals::block(&[signals::SUSPEND])?;
         run.pidfile.as_deref().map(PidFile::create).transpose()?
     };
     if machine.dump_dtb.is_some() {

@@ -1,37 +1,43 @@
 //! The signals with which a user, a shell or a service manager controls a run.
 
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process;
-use std::ptr::null;
+use std::ptr::{null, null_mut};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal, raise};
+use libc::c_int;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Signal, getpid, kill_process};
+use vmm_sys_util::signal::create_sigset;
 
 use crate::error::Error;
 use crate::{pidfile, terminal};
 
 /// SIGTERM from a service manager, SIGINT from a terminal in cooked mode, SIGHUP from a terminal
 /// that was closed.
-const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+const ENDING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
 /// A disk's size has changed. No effect under QEMU.
-pub const RESIZED: Signal = Signal::SIGUSR2;
+pub const RESIZED: i32 = libc::SIGUSR2;
 
 /// Requests the statistics of a run in progress. No effect without `--stats`.
-pub const REPORT: Signal = Signal::SIGUSR1;
+pub const REPORT: i32 = libc::SIGUSR1;
 
 /// Signals that are requests and do not end the run.
-pub const HEARD: [Signal; 2] = [RESIZED, REPORT];
+pub const HEARD: [i32; 2] = [RESIZED, REPORT];
 
 /// A shell's job control stops this process. The guest is paused first.
-pub const SUSPEND: Signal = Signal::SIGTSTP;
+pub const SUSPEND: i32 = libc::SIGTSTP;
 
 /// This process continues after a stop. The shell may have changed the terminal's mode.
-pub const CONTINUED: Signal = Signal::SIGCONT;
+pub const CONTINUED: i32 = libc::SIGCONT;
 
 /// Signals that must not be delivered to a thread that does not wait for them: a changed window
 /// size, and a change of the terminal's mode from the background.
-const QUIET: [Signal; 2] = [Signal::SIGWINCH, Signal::SIGTTOU];
+const QUIET: [i32; 2] = [libc::SIGWINCH, libc::SIGTTOU];
 
 /// Another signal within this time after the signal that ends a run is the same: timeout(1) and
 /// shells signal both the process and its group.
@@ -39,58 +45,144 @@ const SAME: Duration = Duration::from_millis(500);
 
 /// A write beyond the file size limit (ulimit -f) must fail like a write to a full disk, not end
 /// the process.
-const TOO_LARGE: Signal = Signal::SIGXFSZ;
+const TOO_LARGE: i32 = libc::SIGXFSZ;
 
 /// Returns the signals that end a run, except those that the parent process set to be ignored.
-pub fn ending() -> SigSet {
+pub fn ending() -> Vec<i32> {
     let ending = ENDING.into_iter();
     ending.filter(|signal| !ignored(*signal)).collect()
 }
 
-/// Blocks the signals that end a run in this thread and in those that it starts later, and returns
-/// them for signalfd or sigwait. Also blocks those of [`HEARD`].
+/// Blocks the signals that end a run in this thread and in those that it starts later. Also blocks
+/// those of [`HEARD`] and `others`.
 ///
 /// Signals that the parent process set to be ignored stay ignored: nohup(1) does that with SIGHUP,
 /// and shells do it with SIGINT for background jobs.
-pub fn block() -> Result<SigSet, Error> {
-    let signals = ending();
-    let mut blocked = signals;
-    let others = HEARD.into_iter().chain(QUIET);
-    others.for_each(|signal| blocked.add(signal));
-    blocked.add(CONTINUED);
-    blocked.add(TOO_LARGE);
-    blocked
-        .thread_block()
-        .map_err(Error::host("block signals"))?;
-    Ok(signals)
-}
-
-/// Blocks [`SUSPEND`], as [`block`] does with others.
 ///
 /// # Errors
 /// None are known.
-pub fn block_suspend() -> Result<(), Error> {
-    let suspend = SigSet::from_iter([SUSPEND]);
-    suspend.thread_block().map_err(Error::host("block signals"))
+pub fn block(others: &[i32]) -> Result<(), Error> {
+    let own = [CONTINUED, TOO_LARGE];
+    let signals = [&ending()[..], &HEARD, &QUIET, &own, others].concat();
+    mask(libc::SIG_BLOCK, &signals).map_err(Error::host("block signals"))
+}
+
+/// Unblocks all signals and ignores [`SUSPEND`], also across exec(2). It may be called after fork(2).
+///
+/// # Errors
+/// None are known.
+pub fn reset() -> io::Result<()> {
+    mask(libc::SIG_SETMASK, &[])?;
+    #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
+    // SAFETY: there is no handler.
+    match unsafe { libc::signal(SUSPEND, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn mask(how: c_int, signals: &[i32]) -> io::Result<()> {
+    let set = create_sigset(signals)?;
+    #[expect(unsafe_code, reason = "no safe way to change the mask")]
+    // SAFETY: the set is initialised, and the old mask is not returned.
+    match unsafe { libc::pthread_sigmask(how, &raw const set, null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Reads blocked signals from a file descriptor, see signalfd(2).
+#[derive(Debug)]
+pub struct SignalFd(OwnedFd);
+
+impl SignalFd {
+    /// Reads `signals`.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn new(signals: &[i32]) -> io::Result<SignalFd> {
+        let set = create_sigset(signals)?;
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        #[expect(unsafe_code, reason = "no safe way to make one")]
+        // SAFETY: the set is initialised, and signalfd(2) keeps a copy of it.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        #[expect(unsafe_code, reason = "as above")]
+        // SAFETY: the descriptor is new, and nothing else owns it.
+        Ok(SignalFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Takes a pending signal, if there is one. Does not wait.
+    ///
+    /// # Errors
+    /// The host has no memory left.
+    pub fn take(&self) -> io::Result<Option<i32>> {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.0, &mut info) {
+            // The number comes first.
+            Ok(_) => Ok(info.first_chunk().copied().map(i32::from_ne_bytes)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Waits until a signal can be taken or `other` has an event. Returns whether `other` has one.
+    /// `None` waits without a limit.
+    ///
+    /// # Errors
+    /// The host has no memory left.
+    pub fn wait(&self, other: &impl AsFd, timeout: Option<Duration>) -> io::Result<bool> {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut fds = [
+            PollFd::new(other, PollFlags::IN),
+            PollFd::new(&self.0, PollFlags::IN),
+        ];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let [other, _] = fds;
+        Ok(!other.revents().is_empty())
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for SignalFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 /// Stops this process with all its threads until SIGCONT: the default action of SIGTSTP.
 pub fn stop() {
     // Cannot fail: a process may always signal itself.
-    let _ = raise(Signal::SIGSTOP);
+    let _ = kill_process(getpid(), Signal::STOP);
 }
 
 /// Call it after a signal has ended the run, which takes until the current request is complete.
 /// From here on another signal ends the process at once. The terminal is restored and the pidfile
 /// removed first.
 pub fn end_at_once_by_another() {
-    let (signals, first) = (ending(), Instant::now());
+    // Without it, the run ends normally.
+    let Ok(signals) = SignalFd::new(&ending()) else {
+        return;
+    };
+    let first = Instant::now();
     let end = move || {
-        while let Ok(signal) = signals.wait() {
-            if first.elapsed() >= SAME {
+        while signals.wait(&signals, None).is_ok() {
+            if let Ok(Some(signal)) = signals.take()
+                && first.elapsed() >= SAME
+            {
                 terminal::restore();
                 pidfile::remove();
-                process::exit(128 + signal as i32);
+                process::exit(128 + signal);
             }
         }
     };
@@ -98,12 +190,12 @@ pub fn end_at_once_by_another() {
     let _ = Builder::new().name("signals".into()).spawn(end);
 }
 
-fn ignored(signal: Signal) -> bool {
+fn ignored(signal: i32) -> bool {
     let mut found = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    #[expect(unsafe_code, reason = "nix can only look at an action by replacing it")]
+    #[expect(unsafe_code, reason = "no safe way to read an action")]
     // SAFETY: with no new action, sigaction(2) only writes the current one to `found`, which is
     // large enough.
-    let result = unsafe { libc::sigaction(signal as libc::c_int, null(), found.as_mut_ptr()) };
+    let result = unsafe { libc::sigaction(signal, null(), found.as_mut_ptr()) };
     #[expect(unsafe_code, reason = "as above")]
     // SAFETY: zeroed bytes are a valid sigaction, and so is what the kernel wrote over them.
     let found = unsafe { found.assume_init() };

@@ -11,15 +11,12 @@ use std::sync::Arc;
 
 use devices::transport::vhost_user::{self as devices_vhost_user, VhostUser};
 use log::{info, warn};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::board::slots;
 use crate::config;
 use crate::error::Error;
 use crate::machine::End;
-use crate::signals;
+use crate::signals::{self, SignalFd};
 use crate::socket::Socket;
 
 mod session;
@@ -32,9 +29,8 @@ pub use session::Session;
 /// The device or the socket cannot be created, or the device was lost.
 pub fn run(options: &config::VhostUser) -> Result<End, Error> {
     // Before any other thread exists, so that all of them inherit the mask.
-    let signals = signals::block()?;
-    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let signals = SignalFd::with_flags(&signals, flags).map_err(Error::host("wait for signals"))?;
+    signals::block(&[])?;
+    let signals = SignalFd::new(&signals::ending()).map_err(Error::host("wait for signals"))?;
     let device = slots::alone(&options.device)?;
     let service = VhostUser::new(device).map_err(Error::host("start a device"))?;
     let service = Arc::new(service);
@@ -77,23 +73,11 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
 /// Waits until `other` is readable or a signal comes, and returns the signal.
 fn wait(signals: &SignalFd, other: &impl AsFd) -> Result<Option<i32>, Error> {
     loop {
-        let mut fds = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(other.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Error::host("wait for a front end")(errno)),
-        }
-        let [_, other] = fds;
-        let info = signals
-            .read_signal()
-            .map_err(Error::host("read a signal"))?;
-        if let Some(signal) = info.and_then(|info| i32::try_from(info.ssi_signo).ok()) {
-            return Ok(Some(signal));
-        }
-        if other.any().unwrap_or(true) {
-            return Ok(None);
+        let ready = signals.wait(other, None);
+        let ready = ready.map_err(Error::host("wait for a front end"))?;
+        let signal = signals.take().map_err(Error::host("read a signal"))?;
+        if signal.is_some() || ready {
+            return Ok(signal);
         }
     }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use vmm::pidfile::PidFile;
-use vmm::signals;
+use vmm::signals::{self, SignalFd};
 use vmm::terminal::{Terminal, install_panic_hook};
 
 #[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
@@ -91,8 +91,7 @@ fn play() {
     }
     install_panic_hook();
     if part == "stubborn" {
-        signals::block().unwrap();
-        signals::block_suspend().unwrap();
+        signals::block(&[signals::SUSPEND]).unwrap();
     }
     let terminal = Terminal::start(|| std::process::exit(7)).unwrap();
     match part.as_str() {
@@ -181,10 +180,11 @@ fn count(terminal: &Terminal) {
 
 /// Does not exit on a signal.
 fn stubborn(terminal: &Terminal) {
-    let ending = signals::ending();
+    let ending = SignalFd::new(&signals::ending()).unwrap();
     let _pidfile = PidFile::create(Path::new(&std::env::var(PIDFILE).unwrap())).unwrap();
     writeln!(terminal.output().unwrap(), "ready").unwrap();
-    ending.wait().unwrap();
+    ending.wait(&ending, None).unwrap();
+    ending.take().unwrap();
     signals::end_at_once_by_another();
     loop {
         std::thread::park();

@@ -2,15 +2,14 @@
 
 #![allow(unsafe_code)]
 
-use std::os::unix::thread::JoinHandleExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{Builder, JoinHandle};
 
 use devices::platform::bus::Bus;
-use nix::sys::pthread::pthread_kill;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use libc::{c_int, c_void, siginfo_t};
+use vmm_sys_util::signal::{Killable, register_signal_handler};
 
 use super::vcpu::KvmVcpu;
 use crate::control::Control;
@@ -21,7 +20,7 @@ use crate::vcpu::Gate;
 use crate::{sbi, vcpu};
 
 /// The signal that makes a vCPU leave KVM_RUN. It has no other use for this process.
-const KICK: Signal = Signal::SIGURG;
+const KICK: i32 = libc::SIGURG;
 
 /// State shared by the vCPUs of a VM.
 pub(crate) struct Shared {
@@ -147,20 +146,12 @@ impl VcpuKick {
         // SAFETY: the byte is mapped as long as the vCPU exists, and the thread is not yet joined.
         unsafe { self.immediate_exit.as_ref() }.store(1, Ordering::SeqCst);
         // Fails only if the thread has ended, which is fine.
-        let _ = pthread_kill(self.thread.as_pthread_t(), KICK);
+        let _ = self.thread.kill(KICK);
     }
 }
 
 /// Installs an empty handler, so that the signal only interrupts system calls.
 fn install_kick_handler() -> Result<(), Error> {
-    extern "C" fn nothing(_: libc::c_int) {}
-    let action = SigAction::new(
-        SigHandler::Handler(nothing),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
-    // SAFETY: the handler does nothing, which is safe at any time.
-    unsafe { sigaction(KICK, &action) }
-        .map(drop)
-        .map_err(Error::host("install a signal handler"))
+    extern "C" fn nothing(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
+    register_signal_handler(KICK, nothing).map_err(Error::host("install a signal handler"))
 }

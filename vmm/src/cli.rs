@@ -174,8 +174,8 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t = Irqchip::Auto)]
     pub irqchip: Irqchip,
 
-    /// Enable or disable ISA extensions. An extension that KVM cannot disable is removed from the
-    /// device tree, with a warning
+    /// Enable or disable ISA extensions. One that KVM cannot enable is an error; one that it cannot
+    /// disable is removed from the device tree, with a warning
     #[arg(
         long = "cpu",
         value_name = "EXT=on|off[,...]",

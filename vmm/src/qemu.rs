@@ -61,6 +61,9 @@ pub fn run(machine: &Machine, observer: &dyn Observer, why: Option<&str>) -> Res
     if let Some(path) = &machine.dump_dtb {
         return dump::device_tree(machine, path).map(|()| End::PowerOff);
     }
+    if !machine.config.sbi.is_empty() {
+        warn!("--sbi is for KVM: under QEMU the firmware has the SBI extensions that it has");
+    }
     match start(machine, observer, why, machine.config.devices) {
         // A QEMU without vhost-user reports that only when a front end is requested.
         Err(Error::Qemu(QemuError::Failed { .. }))

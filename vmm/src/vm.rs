@@ -95,7 +95,7 @@ impl<'a> Vm<'a> {
         } = context;
         let Hardware { vm, vcpus, aia } =
             hardware::create(kvm, machine.config.cpus, machine.config.irqchip)?;
-        cpu::configure(&vcpus, machine);
+        cpu::configure(&vcpus, machine)?;
         let timebase = first(&vcpus)?.timebase()?;
         let ram = Arc::new(ram::map(&vm, &machine.config.memory)?);
         let mut bus = Bus::default();

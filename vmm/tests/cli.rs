@@ -746,7 +746,7 @@ fn the_printed_command_names_everything_and_starts_nothing() {
         .set_len(1 << 20)
         .unwrap();
     folder.file("initrd", b"070701");
-    let arguments = "--kernel kernel --initrd initrd --cpus 3 --memory 1.5G --disk a,,b.img,serial=one --disk c.img,readonly --print-command";
+    let arguments = "--kernel kernel --initrd initrd --cpus 3 --memory 1.5G,hugepages=on,prealloc --disk a,,b.img,serial=one --disk c.img,readonly --print-command";
     let print = |devices: &str| {
         let mut all: Vec<&str> = arguments.split(' ').collect();
         all.extend(["--cmdline", "a 'b' c", "--devices", devices]);
@@ -762,7 +762,7 @@ fn the_printed_command_names_everything_and_starts_nothing() {
         ),
         "--device block,path=c.img,readonly,queues=3 &\n",
         "--device rng &\nwhile [ ! -S hartvisor-disk0.sock ] || [ ! -S hartvisor-disk1.sock ] || [ ! -S hartvisor-rng.sock ]; do sleep 0.1; done\nno-such-qemu \\\n",
-        "-object memory-backend-memfd,id=ram,size=1536M,share=on,seal=on ",
+        "-object memory-backend-memfd,id=ram,size=1536M,share=on,seal=on,hugetlb=on,hugetlbsize=2M,prealloc=on ",
         "-machine virt,memory-backend=ram ",
         "-chardev socket,id=disk0,path=hartvisor-disk0.sock \\\n  -device vhost-user-blk,chardev=disk0,queue-size=256,num-queues=3,bus=virtio-mmio-bus.2 ",
         "-device vhost-user-rng,chardev=rng,bus=virtio-mmio-bus.3\n",

@@ -165,6 +165,26 @@ fn extensions_are_taken_away_or_hidden_with_a_warning() {
 }
 
 #[test]
+fn an_extension_that_the_host_lacks_is_refused_with_those_it_has() {
+    let run_with = |arguments: &[&str]| {
+        let output = run(&mut on_kvm(&[], &[], arguments), b"");
+        (output.status.code(), text(&output))
+    };
+    for (option, name, has) in [
+        ("--cpu", "ztso", " a c d f "),
+        ("--sbi", "legacy", " time ipi "),
+    ] {
+        let (status, text) = run_with(&[option, &format!("{name}=on")]);
+        let error = format!("{option} {name}=on: this host's KVM does not have {name}, it has");
+        assert_eq!(status, Some(2), "{text}");
+        assert!(text.contains(&error) && text.contains(has), "{text}");
+    }
+    // What it has anyway may be asked for.
+    let (status, text) = run_with(&["--cmdline", "poweroff", "--cpu", "m=on", "--sbi", "time=on"]);
+    assert_eq!(status, Some(0), "{text}");
+}
+
+#[test]
 fn guest_memory_may_be_larger_than_the_host_or_made_of_huge_pages() {
     let memory = |option: &str| {
         let script = format!(

@@ -3,18 +3,20 @@
 
 use log::{debug, warn};
 
+use super::KvmError;
 use super::ext::{self, register};
 use super::vcpu::KvmVcpu;
+use crate::error::Error;
 use crate::fdt::{Hart, Irqchip};
-use crate::isa::{ISA_EXTENSIONS, Switch};
+use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
 use crate::machine::Machine;
 
 /// Configures the vCPUs. They must not have run yet.
-pub(crate) fn configure(vcpus: &[KvmVcpu], machine: &Machine) {
-    for (vcpu, first) in vcpus
-        .iter()
-        .zip(std::iter::once(true).chain(std::iter::repeat(false)))
-    {
+///
+/// # Errors
+/// An extension was asked for that this KVM does not have.
+pub(crate) fn configure(vcpus: &[KvmVcpu], machine: &Machine) -> Result<(), Error> {
+    for vcpu in vcpus {
         // KVM has the debug console since Linux 6.7, disabled by default. A user may want it
         // disabled.
         if vcpu.set(register::sbi_extension(ext::SBI_DBCN), 1).is_err() {
@@ -24,38 +26,47 @@ pub(crate) fn configure(vcpus: &[KvmVcpu], machine: &Machine) {
         if vcpu.get(register::SSTATEEN0).is_some() {
             let _ = vcpu.set(register::SSTATEEN0, u64::MAX);
         }
-        let isa = machine
-            .config
-            .isa
-            .iter()
-            .map(|switch| (switch, register::isa_extension(switch.number)));
-        let sbi = machine
-            .config
-            .sbi
-            .iter()
-            .map(|switch| (switch, register::sbi_extension(switch.number)));
-        for (switch, id) in isa.chain(sbi) {
-            apply(vcpu, switch, id, first);
+        for switch in &machine.config.isa {
+            let id = register::isa_extension(switch.number);
+            apply(vcpu, "--cpu", switch, id, || extensions(vcpu).collect())?;
+        }
+        for switch in &machine.config.sbi {
+            let id = register::sbi_extension(switch.number);
+            apply(vcpu, "--sbi", switch, id, || sbi_extensions(vcpu).collect())?;
         }
     }
+    Ok(())
 }
 
-/// Logs once what KVM refused.
-fn apply(vcpu: &KvmVcpu, switch: &Switch, id: u64, say: bool) {
+/// Enables or disables one extension. `has` lists those that may be enabled.
+fn apply(
+    vcpu: &KvmVcpu,
+    option: &'static str,
+    switch: &Switch,
+    id: u64,
+    has: impl FnOnce() -> Vec<&'static str>,
+) -> Result<(), Error> {
     let Switch { name, on, .. } = *switch;
-    let Err(error) = vcpu.set(id, on.into()) else {
-        return;
-    };
-    match (say, on) {
-        (false, _) => {}
-        (true, true) => warn!("{name}=on: this host's KVM does not support it: {error}"),
-        (true, false) if vcpu.get(id).is_none_or(|has| has == 0) => {}
-        (true, false) => {
+    if vcpu.get(id).unwrap_or(0) == u64::from(on) {
+        return Ok(());
+    }
+    match (vcpu.set(id, on.into()), on) {
+        (Ok(()), _) => {}
+        (Err(_), true) => {
+            return Err(KvmError::Extension {
+                option,
+                name,
+                has: has().join(" "),
+            }
+            .into());
+        }
+        (Err(error), false) => {
             warn!(
-                "{name}=off: KVM cannot disable it, it is only hidden from the device tree ({error})"
+                "{option} {name}=off: KVM cannot disable it, it is only hidden from the device tree ({error})"
             );
         }
     }
+    Ok(())
 }
 
 /// The hart's properties for the device tree.
@@ -100,7 +111,14 @@ pub(crate) fn extensions(vcpu: &KvmVcpu) -> impl Iterator<Item = &'static str> {
     numbered.filter_map(move |(name, number)| has(number).then_some(name))
 }
 
-/// `rv64`, the single letters in their canonical order, then the others.
+/// The SBI extensions that KVM can give the guest, on or off.
+pub(crate) fn sbi_extensions(vcpu: &KvmVcpu) -> impl Iterator<Item = &'static str> {
+    let has = |number| vcpu.get(register::sbi_extension(number)).is_some();
+    let numbered = SBI_EXTENSIONS.into_iter().zip(0..);
+    numbered.filter_map(move |(name, number)| has(number).then_some(name))
+}
+
+/// `rv64` and the single letters in their canonical order, then the others.
 fn isa_string(extensions: &[&str]) -> String {
     let mut isa = "rv64".to_owned();
     let letters = ["i", "m", "a", "f", "d", "q", "c", "b", "v", "h"];

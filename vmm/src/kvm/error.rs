@@ -28,6 +28,14 @@ pub enum KvmError {
     #[error("this host's KVM lacks {what}: {why}")]
     Lacks { what: String, why: &'static str },
 
+    /// An extension was asked for that KVM does not have.
+    #[error("{option} {name}=on: this host's KVM does not have {name}, it has {has}")]
+    Extension {
+        option: &'static str,
+        name: &'static str,
+        has: String,
+    },
+
     /// A step of the requested AIA's set-up failed.
     #[error("--irqchip aia: this host's KVM cannot {step} (--irqchip auto uses a PLIC then)")]
     Aia { step: String, source: io::Error },
@@ -57,6 +65,7 @@ impl KvmError {
     /// Returns the error's class.
     pub(crate) fn class(&self) -> Class {
         match self {
+            KvmError::Extension { .. } => Class::Usage,
             KvmError::Call { .. } => Class::Own,
             _ => Class::Host,
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::error::QemuError;
 use crate::board::{Line, slots};
-use crate::config::Irqchip;
+use crate::config::{HugePages, Irqchip};
 use crate::error::Error;
 use crate::isa::Switch;
 use crate::layout::KERNEL_BASE;
@@ -63,7 +63,15 @@ pub enum Devices<'a> {
 /// `kernel` is the file to start.
 pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec<OsString> {
     let mut line = Line::default();
-    let memory = size::show(machine.config.memory.size);
+    let ram = &machine.config.memory;
+    let memory = size::show(ram.size);
+    let mut keys = String::new();
+    if ram.hugepages == HugePages::On {
+        keys += ",hugetlb=on,hugetlbsize=2M";
+    }
+    if ram.prealloc {
+        keys += ",prealloc=on";
+    }
     // As under KVM, where an AIA is an APLIC in MSI mode with IMSICs. QEMU's default is right for
     // auto.
     let mut board = match machine.config.irqchip {
@@ -75,10 +83,10 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
         Devices::Qemu => &[],
         Devices::Ours(addresses) => addresses,
     };
-    if !ours.is_empty() {
+    if !ours.is_empty() || !keys.is_empty() {
         // A memfd that the back ends map, too. It is sealed so that it cannot shrink.
         board += ",memory-backend=ram";
-        let memory = format!("memory-backend-memfd,id=ram,size={memory},share=on,seal=on");
+        let memory = format!("memory-backend-memfd,id=ram,size={memory},share=on,seal=on{keys}");
         line.add(["-object", &memory]);
     }
     line.add([

@@ -16,13 +16,11 @@ use std::process::{Command, Output};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-#[allow(unreachable_pub, missing_docs)]
-#[path = "support/folder.rs"]
-mod folder;
 mod support;
-use folder::program::output;
-use folder::{Folder, KERNEL, expect};
-use support::{Elf, image, shutdown};
+
+use support::folder::{Folder, KERNEL, expect};
+use support::kernel::{Elf, image, shutdown};
+use support::program::output;
 
 #[test]
 fn a_kernel_that_is_none_is_named_with_what_would_be_right() {

@@ -6,14 +6,11 @@
     clippy::indexing_slicing
 )]
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/conform.rs"]
-mod conform;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
+mod support;
 
-use conform::{Column, KVM, KVM_AIA, QEMU, Results, VHOST_USER, counts, run, table, write};
+use support::conform::{
+    Column, KVM, KVM_AIA, QEMU, Results, VHOST_USER, counts, run, table, write,
+};
 
 /// Number of tests of the conformance guest.
 const TESTS: usize = 276;

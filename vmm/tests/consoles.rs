@@ -13,23 +13,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
-#[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
-#[path = "support/pty.rs"]
-mod pty;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/session.rs"]
-mod session;
+mod support;
 
-use lab::program::{Deadline, LIMIT, LOOK, until};
-use lab::{guest, hartvisor, host_file, run, text};
-use pty::Pty;
-use session::Session;
+use support::lab::{self, guest, hartvisor, host_file, run, text};
+use support::linux;
+use support::program::{Deadline, LIMIT, LOOK, until};
+use support::pty::Pty;
+use support::session::Session;
 
 /// Returns `hartvisor run --accel kvm` for a shell in the lab.
 fn on_kvm() -> String {

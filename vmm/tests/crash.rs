@@ -12,19 +12,11 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/session.rs"]
-mod session;
+mod support;
 
-use lab::{hartvisor, host_file, text};
-use linux::{AT_CONSOLE, ext4, initramfs, succeed};
-use session::Session;
+use support::lab::{self, hartvisor, host_file, text};
+use support::linux::{AT_CONSOLE, ext4, initramfs, succeed};
+use support::session::Session;
 
 /// The guest: writes files, and makes each durable before it reports it, with other writes at the
 /// same time.

@@ -9,11 +9,9 @@
 
 use std::fs;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
+mod support;
 
-use lab::{guest, hartvisor, run, text};
+use support::lab::{self, guest, hartvisor, run, text};
 
 /// Runs in the host. A guest that powers off at once shows that the disk can be used.
 const SCRIPT: &str = r#"

@@ -8,15 +8,10 @@
 
 use std::fs;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
+mod support;
 
-use lab::{cached, hartvisor, run, text};
-use linux::initramfs;
+use support::lab::{self, cached, hartvisor, run, text};
+use support::linux::initramfs;
 
 /// The guest's /init. Its disks of 64 MiB each: a file, a block device of the host, and a file with
 /// direct I/O.

@@ -8,23 +8,12 @@
 
 use std::process::Command;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/session.rs"]
-mod session;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/tested.rs"]
-mod tested;
+mod support;
 
-use lab::cached;
-use linux::{assert_clean, initramfs, succeed};
-use session::Session;
-use tested::Row;
+use support::lab::cached;
+use support::linux::{self, assert_clean, initramfs, succeed};
+use support::session::Session;
+use support::tested::Row;
 
 /// Time limit in seconds from the start to the login prompt.
 const BOOT: u64 = 600;

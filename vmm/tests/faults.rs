@@ -11,17 +11,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[cfg(feature = "full")]
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
 mod support;
 
-use lab::{guest, hartvisor, run, text};
-use support::{Elf, jump};
+use support::kernel::{Elf, jump};
+use support::lab::{self, guest, hartvisor, run, text};
+#[cfg(feature = "full")]
+use support::linux;
 
 /// The guest's memory, which determines the end of RAM.
 const MEMORY: &str = "64M";

@@ -13,22 +13,12 @@ use std::process::Command;
 
 use dtoolkit::fdt::Fdt;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
-#[path = "support/packed.rs"]
-mod packed;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/tested.rs"]
-mod tested;
+mod support;
 
-use lab::{guest, hartvisor, host_file, run, text};
-use linux::initramfs;
-use packed::{gzip, zboot, zstd};
-use tested::Row;
+use support::lab::{self, guest, hartvisor, host_file, run, text};
+use support::linux::{self, initramfs};
+use support::packed::{gzip, zboot, zstd};
+use support::tested::Row;
 
 /// Starts each kernel in turn in one emulated host, and returns the output and the exit statuses.
 fn start_each(kernels: &[String], folder: &Path, arguments: &str) -> (String, Vec<i32>) {

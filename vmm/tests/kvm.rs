@@ -10,19 +10,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
-#[path = "support/pty.rs"]
-mod pty;
+mod support;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/tap.rs"]
-mod tap;
-
-use lab::{guest, hartvisor, run, text};
-use pty::Pty;
+use support::lab::{self, guest, hartvisor, run, text};
+use support::pty::Pty;
+use support::tap;
 
 const SIZE: usize = 1 << 20;
 

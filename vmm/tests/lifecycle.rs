@@ -8,11 +8,9 @@
 
 use std::fs;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
+mod support;
 
-use lab::{guest, hartvisor, run, text};
+use support::lab::{self, guest, hartvisor, run, text};
 
 /// Returns the values of all lines `name=value`.
 fn values<'a>(text: &'a str, name: &str) -> Vec<&'a str> {

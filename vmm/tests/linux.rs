@@ -10,19 +10,11 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/tested.rs"]
-mod tested;
+mod support;
 
-use lab::{cached, hartvisor};
-use linux::{AT_CONSOLE, assert_clean, ext4, initramfs, succeed};
-use tested::Row;
+use support::lab::{self, cached, hartvisor};
+use support::linux::{self, AT_CONSOLE, assert_clean, ext4, initramfs, succeed};
+use support::tested::Row;
 
 /// The guest's /init: a console on hvc0, 64 MiB in a file system on /dev/vda, a line of input.
 const INIT: &str = r#"echo "guest: cpus $(grep -c ^processor /proc/cpuinfo), disk $(cat /sys/block/vda/serial)"

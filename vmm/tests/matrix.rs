@@ -9,18 +9,11 @@
 
 use std::fs::File;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/tap.rs"]
-mod tap;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/tested.rs"]
-mod tested;
+mod support;
 
-use lab::{guest, hartvisor, run, text};
-use tested::Row;
+use support::lab::{self, guest, hartvisor, run, text};
+use support::tap;
+use support::tested::Row;
 
 const PLIC: &str = "# PLIC: ";
 const AIA: &str = "# APLIC (MSI) and IMSIC: ";

@@ -13,11 +13,10 @@ use std::process::Command;
 use observe::stats::report::Report;
 use serde_json::Value;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
+mod support;
 
-use lab::{guest, hartvisor, run, text};
+use support::lab::{self, guest, hartvisor, run, text};
+use support::program;
 
 /// Blocks of 4 KiB read by the guest's `disk` method.
 const BLOCKS: u64 = 64;
@@ -219,7 +218,7 @@ fn under_qemu_our_devices_are_counted_and_traced_and_the_rest_is_null() {
         .arg("--trace")
         .arg(at("trace"));
     command.args(["--serial", "stdio", "--console", "null"]);
-    let output = lab::program::output(&command);
+    let output = program::output(&command);
     assert!(output.status.success(), "{}", text(&output));
     let report = self::report(folder.path(), "stats");
     assert_eq!(report.accel, "qemu");

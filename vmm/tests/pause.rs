@@ -6,16 +6,11 @@
     clippy::indexing_slicing
 )]
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
+mod support;
 
+use support::lab::{self, guest, hartvisor, run, text};
 #[cfg(feature = "full")]
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
-
-use lab::{guest, hartvisor, run, text};
+use support::linux;
 
 /// Shell functions for the host. `stopped PID` waits until the process is stopped.
 const STOPPED: &str = r#"

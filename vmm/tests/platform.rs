@@ -11,22 +11,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
-#[cfg(feature = "full")]
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/session.rs"]
-mod session;
 mod support;
 
-use lab::{hartvisor, host_file, run, text};
+use support::kernel::{Elf, finish, image, panic, putchar, reboot, seed};
+use support::lab::{self, hartvisor, host_file, run, text};
+use support::linux;
 #[cfg(feature = "full")]
-use session::Session;
-use support::{Elf, finish, image, panic, putchar, reboot, seed};
+use support::session::Session;
 
 /// A shell on the serial port, although there is a virtio console as well, which accepts input as
 /// soon as it appears. The disk's first byte counts the boots.

@@ -11,15 +11,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
+mod support;
 
-use lab::{cached, run, text};
-use linux::{initramfs, succeed};
+use support::lab::{self, cached, run, text};
+use support::linux::{initramfs, succeed};
 
 /// The guest's /init. Its disks: an image with data, a new one, a read-only one.
 const INIT: &str = r#"#!/bin/busybox sh

@@ -17,22 +17,14 @@ use nix::unistd::Pid;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
-#[path = "support/pty.rs"]
-mod pty;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/session.rs"]
-mod session;
-mod support;
-use pty::Pty;
-use pty::program::{self, Deadline, LIMIT, output, until};
 use vmm::config::Disk;
 
-use session::Session;
-use support::{Elf, fail_by_finisher, reboot, shutdown, wait};
+mod support;
+
+use support::kernel::{Elf, fail_by_finisher, reboot, shutdown, wait};
+use support::program::{self, Deadline, LIMIT, output, until};
+use support::pty::Pty;
+use support::session::Session;
 
 const KERNEL: u64 = 0x8020_0000;
 /// The last line that OpenSBI prints before it starts the guest.

@@ -14,11 +14,9 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "support/folder.rs"]
-#[allow(dead_code, unreachable_pub, missing_docs)]
-mod folder;
 mod support;
-use folder::Folder;
+
+use support::folder::Folder;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 

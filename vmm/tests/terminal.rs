@@ -23,10 +23,9 @@ use vmm::pidfile::PidFile;
 use vmm::signals::{self, SignalFd};
 use vmm::terminal::{Terminal, install_panic_hook};
 
-#[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_wrap)]
-#[path = "support/pty.rs"]
-mod pty;
-use pty::Pty;
+mod support;
+
+use support::pty::Pty;
 
 const PART: &str = "HARTVISOR_TEST_PART";
 const PIDFILE: &str = "HARTVISOR_TEST_PIDFILE";

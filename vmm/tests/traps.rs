@@ -13,11 +13,9 @@ use std::path::Path;
 
 use observe::stats::report::Report;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
+mod support;
 
-use lab::{guest, hartvisor, project, run, text};
+use support::lab::{self, guest, hartvisor, project, run, text};
 
 /// The methods, by the guest's names, and their names in the table.
 const WAYS: [(&str, &str); 15] = [

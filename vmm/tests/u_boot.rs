@@ -11,25 +11,16 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/session.rs"]
-mod session;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/tested.rs"]
-mod tested;
+mod support;
 
-use lab::cached;
 #[cfg(feature = "full")]
-use linux::initramfs;
-use linux::succeed;
-use session::Session;
-use tested::Row;
+use support::lab;
+use support::lab::cached;
+#[cfg(feature = "full")]
+use support::linux::initramfs;
+use support::linux::succeed;
+use support::session::Session;
+use support::tested::Row;
 
 /// Time limit in seconds per step.
 const STEP: u64 = 120;

@@ -17,12 +17,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-#[path = "support/folder.rs"]
-#[allow(dead_code, unreachable_pub, missing_docs)]
-mod folder;
 mod support;
-use folder::program::{self, output, undisturbed};
-use folder::{Folder, expect};
+
+use support::folder::{Folder, expect};
+use support::program::{self, output, undisturbed};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 

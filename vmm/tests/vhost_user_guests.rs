@@ -14,20 +14,12 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/lab.rs"]
-mod lab;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/linux.rs"]
-mod linux;
-#[allow(dead_code, unreachable_pub)]
-#[path = "support/session.rs"]
-mod session;
+mod support;
 
-use lab::program::{self, LIMIT, undisturbed};
-use lab::{cached, guest, run, text};
-use linux::{AT_CONSOLE, assert_clean, ext4, initramfs, succeed};
-use session::Session;
+use support::lab::{cached, guest, run, text};
+use support::linux::{AT_CONSOLE, assert_clean, ext4, initramfs, succeed};
+use support::program::{self, LIMIT, undisturbed};
+use support::session::Session;
 
 const HARTVISOR: &str = env!("CARGO_BIN_EXE_hartvisor");
 

@@ -8,11 +8,13 @@ use crate::layout::{KERNEL_BASE, MIB, RAM_BASE};
 #[path = "unpack_test.rs"]
 mod unpack_test;
 
+#[allow(dead_code, unreachable_pub, clippy::cast_possible_truncation)]
+#[path = "../../tests/support/kernel.rs"]
+mod kernels;
+#[allow(dead_code, unreachable_pub)]
 #[path = "../../tests/support/packed.rs"]
 mod packed;
-#[path = "../../tests/support/mod.rs"]
-mod support;
-use support::{Elf, Segment as Load, image};
+use kernels::{Elf, Segment as Load, image};
 
 fn open(bytes: &[u8]) -> Result<Kernel, String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();

@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::FileExt;
 
+use super::kernels::{Elf, image};
 use super::packed::{gzip, zboot, zstd};
-use super::support::{Elf, image};
 use super::{auto, open, two_segments};
 use crate::config::{self, KernelFormat};
 use crate::error::Error;

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::lab::{self, hartvisor, project};
+use super::lab::{self, hartvisor, project};
 
 /// Time limit in seconds of one guest run in the emulated host, far above what it needs.
 const PATIENCE: &str = "600";

@@ -6,11 +6,8 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use crate::support::{Elf, shutdown};
-
-#[allow(clippy::duplicate_mod, reason = "each of these is a whole of its own")]
-#[path = "program.rs"]
-pub mod program;
+use super::kernel::{Elf, shutdown};
+use super::program;
 
 /// Link address of the valid kernel.
 pub const KERNEL: u64 = 0x8020_0000;

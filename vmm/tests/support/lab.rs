@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-#[allow(clippy::duplicate_mod, reason = "each of these is a whole of its own")]
-#[path = "program.rs"]
-pub mod program;
+use super::program;
 
 /// Exit status of `lab/run` and timeout(1) after a timeout.
 pub const TIMED_OUT: i32 = 124;

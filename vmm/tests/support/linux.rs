@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::lab::{cached, host_file};
+use super::lab::{cached, host_file};
 
 /// The start of every guest's /init.
 const BEGIN: &str = "#!/bin/busybox sh

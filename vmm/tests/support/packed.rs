@@ -1,5 +1,4 @@
 //! Compressed kernels for tests.
-#![allow(unreachable_pub)]
 
 use std::io::Write;
 

@@ -12,10 +12,7 @@ use nix::sys::termios::{LocalFlags, OutputFlags, tcgetattr};
 use nix::unistd::{Pid, read};
 use std::os::fd::{AsFd, OwnedFd};
 
-#[allow(clippy::duplicate_mod, reason = "each of these is a whole of its own")]
-#[path = "program.rs"]
-pub mod program;
-use program::{Deadline, LIMIT, LOOK, undisturbed};
+use super::program::{self, Deadline, LIMIT, LOOK, undisturbed};
 
 pub struct Pty {
     master: File,

@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab;
-use crate::lab::program::{Deadline, LOOK, listen, undisturbed, wait};
+use super::lab;
+use super::program::{Deadline, LOOK, listen, undisturbed, wait};
 
 /// A running program, its output so far, and how much of it was consumed.
 pub struct Session {

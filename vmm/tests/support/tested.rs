@@ -9,7 +9,7 @@ use std::thread;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::lab::{cached, project};
+use super::lab::{cached, project};
 
 const HEAD: &str = "# What is tested
 

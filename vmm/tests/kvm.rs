@@ -162,15 +162,10 @@ fn an_extension_that_the_host_lacks_is_refused_with_those_it_has() {
         let output = run(&mut on_kvm(&[], &[], arguments), b"");
         (output.status.code(), text(&output))
     };
-    for (option, name, has) in [
-        ("--cpu", "ztso", " a c d f "),
-        ("--sbi", "legacy", " time ipi "),
-    ] {
-        let (status, text) = run_with(&[option, &format!("{name}=on")]);
-        let error = format!("{option} {name}=on: this host's KVM does not have {name}, it has");
-        assert_eq!(status, Some(2), "{text}");
-        assert!(text.contains(&error) && text.contains(has), "{text}");
-    }
+    let (status, text) = run_with(&["--cpu", "ztso=on"]);
+    assert_eq!(status, Some(2), "{text}");
+    let error = "--cpu ztso=on: this host's KVM does not have ztso, it has a c d f ";
+    assert!(text.contains(error), "{text}");
     // What it has anyway may be asked for.
     let (status, text) = run_with(&["--cmdline", "poweroff", "--cpu", "m=on", "--sbi", "time=on"]);
     assert_eq!(status, Some(0), "{text}");

@@ -149,9 +149,8 @@ fn at_prompt(folder: &Path, options: &[&str]) -> Session {
 
 /// U-Boot adds the command line and the initramfs to its device tree, in place, and passes it on.
 #[cfg(feature = "full")]
-fn boots_debian_by_extlinux(options: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut guest = at_prompt(folder.path(), options);
+fn boots_debian_by_extlinux(folder: &Path, options: &[&str]) {
+    let mut guest = at_prompt(folder, options);
     guest.send("sysboot virtio 0:0 any ${scriptaddr} /extlinux/extlinux.conf\n");
     guest.expect(&format!("guest: alive, {CMDLINE}"), 5 * STEP);
     let (status, seen) = guest.end(STEP);
@@ -161,7 +160,8 @@ fn boots_debian_by_extlinux(options: &[&str]) {
 #[test]
 #[cfg(feature = "full")]
 fn u_boot_boots_debian_by_extlinux() {
-    boots_debian_by_extlinux(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    boots_debian_by_extlinux(folder.path(), &[]);
 }
 
 /// A user-supplied device tree gets spare bytes, too.
@@ -181,7 +181,7 @@ fn u_boot_boots_debian_by_extlinux_with_a_given_device_tree() {
     // dtc writes it without spare bytes.
     let packed = folder.path().join("packed.dtb");
     fs::write(&packed, without_slack(&written)).unwrap();
-    boots_debian_by_extlinux(&["--dtb", packed.to_str().unwrap()]);
+    boots_debian_by_extlinux(folder.path(), &["--dtb", packed.to_str().unwrap()]);
 }
 
 /// A tree that ends with its strings block (Devicetree Specification v0.4 § 5.2).

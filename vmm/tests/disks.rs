@@ -11,14 +11,11 @@ use std::fs;
 mod support;
 
 use support::lab::{self, cached, hartvisor, run, text};
-use support::linux::initramfs;
+use support::linux::{at_console, initramfs};
 
 /// The guest's /init. Its disks of 64 MiB each: a file, a block device of the host, and a file with
 /// direct I/O.
-const INIT: &str = r#"while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdc ]; do sleep 0.1; done
-exec </dev/hvc0 >/dev/hvc0 2>&1
-stty -echo
-cd /sys/block/vda
+const INIT: &str = r#"cd /sys/block/vda
 echo "mq=$(ls mq | wc -l) physical=$(cat queue/physical_block_size) logical=$(cat /sys/block/vdc/queue/logical_block_size)"
 echo "segment=$(cat queue/max_segment_size)"
 echo "discard=$(cat queue/discard_max_bytes) zeroes=$(cat queue/write_zeroes_max_bytes)"
@@ -91,7 +88,11 @@ fn values<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
 #[test]
 fn linux_uses_all_that_a_disk_offers() {
     let folder = tempfile::tempdir().unwrap();
-    let initramfs = initramfs(folder.path(), "host", INIT);
+    let initramfs = initramfs(
+        folder.path(),
+        "host",
+        &format!("{}{INIT}", at_console("vdc")),
+    );
     let script = format!(
         "run='{} run --accel kvm --no-reboot --cpus 2 --cmdline console=hvc0 --kernel {} --initrd {}'{BESIDE}",
         hartvisor().display(),

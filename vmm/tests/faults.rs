@@ -140,14 +140,6 @@ fn a_jump_to_where_no_ram_is_goes_to_the_trap_vector() {
     );
 }
 
-/// The start of both kernels' /init.
-#[cfg(feature = "full")]
-const AT_CONSOLE: &str = r#"
-while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdb ]; do sleep 0.1; done
-exec </dev/hvc0 >/dev/hvc0 2>&1
-cpus=$(grep -c ^processor /proc/cpuinfo)
-"#;
-
 /// The first kernel's last fetch uses a virtual address with paging disabled. kexec relies on the
 /// exception.
 #[cfg(feature = "full")]
@@ -160,8 +152,10 @@ fn linux_starts_another_kernel_by_kexec() {
     fs::copy(program, first.join("root/bin/kexec")).unwrap();
     let start = r#"echo "guest: first $cpus"; kexec /dev/vda /dev/vdb; poweroff -f"#;
     let end = r#"echo "guest: second $cpus"; poweroff -f"#;
+    let cpus = "cpus=$(grep -c ^processor /proc/cpuinfo)";
+    let begin = format!("{}{cpus}\n", linux::at_console("vdb"));
     let initramfs =
-        |folder, script| linux::initramfs(folder, "host", &format!("{AT_CONSOLE}{script}\n"));
+        |folder, script| linux::initramfs(folder, "host", &format!("{begin}{script}\n"));
     let (first, second) = (initramfs(&first, start), initramfs(&second, end));
     // The second kernel gets the first one's device tree, which has the size of the first initrd.
     let size = fs::metadata(&first).unwrap().len().next_multiple_of(4096);

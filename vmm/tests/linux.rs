@@ -7,14 +7,17 @@
 )]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 mod support;
 
 use support::lab::{self, cached, hartvisor};
 use support::linux::{self, AT_CONSOLE, assert_clean, ext4, initramfs, succeed};
+use support::session::Session;
 use support::tested::Row;
+
+/// How long a step may take, in seconds.
+const STEP: u64 = 300;
 
 /// The guest's /init: a console on hvc0, 64 MiB in a file system on /dev/vda, a line of input.
 const INIT: &str = r#"echo "guest: cpus $(grep -c ^processor /proc/cpuinfo), disk $(cat /sys/block/vda/serial)"
@@ -37,37 +40,31 @@ fn boots(kernel: &str, options: &[&str], irqchip: &str, cpus: &str) {
     let folder = tempfile::tempdir().unwrap();
     let initramfs = initramfs(folder.path(), kernel, &format!("{AT_CONSOLE}{INIT}"));
     let disk = ext4(folder.path());
-    let mut child = lab::lab(options, &[folder.path()])
-        .arg(hartvisor())
-        .args(["run", "--accel", "kvm", "--memory", "512M", "--no-reboot"])
-        .args(["--cpus", cpus, "--irqchip", irqchip])
-        .args(["--cmdline", "console=hvc0 quiet panic=-1"])
-        .arg("--kernel")
-        .arg(cached(kernel, "vmlinux"))
-        .arg("--initrd")
-        .arg(&initramfs)
-        .arg("--disk")
-        .arg(format!("{},serial=linux", disk.display()))
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut keyboard = child.stdin.take().unwrap();
-    let mut seen = String::new();
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        let line = line.unwrap();
-        seen += &format!("{}\n", line.trim_end());
-        if line.contains("type a line") {
-            keyboard.write_all(b"hello linux\n").unwrap();
-        }
-    }
-    let status = child.wait().unwrap();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut seen)
-        .unwrap();
-    assert_eq!(status.code(), Some(0), "{seen}");
+    let mut guest = Session::on_kvm(
+        options,
+        folder.path(),
+        &[
+            "--memory",
+            "512M",
+            "--no-reboot",
+            "--cpus",
+            cpus,
+            "--irqchip",
+            irqchip,
+            "--cmdline",
+            "console=hvc0 quiet panic=-1",
+            "--kernel",
+            cached(kernel, "vmlinux").to_str().unwrap(),
+            "--initrd",
+            initramfs.to_str().unwrap(),
+            "--disk",
+            &format!("{},serial=linux", disk.display()),
+        ],
+    );
+    guest.expect("guest: type a line", STEP);
+    guest.send("hello linux\n");
+    let (status, seen) = guest.end(STEP);
+    assert_eq!(status, Some(0), "{seen}");
     let expected = [
         format!("guest: cpus {cpus}, disk linux"),
         "guest: you typed hello linux".to_owned(),

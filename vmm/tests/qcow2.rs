@@ -14,18 +14,10 @@ use std::process::Command;
 mod support;
 
 use support::lab::{self, cached, run, text};
-use support::linux::{initramfs, succeed};
+use support::linux::{at_console, initramfs, succeed};
 
 /// The guest's /init. Its disks: an image with data, a new one, a read-only one.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-modprobe virtio_mmio; modprobe virtio_blk
-while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vdc ]; do sleep 0.1; done
-exec </dev/hvc0 >/dev/hvc0 2>&1
-stty -echo
-for disk in vda vdb vdc; do echo "size=$(cat /sys/block/$disk/size)"; done
+const INIT: &str = r#"for disk in vda vdb vdc; do echo "size=$(cat /sys/block/$disk/size)"; done
 echo "sum=$(dd if=/dev/vda bs=1M 2>/dev/null | sha256sum)"
 # Copied completely, then 2 MiB of it discarded.
 dd if=/dev/vda of=/dev/vdb bs=1M conv=fsync 2>/dev/null
@@ -76,7 +68,11 @@ fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
         &[],
     );
 
-    let initramfs = initramfs(folder.path(), "host", INIT);
+    let initramfs = initramfs(
+        folder.path(),
+        "host",
+        &format!("{}{INIT}", at_console("vdc")),
+    );
     let mut host = lab::lab(&["--cpus", "2"], &[folder.path()]);
     host.arg(hartvisor())
         .args([

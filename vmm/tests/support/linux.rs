@@ -22,6 +22,11 @@ exec </dev/hvc0 >/dev/hvc0 2>&1
 stty -echo
 ";
 
+/// The same for a guest whose last disk is `disk`, such as vdc.
+pub fn at_console(disk: &str) -> String {
+    AT_CONSOLE.replace("vda", disk)
+}
+
 /// Creates an initramfs of busybox, the modules of the downloaded kernel of this name, and an /init
 /// that mounts the usual file systems and continues with `script`.
 pub fn initramfs(folder: &Path, kernel: &str, script: &str) -> PathBuf {

@@ -30,11 +30,7 @@ pub enum KvmError {
 
     /// An extension was asked for that KVM does not have.
     #[error("{option} {name}=on: this host's KVM does not have {name}, it has {has}")]
-    Extension {
-        option: &'static str,
-        name: &'static str,
-        has: String,
-    },
+    Extension { option: &'static str, name: &'static str, has: String },
 
     /// A step of the requested AIA's set-up failed.
     #[error("--irqchip aia: this host's KVM cannot {step} (--irqchip auto uses a PLIC then)")]

@@ -20,14 +20,17 @@ const BOOT: u64 = 600;
 /// Time limit in seconds per step.
 const STEP: u64 = 120;
 
-/// systemd waits 90 s for /dev/hvc0 by default. With two levels of emulation udev may take that
-/// long to start.
-const CMDLINE: &str = "console=hvc0 panic=-1 systemd.default_device_timeout_sec=600";
+/// systemd would give up on /dev/hvc0 after 90 s. A machine that is emulated twice may need longer to
+/// start udev.
+const CMDLINE: &str = "console=hvc0 panic=-1 systemd.default_device_timeout_sec=infinity";
 
-/// Switches to the system on the disk. Debian's kernel has the disk and file system drivers in
-/// modules.
+/// Starts the system on the disk, since the drivers of disk and file system are modules in Debian's
+/// kernel. Its services get as long as they need: 90 s of the guest's time may be little of its CPUs.
 const INIT: &str = r#"while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
 mount -o ro /dev/vda /mnt
+mount -t tmpfs -o mode=755 none /mnt/run
+mkdir -p /mnt/run/systemd/system/service.d
+printf '[Service]\nTimeoutSec=infinity\nWatchdogSec=0\n' >/mnt/run/systemd/system/service.d/patient.conf
 umount /sys /proc
 exec switch_root -c /dev/hvc0 /mnt /sbin/init
 "#;

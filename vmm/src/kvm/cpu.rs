@@ -106,7 +106,15 @@ pub(crate) fn mmu_type(vcpu: &KvmVcpu) -> &'static str {
 
 /// The guest's ISA extensions, as far as this program knows their names.
 pub(crate) fn extensions(vcpu: &KvmVcpu) -> impl Iterator<Item = &'static str> {
-    let has = |number| vcpu.get(register::isa_extension(number)) == Some(1);
+    // Since Linux 6.6 one register shows 64 of them. Each one's own register is a system call.
+    let words = [0, 1].map(|word| vcpu.get(register::isa_extensions(word)));
+    let has = move |number: u64| {
+        let word = usize::try_from(number / 64).ok();
+        match word.and_then(|word| words.get(word).copied().flatten()) {
+            Some(word) => word >> (number % 64) & 1 == 1,
+            None => vcpu.get(register::isa_extension(number)) == Some(1),
+        }
+    };
     let numbered = ISA_EXTENSIONS.into_iter().zip(0..);
     numbered.filter_map(move |(name, number)| has(number).then_some(name))
 }
@@ -142,5 +150,19 @@ mod tests {
     fn the_isa_string_has_its_letters_in_canonical_order() {
         let extensions = ["a", "c", "d", "f", "i", "m", "sstc", "zba"];
         assert_eq!(isa_string(&extensions), "rv64imafdc_sstc_zba");
+    }
+
+    #[cfg(feature = "e2e")]
+    #[test]
+    fn the_registers_of_64_extensions_show_what_each_ones_own_register_does() {
+        let kvm = kvm_ioctls::Kvm::new().unwrap();
+        let vm = kvm.create_vm().unwrap();
+        let vcpu = KvmVcpu::new(&vm, 0).unwrap();
+        let own = |number| vcpu.get(register::isa_extension(number)) == Some(1);
+        let numbered = ISA_EXTENSIONS.into_iter().zip(0..);
+        let each: Vec<_> = numbered.filter(|&(_, number)| own(number)).collect();
+        let names: Vec<_> = each.into_iter().map(|(name, _)| name).collect();
+        assert!(names.contains(&"i"));
+        assert_eq!(extensions(&vcpu).collect::<Vec<_>>(), names);
     }
 }

@@ -9,10 +9,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use kvm_bindings::{
     KVM_REG_RISCV, KVM_REG_RISCV_CONFIG, KVM_REG_RISCV_CORE, KVM_REG_RISCV_CSR,
-    KVM_REG_RISCV_CSR_SMSTATEEN, KVM_REG_RISCV_FP_D, KVM_REG_RISCV_ISA_EXT, KVM_REG_RISCV_SBI_EXT,
-    KVM_REG_RISCV_TIMER, KVM_REG_RISCV_VECTOR, KVM_REG_SIZE_U64, KVMIO, kvm_device_attr,
-    kvm_interrupt, kvm_riscv_config, kvm_riscv_core, kvm_riscv_csr, kvm_riscv_timer,
-    user_regs_struct,
+    KVM_REG_RISCV_CSR_SMSTATEEN, KVM_REG_RISCV_FP_D, KVM_REG_RISCV_ISA_EXT,
+    KVM_REG_RISCV_ISA_MULTI_EN, KVM_REG_RISCV_SBI_EXT, KVM_REG_RISCV_TIMER, KVM_REG_RISCV_VECTOR,
+    KVM_REG_SIZE_U64, KVMIO, kvm_device_attr, kvm_interrupt, kvm_riscv_config, kvm_riscv_core,
+    kvm_riscv_csr, kvm_riscv_timer, user_regs_struct,
 };
 use kvm_ioctls::{DeviceFd, VcpuFd};
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
@@ -194,6 +194,11 @@ pub(super) mod register {
     /// Whether the guest has an ISA extension: its KVM number, see [`crate::isa`].
     pub(crate) const fn isa_extension(number: u64) -> u64 {
         id(KVM_REG_RISCV_ISA_EXT, number)
+    }
+
+    /// Whether the guest has the ISA extensions from number 64·`word` on: a bit for each.
+    pub(crate) const fn isa_extensions(word: u64) -> u64 {
+        id(KVM_REG_RISCV_ISA_EXT | KVM_REG_RISCV_ISA_MULTI_EN, word)
     }
 
     /// Whether the guest has an SBI extension: its KVM number, see [`crate::isa`].

@@ -1,4 +1,4 @@
-//! The console device (§ 5.3): a console, and beside it named ports for programs that talk to the host.
+//! The console device (§ 5.3): a console, and named ports for programs that talk to the host.
 //!
 //! ```text
 //!   queue 0, 1   receive and transmit of port 0, the console
@@ -18,23 +18,23 @@ use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
 mod config;
 mod control;
-mod known;
 mod port;
+mod port_state;
 mod signal;
 
 use config::Config;
 pub use config::Window;
-use known::{Known, event};
-use port::{Patience, Port};
+use port::{Port, WriteTimeout};
+use port_state::{PortState, event};
 pub use signal::Link;
 
-/// Entries of a port's queues. Linux puts a page into each entry of a receive queue, which so takes 256 KiB of its memory;
-/// longer ones would be faster at nothing.
+/// Entries of a port's queues. Linux allocates a page per entry of a receive queue, 256 KiB in
+/// total; longer queues would not be faster.
 const QUEUE_SIZE: u16 = 64;
 /// Entries of the control queues.
 const CONTROL_SIZE: u16 = 32;
 
-/// The most ports, with the console. QEMU's console has as many.
+/// The most ports, including the console, as in QEMU.
 pub const PORTS_MAX: usize = 31;
 
 /// The longest name of a port, in bytes.
@@ -44,13 +44,13 @@ pub const NAME_MAX: usize = 64;
 mod feature {
     /// cols and rows of the configuration are valid.
     pub(super) const SIZE: u64 = 1 << 0;
-    /// There are control queues and may be several ports.
+    /// There are control queues, and there may be several ports.
     pub(super) const MULTIPORT: u64 = 1 << 1;
     /// emerg_wr can be written.
     pub(super) const EMERG_WRITE: u64 = 1 << 2;
 }
 
-/// What a queue is for (§ 5.3.2).
+/// The function of a queue (§ 5.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Receive(usize),
@@ -84,57 +84,58 @@ impl Role {
     }
 }
 
-/// What the device waits for.
+/// A file for which the device waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Input(usize),
     Output(usize),
-    /// Somebody has come to the far end of a port, or gone.
+    /// A client of a port has connected or disconnected.
     Link(usize),
-    /// Output has waited for long enough.
+    /// The write timeout of a port.
     Timer(usize),
-    /// The window has another size.
+    /// The window's size has changed.
     Window,
 }
 
-/// A console whose driver reads what `input` gives and whose output goes to `output`, and further ports likewise.
+/// A console and further ports, each with an input and an output file.
 ///
-/// A further port holds its driver's buffers back for as long as its output takes nothing. The console does not:
-/// Linux' driver waits for it in a loop, with a lock held and interrupts off, so that a terminal whose reader has stopped
-/// would stop the whole guest. After [`WRITE_TIMEOUT`] without progress output is dropped, until some is taken again.
+/// A further port stalls for as long as its output accepts nothing. The console does not: Linux's
+/// driver waits for it in a loop, with a lock held and interrupts off, so a terminal whose reader
+/// has stopped would stop the whole guest. After [`WRITE_TIMEOUT`] without progress, output is
+/// dropped until the terminal accepts some again.
 pub struct Console {
     /// The console, then the further ports.
     ports: Vec<Port>,
-    sizes: Vec<u16>,
+    queue_sizes: Vec<u16>,
     window: Option<Arc<Window>>,
     /// Whether MULTIPORT was negotiated.
     multiport: bool,
-    /// Set once a driver has taken the device.
+    /// Set when a driver activates the device.
     driven: Arc<AtomicBool>,
 }
 
 impl Console {
-    /// A console between a pair of files, which may be the same one.
+    /// A console with a pair of files, which may be the same file.
     pub fn new(input: File, output: impl Into<Output>) -> Console {
         let mut port = Port::new(input, output.into());
-        // Without a timer, output waits for ever.
-        port.patience = Patience::new(WRITE_TIMEOUT).ok();
+        // Without a timer, output waits forever.
+        port.timeout = WriteTimeout::new(WRITE_TIMEOUT).ok();
         Console {
             ports: vec![port],
-            sizes: vec![QUEUE_SIZE; 2],
+            queue_sizes: vec![QUEUE_SIZE; 2],
             window: None,
             multiport: false,
             driven: Arc::default(),
         }
     }
 
-    /// The same, which sets `driven` once a driver has taken it.
+    /// Makes the console set `driven` when a driver activates it.
     #[must_use]
     pub fn noting_driver(self, driven: Arc<AtomicBool>) -> Console {
         Console { driven, ..self }
     }
 
-    /// The same, shown in a window whose size the driver is told.
+    /// Makes the console report the size of `window` to its driver.
     #[must_use]
     pub fn in_window(self, window: Arc<Window>) -> Console {
         Console {
@@ -143,8 +144,8 @@ impl Console {
         }
     }
 
-    /// The same with one more port, by whose name programs in the guest find it: up to [`NAME_MAX`] bytes, up to
-    /// [`PORTS_MAX`] ports. `link` tells whether somebody is at its far end; without one, somebody always is.
+    /// Adds a port, up to [`PORTS_MAX`]. Programs in the guest find it by its name, of up to
+    /// [`NAME_MAX`] bytes. `link` says whether a client is connected; without it, one always is.
     #[must_use]
     pub fn with_port(
         mut self,
@@ -154,9 +155,9 @@ impl Console {
         link: Option<Arc<Link>>,
     ) -> Console {
         if self.ports.len() == 1 {
-            self.sizes.extend([CONTROL_SIZE; 2]);
+            self.queue_sizes.extend([CONTROL_SIZE; 2]);
         }
-        self.sizes.extend([QUEUE_SIZE; 2]);
+        self.queue_sizes.extend([QUEUE_SIZE; 2]);
         let mut port = Port::new(input, output.into());
         port.name = Some(name.to_owned());
         port.link = link;
@@ -167,7 +168,7 @@ impl Console {
     fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, Ready)> {
         let ports = self.ports.iter().enumerate().flat_map(|(index, port)| {
             let link = port.link.as_ref();
-            let timer = port.patience.as_ref();
+            let timer = port.timeout.as_ref();
             [
                 Some((Source::Input(index), port.input.as_fd(), Ready::Read)),
                 Some((Source::Output(index), port.output.as_fd(), Ready::Write)),
@@ -180,9 +181,9 @@ impl Console {
         ports.chain(window).flatten()
     }
 
-    /// Gives input to the driver, if it has port `index` open.
+    /// Passes input of port `index` to the driver, if it has opened the port.
     fn receive(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        let open = |port: &&mut Port| !self.multiport || port.known.open;
+        let open = |port: &&mut Port| !self.multiport || port.state.open;
         let port = self.ports.get_mut(index).filter(open);
         match (port, queues.get(Role::Receive(index).queue())) {
             (Some(port), Some(queue)) => queue.drain(|chain| port.fill(chain)),
@@ -198,13 +199,13 @@ impl Console {
         }
     }
 
-    /// Hears what the driver says, and answers.
-    fn hear(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+    /// Handles the driver's control messages, and sends answers.
+    fn receive_control(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         let (ports, window) = (&mut self.ports, self.window.is_some());
         let mut opened = false;
         if let Some(queue) = queues.get(Role::ControlTransmit.queue()) {
             queue.drain(|chain| {
-                opened |= control::hear(ports, window, chain);
+                opened |= control::handle(ports, window, chain);
                 Some(0)
             })?;
         }
@@ -213,24 +214,29 @@ impl Console {
                 self.receive(index, queues)?;
             }
         }
-        self.say(queues)
+        self.send_control(queues)
     }
 
-    /// Tells the driver what is due, as far as it has given buffers for that.
-    fn say(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+    /// Sends the control messages that are due, as far as the driver has provided buffers.
+    fn send_control(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         let (ports, window) = (&mut self.ports, self.window.as_deref());
         match queues.get(Role::ControlReceive.queue()) {
-            Some(queue) => queue.drain(|chain| control::say(ports, window, chain)),
+            Some(queue) => queue.drain(|chain| control::send(ports, window, chain)),
             None => Ok(()),
         }
     }
 
-    /// The driver is to be told of `event` of port `index`.
-    fn tell(&mut self, index: usize, event: u16, queues: &mut Queues) -> Result<(), QueueError> {
+    /// Sends `event` of port `index` to the driver, as soon as it has provided a buffer.
+    fn send_event(
+        &mut self,
+        index: usize,
+        event: u16,
+        queues: &mut Queues,
+    ) -> Result<(), QueueError> {
         if let Some(port) = self.ports.get_mut(index) {
-            port.known.tell(event);
+            port.state.set_due(event);
         }
-        self.say(queues)
+        self.send_control(queues)
     }
 }
 
@@ -240,7 +246,7 @@ impl VirtioDevice for Console {
     }
 
     fn queues(&self) -> &[u16] {
-        &self.sizes
+        &self.queue_sizes
     }
 
     fn features(&self) -> u64 {
@@ -275,18 +281,19 @@ impl VirtioDevice for Console {
         match Role::of(index) {
             Role::Receive(0) => self.receive(0, queues),
             Role::Transmit(0) => self.transmit(0, queues),
-            // Without the feature there are no others.
+            // Without MULTIPORT there are no other queues.
             _ if !self.multiport => Ok(()),
             Role::Receive(port) => self.receive(port, queues),
             Role::Transmit(port) => self.transmit(port, queues),
-            Role::ControlReceive => self.say(queues),
-            Role::ControlTransmit => self.hear(queues),
+            Role::ControlReceive => self.send_control(queues),
+            Role::ControlTransmit => self.receive_control(queues),
         }
     }
 
-    /// The console's output: Linux' driver waits for each buffer in a loop, with a lock held and interrupts off. So where host
-    /// CPUs are short its vCPU would use up, for nothing, the very time in which the device's thread could serve it. What the
-    /// output does not take now is held back as ever, and that thread goes on with it.
+    /// True for the console's output: Linux's driver waits for each buffer in a loop, with a lock
+    /// held and interrupts off. If host CPUs are scarce, its vCPU would spend the time in which the
+    /// device's thread could serve the queue. If the output accepts nothing now, the queue stalls
+    /// as usual, and the device's thread continues.
     fn inline_notify(&self, index: usize) -> bool {
         let console = self.ports.first();
         Role::of(index) == Role::Transmit(0) && console.is_some_and(Port::never_waits)
@@ -304,14 +311,16 @@ impl VirtioDevice for Console {
             Some(Source::Input(port)) => self.process_queue(Role::Receive(port).queue(), queues),
             Some(Source::Output(port)) => self.process_queue(Role::Transmit(port).queue(), queues),
             Some(Source::Timer(port)) => {
-                let patience = self.ports.get_mut(port).and_then(|it| it.patience.as_mut());
-                if let Some(patience) = patience {
-                    patience.is_over();
+                let timeout = self.ports.get_mut(port).and_then(|it| it.timeout.as_mut());
+                if let Some(timeout) = timeout {
+                    timeout.expire();
                 }
                 self.process_queue(Role::Transmit(port).queue(), queues)
             }
-            Some(Source::Link(port)) if self.multiport => self.tell(port, event::PORT_OPEN, queues),
-            Some(Source::Window) if self.multiport => self.tell(0, event::RESIZE, queues),
+            Some(Source::Link(port)) if self.multiport => {
+                self.send_event(port, event::PORT_OPEN, queues)
+            }
+            Some(Source::Window) if self.multiport => self.send_event(0, event::RESIZE, queues),
             Some(Source::Link(_) | Source::Window) | None => Ok(()),
         }
     }
@@ -320,15 +329,15 @@ impl VirtioDevice for Console {
         if let Role::Transmit(port) = Role::of(index)
             && let Some(port) = self.ports.get_mut(port)
         {
-            port.calm();
+            port.progress();
         }
     }
 
     fn reset(&mut self) {
         self.multiport = false;
         for port in &mut self.ports {
-            port.calm();
-            port.known = Known::default();
+            port.progress();
+            port.state = PortState::default();
         }
     }
 }

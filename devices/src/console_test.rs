@@ -9,10 +9,10 @@ use crate::rig::{self, DATA, Rig};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
-/// The console's timer among its files.
+/// The index of the console's timer among its files.
 const TIMER: usize = 2;
 
-/// A console with one live queue, and the far ends of its files.
+/// A console with one live queue, and the terminal's ends of its files.
 struct Bench {
     rig: Rig,
     console: Console,
@@ -50,7 +50,7 @@ fn blocking(file: &impl AsFd) {
 }
 
 #[test]
-fn what_a_full_disk_does_not_take_is_counted_and_the_guest_goes_on() {
+fn output_to_a_full_disk_is_counted_as_lost_and_the_guest_continues() {
     let mut bench = bench(TRANSMIT);
     let full = File::options().write(true).open("/dev/full").unwrap();
     let lost = Arc::new(Lost::new("a console"));
@@ -81,7 +81,7 @@ fn output_goes_out_in_order() {
 }
 
 #[test]
-fn the_consoles_output_is_served_at_once_unless_it_may_block() {
+fn the_consoles_output_is_served_inline_unless_it_may_block() {
     let ends = |output: File| Console::new(File::open("/dev/null").unwrap(), output);
     let served = |console: &Console| {
         let queues = 0..console.queues().len();
@@ -134,7 +134,7 @@ fn output_waits_for_a_slow_reader_and_none_is_lost() {
 }
 
 #[test]
-fn output_that_nobody_reads_any_more_is_dropped() {
+fn output_without_a_reader_is_dropped() {
     let mut bench = bench(TRANSMIT);
     drop(bench.screen.take());
     bench.rig.chain(0, &[(DATA, 5, 0)]);
@@ -147,7 +147,7 @@ fn output_that_nobody_reads_any_more_is_dropped() {
 }
 
 #[test]
-fn input_fills_the_buffers_that_there_are_and_the_rest_waits() {
+fn input_fills_the_available_buffers_and_the_rest_waits() {
     let mut bench = bench(RECEIVE);
     let mut keyboard = bench.keyboard.take().unwrap();
     keyboard.write_all(b"abcdef").unwrap();
@@ -166,7 +166,7 @@ fn input_fills_the_buffers_that_there_are_and_the_rest_waits() {
         let (_, len) = bench.rig.used(bench.rig.used_idx() - 1);
         assert_eq!(bench.rig.read(DATA, len as usize), expected);
     }
-    // A buffer that came before its input is filled when the input comes.
+    // A buffer that came before the input is filled when the input comes.
     bench.rig.offer(0);
     bench
         .console
@@ -201,7 +201,7 @@ fn the_end_of_input_is_not_a_flood_of_empty_buffers() {
 }
 
 #[test]
-fn buffers_of_the_wrong_direction_come_back_untouched() {
+fn buffers_of_the_wrong_direction_are_returned_untouched() {
     let mut receive = bench(RECEIVE);
     receive
         .keyboard
@@ -230,7 +230,7 @@ fn buffers_of_the_wrong_direction_come_back_untouched() {
 }
 
 #[test]
-fn a_queue_that_the_driver_did_not_enable_is_left_alone() {
+fn a_queue_that_is_not_enabled_is_not_served() {
     let mut bench = bench(TRANSMIT);
     bench
         .console
@@ -244,7 +244,7 @@ fn a_queue_that_the_driver_did_not_enable_is_left_alone() {
 }
 
 #[test]
-fn a_window_of_another_size_is_another_configuration() {
+fn a_change_of_the_windows_size_changes_the_configuration() {
     let window = Arc::new(Window::new(80, 24).unwrap());
     let (input, output) = (File::open("/dev/null"), File::open("/dev/null"));
     let console = Console::new(input.unwrap(), output.unwrap()).in_window(Arc::clone(&window));
@@ -276,7 +276,7 @@ fn a_reader_that_stops_loses_output_and_one_that_returns_gets_it_again() {
         .process_queue(TRANSMIT, &mut bench.queues)
         .unwrap();
     assert_eq!(bench.rig.used_idx(), 0, "it waits");
-    // As the worker does when the timer goes off.
+    // The device's thread does this when the timer fires.
     bench
         .console
         .handle_event(TIMER, &mut bench.queues)
@@ -303,8 +303,8 @@ fn a_reader_that_stops_loses_output_and_one_that_returns_gets_it_again() {
 fn the_timer_runs_only_while_output_waits() {
     let mut bench = bench(TRANSMIT);
     let armed = |console: &Console| {
-        let patience = console.ports[0].patience.as_ref();
-        patience.unwrap().is_running()
+        let timeout = console.ports[0].timeout.as_ref();
+        timeout.unwrap().is_running()
     };
     assert!(!armed(&bench.console));
     bench.rig.write(DATA, &vec![b'.'; 300_000]);
@@ -333,7 +333,7 @@ fn the_timer_runs_only_while_output_waits() {
 }
 
 #[test]
-fn a_timer_that_goes_off_again_brings_no_patience_back() {
+fn a_timer_that_fires_again_does_not_start_another_wait() {
     let mut bench = bench(TRANSMIT);
     bench.rig.write(DATA, &vec![b'.'; 300_000]);
     bench.rig.chain(0, &[(DATA, 300_000, 0)]);
@@ -342,7 +342,7 @@ fn a_timer_that_goes_off_again_brings_no_patience_back() {
         .console
         .process_queue(TRANSMIT, &mut bench.queues)
         .unwrap();
-    // The second time as when another worker begins to wait for it.
+    // The second call stands for another thread that starts to wait for the timer.
     bench
         .console
         .handle_event(TIMER, &mut bench.queues)
@@ -375,7 +375,7 @@ fn every_queue_has_one_role() {
     }
 }
 
-/// A descriptor that would block is asked first whether it takes a byte.
+/// The file may be in blocking mode, so it is polled first.
 #[test]
 fn emergency_output_goes_out_and_never_waits() {
     let (mut screen, output) = pipe().unwrap();

@@ -1,4 +1,4 @@
-//! The host's side of a console's output: a file, and a count of the bytes that it did not take.
+//! The host's side of a console's output: a file, and a count of the bytes that were lost.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -13,12 +13,11 @@ use crate::sync::lock;
 
 pub mod timed;
 
-/// How long output waits for a reader that takes nothing. After that it is lost, until the reader
-/// takes some again.
+/// How long output waits for a reader that accepts nothing. After that it is lost until the reader
+/// accepts some again.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Counts the output of one console or port that is lost. It outlives the devices of a guest that
-/// reboots.
+/// Counts the lost output of one console or port. It outlives the device, which a reboot replaces.
 #[derive(Debug, Default)]
 pub struct Lost {
     name: String,
@@ -27,7 +26,7 @@ pub struct Lost {
 }
 
 impl Lost {
-    /// Nothing is lost yet. `name` is how the user names the output.
+    /// A counter at 0. `name` is the user's name of the output.
     pub fn new(name: impl Into<String>) -> Lost {
         Lost {
             name: name.into(),
@@ -35,7 +34,7 @@ impl Lost {
         }
     }
 
-    /// How the user names the output.
+    /// The user's name of the output.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -45,12 +44,13 @@ impl Lost {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// `bytes` are lost: their reader takes nothing.
+    /// Counts `bytes` that are lost because the reader accepts nothing.
     pub fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// `bytes` are lost since they cannot be written. The first call logs a warning with the name and the reason.
+    /// Counts `bytes` that are lost because they cannot be written. The first call logs a warning
+    /// with the name and the error.
     pub fn failed(&self, bytes: u64, error: &io::Error) {
         self.add(bytes);
         if !self.warned.swap(true, Ordering::Relaxed) {
@@ -68,12 +68,12 @@ pub struct Output {
     file: File,
     lost: Arc<Lost>,
     timeout: Duration,
-    /// Since when the file has taken nothing.
+    /// Since when the file has accepted nothing.
     full_since: Mutex<Option<Instant>>,
 }
 
 impl Output {
-    /// Output to `file`; `lost` counts what it does not take.
+    /// Output to `file`; `lost` counts the bytes that it does not accept.
     pub fn new(file: File, lost: Arc<Lost>) -> Output {
         Output {
             file,
@@ -83,7 +83,7 @@ impl Output {
         }
     }
 
-    /// The same, which waits for its reader for so long instead.
+    /// The same, with another timeout.
     #[cfg(test)]
     pub(crate) fn waiting(self, timeout: Duration) -> Output {
         Output { timeout, ..self }
@@ -94,14 +94,14 @@ impl Output {
         &self.file
     }
 
-    /// The count of bytes that the file did not take.
+    /// The count of lost bytes.
     pub fn lost(&self) -> &Lost {
         &self.lost
     }
 
-    /// Writes the first of `bytes`, without waiting. Returns how many are written or lost: all are
-    /// lost on an error, or when the file has taken nothing for [`WRITE_TIMEOUT`]. `None`: the file
-    /// has no room now.
+    /// Writes as many of `bytes` as the file accepts now. Returns how many were written or lost:
+    /// all are lost on an error, or if the file has accepted nothing for [`WRITE_TIMEOUT`]. Returns
+    /// `None` if the file accepts nothing now.
     pub fn write(&self, bytes: &[u8]) -> Option<usize> {
         match (&self.file).write(bytes) {
             Ok(count) => {
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_loses_all_and_stops_nothing() {
+    fn output_to_a_full_disk_is_lost_and_counted() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let output = Output::from(full);
         assert_eq!(output.write(b"lost"), Some(4));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_takes_nothing_is_waited_for_and_then_given_up() {
+    fn output_to_a_stopped_reader_waits_and_is_lost_after_the_timeout() {
         let (mut reader, pipe) = pipe().unwrap();
         fcntl_setfl(&pipe, OFlags::NONBLOCK).unwrap();
         let output = Output::from(File::from(OwnedFd::from(pipe))).waiting(Duration::MAX);

@@ -1,4 +1,5 @@
-//! The console's configuration space (§ 5.3.4): the window's size, the number of ports, emergency output.
+//! The console's configuration space (§ 5.3.4): the window's size, the number of ports, emergency
+//! output.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,14 +15,14 @@ use crate::virtio::ConfigSpace;
 /// Offset of emerg_wr.
 const EMERG_WR: usize = 8;
 
-/// The size of the window that shows a console, as its driver reads it: cols, then rows, 16 bits each.
+/// The size of a console's window, in the driver's format: cols, then rows, 16 bits each.
 ///
-/// Whoever changes it calls [`Mmio::config_changed`](crate::transport::mmio::Mmio::config_changed) as well.
+/// After a change, call [`Mmio::config_changed`](crate::transport::mmio::Mmio::config_changed).
 #[derive(Debug)]
 pub struct Window {
-    /// rows, cols: together, so that no half of a change can be seen.
+    /// rows and cols in one word, so that a change is atomic.
     packed: AtomicU32,
-    /// Wakes the device: with several ports the driver is told by a message.
+    /// Wakes the device: with several ports it notifies the driver with a message.
     changed: Signal,
 }
 
@@ -37,7 +38,7 @@ impl Window {
         })
     }
 
-    /// Changes the size. Says whether it was another.
+    /// Sets the size. Returns whether it changed.
     pub fn set(&self, cols: u16, rows: u16) -> bool {
         let size = packed(cols, rows);
         let changed = self.packed.swap(size, Ordering::SeqCst) != size;
@@ -47,7 +48,7 @@ impl Window {
         changed
     }
 
-    /// cols, rows, as both the configuration and the RESIZE message have them.
+    /// cols and rows, in the format of the configuration and of the RESIZE message.
     pub(super) fn bytes(&self) -> [u8; 4] {
         self.packed.load(Ordering::SeqCst).to_le_bytes()
     }
@@ -61,10 +62,10 @@ fn packed(cols: u16, rows: u16) -> u32 {
     u32::from(rows) << 16 | u32::from(cols)
 }
 
-/// What the driver reads and writes.
+/// The configuration space.
 pub(super) struct Config {
     pub(super) window: Option<Arc<Window>>,
-    /// max_nr_ports; 0 where there is but one, as the field then belongs to a feature that is not offered.
+    /// max_nr_ports; 0 if there is only one port, as MULTIPORT is not offered then.
     pub(super) ports: u32,
     /// Where emergency output goes.
     pub(super) output: Arc<Output>,
@@ -79,22 +80,22 @@ impl ConfigSpace for Config {
         let size = self.window.as_ref().map(|window| window.bytes());
         let mut fields = size.unwrap_or_default().to_vec();
         fields.extend(self.ports.to_le_bytes());
-        // emerg_wr is written only.
+        // emerg_wr is write-only.
         fields.read(offset, data);
     }
 
-    /// § 5.3.4: a byte of output on a device in any state, from any vCPU. It must not wait there: a terminal that takes
-    /// nothing now loses it.
+    /// § 5.3.4: emergency output of a byte, in any state of the device, from any vCPU. This must
+    /// not wait: if the terminal accepts nothing now, the byte is lost.
     fn write(&self, offset: usize, data: &[u8]) {
         if offset != EMERG_WR {
             return;
         }
-        // Asked first, as an output may block after all.
+        // Polled first, as the output may be in blocking mode.
         let mut room = [PollFd::new(&self.output, PollFlags::OUT)];
         let ready = poll(&mut room, Some(&Timespec::default()));
         let [room] = room;
         if ready.is_ok() && room.revents().contains(PollFlags::OUT) {
-            // Nobody could be told of a failure.
+            // There is no way to report a failure.
             let _ = data.get(..1).map(|byte| self.output.file().write(byte));
         }
     }

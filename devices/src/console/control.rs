@@ -1,4 +1,4 @@
-//! The control queues of a console with several ports (MULTIPORT, § 5.3.6.2): what driver and device say about them.
+//! The control queues of a console with several ports (MULTIPORT, § 5.3.6.2), and their messages.
 //!
 //! ```text
 //!   driver                                   device
@@ -6,28 +6,28 @@
 //!                             ◀──  PORT_ADD, for each port
 //!   PORT_READY 1              ──▶
 //!                             ◀──  CONSOLE_PORT and RESIZE for a console, PORT_OPEN, PORT_NAME
-//!   PORT_OPEN 1 or 0          ──▶            when a program there opens or closes it
-//!                             ◀──  PORT_OPEN 1 or 0 when somebody here comes or goes; RESIZE
+//!   PORT_OPEN 1 or 0          ──▶            when a guest program opens or closes it
+//!                             ◀──  PORT_OPEN 1 or 0 when a host client connects or disconnects; RESIZE
 //! ```
-//! The device keeps no messages, only which ones are due: a message says what is so when it is sent. So a driver that
-//! gives no buffers for them makes nothing grow.
+//! The device does not queue messages. It only records which are due, and reads their contents when
+//! it sends them. So a driver that provides no buffers does not make anything grow.
 
 use log::debug;
 
 use super::config::Window;
-use super::known::event;
 use super::port::Port;
+use super::port_state::event;
 use crate::virtio::chain::Chain;
 
-/// Bytes of a message: le32 port, le16 event, le16 value. A name or a size may follow.
+/// Bytes of a message: le32 port, le16 event, le16 value. A name or a window size may follow.
 const MESSAGE: usize = 8;
 
-/// Writes the next message that is due into a buffer of the driver's; `None` if none is. A buffer that is too short gets
-/// what fits.
-pub(super) fn say(ports: &mut [Port], window: Option<&Window>, chain: &mut Chain) -> Option<u32> {
+/// Writes the next message that is due to a buffer of the driver; `None` if there is none. If the
+/// buffer is too short, the message is truncated.
+pub(super) fn send(ports: &mut [Port], window: Option<&Window>, chain: &mut Chain) -> Option<u32> {
     let mut due = ports.iter_mut().zip(0_u32..);
     let (port, id, event) = due.find_map(|(port, id)| {
-        let event = port.known.next()?;
+        let event = port.state.take_due()?;
         Some((port, id, event))
     })?;
     let value = match event {
@@ -47,8 +47,8 @@ pub(super) fn say(ports: &mut [Port], window: Option<&Window>, chain: &mut Chain
     Some(u32::try_from(written).unwrap_or(u32::MAX))
 }
 
-/// Takes a message of the driver's. One that makes no sense is ignored. True if a port was opened.
-pub(super) fn hear(ports: &mut [Port], window: bool, chain: &mut Chain) -> bool {
+/// Handles a message from the driver. An invalid one is ignored. Returns whether a port was opened.
+pub(super) fn handle(ports: &mut [Port], window: bool, chain: &mut Chain) -> bool {
     let Some(message) = chain.readable().take::<MESSAGE>() else {
         return false;
     };
@@ -58,36 +58,36 @@ pub(super) fn hear(ports: &mut [Port], window: bool, chain: &mut Chain) -> bool 
     if event == event::DEVICE_READY {
         for port in ports
             .iter_mut()
-            .filter(|port| value == 1 && !port.known.added)
+            .filter(|port| value == 1 && !port.state.added)
         {
-            port.known.tell(event::PORT_ADD);
+            port.state.set_due(event::PORT_ADD);
         }
         return false;
     }
-    // A port that the driver was not told of does not exist for it.
+    // For the driver, a port exists only after PORT_ADD.
     let port = usize::try_from(id).ok().and_then(|id| ports.get_mut(id));
-    let Some(port) = port.filter(|port| port.known.added) else {
-        debug!("console: control event {event} of port {id}, which there is not");
+    let Some(port) = port.filter(|port| port.state.added) else {
+        debug!("console: control event {event} of port {id}, which does not exist");
         return false;
     };
     match (event, value) {
         (event::PORT_READY, 1) => {
-            port.known.ready = true;
+            port.state.ready = true;
             if id == 0 {
-                port.known.tell(event::CONSOLE_PORT);
+                port.state.set_due(event::CONSOLE_PORT);
             }
             if id == 0 && window {
-                port.known.tell(event::RESIZE);
+                port.state.set_due(event::RESIZE);
             }
             if port.name.is_some() {
-                port.known.tell(event::PORT_NAME);
+                port.state.set_due(event::PORT_NAME);
             }
-            port.known.tell(event::PORT_OPEN);
+            port.state.set_due(event::PORT_OPEN);
             false
         }
         (event::PORT_OPEN, value) => {
-            port.known.open = value != 0;
-            port.known.open
+            port.state.open = value != 0;
+            port.state.open
         }
         _ => {
             debug!("console: control event {event} with value {value} of port {id}");

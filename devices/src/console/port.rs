@@ -1,8 +1,8 @@
-//! One port of a console: two files, and the two queues between which and them bytes move.
+//! One port of a console: two files, and the two queues that are connected to them.
 //!
-//! Nothing is buffered here. While the output takes no more, the driver's buffer waits in its queue, half written if
-//! need be. While there is no input, or no buffer for it, the input waits in its file. So no file should block, and one
-//! that does stalls its console's ports alone.
+//! Nothing is buffered here. While the output accepts nothing, the driver's buffer waits in its
+//! queue, partly written if need be. While there is no input, or no buffer for it, the input waits
+//! in its file. So no file should block; one that does stalls only the ports of its console.
 
 use std::fs::File;
 use std::io;
@@ -16,22 +16,22 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::known::Known;
+use super::port_state::PortState;
 use super::signal::Link;
 use crate::output::Output;
 use crate::virtio::chain::Chain;
 
-/// A port's files, what the driver knows of it, and how long its output waits.
+/// A port: its files, its state and its write timeout.
 pub(super) struct Port {
     pub(super) input: File,
     pub(super) output: Arc<Output>,
     input_ended: bool,
-    /// Without one, output waits for as long as it takes.
-    pub(super) patience: Option<Patience>,
+    /// `None` if output waits without a limit.
+    pub(super) timeout: Option<WriteTimeout>,
     pub(super) name: Option<String>,
-    /// Without one, somebody is always at the far end.
+    /// `None` if a client is always connected.
     pub(super) link: Option<Arc<Link>>,
-    pub(super) known: Known,
+    pub(super) state: PortState,
 }
 
 impl Port {
@@ -40,24 +40,24 @@ impl Port {
             input,
             output: Arc::new(output),
             input_ended: false,
-            patience: None,
+            timeout: None,
             name: None,
             link: None,
-            known: Known::default(),
+            state: PortState::default(),
         }
     }
 
-    /// Fills a buffer of the driver's with input; `None` when there is none for now.
+    /// Fills a buffer of the driver with input; `None` if there is none now.
     pub(super) fn fill(&mut self, chain: &mut Chain) -> Option<u32> {
         if self.input_ended {
             return None;
         }
-        // A buffer without room could never be filled: it goes back empty.
+        // A buffer without writable bytes could never be filled, so it is returned.
         if chain.writable().is_empty() {
             return Some(0);
         }
         match chain.writable().read_from(self.input.as_fd()) {
-            // A chain has at most 2^32 bytes, and no read gives more than 2^31.
+            // It fits: a read returns less than 2^31 bytes.
             Ok(count @ 1..) => Some(u32::try_from(count).unwrap_or(u32::MAX)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Ok(0) | Err(_) => {
@@ -67,18 +67,18 @@ impl Port {
         }
     }
 
-    /// Writes all of a buffer of the driver's out; `None` when the output takes no more for now.
+    /// Writes a buffer of the driver to the output; `None` if the output accepts no more now.
     pub(super) fn empty(&mut self, chain: &mut Chain) -> Option<u32> {
         while !chain.readable().is_empty() {
             match chain.readable().write_to(self.output.as_fd()) {
-                Ok(_) => self.calm(),
+                Ok(_) => self.progress(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match &mut self.patience {
-                        Some(patience) if patience.is_lost => {
+                    match &mut self.timeout {
+                        Some(timeout) if timeout.has_expired => {
                             self.output.lost().add(chain.readable().len());
                             break;
                         }
-                        Some(patience) => patience.begin(),
+                        Some(timeout) => timeout.start(),
                         None => {}
                     }
                     return None;
@@ -92,74 +92,74 @@ impl Port {
         Some(0)
     }
 
-    /// The reader took something, or there is nothing for it any more.
-    pub(super) fn calm(&mut self) {
-        if let Some(patience) = &mut self.patience {
-            patience.end();
+    /// Stops the write timeout: the output accepted bytes, or there are none to write.
+    pub(super) fn progress(&mut self) {
+        if let Some(timeout) = &mut self.timeout {
+            timeout.stop();
         }
     }
 
-    /// Whether the output takes at once what it takes: it does not block, or is a regular file, which takes everything.
+    /// Whether a write never blocks: the output is nonblocking, or a regular file.
     pub(super) fn never_waits(&self) -> bool {
         let file = self.output.file();
         let nonblocking = fcntl_getfl(file).is_ok_and(|it| it.contains(OFlags::NONBLOCK));
         nonblocking || file.metadata().is_ok_and(|it| it.is_file())
     }
 
-    /// Whether somebody is at the far end.
+    /// Whether a client is connected.
     pub(super) fn is_linked(&self) -> bool {
         self.link.as_ref().is_none_or(|link| link.is_open())
     }
 }
 
-/// How long output waits for a reader that takes nothing.
-pub(super) struct Patience {
+/// A timer for output whose reader accepts nothing.
+pub(super) struct WriteTimeout {
     timer: OwnedFd,
     limit: Duration,
     is_waiting: bool,
-    /// The reader has stopped.
-    is_lost: bool,
+    /// The timer has fired since the last progress: output is dropped.
+    has_expired: bool,
 }
 
-impl Patience {
-    pub(super) fn new(limit: Duration) -> io::Result<Patience> {
+impl WriteTimeout {
+    pub(super) fn new(limit: Duration) -> io::Result<WriteTimeout> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        Ok(Patience {
+        Ok(WriteTimeout {
             timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
             limit,
             is_waiting: false,
-            is_lost: false,
+            has_expired: false,
         })
     }
 
-    /// Output begins to wait, unless it does so already.
-    fn begin(&mut self) {
+    /// Starts the timer, unless it runs already.
+    fn start(&mut self) {
         if !std::mem::replace(&mut self.is_waiting, true) {
             self.set(self.limit);
         }
     }
 
-    fn end(&mut self) {
-        self.is_lost = false;
+    fn stop(&mut self) {
+        self.has_expired = false;
         if std::mem::take(&mut self.is_waiting) {
             self.set(Duration::ZERO);
         }
     }
 
-    /// Lets the timer go off after `limit`, once; never if that is zero.
+    /// Sets the timer to fire once after `limit`; never if that is zero.
     fn set(&self, limit: Duration) {
         let it_value = Timespec::try_from(limit).unwrap_or_default();
         let once = Itimerspec {
             it_interval: Timespec::default(),
             it_value,
         };
-        // Not set, output waits for longer; still set, little is dropped.
+        // If this fails, output waits for longer, or a little is dropped.
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
     }
 
-    /// The timer went off.
-    pub(super) fn is_over(&mut self) {
-        self.is_lost |= std::mem::take(&mut self.is_waiting);
+    /// Called when the timer has fired.
+    pub(super) fn expire(&mut self) {
+        self.has_expired |= std::mem::take(&mut self.is_waiting);
     }
 
     #[cfg(test)]

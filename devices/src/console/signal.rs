@@ -1,4 +1,4 @@
-//! How the host tells the console's thread that something has changed.
+//! Events by which the host notifies the console's thread of changes.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// An event that wakes a worker, which waits for its edge.
+/// An edge-triggered event that wakes the device's thread.
 #[derive(Debug)]
 pub(super) struct Signal(OwnedFd);
 
@@ -19,7 +19,7 @@ impl Signal {
     }
 
     pub(super) fn raise(&self) {
-        // Fails only when 2^64 are outstanding: one of them will do.
+        // Fails only when 2^64 are outstanding: one is enough.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
@@ -30,7 +30,7 @@ impl AsFd for Signal {
     }
 }
 
-/// Whether somebody is at the far end of a port. Its driver is told (§ 5.3.6.2, PORT_OPEN).
+/// Whether a client is connected to a port. The driver gets PORT_OPEN messages for it (§ 5.3.6.2).
 #[derive(Debug)]
 pub struct Link {
     open: AtomicBool,
@@ -38,7 +38,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link with nobody there.
+    /// A link without a client.
     ///
     /// # Errors
     /// The host has no file descriptor left.
@@ -49,7 +49,7 @@ impl Link {
         })
     }
 
-    /// Somebody has come, or has gone.
+    /// Sets whether a client is connected.
     pub fn set(&self, open: bool) {
         if self.open.swap(open, Ordering::SeqCst) != open {
             self.changed.raise();

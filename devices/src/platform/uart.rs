@@ -8,15 +8,15 @@
 //!   3   LCR, bit 7 is DLAB                         7  SCR
 //! ```
 //!
-//! No vCPU waits here. Output that the host does not take at once is kept, up to 64 KiB; beyond
-//! that the transmitter says that it is busy, as on a slow line, until the host has taken nothing
-//! for a second. Input stays in its files until the guest asks: for a guest that polls, LSR shows
-//! whether there is some, and only reading RBR takes it, so that a driver that never reads takes
-//! nothing from whoever shares the input. Once the receive interrupt is enabled, a thread waits for
-//! input and raises it.
+//! No vCPU waits here. Output that the host does not accept now goes to a backlog of 64 KiB. When
+//! it is full the transmitter is busy, as on a slow line. Once the host has accepted nothing for a
+//! second, output is lost. Input stays in its files until the guest reads it. For a guest that
+//! polls, LSR shows whether there is input, and only reading RBR consumes it, so a driver that
+//! never reads takes nothing from another user of the input. Once the receive interrupt is enabled,
+//! a thread waits for input and raises it.
 //!
-//! This is not vm-superio's `Serial`: that one knows edges only (a PLIC's line must fall again),
-//! takes its input ahead of the guest, and writes its output while the vCPU waits.
+//! vm-superio's `Serial` is not used because it only supports edges (a PLIC's line must fall
+//! again), reads its input ahead of the guest, and writes its output while the vCPU waits.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -34,19 +34,19 @@ use crate::sync::lock;
 
 mod thread;
 
-/// Bytes of the register area; QEMU's `virt` says so too, though only the first 8 mean something.
+/// Bytes of the register area, as on QEMU's `virt`. Only the first 8 are registers.
 pub const SIZE: u64 = 0x100;
 
-/// Input clock in hertz, for the device tree. Nothing here depends on it: bytes take no time.
+/// Input clock in hertz, for the device tree. Nothing depends on it, as bytes take no time.
 pub const CLOCK: u32 = 3_686_400;
 
 /// Receive FIFO in bytes (§ 8.4 of the data sheet).
 const FIFO: usize = 16;
 
-/// Output that waits for the host, in bytes, before the transmitter says that it is busy.
+/// Backlog in bytes at which the transmitter is busy.
 const BACKLOG: usize = 1 << 16;
 
-/// Output kept at most: a guest that does not heed the busy transmitter loses what is beyond.
+/// The largest backlog. A guest that ignores the busy transmitter loses further output.
 const BACKLOG_MAX: usize = 2 * BACKLOG;
 
 mod register {
@@ -67,7 +67,7 @@ mod ier {
     pub(super) const ALL: u8 = 0x0f;
 }
 
-/// Interrupt identification; the two upper bits say that there are FIFOs, and that they are on.
+/// Interrupt identification. The two upper bits are set if the FIFOs are enabled.
 mod iir {
     pub(super) const NONE: u8 = 1;
     pub(super) const TRANSMITTER_EMPTY: u8 = 2;
@@ -108,10 +108,10 @@ pub struct Uart {
 struct Shared {
     state: Mutex<State>,
     line: Box<dyn IrqLine>,
-    /// For the thread: look again.
+    /// Makes the thread check the state again.
     wake: EventFd,
     stop: AtomicBool,
-    /// Whether the guest has the receive interrupt enabled, for others who share the input.
+    /// Whether the guest has enabled the receive interrupt, for other users of the input.
     listening: Arc<AtomicBool>,
 }
 
@@ -126,9 +126,9 @@ struct State {
     mcr: u8,
     scr: u8,
     divisor: [u8; 2],
-    /// The transmitter became empty, and the guest has not been told by IIR (§ 8.5).
+    /// The transmitter became empty, and the guest has not seen that in IIR (§ 8.5).
     became_empty: bool,
-    /// What the line was last driven to.
+    /// The level to which the line was last driven.
     high: bool,
     /// The guest has sent something.
     sent: bool,
@@ -140,9 +140,9 @@ struct Input {
 }
 
 impl Uart {
-    /// A serial port that writes `output` and reads `inputs`, all of them non-blocking; while the
-    /// first has something the second waits. `listening` is kept to whether the guest's driver
-    /// waits for input by interrupt.
+    /// A serial port that writes to `output` and reads `inputs`, all of them nonblocking. The
+    /// second input is read only while the first has none. `listening` is a flag that the port sets
+    /// while the guest has the receive interrupt enabled.
     ///
     /// # Errors
     /// The host has no thread or file descriptor left.
@@ -190,13 +190,14 @@ impl Uart {
         self.shared.state().sent
     }
 
-    /// Ends the port's thread; output that is still kept goes out first, if the host takes it soon.
+    /// Ends the port's thread. The backlog is written first, if the host accepts it within
+    /// [`WRITE_TIMEOUT`](crate::output::WRITE_TIMEOUT).
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.wake();
         let mut thread = lock(&self.thread);
         if let Some(thread) = thread.take() {
-            // A panic has said what there is to say.
+            // The panic hook has reported any panic.
             let _ = thread.join();
         }
         self.shared.listening.store(false, Ordering::SeqCst);
@@ -215,12 +216,12 @@ impl Shared {
     }
 
     fn wake(&self) {
-        // Fails only when 2^64 are outstanding: one of them will do.
+        // Fails only when 2^64 are outstanding: one is enough.
         let _ = self.wake.write(1);
     }
 
-    /// An access by the guest. Afterwards the line is right, and the thread looks again if the port
-    /// waits for something that it did not wait for before, whichever register caused that.
+    /// An access by the guest. Afterwards this updates the line, and wakes the thread if the port
+    /// waits for something new, whichever register caused that.
     fn access<T>(&self, access: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
         let waited = state.wants_input();
@@ -234,8 +235,8 @@ impl Shared {
         result
     }
 
-    /// Drives the line to what the state says, if that is news: an edge-triggered line takes each
-    /// rise for an interrupt.
+    /// Updates the line. Only changes are driven: each rise of an edge-triggered line is an
+    /// interrupt.
     fn drive(&self, state: &mut State) {
         let high = state.interrupt() != iir::NONE;
         if high != state.high {
@@ -266,7 +267,7 @@ impl State {
         self.mcr & MCR_LOOP != 0
     }
 
-    /// Whether the thread takes input as soon as there is some.
+    /// Whether the thread reads input as soon as there is some.
     fn wants_input(&self) -> bool {
         self.is_listening() && self.received.is_empty() && !self.is_looped()
     }
@@ -275,7 +276,7 @@ impl State {
         self.backlog.len() >= BACKLOG
     }
 
-    /// Takes input into the FIFO, if that is empty.
+    /// Reads input into the FIFO, if that is empty.
     fn fill(&mut self) {
         let mut bytes = [0; FIFO];
         for input in &mut self.inputs {
@@ -289,7 +290,7 @@ impl State {
         }
     }
 
-    /// Writes as much of the backlog as the host takes.
+    /// Writes as much of the backlog as the host accepts.
     fn flush(&mut self) {
         let busy = self.is_busy();
         while !self.backlog.is_empty() {
@@ -328,7 +329,8 @@ impl State {
         data | empty
     }
 
-    /// In loop mode the modem outputs are its inputs (§ 8.7); else the other end is always there.
+    /// In loop mode the modem outputs are its inputs (§ 8.7). Otherwise a terminal is always
+    /// connected.
     fn modem_status(&self) -> u8 {
         if !self.is_looped() {
             return msr::CTS | msr::DSR | msr::DCD;
@@ -378,7 +380,7 @@ impl State {
             register::IER => {
                 let added = value & !self.ier;
                 self.ier = value & ier::ALL;
-                // Enabling that interrupt while the transmitter is empty raises it.
+                // Enabling this interrupt while the transmitter is empty raises it.
                 self.became_empty |= added & ier::TRANSMITTER_EMPTY != 0 && !self.is_busy();
             }
             register::IIR_FCR => {
@@ -399,7 +401,7 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Registers are bytes, and are accessed as bytes.
+/// Accesses of another width than a byte have no effect.
 impl BusDevice for Uart {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let [data] = data {

@@ -6,14 +6,14 @@ use super::*;
 use crate::output::Lost;
 use crate::rig::Wire;
 
-/// A port, and the far ends of its files.
+/// A port, and the terminal's ends of its files.
 struct Bench {
     uart: Uart,
     wire: Wire,
     listening: Arc<AtomicBool>,
     keyboard: PipeWriter,
     screen: PipeReader,
-    /// The read end of the keyboard, as somebody has it who shares the input.
+    /// The read end of the keyboard, for another user of the input.
     shared: File,
 }
 
@@ -23,7 +23,7 @@ fn bench() -> Bench {
     nonblocking(&input);
     nonblocking(&output);
     let (input, output) = (OwnedFd::from(input), File::from(OwnedFd::from(output)));
-    // No matter how busy the machine is.
+    // However busy the machine is.
     let output = Output::from(output).waiting(Duration::MAX);
     let (wire, listening) = (Wire::default(), Arc::new(AtomicBool::new(true)));
     let shared = input.try_clone().unwrap().into();
@@ -81,7 +81,7 @@ fn what_the_guest_writes_comes_out() {
 }
 
 #[test]
-fn a_polling_guest_sees_input_and_takes_it_only_by_reading() {
+fn a_polling_guest_sees_input_and_consumes_it_only_by_reading() {
     let mut bench = bench();
     assert_eq!(bench.get(register::LSR) & lsr::DATA_READY, 0);
     bench.keyboard.write_all(b"ab").unwrap();
@@ -139,7 +139,7 @@ fn the_transmitter_interrupts_when_enabled_and_after_each_byte() {
     bench.set(register::IER, ier::TRANSMITTER_EMPTY);
     assert!(bench.wire.is_high());
     assert_eq!(bench.get(register::IIR_FCR), iir::TRANSMITTER_EMPTY);
-    // Told once.
+    // It is reported once.
     assert_eq!(bench.get(register::IIR_FCR), iir::NONE);
     assert!(!bench.wire.is_high());
     bench.set(register::DATA, b'.');
@@ -156,7 +156,7 @@ fn a_reader_that_stops_makes_the_transmitter_busy_and_nothing_is_lost() {
         sent += 1;
         assert!(sent < 1 << 20, "it is never busy");
     }
-    // The last byte made it busy, so no interrupt says that it is empty.
+    // The last byte made it busy, so there is no interrupt for an empty transmitter.
     assert_eq!(bench.get(register::IIR_FCR), iir::NONE);
     let mut seen = vec![0; sent];
     bench.screen.read_exact(&mut seen).unwrap();
@@ -167,7 +167,7 @@ fn a_reader_that_stops_makes_the_transmitter_busy_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_reader_that_has_stopped_for_long_loses_output_and_the_port_goes_on() {
+fn output_to_a_stopped_reader_is_lost_after_the_timeout_and_the_port_continues() {
     let (_screen, output) = pipe().unwrap();
     nonblocking(&output);
     let lost = Arc::new(Lost::new("a console"));
@@ -191,7 +191,7 @@ fn a_reader_that_has_stopped_for_long_loses_output_and_the_port_goes_on() {
 }
 
 #[test]
-fn what_is_kept_when_it_stops_still_goes_out() {
+fn the_backlog_is_written_when_the_port_stops() {
     let bench = bench();
     let sent = 100_000;
     for _ in 0..sent {
@@ -207,7 +207,7 @@ fn what_is_kept_when_it_stops_still_goes_out() {
 }
 
 #[test]
-fn output_that_nobody_reads_any_more_is_dropped() {
+fn output_without_a_reader_is_dropped() {
     let bench = bench();
     drop(bench.screen);
     let mut data = [0];
@@ -247,12 +247,12 @@ fn a_cleared_fifo_takes_input_again() {
 }
 
 #[test]
-fn in_loop_mode_input_stays_outside_and_comes_in_afterwards() {
+fn in_loop_mode_input_waits_and_is_read_afterwards() {
     let mut bench = bench();
     bench.set(register::MCR, MCR_LOOP);
     bench.set(register::IER, ier::RECEIVED);
     bench.keyboard.write_all(b"key").unwrap();
-    // The thread has looked: it answers each change of IER.
+    // The thread has checked the state: it does so after each change of IER.
     for enabled in [0, ier::RECEIVED] {
         bench.set(register::IER, enabled);
         assert_eq!(bench.get(register::LSR) & lsr::DATA_READY, 0);

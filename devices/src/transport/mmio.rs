@@ -302,7 +302,7 @@ impl Mmio {
         let queues: Result<Vec<_>, QueueError> = setup.queues.iter().map(activate).collect();
         match queues {
             Ok(queues) => setup.device.start(Queues::new(queues)),
-            Err(invalid) => setup.device.break_off(&invalid),
+            Err(invalid) => setup.device.set_broken(&invalid),
         }
     }
 
@@ -349,7 +349,7 @@ impl Mmio {
         let config = setup.queues.get(index);
         let queue = config.map_or(Ok(None), |config| self.activate(config, setup.accepted));
         let queue = queue.unwrap_or_else(|invalid| {
-            setup.device.break_off(&invalid);
+            setup.device.set_broken(&invalid);
             None
         });
         setup.device.replace_queue(index, queue);

@@ -159,8 +159,8 @@ impl Lifecycle {
     }
 
     /// Marks the device as needing a reset, because the driver has set up an invalid ring.
-    pub(crate) fn break_off(&mut self, why: &QueueError) {
-        self.with(|served| served.break_off(why));
+    pub(crate) fn set_broken(&mut self, why: &QueueError) {
+        self.with(|served| served.set_broken(why));
     }
 
     /// Resets the device to its initial state.

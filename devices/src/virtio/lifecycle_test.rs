@@ -6,7 +6,7 @@ use crate::rig::{DATA, Rig, WRITE};
 use crate::sync::event;
 use crate::virtio::{ConfigSpace, DeviceId};
 
-/// A device that reports each chain, and serves it when it is told to.
+/// A device that reports each chain, and serves it when the test allows it.
 struct Slow {
     begun: Sender<()>,
     go: Receiver<()>,
@@ -32,7 +32,7 @@ impl VirtioDevice for Slow {
     fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         match queues.get(index) {
             Some(queue) => queue.drain(|_| {
-                // Neither fails before the test has ended.
+                // Neither fails before the end of the test.
                 let _ = self.begun.send(());
                 let _ = self.go.recv();
                 Some(0)
@@ -42,7 +42,8 @@ impl VirtioDevice for Slow {
     }
 }
 
-/// Dropped in this order: without the test the device serves what is left at once.
+/// The fields are dropped in this order: without the test's channels, the device serves the rest
+/// without waiting.
 struct Bench {
     go: Sender<()>,
     begun: Receiver<()>,
@@ -51,7 +52,7 @@ struct Bench {
     rig: Rig,
 }
 
-/// A live device with `chains` chains to serve, the first of which it has begun with.
+/// A live device with `chains` chains, of which the first is in progress.
 fn begun(chains: u16, patience: Option<Duration>) -> Bench {
     let rig = Rig::new(8);
     let ((begin, begun), (go, gone)) = (channel(), channel());
@@ -79,8 +80,8 @@ fn begun(chains: u16, patience: Option<Duration>) -> Bench {
     }
 }
 
-/// Calls `change` beside a device that is at work, and lets the request in hand end, and none after
-/// it, once `change` waits for that.
+/// Calls `change` while a request is in progress. Once `change` waits, lets that request end, and
+/// no other.
 fn while_at_work(bench: &mut Bench, change: impl FnOnce(&mut Lifecycle) + Send) {
     let (device, go) = (&mut bench.device, &bench.go);
     let (called, waits) = channel();
@@ -90,14 +91,14 @@ fn while_at_work(bench: &mut Bench, change: impl FnOnce(&mut Lifecycle) + Send) 
             change(device);
         });
         waits.recv().unwrap();
-        // It has been called; what it does first is to set the flag.
+        // It was called; the first thing that it does is to set the flag.
         thread::sleep(Duration::from_millis(50));
         go.send(()).unwrap();
     });
 }
 
 #[test]
-fn a_reset_waits_for_the_request_in_hand_and_for_none_behind_it() {
+fn a_reset_waits_only_for_the_request_in_progress() {
     let mut bench = begun(6, None);
     while_at_work(&mut bench, Lifecycle::reset);
     assert_eq!(bench.rig.used_idx(), 1);
@@ -106,11 +107,11 @@ fn a_reset_waits_for_the_request_in_hand_and_for_none_behind_it() {
 }
 
 #[test]
-fn a_device_that_was_paused_goes_on_where_it_was_without_another_kick() {
+fn a_paused_device_resumes_where_it_was_without_another_kick() {
     let mut bench = begun(4, None);
     while_at_work(&mut bench, Lifecycle::pause);
     assert_eq!(bench.rig.used_idx(), 1);
-    // Paused, it hears of no kick.
+    // A paused device ignores kicks.
     bench.kicks[0].write(1).unwrap();
     thread::sleep(Duration::from_millis(20));
     assert!(bench.begun.try_recv().is_err());
@@ -145,18 +146,18 @@ fn a_device_that_never_ends_its_request_is_lost_and_does_not_hold_up_its_transpo
     bench.device.reset();
     bench.device.resume();
     assert!(bench.device.is_lost());
-    // If the request ends after all, it was the last.
+    // If the request ends after all, no other starts.
     bench.go.send(()).unwrap();
-    // Its thread ends then: one that looked at the queues for ever would use a CPU.
+    // Its thread then ends: otherwise it would check the queues forever, and use a CPU.
     bench.device.worker.thread.take().unwrap().join().unwrap();
     assert_eq!(bench.rig.used_idx(), 1);
     assert!(bench.begun.try_recv().is_err());
 }
 
 #[test]
-fn what_was_used_is_published_before_a_request_behind_it_that_is_slow() {
+fn a_used_chain_is_published_before_a_slow_request_after_it() {
     let bench = begun(3, None);
-    // The first one takes its time as well.
+    // The first request is slow too.
     thread::sleep(Duration::from_millis(5));
     bench.go.send(()).unwrap();
     bench.begun.recv().unwrap();
@@ -165,7 +166,7 @@ fn what_was_used_is_published_before_a_request_behind_it_that_is_slow() {
 }
 
 #[test]
-fn what_was_used_alone_is_published_before_a_request_that_came_meanwhile() {
+fn a_single_used_chain_is_published_before_a_request_that_came_meanwhile() {
     let bench = begun(1, None);
     bench.rig.descriptor(1, (DATA, 8), WRITE, 0);
     bench.rig.offer(1);

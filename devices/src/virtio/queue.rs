@@ -9,11 +9,11 @@
 //!   the driver writes           the driver writes               we write
 //! ```
 //!
-//! What the driver is still setting up is a [`QueueConfig`]; what runs is a [`Queue`], whose size and addresses are
-//! frozen and whose rings were translated to host memory once. A transport turns the one into the other.
+//! A [`QueueConfig`] is what the driver sets up. A transport activates it, which makes a [`Queue`]:
+//! its size and addresses are frozen, and its rings are translated to host memory once.
 //!
-//! Every value read from the rings is the guest's: each is loaded once, checked against the frozen size, and an
-//! impossible one is [`QueueError`].
+//! Every value in the rings comes from the guest. Each is loaded once and checked against the
+//! frozen size; an invalid one is a [`QueueError`].
 
 use std::sync::Arc;
 
@@ -29,14 +29,14 @@ use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
 
 mod drain;
 
-/// The ring features that every queue of ours has.
+/// The ring features of every queue.
 pub const FEATURES: u64 = features::RING_INDIRECT_DESC | features::RING_EVENT_IDX;
 
-/// The largest ring there is (§ 2.7).
+/// The largest ring size (§ 2.7).
 pub const SIZE_MAX: u16 = 32768;
 
-/// How many descriptors a chain may have where the ring itself is smaller: an indirect table may be longer than the
-/// ring (drivers do that), but not without bound.
+/// The most descriptors of a chain if the ring is smaller. An indirect table may be longer than the
+/// ring, which drivers use, but needs a bound.
 const CHAIN_MAX: u32 = 1024;
 
 const RING_OFFSET: u64 = 4;
@@ -47,11 +47,11 @@ const NO_NOTIFICATION: u16 = 1;
 /// A queue as the driver sets it up, register by register or message by message.
 #[derive(Debug, Clone)]
 pub struct QueueConfig {
-    /// The largest size that the device offers.
+    /// The maximum size that the device offers.
     pub max: u16,
     /// The size that the driver chose, in descriptors.
     pub size: u16,
-    /// Whether the driver enabled it. Nothing else may change while it is.
+    /// Whether the driver enabled the queue. The other fields are frozen while it is enabled.
     pub ready: bool,
     /// Guest address of the descriptor table.
     pub descriptors: u64,
@@ -59,8 +59,8 @@ pub struct QueueConfig {
     pub driver: u64,
     /// Guest address of the device area.
     pub device: u64,
-    /// The available index to go on from, where another ran the queue before; the used index to go on from is then what
-    /// stands in the ring. `None` for a new queue, which begins with 0 and 0.
+    /// The available index at which to resume a queue that ran before. The used index is then read
+    /// from the ring. `None` for a new queue: both start at 0.
     pub resume: Option<u16>,
 }
 
@@ -78,10 +78,10 @@ impl QueueConfig {
         }
     }
 
-    /// The running queue: all addresses checked and translated, for good.
+    /// Activates the queue: checks and translates all addresses, once.
     ///
     /// # Errors
-    /// The size, an alignment or an address is not allowed.
+    /// The size, an alignment or an address is invalid.
     pub fn activate(
         &self,
         memory: &Memory,
@@ -103,7 +103,7 @@ impl QueueConfig {
         let driver = area(memory, "driver area", self.driver, 2, RING + n + 1)?;
         let device: RingWords<AtomicU16> =
             area(memory, "device area", self.device, 4, RING + 4 * n + 1)?;
-        // No overflow: the whole device area, checked above, is RAM.
+        // Does not overflow: the device area is RAM, as checked above.
         let used = area(memory, "device area", self.device + RING_OFFSET, 4, n)?;
         let next_used = match self.resume {
             Some(_) => device.load(IDX, Ordering::Relaxed),
@@ -154,23 +154,23 @@ pub struct Queue {
     size: u16,
     event_idx: bool,
     next_available: u16,
-    /// Chains that were available behind the one popped last.
+    /// Chains that were available after the last one popped.
     waiting: u16,
     next_used: u16,
     /// The used index that the driver can see.
     published: u16,
-    /// The chain that could not be served to its end.
+    /// The chain on which the queue stalled.
     stalled: Option<Chain>,
     unfinished: bool,
-    /// Chains from one look at the clock to the next: more, the quicker they are served.
+    /// Chains per read of the clock: more if they are served faster.
     stride: u8,
     #[expect(
         clippy::vec_box,
-        reason = "chains move about: a pointer is cheaper than two vectors"
+        reason = "chains are moved: a pointer is cheaper than two vectors"
     )]
     spare: Vec<Box<Buffers>>,
     notify: Arc<dyn Notify>,
-    /// Which of its device's queues it is.
+    /// Its index among the device's queues.
     index: u16,
     stop: Stop,
     observer: Option<QueueObserver>,
@@ -182,20 +182,22 @@ impl Queue {
         self.size
     }
 
-    /// The available index that is to be served next: where another may [`resume`](QueueConfig::resume) the queue.
+    /// The available index of the next chain to serve, at which the queue may be
+    /// [resumed](QueueConfig::resume).
     pub fn next_available(&self) -> u16 {
-        // A chain that is held back has not been served.
+        // A stalled chain has not been served.
         self.next_available
             .wrapping_sub(u16::from(self.stalled.is_some()))
     }
 
-    /// The next chain that the driver made available, or `None`.
+    /// Takes the next available chain; `None` if there is none.
     ///
     /// # Errors
-    /// The ring or the chain is broken.
+    /// The ring or the chain is invalid.
     pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
-        // Acquire, with the driver's barrier before its store of the index (§ 2.7.13.3): the head and the descriptors that
-        // it stands for, and what is in their buffers, are loaded after it. Their loads so may be relaxed.
+        // Acquire pairs with the driver's barrier before its store of the index (§ 2.7.13.3): the
+        // head, the descriptors and the contents of the buffers are loaded after the index. So
+        // those loads may be relaxed.
         let idx = self.driver.load(IDX, Ordering::Acquire);
         let next = self.next_available;
         let available = idx.wrapping_sub(next);
@@ -217,66 +219,71 @@ impl Queue {
         self.waiting = available - 1;
         let mut chain = Chain { head, buffers };
         if let Some(observer) = &self.observer {
-            tell_popped(observer, &self.table, &mut chain, descriptors, available);
+            report_popped(observer, &self.table, &mut chain, descriptors, available);
         }
         Ok(Some(chain))
     }
 
-    /// Returns a chain to the driver, into whose writable buffers `written` bytes were written. The driver sees it after
-    /// the next [`notify`](Self::notify).
+    /// Returns a chain to the driver, with `written` bytes in its writable buffers. The driver sees
+    /// it after the next [`notify`](Self::notify).
     pub fn push(&mut self, chain: Chain, written: u32) {
-        // Relaxed: nobody looks at an element before `notify` stores the index behind it, and says that it was written.
+        // Relaxed: the driver reads an element only after `notify` has stored the index. `notify`
+        // also records the write for dirty tracking.
         let element = [u32::from(chain.head), written];
         self.used
             .put(self.slot(self.next_used), element, Ordering::Relaxed);
         self.next_used = self.next_used.wrapping_add(1);
         self.spare.push(chain.buffers);
         if let Some(observer) = &self.observer {
-            tell_used(observer, chain.head, written);
+            report_used(observer, chain.head, written);
         }
     }
 
-    /// Publishes what was pushed, and interrupts the driver if it wants that. Once a batch.
+    /// Publishes the chains that were pushed, and interrupts the driver if it wants that. Called
+    /// once per batch.
     pub fn notify(&mut self) {
         let (old, new) = (self.published, self.next_used);
         if old == new {
             return;
         }
-        // Release, with the driver's barrier after its load of the index (§ 2.7.14): the elements, and the data in the
-        // buffers, are visible before it (§ 2.7.8.2). A system call that wrote data has done so when it returns.
+        // Release pairs with the driver's barrier after its load of the index (§ 2.7.14): the
+        // elements and the data in the buffers are visible before it (§ 2.7.8.2). A system call has
+        // written its data when it returns.
         self.device.store(IDX, new, Ordering::Release);
         self.used
             .wrote(self.slot(old), usize::from(new.wrapping_sub(old)));
         self.published = new;
-        // The driver stores its wish (avail.flags or used_event), and then looks at used.idx for the last time before it
-        // sleeps (§ 2.7.14); we store used.idx, and then look at the wish. A store before a load of another word is what
-        // acquire and release leave open: without a full barrier here and there both loads could be the older, we would
-        // not interrupt, and the driver would sleep (§ 2.7.7.2).
+        // The driver enables interrupts (avail.flags or used_event), then loads used.idx for the
+        // last time before it sleeps (§ 2.7.14). We store used.idx, then load avail.flags or
+        // used_event. Acquire and release do not order a store before a load of another word:
+        // without a full barrier on both sides, both loads could return the old value. We would not
+        // interrupt, and the driver would sleep (§ 2.7.7.2).
         fence(Ordering::SeqCst);
-        let wanted = if self.event_idx {
+        let interrupt = if self.event_idx {
             let event = RING + usize::from(self.size);
             passed(self.driver.load(event, Ordering::Relaxed), old, new)
         } else {
             self.driver.load(FLAGS, Ordering::Relaxed) & NO_NOTIFICATION == 0
         };
         if let Some(observer) = &self.observer {
-            tell_published(observer, old, new, wanted);
+            report_published(observer, old, new, interrupt);
         }
-        if wanted {
+        if interrupt {
             self.notify.used(self.index);
         }
     }
 
-    /// Asks the driver not to notify us: we are looking anyway. Only a hint.
+    /// Asks the driver not to notify us while we poll the ring. This is only a hint.
     pub fn suppress_kicks(&mut self) {
-        // Relaxed: a kick too many is borne. With EVENT_IDX the flags stay 0 (§ 2.7.10): the index we asked for last lies
-        // behind, which does the same.
+        // Relaxed: an extra kick does no harm. With EVENT_IDX the flags stay 0 (§ 2.7.10): the last
+        // avail_event is already passed, which suppresses kicks too.
         if !self.event_idx {
             self.device.store(FLAGS, NO_NOTIFICATION, Ordering::Relaxed);
         }
     }
 
-    /// Asks the driver to notify us of the next chain. True if one came before it could have known: look again.
+    /// Asks the driver to notify us of the next chain. Returns true if a chain came before the
+    /// driver could see that: the caller must look again.
     pub fn allow_kicks(&mut self) -> bool {
         if self.event_idx {
             let avail_event = RING + 4 * usize::from(self.size);
@@ -285,14 +292,15 @@ impl Queue {
         } else {
             self.device.store(FLAGS, 0, Ordering::Relaxed);
         }
-        // As in `notify`, with the roles exchanged: the driver stores avail.idx and then looks at our wish (§ 2.7.13.4);
-        // we store the wish, with the fence behind it, and then look at avail.idx for the last time before we sleep. The
-        // load may be relaxed, as nothing is read by it: `pop` loads the index again.
+        // As in `notify`, with the roles swapped: the driver stores avail.idx, then loads
+        // used.flags or avail_event (§ 2.7.13.4). We store that word, and after the fence load
+        // avail.idx for the last time before we sleep. This load may be relaxed, as `pop` loads the
+        // index again.
         fence(Ordering::SeqCst);
         self.driver.load(IDX, Ordering::Relaxed) != self.next_available
     }
 
-    /// Its three areas, to be looked at by any thread, at any time.
+    /// A view of the three areas, for any thread at any time.
     pub(crate) fn view(&self) -> View {
         View {
             table: self.table.entries.clone(),
@@ -305,17 +313,17 @@ impl Queue {
         }
     }
 
-    /// Which of its device's queues it is.
+    /// Sets its index among the device's queues.
     pub(super) fn set_index(&mut self, index: u16) {
         self.index = index;
     }
 
-    /// Has [`drain`](Self::drain) leave the queue unfinished while `stop` is set.
+    /// Makes [`drain`](Self::drain) leave the queue unfinished while `stop` is set.
     pub(super) fn set_stop(&mut self, stop: &Stop) {
         self.stop = stop.clone();
     }
 
-    /// Lets `observer` know what happens here, unless somebody does already.
+    /// Attaches `observer`, unless there is one already.
     pub(crate) fn observe(&mut self, observer: &Arc<dyn DeviceObserver>) {
         self.observer.get_or_insert_with(|| QueueObserver {
             observer: Arc::clone(observer),
@@ -324,25 +332,25 @@ impl Queue {
         });
     }
 
-    /// Where in a ring the entry of an index lies. The size is a power of two.
+    /// The slot of an index in a ring. The size is a power of two.
     #[inline]
     fn slot(&self, index: u16) -> usize {
         usize::from(index) & (usize::from(self.size) - 1)
     }
 
-    /// Whether [`drain`](Self::drain) left chains behind that it could have served: call it again.
+    /// Whether [`drain`](Self::drain) left chains that it could have served: call it again.
     pub fn is_unfinished(&self) -> bool {
         self.unfinished
     }
 }
 
-// What is reported to an observer. Cold and apart, so that without one the way past is a branch and nothing that the
-// events hold is kept for them.
+// Reports to an observer. These are cold and not inlined, so that without an observer the cost is
+// one branch, and no register holds a value only for an event.
 
-/// A chain was taken.
+/// Reports that a chain was taken.
 #[cold]
 #[inline(never)]
-fn tell_popped(
+fn report_popped(
     observer: &QueueObserver,
     table: &Table,
     chain: &mut Chain,
@@ -358,15 +366,16 @@ fn tell_popped(
         waiting,
     };
     if observer.descriptors {
-        return tell_descriptors(observer, table, chain.head, event);
+        return report_descriptors(observer, table, chain.head, event);
     }
     observer.observer.see(event);
 }
 
-/// The same, with its descriptors. They are loaded once more for that: what a driver changed meanwhile, against the rules, is told as it
-/// is now; what the device does with them does not depend on it.
+/// Reports that a chain was taken, with its descriptors. They are loaded a second time: if the
+/// driver has changed them meanwhile, against the rules, the report has the new values. The device
+/// does not use these.
 #[inline(never)]
-fn tell_descriptors(observer: &QueueObserver, table: &Table, head: u16, popped: Event) {
+fn report_descriptors(observer: &QueueObserver, table: &Table, head: u16, popped: Event) {
     observer.observer.see(popped);
     table.follow(head, DESCRIPTORS_MAX, |index, descriptor| {
         observer.observer.see(Event::Descriptor {
@@ -378,10 +387,10 @@ fn tell_descriptors(observer: &QueueObserver, table: &Table, head: u16, popped: 
     });
 }
 
-/// A chain was put into the used ring.
+/// Reports that a chain was written to the used ring.
 #[cold]
 #[inline(never)]
-fn tell_used(observer: &QueueObserver, head: u16, written: u32) {
+fn report_used(observer: &QueueObserver, head: u16, written: u32) {
     observer.observer.see(Event::Used {
         queue: observer.queue,
         head,
@@ -389,10 +398,10 @@ fn tell_used(observer: &QueueObserver, head: u16, written: u32) {
     });
 }
 
-/// The used index went from `old` to `new`.
+/// Reports that the used index went from `old` to `new`.
 #[cold]
 #[inline(never)]
-fn tell_published(observer: &QueueObserver, old: u16, new: u16, interrupt: bool) {
+fn report_published(observer: &QueueObserver, old: u16, new: u16, interrupt: bool) {
     observer.observer.see(Event::Published {
         queue: observer.queue,
         index: new,
@@ -401,7 +410,7 @@ fn tell_published(observer: &QueueObserver, old: u16, new: u16, interrupt: bool)
     });
 }
 
-/// Part of a ring: `count` words at `address`, which must be a multiple of `align`.
+/// An area of the ring: `count` words at `address`, which must be a multiple of `align`.
 fn area<T: RingWord>(
     memory: &Memory,
     area: &'static str,

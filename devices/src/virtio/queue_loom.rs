@@ -1,7 +1,7 @@
-//! Every interleaving of a queue with its driver, in every order of loads and stores that their orderings allow: neither
-//! side sleeps while there is work for it.
+//! Every interleaving of a queue with its driver, in every order of loads and stores that their
+//! orderings allow: neither side sleeps while there is work for it.
 //!
-//! The device's side is the real code. The driver's is what § 2.7.13 asks of one, and no more.
+//! The device's side is the real code. The driver does what § 2.7.13 requires, and no more.
 
 use std::sync::Arc;
 
@@ -18,13 +18,14 @@ const SIZE: u16 = 2;
 const USED_EVENT: usize = RING + SIZE as usize;
 const AVAIL_EVENT: usize = RING + 4 * SIZE as usize;
 
-/// What both sides share.
+/// The state that both sides share.
 #[derive(Clone)]
 struct Rings {
     driver: RingWords<AtomicU16>,
     device: RingWords<AtomicU16>,
     used: RingWords<[AtomicU32; 2]>,
-    /// A kick that nobody has looked at: an eventfd, of which every write and read is a step of its own.
+    /// A kick that the device has not seen. It stands for an eventfd, of which every write and read
+    /// is a separate step.
     kick: Arc<AtomicBool>,
     /// Whether the driver was interrupted.
     wire: Arc<AtomicBool>,
@@ -91,7 +92,7 @@ impl Rings {
             .store(idx % SIZE, Ordering::Relaxed);
         self.driver.at(IDX).store(idx + 1, Ordering::Release);
         fence(Ordering::SeqCst);
-        let wanted = match event_idx {
+        let kick = match event_idx {
             true => passed(
                 self.device.at(AVAIL_EVENT).load(Ordering::Relaxed),
                 idx,
@@ -99,12 +100,12 @@ impl Rings {
             ),
             false => self.device.at(FLAGS).load(Ordering::Relaxed) & NO_NOTIFICATION == 0,
         };
-        if wanted {
+        if kick {
             self.kick.swap(true, Ordering::AcqRel);
         }
     }
 
-    /// Asks for the next interrupt, and looks once more how much is used (§ 2.7.14).
+    /// Asks for the next interrupt, and reads the used index once more (§ 2.7.14).
     fn seen_before_sleeping(&self, event_idx: bool) -> u16 {
         let idx = self.device.at(IDX).load(Ordering::Acquire);
         match event_idx {
@@ -115,15 +116,15 @@ impl Rings {
         self.device.at(IDX).load(Ordering::Acquire)
     }
 
-    /// The heads in the used ring that `idx` says are there.
+    /// The heads in the used ring below `idx`.
     fn used_heads(&self, idx: u16) -> Vec<u32> {
         let head = |entry: u16| self.used.load(entry.into(), Ordering::Relaxed)[0];
         (0..idx).map(head).collect()
     }
 }
 
-/// The worker: one look for each kick that it has not looked at.
-fn look(rings: &Rings, queue: &mut Queue) -> u16 {
+/// The device's thread: serves the queue once for each kick that it has not seen.
+fn serve(rings: &Rings, queue: &mut Queue) -> u16 {
     let mut served = 0;
     while rings.kick.swap(false, Ordering::AcqRel) {
         let drained = queue.drain(|_| {
@@ -143,13 +144,13 @@ fn a_chain_is_served_or_a_kick_is_on_its_way(event_idx: bool) {
             let rings = rings.clone();
             thread::spawn(move || rings.offer(1, event_idx))
         };
-        let served = look(&rings, &mut queue);
+        let served = serve(&rings, &mut queue);
         driver.join().unwrap();
         assert!(
             served == 2 || rings.kick.fetch_or(false, Ordering::AcqRel),
             "{served} served, asleep"
         );
-        assert_eq!(served + look(&rings, &mut queue), 2);
+        assert_eq!(served + serve(&rings, &mut queue), 2);
     });
 }
 
@@ -167,7 +168,7 @@ fn a_used_chain_is_seen_or_interrupts(event_idx: bool) {
     loom::model(move || {
         let (rings, mut queue) = rings(event_idx);
         rings.offer(0, event_idx);
-        // What a driver that is looking anyway has asked for.
+        // The suppression that a polling driver has set.
         rings
             .driver
             .at(FLAGS)
@@ -180,7 +181,7 @@ fn a_used_chain_is_seen_or_interrupts(event_idx: bool) {
             let rings = rings.clone();
             thread::spawn(move || {
                 let seen = rings.seen_before_sleeping(event_idx);
-                // The element is there before the index is.
+                // The element is visible before the index.
                 assert_eq!(rings.used_heads(seen).len(), usize::from(seen));
                 seen
             })
@@ -205,12 +206,12 @@ fn by_event_idx_a_used_chain_is_seen_or_interrupts() {
     a_used_chain_is_seen_or_interrupts(true);
 }
 
-/// Acquire and release: what stands behind an index is there when the index is.
+/// Acquire and release: the data that an index stands for is visible when the index is.
 #[test]
 fn an_index_is_never_seen_before_what_it_stands_for() {
     loom::model(|| {
         let (rings, mut queue) = rings(false);
-        // An impossible head, until the driver has written its own.
+        // An invalid head, until the driver has written its own.
         rings.driver.at(RING).store(99, Ordering::Relaxed);
         rings.used.put(0, [0, 99], Ordering::Relaxed);
         let driver = {

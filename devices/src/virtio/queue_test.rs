@@ -49,7 +49,7 @@ fn a_chain_is_its_readable_then_its_writable_bytes() {
 }
 
 #[test]
-fn empty_descriptors_are_passed_over() {
+fn empty_descriptors_are_skipped() {
     let rig = Rig::new(SIZE);
     rig.write(DATA, b"xy");
     rig.chain(0, &[(0, 0, 0), (DATA, 2, 0), (u64::MAX, 0, rig::WRITE)]);
@@ -59,8 +59,8 @@ fn empty_descriptors_are_passed_over() {
 }
 
 #[test]
-fn an_indirect_table_may_follow_direct_descriptors_and_its_write_flag_means_nothing() {
-    // No alignment is asked of it.
+fn an_indirect_table_may_follow_direct_descriptors_and_its_write_flag_is_ignored() {
+    // It need not be aligned.
     for table in [DATA + 0x1008, DATA + 0x1009] {
         follows_direct_descriptors(table);
     }
@@ -283,14 +283,14 @@ fn the_areas_may_end_where_ram_ends() {
 }
 
 #[test]
-fn rings_that_lie_on_each_other_do_no_harm() {
+fn overlapping_areas_do_no_harm() {
     let mut rig = Rig::new(SIZE);
     rig.config.device = rig.config.descriptors;
     rig.config.driver = rig.config.descriptors;
     rig.set_available(0);
     rig.descriptor(0, (DATA, 1), 0, 0);
     let mut queue = rig.queue(FEATURES);
-    // Whatever it makes of it, it comes to an end.
+    // Whatever the queue reads, it ends.
     for _ in 0..20 {
         if queue.drain(|_| Some(0)).is_err() {
             break;
@@ -299,7 +299,7 @@ fn rings_that_lie_on_each_other_do_no_harm() {
 }
 
 #[test]
-fn flags_that_lie_on_the_available_index_do_not_keep_the_drain_for_ever() {
+fn flags_at_the_available_index_do_not_make_drain_loop_forever() {
     let mut rig = Rig::new(SIZE);
     // Asking for no kicks makes the index 1, asking for kicks makes it 0.
     rig.config.driver = rig::DEVICE - 2;
@@ -314,7 +314,7 @@ fn flags_that_lie_on_the_available_index_do_not_keep_the_drain_for_ever() {
 }
 
 #[test]
-fn used_elements_are_published_once_a_batch_with_one_interrupt() {
+fn used_elements_are_published_once_per_batch_with_one_interrupt() {
     let rig = Rig::new(SIZE);
     let mut queue = rig.queue(0);
     for head in [3, 1, 2] {
@@ -367,7 +367,7 @@ fn with_event_idx_only_the_entry_asked_for_interrupts() {
     let rig = Rig::new(SIZE);
     rig.descriptor(0, (DATA, 1), rig::WRITE, 0);
     let mut queue = rig.queue(features::RING_EVENT_IDX);
-    // § 2.7.7.2: with the feature the flag means nothing.
+    // § 2.7.7.2: with the feature the flag has no meaning.
     rig.set_driver_flags(NO_NOTIFICATION);
     rig.set_used_event(2);
     for (entry, interrupts) in [(0, 0), (1, 0), (2, 1), (3, 1)] {
@@ -451,7 +451,7 @@ fn a_ring_that_is_refilled_forever_is_left_after_one_lap() {
 }
 
 #[test]
-fn a_chain_that_must_wait_is_held_and_goes_on_where_it_was() {
+fn a_stalled_chain_continues_where_it_was() {
     let rig = Rig::new(SIZE);
     rig.write(DATA, b"abcdef");
     rig.chain(0, &[(DATA, 6, 0)]);
@@ -472,7 +472,7 @@ fn a_chain_that_must_wait_is_held_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_was_served_before_the_ring_broke_is_published() {
+fn chains_served_before_an_invalid_one_are_published() {
     let rig = Rig::new(SIZE);
     rig.descriptor(0, (DATA, 1), rig::WRITE, 0);
     rig.offer(0);

@@ -1,18 +1,18 @@
-//! How whoever wants a device for itself makes the thread that serves it let go.
+//! The flag that makes a thread stop serving a device's queues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A request to stop serving. Clones share it; a queue looks at it before each chain, so that
-/// nobody waits for more than the one request in hand.
+/// A request to stop serving. Clones share it. A queue checks it before each chain, so the wait is
+/// for at most the request in progress.
 #[derive(Clone, Default)]
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Asks to stop, or takes that back.
-    pub(crate) fn set(&self, wanted: bool) {
-        // Whoever sets this takes a lock next, which orders what follows; this is only a hint.
-        self.0.store(wanted, Ordering::Relaxed);
+    /// Sets or clears the request.
+    pub(crate) fn set(&self, stop: bool) {
+        // Relaxed: this is only a hint. The caller takes a lock next, which orders what follows.
+        self.0.store(stop, Ordering::Relaxed);
     }
 
     /// Whether to stop.

@@ -1,12 +1,12 @@
 //! A device's thread: it waits for kicks and files, and calls the device.
 //!
-//! The thread lives as long as the device. Device and queues are behind a lock that is held for one
-//! event at a time, nearly always by that thread. There are two others who take it:
+//! The thread lives as long as the device. A lock protects the device and its queues. It is held
+//! for one event at a time, nearly always by that thread. Two others take it:
 //!
-//! - a vCPU that serves a queue where it notifies it, unless somebody is at work
+//! - a vCPU that serves a queue inline when it notifies it, unless the lock is held
 //!   ([`Inline::try_serve`]);
 //! - the transport, to start, pause or reset the device ([`Worker::with`]). It first sets the stop
-//!   flag, which every queue looks at before each chain. So it waits for at most one request.
+//!   flag, which every queue checks before each chain. So it waits for at most one request.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
@@ -23,26 +23,26 @@ use super::stop::Stop;
 use super::{Notify, QueueError, Queues, Ready, VirtioDevice};
 use crate::sync::{event, lock};
 
-/// What an event is about: a queue's kick, or one of these.
+/// The data of an epoll event: a queue's index, for its kick, or one of these.
 const WAKE: u64 = u64::MAX;
 const FILES: u64 = 1 << 16;
 
-/// Events that are taken from the kernel at once.
+/// The most events per epoll_wait(2).
 const BATCH: usize = 16;
 
-/// How often a lock that must not be waited for without end is tried.
+/// The interval between attempts to take a lock with a time limit.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// A device, what it serves, and the thread that does it. All end with this.
+/// A device, its queues and its thread. Dropping this ends the thread.
 pub(super) struct Worker {
     shared: Arc<Shared>,
     pub(super) thread: Option<JoinHandle<()>>,
-    /// How long [`with`](Self::with) waits; `None` is as long as it takes.
+    /// The longest wait of [`with`](Self::with); `None` is no limit.
     patience: Option<Duration>,
 }
 
 impl Worker {
-    /// Starts the thread of `device`, which serves nothing yet. `notify` is the transport's.
+    /// Starts the thread of `device`, which serves nothing yet. `notify` notifies the driver.
     ///
     /// # Errors
     /// The host has no thread or file descriptor left.
@@ -90,17 +90,17 @@ impl Worker {
         })
     }
 
-    /// A way to serve queues in another thread.
+    /// A handle that serves queues in another thread.
     pub(super) fn inline(&self) -> Inline {
         Inline(Arc::clone(&self.shared))
     }
 
-    /// Calls `change` while nobody else has device and queues: the request in hand is finished
-    /// first, and no other begun. If the device runs afterwards, it looks at all its queues and
-    /// files anew.
+    /// Calls `change` with exclusive access to the device and its queues. The request in progress
+    /// ends first, and no other starts. If the device runs afterwards, it checks all its queues and
+    /// files again.
     ///
     /// # Errors
-    /// [`Stuck`]: the request in hand has not ended in the time that this worker was given.
+    /// [`Stuck`]: the request in progress did not end in time.
     pub(super) fn with<T>(
         &self,
         change: impl FnOnce(&mut Served, &Epoll) -> T,
@@ -109,7 +109,7 @@ impl Worker {
         let _turn = lock(&shared.turn);
         shared.stop.set(true);
         let mut served = shared.lock_within(self.patience).inspect_err(|Stuck| {
-            // The stop flag stays, and the thread ends: if the request ever ends, it was the last.
+            // The stop flag stays set, and the thread ends once the request ends.
             shared.ended.store(true, Ordering::SeqCst);
         })?;
         shared.stop.set(false);
@@ -135,25 +135,25 @@ impl Drop for Worker {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        // A thread that is stuck in a request is left behind: what it uses, it keeps alive.
+        // A thread that is stuck in a request is detached. It keeps everything that it uses alive.
         if self.patience.is_none() || self.shared.lock_within(self.patience).is_ok() {
-            // A thread that panicked has said so.
+            // The panic hook has reported any panic.
             let _ = thread.join();
         }
     }
 }
 
-/// The request in hand takes longer than its transport can wait.
+/// The request in progress takes longer than the transport waits.
 #[derive(Debug)]
 pub(super) struct Stuck;
 
-/// Serves queues of a device where they are notified, in the thread of a vCPU.
+/// Serves queues of a device in the thread of the vCPU that notifies them.
 pub(crate) struct Inline(Arc<Shared>);
 
 impl Inline {
-    /// Serves queue `index` here and now, as the device's thread would after its kick. Returns
-    /// whether it did: not while that thread, or another in here, is at work, nor while the device
-    /// is not live. The device's thread goes on with what is left unfinished, or stalled.
+    /// Serves queue `index` now, as the device's thread would after a kick. Returns false, without
+    /// serving it, if another thread holds the device or the device is not live. The device's
+    /// thread continues with a queue that is left unfinished or stalled.
     pub(crate) fn try_serve(&self, index: usize) -> bool {
         let shared = &*self.0;
         let Ok(data @ ..FILES) = u64::try_from(index) else {
@@ -173,23 +173,23 @@ impl Inline {
     }
 }
 
-/// What the thread and those who control it share.
+/// The state that the thread shares with its controllers.
 struct Shared {
     served: Mutex<Served>,
-    /// Held by whoever set `stop`, until it is done: what the thread waits for then.
+    /// Held by the thread that set `stop` until it is done. The device's thread waits for it.
     turn: Mutex<()>,
     stop: Stop,
     ended: AtomicBool,
     epoll: Epoll,
-    /// Wakes the thread to look at `ended`, and at queues that another thread left unfinished.
+    /// Wakes the thread to check `ended`, and queues that another thread left unfinished.
     wake: EventFd,
 }
 
 impl Shared {
-    /// What the thread does: until ended, wait and dispatch.
+    /// The thread's loop: waits for events and dispatches them until `ended`.
     ///
-    /// By epoll itself: event-manager looks each event's file and subscriber up in hash tables, a
-    /// third of what a request cost us.
+    /// This uses epoll directly. The crate event-manager looks each event up in hash tables, which
+    /// was a third of the cost of a request.
     fn serve(&self) -> io::Result<()> {
         let mut events = [EpollEvent::default(); BATCH];
         let mut unfinished = false;
@@ -202,20 +202,20 @@ impl Shared {
             if self.ended.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            let mut go_on = unfinished;
+            let mut resume = unfinished;
             for event in events.iter().take(count) {
                 match event.data() {
-                    WAKE => go_on = true,
+                    WAKE => resume = true,
                     data => unfinished = self.lock().handle(data),
                 }
             }
-            if go_on {
-                unfinished = self.lock().go_on();
+            if resume {
+                unfinished = self.lock().serve_unfinished();
             }
         }
     }
 
-    /// The lock for the device's own thread, which gives way to whoever waits for it.
+    /// Takes the lock in the device's thread, which gives way to a thread in [`Worker::with`].
     fn lock(&self) -> MutexGuard<'_, Served> {
         if self.stop.is_set() {
             self.give_way();
@@ -255,27 +255,27 @@ impl Ready {
     }
 }
 
-/// A device and its queues, behind the lock.
+/// A device and its queues, protected by the lock.
 pub(super) struct Served {
     pub(super) device: Box<dyn VirtioDevice>,
     pub(super) queues: Queues,
     kicks: Arc<[EventFd]>,
-    /// Whether the thread waits for the kicks and the device's files: from the first start on.
+    /// Whether the kicks and the device's files are in the epoll set: from the first start on.
     armed: bool,
     pub(super) notify: Arc<dyn Notify>,
-    /// Whether the device serves its queues. Events that come while it does not are dropped:
-    /// everything is looked at anew when it begins to.
+    /// Whether the device serves its queues. Events are dropped while it does not; when it starts,
+    /// everything is checked again.
     pub(super) running: bool,
-    /// A ring is broken: the device does nothing more until it is reset.
+    /// A ring is invalid: the device serves nothing until it is reset.
     broken: bool,
 }
 
 impl Served {
-    /// Waits for `kicks` instead of those before: kick `i` notifies queue `i`.
+    /// Replaces the kicks: kick `i` notifies queue `i`.
     pub(super) fn set_kicks(&mut self, epoll: &Epoll, kicks: Arc<[EventFd]>) -> io::Result<()> {
         if self.armed {
             for kick in &*self.kicks {
-                // A duplicate elsewhere would keep it in the set after we close ours.
+                // A duplicate in another process would keep it in the set after we close ours.
                 let event = EpollEvent::default();
                 epoll.ctl(ControlOperation::Delete, kick.as_raw_fd(), event)?;
             }
@@ -289,7 +289,7 @@ impl Served {
         Ok(())
     }
 
-    /// Has every file and kick that is ready now reported, once more if it was before.
+    /// Makes epoll report every kick and file that is ready now, even if it was reported before.
     fn arm(&mut self, epoll: &Epoll) {
         let again = std::mem::replace(&mut self.armed, true);
         let operation = || match again {
@@ -304,7 +304,8 @@ impl Served {
         for (file, set, data) in kicks.chain(files) {
             match epoll.ctl(operation(), file, edge(set, data)) {
                 Ok(()) => {}
-                // A file that cannot be waited for is always ready; its queue's kick will try it.
+                // epoll does not support regular files, which are always ready: the device uses
+                // them on the next kick.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOENT)) => {
                     debug!("{:?}: not waited for: {error}", self.device.id());
                 }
@@ -317,23 +318,23 @@ impl Served {
         }
     }
 
-    /// The device cannot go on with what its driver set up.
+    /// Marks the device as needing a reset, because a ring is invalid.
     #[cold]
-    pub(super) fn break_off(&mut self, why: &QueueError) {
+    pub(super) fn set_broken(&mut self, why: &QueueError) {
         debug!("{:?}: {why}", self.device.id());
         self.broken = true;
         self.notify.needs_reset();
     }
 
-    /// The device serves `queues` from now on, and those alone.
+    /// Makes the device serve `queues` only.
     pub(super) fn start(&mut self, queues: Queues) {
         self.queues = queues;
         self.running = true;
-        // What broke was a ring that is gone.
+        // The invalid ring was replaced.
         self.broken = false;
     }
 
-    /// The device is as new.
+    /// Resets the device to its initial state.
     pub(super) fn reset(&mut self) {
         self.running = false;
         self.broken = false;
@@ -346,7 +347,7 @@ impl Served {
         if !self.running || self.broken {
             return false;
         }
-        // Neither is ever more than a hundred above its base.
+        // Neither is more than a hundred above its base.
         let index = |base| usize::try_from(data - base).unwrap_or(usize::MAX);
         let result = if data < FILES {
             self.device.process_queue(index(0), &mut self.queues)
@@ -356,14 +357,14 @@ impl Served {
         match result {
             Ok(()) => self.queues.unfinished().next().is_some(),
             Err(why) => {
-                self.break_off(&why);
+                self.set_broken(&why);
                 false
             }
         }
     }
 
-    /// Goes on with each queue that is unfinished. Returns whether one still is.
-    fn go_on(&mut self) -> bool {
+    /// Serves each unfinished queue. Returns whether one still is.
+    fn serve_unfinished(&mut self) -> bool {
         let unfinished: Vec<_> = self.queues.unfinished().collect();
         let mut left = false;
         for index in unfinished {
@@ -373,8 +374,8 @@ impl Served {
     }
 }
 
-/// Everything is edge-triggered: a kick is news even while the last one's count stands in the
-/// eventfd, which so never needs to be read.
+/// All events are edge-triggered: a kick is reported even if the eventfd's counter is not 0, so the
+/// eventfd need not be read.
 fn edge(set: EventSet, data: u64) -> EpollEvent {
     EpollEvent::new(set | EventSet::EDGE_TRIGGERED, data)
 }

@@ -6,11 +6,12 @@ use crate::rig::{DATA, Rig, WRITE};
 use crate::virtio::lifecycle::Lifecycle;
 use crate::virtio::{ConfigSpace, DeviceId};
 
-/// Tells which thread each chain was served in. A chain of queue 1 waits until it is let go.
+/// Reports the thread in which each chain was served. A chain of queue 1 waits until the test
+/// allows it.
 struct Probe {
     served: Sender<ThreadId>,
     release: Receiver<()>,
-    /// Whether the driver offers another chain whenever one is served, this many times.
+    /// How many times the driver offers another chain when one is served.
     refills: u32,
     rig: Arc<Rig>,
 }
@@ -52,7 +53,7 @@ impl VirtioDevice for Probe {
     }
 }
 
-/// A live device with queue 0, and what the test has of it.
+/// A live device with queue 0, and the test's side of it.
 struct Live {
     rig: Arc<Rig>,
     device: Lifecycle,
@@ -88,7 +89,7 @@ fn live(refills: u32) -> Live {
 }
 
 #[test]
-fn a_kick_that_is_served_at_once_is_done_on_return_and_by_the_thread_that_brought_it() {
+fn a_kick_that_is_served_inline_is_done_on_return_in_the_same_thread() {
     let live = live(0);
     live.rig.offer(0);
     assert!(live.server.try_serve(0));
@@ -98,14 +99,14 @@ fn a_kick_that_is_served_at_once_is_done_on_return_and_by_the_thread_that_brough
 }
 
 #[test]
-fn while_the_devices_thread_is_at_work_nobody_else_serves() {
+fn while_the_devices_thread_serves_no_other_thread_does() {
     let mut live = live(0);
     live.kicks[1].write(1).unwrap();
     assert_ne!(live.served.recv(), Ok(thread::current().id()));
     live.rig.offer(0);
     assert!(!live.server.try_serve(0));
     assert_eq!(live.rig.used_idx(), 0);
-    // As a transport does then.
+    // A transport does the same.
     live.kicks[0].write(1).unwrap();
     live.release.send(()).unwrap();
     assert_ne!(live.served.recv(), Ok(thread::current().id()));
@@ -114,7 +115,7 @@ fn while_the_devices_thread_is_at_work_nobody_else_serves() {
 }
 
 #[test]
-fn what_a_thread_leaves_unfinished_the_devices_thread_goes_on_with() {
+fn the_devices_thread_continues_what_another_leaves_unfinished() {
     let live = live(6);
     live.rig.offer(0);
     assert!(live.server.try_serve(0));
@@ -126,7 +127,7 @@ fn what_a_thread_leaves_unfinished_the_devices_thread_goes_on_with() {
 }
 
 #[test]
-fn a_ring_that_breaks_at_once_needs_a_reset_and_is_left_alone() {
+fn an_invalid_ring_found_inline_needs_a_reset_and_is_not_served() {
     let live = live(0);
     live.rig.set_available(5);
     assert!(live.server.try_serve(0));
@@ -138,7 +139,7 @@ fn a_ring_that_breaks_at_once_needs_a_reset_and_is_left_alone() {
 }
 
 #[test]
-fn a_queue_that_is_none_does_nothing() {
+fn an_absent_queue_does_nothing() {
     let mut live = live(0);
     let beyond = [FILES, WAKE].map(|data| usize::try_from(data).unwrap());
     for index in [2, usize::MAX].into_iter().chain(beyond) {
@@ -150,7 +151,7 @@ fn a_queue_that_is_none_does_nothing() {
 }
 
 #[test]
-fn threads_that_serve_beside_each_other_serve_each_chain_once() {
+fn concurrent_threads_serve_each_chain_once() {
     const CHAINS: u16 = 500;
     let mut live = live(0);
     let (rig, server, kick) = (&live.rig, &live.server, &live.kicks[0]);

@@ -1,5 +1,5 @@
-//! The serial port's thread: it waits for input while the guest does, and for room while output is
-//! kept.
+//! The serial port's thread: it waits for input while the guest does, and for the output while
+//! there is a backlog.
 
 #![allow(unsafe_code)]
 
@@ -10,21 +10,21 @@ use std::time::Instant;
 use super::{Input, Shared, State};
 use crate::output::WRITE_TIMEOUT;
 
-/// How often to look at output that is kept, in milliseconds.
-const LOOK: libc::c_int = 250;
+/// The interval at which the backlog is checked, in milliseconds.
+const CHECK: libc::c_int = 250;
 
-/// Until stopped: wait, take input, send output, drive the line.
+/// The thread's loop: waits, reads input, writes output and drives the line.
 pub(super) fn serve(shared: &Shared) {
     while !shared.stop.load(Ordering::SeqCst) {
-        let mut fds = vec![want(&shared.wake, libc::POLLIN)];
+        let mut fds = vec![pollfd(&shared.wake, libc::POLLIN)];
         let timeout = {
             let state = shared.state();
-            fds.extend(wanted(&state));
-            // Kept output is lost when it has waited for long enough.
-            if state.backlog.is_empty() { -1 } else { LOOK }
+            fds.extend(pollfds(&state));
+            // A backlog is lost after the write timeout.
+            if state.backlog.is_empty() { -1 } else { CHECK }
         };
         if poll(&mut fds, timeout) {
-            // Reading it makes the next wake-up news. It may be that only the files woke us.
+            // Clears the event. This fails if only the files are ready.
             let _ = shared.wake.read();
         }
         let mut state = shared.state();
@@ -34,40 +34,43 @@ pub(super) fn serve(shared: &Shared) {
         state.flush();
         shared.drive(&mut state);
     }
-    last_words(&mut shared.state());
+    drain(&mut shared.state());
 }
 
-/// What the port waits for now.
-fn wanted(state: &State) -> Vec<libc::pollfd> {
+/// The files for which the port waits now.
+fn pollfds(state: &State) -> Vec<libc::pollfd> {
     let mut fds = Vec::new();
     if state.wants_input() {
         let live = state.inputs.iter().filter(|input| !input.ended);
-        fds.extend(live.map(|input| want(&input.file, libc::POLLIN)));
+        fds.extend(live.map(|input| pollfd(&input.file, libc::POLLIN)));
     }
     if !state.backlog.is_empty() {
-        fds.push(want(state.output.file(), libc::POLLOUT));
+        fds.push(pollfd(state.output.file(), libc::POLLOUT));
     }
     fds
 }
 
-fn last_words(state: &mut State) {
+/// Writes the backlog when the port stops, for at most [`WRITE_TIMEOUT`].
+fn drain(state: &mut State) {
     let end = Instant::now() + WRITE_TIMEOUT;
     state.flush();
     while !state.backlog.is_empty() && Instant::now() < end {
-        poll(&mut [want(state.output.file(), libc::POLLOUT)], 50);
+        poll(&mut [pollfd(state.output.file(), libc::POLLOUT)], 50);
         state.flush();
     }
     state.output.lost().add(state.backlog.len() as u64);
 }
 
-/// Whether reading one of the inputs would give something now.
+/// Whether one of the inputs can be read now.
 pub(super) fn is_readable(inputs: &[Input]) -> bool {
     let live = inputs.iter().filter(|input| !input.ended);
-    let mut fds: Vec<_> = live.map(|input| want(&input.file, libc::POLLIN)).collect();
+    let mut fds: Vec<_> = live
+        .map(|input| pollfd(&input.file, libc::POLLIN))
+        .collect();
     poll(&mut fds, 0) && fds.iter().any(|fd| fd.revents & libc::POLLIN != 0)
 }
 
-fn want(file: &impl AsRawFd, events: libc::c_short) -> libc::pollfd {
+fn pollfd(file: &impl AsRawFd, events: libc::c_short) -> libc::pollfd {
     libc::pollfd {
         fd: file.as_raw_fd(),
         events,
@@ -75,11 +78,11 @@ fn want(file: &impl AsRawFd, events: libc::c_short) -> libc::pollfd {
     }
 }
 
-/// Waits for one of `fds`, at most `timeout` milliseconds, for ever if that is negative. False when
-/// there is nothing.
+/// Waits for one of `fds`, for at most `timeout` milliseconds, or forever if that is negative.
+/// Returns whether one is ready.
 fn poll(fds: &mut [libc::pollfd], timeout: libc::c_int) -> bool {
     let count = fds.len() as libc::nfds_t;
-    // SAFETY: `fds` are as many as said, and ours for the time of the call.
+    // SAFETY: `fds` has `count` elements, and is borrowed for the call.
     let ready = unsafe { libc::poll(fds.as_mut_ptr(), count, timeout) };
     ready > 0
 }

@@ -1,28 +1,28 @@
-//! Serving a queue's chains one after another: when to stop, and when to publish.
+//! Serves a queue's chains one after another, and decides when to stop and when to publish.
 
 use std::time::{Duration, Instant};
 
 use super::{Chain, Queue, QueueError};
 
-/// About how long a used buffer may wait to be published with others, where more are to be served.
-/// A batch of quick requests takes less; a request to a slow disk takes far more.
+/// About how long a used buffer may wait to be published with others while more are served. A batch
+/// of quick requests takes less; a request to a slow disk takes far more.
 const PUBLISH_AFTER: Duration = Duration::from_micros(500);
 
-/// Chains from one look at the clock to the next, at most.
+/// The most chains per read of the clock.
 const STRIDE_MAX: u8 = 8;
 
 impl Queue {
-    /// Serves the chains that are available, one after another, and publishes them in batches.
+    /// Serves the available chains, one after another, and publishes them in batches.
     ///
-    /// `serve` returns how many bytes it wrote, or `None` if it cannot go on now: the queue then
-    /// stalls on the chain, with what was consumed of it consumed, and the next call begins with it.
+    /// `serve` returns the number of bytes that it wrote, or `None` if it cannot continue now. The
+    /// queue then stalls on the chain, which keeps its position, and the next call starts with it.
     ///
-    /// The queue is left [unfinished](Self::is_unfinished) after as many chains as the ring is long,
-    /// so that one that is refilled for ever does not starve the others; and when somebody wants the
-    /// device for itself, which so waits for one request at most.
+    /// The queue is left [unfinished](Self::is_unfinished) in two cases. The first is a budget of
+    /// one ring of chains, so that a queue that is refilled forever does not starve the others. The
+    /// second is a request to stop, which so waits for at most one request.
     ///
     /// # Errors
-    /// The ring or a chain is invalid. What was served before is published.
+    /// The ring or a chain is invalid. The chains served before are published.
     pub fn drain(
         &mut self,
         mut serve: impl FnMut(&mut Chain) -> Option<u32>,
@@ -52,7 +52,7 @@ impl Queue {
                         return Err(invalid);
                     }
                 };
-                // A lone request does not pay for the clock.
+                // A single request does not pay for the clock.
                 if self.waiting > 0 || self.next_used != self.published {
                     match batch.left {
                         0 => self.publish_in_time(&mut batch),
@@ -75,8 +75,8 @@ impl Queue {
                 self.unfinished = true;
                 return Ok(());
             }
-            // Twice there was something to come, and nothing came: the areas overlap so that our
-            // flags are the driver's index, and would be for ever.
+            // Twice the index promised a chain, and there was none: the areas overlap so that our
+            // flags are the driver's index. This would never end.
             if promised && budget == before {
                 return Ok(());
             }
@@ -84,8 +84,9 @@ impl Queue {
         }
     }
 
-    /// Before the next chain is served: publishes what was pushed, if that waits for too long. Quick
-    /// requests look at the clock ever less often, and begin the next batch as they ended the last.
+    /// Called before a chain is served: publishes the pushed chains if they have waited for too
+    /// long. The faster requests are served, the less often they read the clock; a batch starts
+    /// with the stride of the last one.
     #[cold]
     #[inline(never)]
     fn publish_in_time(&mut self, batch: &mut Batch) {
@@ -107,13 +108,13 @@ impl Queue {
     }
 }
 
-/// Chains that are to be published together.
+/// Chains that are published together.
 #[derive(Default)]
 struct Batch {
     /// When the first of them was about to be served, if known.
     began: Option<Instant>,
-    /// The last look at the clock.
+    /// The last read of the clock.
     looked: Option<Instant>,
-    /// Chains that are left until the next.
+    /// Chains until the next read.
     left: u8,
 }

@@ -1,6 +1,6 @@
-//! What a driver knows of a console's port, and what it is to be told next (§ 5.3.6.2).
+//! The state of a console's port in the control protocol (§ 5.3.6.2).
 
-/// Events; those that the device sends, in the order in which they are sent.
+/// Events. The device sends those that are due in this order.
 pub(super) mod event {
     pub(in crate::console) const DEVICE_READY: u16 = 0;
     pub(in crate::console) const PORT_ADD: u16 = 1;
@@ -11,30 +11,30 @@ pub(super) mod event {
     pub(in crate::console) const PORT_NAME: u16 = 7;
 }
 
-/// What the driver knows of a port, and what it is still to be told.
+/// What the driver knows about a port, and which messages are due.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct PortState {
     /// PORT_ADD was sent.
     pub(super) added: bool,
-    /// PORT_READY came.
+    /// PORT_READY was received.
     pub(super) ready: bool,
-    /// A program in the guest has it open: only then input is given away, as drivers drop it otherwise.
+    /// A program in the guest has opened it. Input is sent only then, as drivers drop it otherwise.
     pub(super) open: bool,
     /// The events that are due, as bits.
     due: u8,
 }
 
-impl Known {
-    /// The driver is to be told of `event`, once it knows the port.
-    pub(super) fn tell(&mut self, event: u16) {
+impl PortState {
+    /// Makes `event` due, unless the driver does not know the port yet.
+    pub(super) fn set_due(&mut self, event: u16) {
         if self.ready || event == event::PORT_ADD {
             self.due |= 1 << event;
         }
     }
 
-    /// The next event to tell of, which counts as told.
-    pub(super) fn next(&mut self) -> Option<u16> {
-        // 8 when nothing is.
+    /// Takes the next event that is due.
+    pub(super) fn take_due(&mut self) -> Option<u16> {
+        // 8 if none is due.
         let event = self.due.trailing_zeros();
         self.due &= self.due.wrapping_sub(1);
         let event = u16::try_from(event).ok().filter(|event| *event < 8)?;

@@ -25,6 +25,7 @@ use vmm::terminal::{Terminal, install_panic_hook};
 
 mod support;
 
+use support::program;
 use support::pty::Pty;
 
 const PART: &str = "HARTVISOR_TEST_PART";
@@ -246,6 +247,24 @@ fn ctrl_a_x_leaves_behind_a_paste_that_the_guest_does_not_read() {
     pty.type_in(&paste());
     pty.type_in(b"\x01x");
     assert_eq!(pty.wait().code(), Some(7));
+}
+
+#[test]
+fn a_job_that_was_never_stopped_takes_the_terminal_in_the_foreground_and_not_before() {
+    let script = r#""$@" & read -r line; echo "shell got $line"; fg %1; echo "status $?""#;
+    let shell = ["setsid", "--ctty", "bash", "-mc", script, "bash"];
+    let mut pty = Pty::start(&mut through(&shell, &part("echo")));
+    pty.expect("ready");
+    assert!(!pty.is_raw());
+    pty.type_in(b"one\n");
+    pty.expect("shell got one");
+    let mut deadline = program::Deadline::of(pty.child.id(), program::LIMIT);
+    program::until("raw mode", &mut deadline, || pty.is_raw().then_some(()));
+    pty.type_in(b"x");
+    pty.expect("got [78]");
+    pty.type_in(b"\x01x");
+    pty.expect("status 7");
+    pty.wait();
 }
 
 #[test]

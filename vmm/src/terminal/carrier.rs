@@ -3,16 +3,15 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
-use nix::unistd::read;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, read};
+use vmm_sys_util::signal::block_signal;
 
 use super::escape::{Action, Escape};
+use super::mode;
 use crate::stderr;
 
 /// The text for Ctrl-a h. Output processing stays enabled in raw mode, so a newline is enough.
@@ -28,9 +27,12 @@ Ctrl-a Ctrl-a  send one Ctrl-a to the guest
 const TYPED_MAX: usize = 4 << 20;
 /// The same for a file or a pipe, which has no Ctrl-a x and can wait.
 const PIPED_MAX: usize = 1 << 16;
-/// Interval in milliseconds at which a waiting thread checks whether the guest has opened or closed
-/// its serial port.
-const LOOK: u16 = 100;
+/// Interval at which a waiting thread checks whether the guest has opened or closed its serial port,
+/// and whether the process is in the foreground again: 100 ms.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// The state of the thread.
 pub(super) struct Carrier {
@@ -41,6 +43,8 @@ pub(super) struct Carrier {
     escape: Option<Escape>,
     pending: VecDeque<u8>,
     ended: bool,
+    /// At a terminal, while a shell has this process in the background: others read the terminal.
+    background: bool,
 }
 
 impl Carrier {
@@ -56,14 +60,16 @@ impl Carrier {
             escape,
             pending: VecDeque::new(),
             ended: false,
+            background: false,
         }
     }
 
     /// Runs until stdin has ended and everything is copied, or the user quits.
     pub(super) fn run(mut self, leave: impl FnOnce()) {
-        // Signals are for threads that expect them. If this fails, the mask stays unchanged.
-        let _ = SigSet::all().thread_block();
+        // A read in the background then fails; it would stop the process.
+        let _ = block_signal(libc::SIGTTIN);
         while !self.ended || !self.pending.is_empty() {
+            self.look();
             let readable = self.wait();
             if readable && self.take() {
                 return leave();
@@ -72,6 +78,16 @@ impl Carrier {
                 return;
             }
         }
+    }
+
+    /// Finds out whether the process is in the foreground. A shell sends no SIGCONT when it moves a
+    /// job there that was never stopped.
+    fn look(&mut self) {
+        let background = self.escape.is_some() && !mode::is_foreground();
+        if self.background && !background {
+            mode::continued();
+        }
+        self.background = background;
     }
 
     fn sink(&self) -> &File {
@@ -90,29 +106,29 @@ impl Carrier {
             Some(_) => TYPED_MAX,
             None => PIPED_MAX,
         };
-        let wanted = !self.ended && self.pending.len() < limit;
+        let wanted = !self.ended && !self.background && self.pending.len() < limit;
         let mut fds = Vec::with_capacity(2);
         if wanted {
-            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+            fds.push(PollFd::new(&stdin, PollFlags::IN));
         }
-        let timeout = if self.pending.is_empty() {
-            PollTimeout::NONE
-        } else {
-            fds.push(PollFd::new(self.sink().as_fd(), PollFlags::POLLOUT));
-            PollTimeout::from(LOOK)
-        };
-        let ready = poll(&mut fds, timeout);
-        let first = fds.first().and_then(PollFd::any);
-        wanted && ready.is_ok() && first != Some(false)
+        if !self.pending.is_empty() {
+            fds.push(PollFd::new(self.sink(), PollFlags::OUT));
+        }
+        let look = self.background || !self.pending.is_empty();
+        let ready = poll(&mut fds, look.then_some(&LOOK));
+        let first = fds.first().map(PollFd::revents);
+        wanted && ready.is_ok() && first.is_some_and(|events| !events.is_empty())
     }
 
     /// Reads stdin. Returns true if the user quits.
     fn take(&mut self) -> bool {
         let mut buffer = [0; 4096];
         // Not through std's buffered reader, whose buffer poll() does not see.
-        let bytes = match read(io::stdin(), &mut buffer) {
+        let bytes = match read(io::stdin(), buffer.as_mut_slice()) {
             Ok(count @ 1..) => buffer.get(..count).unwrap_or_default(),
-            Err(Errno::EINTR | Errno::EAGAIN) => return false,
+            Err(Errno::INTR | Errno::AGAIN) => return false,
+            // The process has just been moved to the background.
+            Err(Errno::IO) if self.escape.is_some() && !mode::is_foreground() => return false,
             Ok(0) | Err(_) => {
                 self.ended = true;
                 return false;

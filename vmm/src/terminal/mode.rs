@@ -90,7 +90,7 @@ fn make_raw(mode: &mut Termios) {
 
 /// Whether this process may change the terminal's mode. Not in the background: tcsetattr(3) would
 /// change the shell's mode, or stop this process. Async-signal-safe.
-fn is_foreground() -> bool {
+pub(super) fn is_foreground() -> bool {
     // A terminal that is not the controlling terminal has no foreground.
     tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
 }

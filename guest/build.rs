@@ -1,4 +1,4 @@
-//! Gives the bare-metal `guest` program its linker script; every other target links as usual.
+//! Sets the linker script of the bare-metal programs; every other target links as usual.
 
 use std::env;
 

@@ -27,17 +27,17 @@ const DM: u32 = 1 << 2;
 const SOURCECFG: usize = 0x0004;
 const EDGE_RISING: u32 = 4;
 const LEVEL_HIGH: u32 = 6;
-/// setip: pending bits, 32 sources a word (§4.5.5).
+/// setip: pending bits, 32 sources per word (§4.5.5).
 const SETIP: usize = 0x1c00;
-/// setienum and clrienum: enable and disable the source whose number is written (§4.5.10, .12).
+/// setienum and clrienum: enable and disable the source with the written number (§4.5.10, .12).
 const SETIENUM: usize = 0x1edc;
 const CLRIE: usize = 0x1f00;
 const CLRIENUM: usize = 0x1fdc;
-/// setipnum_le: make the source pending whose number is written (§4.5.13).
+/// setipnum_le: make the source with the written number pending (§4.5.13).
 const SETIPNUM_LE: usize = 0x2000;
 /// target of source s: + 4·(s − 1) (§4.5.16).
 const TARGET: usize = 0x3004;
-/// Where `target` keeps the hart index.
+/// Bit of the hart index in `target`.
 const HART_SHIFT: u32 = 18;
 /// The IDC of hart index h: + 32·h (§4.8.1).
 const IDC: usize = 0x4000;
@@ -45,10 +45,10 @@ const IDC_STRIDE: usize = 32;
 const IDELIVERY: usize = 0x00;
 const ITHRESHOLD: usize = 0x08;
 const CLAIMI: usize = 0x1c;
-/// Where `claimi` keeps the source.
+/// Bit of the source in `claimi`.
 const CLAIMI_SHIFT: u32 = 16;
 
-/// What both modes of delivery share.
+/// The registers that both delivery modes use.
 #[derive(Debug)]
 struct Domain<R> {
     registers: R,
@@ -65,7 +65,7 @@ impl<R: Registers> Domain<R> {
         }
     }
 
-    /// Everything off, then the domain on in the given mode of delivery.
+    /// Turns everything off, then the domain on in the given delivery mode.
     fn start(&self, mode: u32) {
         self.registers.write(DOMAINCFG, 0);
         for first in (0..=self.sources).step_by(32) {
@@ -155,7 +155,7 @@ impl<R: Registers> Intc for AplicDirect<R> {
         (source != 0).then_some(source)
     }
 
-    /// Nothing to do: the claim was all, and a level that stays high is pending by itself.
+    /// Nothing to do: the claim is enough, and a level that stays high becomes pending again.
     fn complete(&self, _: u32) {}
 
     fn pending(&self, source: u32) -> bool {
@@ -191,7 +191,7 @@ impl<R: Registers, F: InterruptFile> Intc for AplicMsi<R, F> {
         self.domain.start(DM);
     }
 
-    /// To be called on the hart itself: its IMSIC is in its CSRs.
+    /// Must run on the hart itself: its IMSIC is in its CSRs.
     fn join(&self) {
         self.imsic.start();
     }
@@ -210,8 +210,8 @@ impl<R: Registers, F: InterruptFile> Intc for AplicMsi<R, F> {
         self.imsic.claim()
     }
 
-    /// The MSI was an event, but a level may still be high: setipnum looks at it again and changes
-    /// nothing when it is low (§4.9.2). An edge it would make pending in any case, forever.
+    /// The MSI was an event, but a level may still be high: setipnum checks the level, and has no
+    /// effect if it is low (§4.9.2). It would always make an edge pending, for ever.
     fn complete(&self, source: u32) {
         if self.domain.is_level(source) {
             self.domain.registers.write(SETIPNUM_LE, source);

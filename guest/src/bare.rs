@@ -1,8 +1,7 @@
-//! A split virtqueue without a driver: every word of it is written by hand, right or wrong.
+//! A split virtqueue without a driver: every word is written by hand, valid or not.
 //!
-//! The drivers keep the rules; a test of a device must also be able to break each of them. So
-//! nothing here is checked, and nothing is remembered: what the ring is at the moment stands in its
-//! memory.
+//! The drivers follow the rules; a test of a device must be able to break each of them. So nothing
+//! here is checked, and there is no state except the ring's memory.
 //!
 //! ```text
 //!   Region   descriptor area │ driver area │ device area │
@@ -15,13 +14,13 @@ use crate::dma::PAGE;
 use crate::mmio::{high, low, offset};
 use crate::{Region, Registers};
 
-/// Descriptor flag: the chain goes on at `next` (§2.7.5).
+/// Descriptor flag: the chain continues at `next` (§2.7.5).
 pub const NEXT: u16 = 1;
 /// Descriptor flag: the device writes the buffer.
 pub const WRITE: u16 = 2;
 /// Descriptor flag: the buffer is a table of descriptors (§2.7.5.3).
 pub const INDIRECT: u16 = 4;
-/// `flags` of either ring: no notifications, please (§2.7.7, §2.7.10).
+/// `flags` of either ring: no notifications (§2.7.7, §2.7.10).
 pub const NO_NOTIFICATION: u16 = 1;
 
 /// Bytes of a descriptor.
@@ -31,14 +30,14 @@ const FLAGS: usize = 0;
 const IDX: usize = 2;
 const RING: usize = 4;
 
-/// A descriptor, as it stands in a table (§2.7.5).
+/// A descriptor, as in a table (§2.7.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Descriptor {
     /// Bus address of the buffer.
     pub address: u64,
     /// Its length in bytes.
     pub len: u32,
-    /// [`NEXT`], [`WRITE`], [`INDIRECT`], or whatever else.
+    /// [`NEXT`], [`WRITE`], [`INDIRECT`], or any other bits.
     pub flags: u16,
     /// The next descriptor, if `flags` say so.
     pub next: u16,
@@ -85,7 +84,7 @@ pub fn describe(table: &Region, index: u16, descriptor: Descriptor) {
     table.store_u16(at + 14, descriptor.next, Ordering::Relaxed);
 }
 
-/// Writes `chain` to the entries from `first` on, each leading to the one behind it.
+/// Writes `chain` to the entries from `first` on, each linked to the next.
 pub fn link(table: &Region, first: u16, chain: &[Descriptor]) {
     for (index, (descriptor, left)) in (first..).zip(chain.iter().zip((0..chain.len()).rev())) {
         let descriptor = match left {
@@ -142,7 +141,7 @@ impl Ring {
         ring
     }
 
-    /// Makes it as new.
+    /// Resets it to its initial state.
     pub fn clear(&self) {
         for area in [&self.descriptors, &self.driver, &self.device] {
             area.fill(0);
@@ -178,11 +177,11 @@ impl Ring {
     pub fn set_available(&self, idx: u16) {
         // Release: descriptors and heads are visible before it (§2.7.13.3.1).
         self.driver.store_u16(IDX, idx, Ordering::Release);
-        // And it is visible before the device's wishes are read (§2.7.13.4.1).
+        // And idx is visible before avail_event or used.flags is read (§2.7.13.4.1).
         fence(Ordering::SeqCst);
     }
 
-    /// Writes `head` into the slot behind the last one; the device does not see it yet.
+    /// Writes `head` into the next slot; the device does not see it yet.
     pub fn place(&self, slot: u16, head: u16) {
         let at = RING + 2 * usize::from(slot % self.size);
         self.driver.store_u16(at, head, Ordering::Relaxed);
@@ -234,8 +233,7 @@ impl Ring {
         self.device.load_u16(at, Ordering::SeqCst)
     }
 
-    /// Tells a device where queue `index` is, without enabling it: QueueSel, QueueSize and the
-    /// addresses (§4.2.3.2).
+    /// Sets up queue `index` without enabling it: QueueSel, QueueSize and the addresses (§4.2.3.2).
     pub fn announce(&self, registers: &impl Registers, index: u16) {
         registers.write(offset::QUEUE_SEL, index.into());
         registers.write(offset::QUEUE_SIZE, self.size.into());

@@ -1,4 +1,4 @@
-//! The hand-written ring against the model of a device.
+//! The hand-written ring with the model of a device.
 
 use super::{Descriptor, INDIRECT, NEXT, Ring, WRITE, describe, link};
 use crate::model::{self, Device, Memory};

@@ -35,7 +35,7 @@ pub mod features {
     pub const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// What this driver can use of what a device offers.
+/// The features that this driver can use.
 pub const WANTED: u64 = features::RO
     | features::FLUSH
     | features::DISCARD
@@ -58,7 +58,7 @@ const BOUNCE: usize = 64 * 1024;
 const RANGE: usize = 16;
 /// Offset of `capacity` in configuration space.
 const CAPACITY: usize = 0;
-/// A status byte that no device writes: shows that it wrote none.
+/// A status byte that no device writes, to detect a missing one.
 const NO_STATUS: u8 = 0xff;
 
 /// A request in flight. Hand it to [`Block::poll`] or [`Block::finish`].
@@ -87,7 +87,7 @@ pub struct Block<R> {
 }
 
 impl<R: Registers> Block<R> {
-    /// Initialises the device with the offered ones among the features `wanted` (usually
+    /// Initialises the device with those of the features `wanted` that it offers (usually
     /// [`WANTED`]) and a queue of at most `size` entries.
     ///
     /// # Errors
@@ -127,12 +127,12 @@ impl<R: Registers> Block<R> {
         &self.transport
     }
 
-    /// The queue, to look at.
+    /// The queue, for inspection.
     pub fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    /// Gives the device up without a reset; [`new`](Self::new) may take it again.
+    /// Releases the device without a reset; [`new`](Self::new) may take it again.
     pub fn into_transport(self) -> Transport<R> {
         self.transport
     }
@@ -152,12 +152,12 @@ impl<R: Registers> Block<R> {
         self.queue.set_interrupts(enabled);
     }
 
-    /// Prepares a request with `data` between header and status: readable segments for what the
-    /// device shall read, writable ones for what it shall write. Kick when all are submitted.
+    /// Prepares a request with `data` between header and status: readable segments for the device
+    /// to read, writable ones for it to write. Kick after the last one.
     ///
     /// # Errors
     ///
-    /// [`Error::QueueFull`] when too much is in flight; [`Error::Chain`].
+    /// [`Error::QueueFull`] if too much is in flight; [`Error::Chain`].
     pub fn submit(&mut self, request: Request, data: &[Segment]) -> Result<Token, Error> {
         let slot = self.free_slot()?;
         let start = slot * SLOT;
@@ -175,12 +175,12 @@ impl<R: Registers> Block<R> {
         Ok(self.occupy(slot, head, status))
     }
 
-    /// Prepares a request whose header, data and status lie in one piece of memory, cut into
-    /// segments wherever the frame says. A conforming device does not care (§2.7.4).
+    /// Prepares a request whose header, data and status are contiguous in memory, split into
+    /// segments as the frame says. A conforming device accepts any split (§2.7.4).
     ///
     /// # Errors
     ///
-    /// [`Error::Cuts`] when the cuts do not add up; as [`submit`](Self::submit).
+    /// [`Error::Cuts`] if the cuts do not add up; as [`submit`](Self::submit).
     pub fn submit_framed(&mut self, request: Request, frame: &Frame<'_>) -> Result<Token, Error> {
         let slot = self.free_slot()?;
         let status = frame.status()?;
@@ -191,18 +191,18 @@ impl<R: Registers> Block<R> {
         Ok(self.occupy(slot, head, status))
     }
 
-    /// Shows the device what was submitted, and notifies it where it wants to be notified.
+    /// Publishes the submitted requests, and notifies the device if it wants that.
     pub fn kick(&mut self) {
         if self.queue.publish() {
             self.transport.notify(self.queue.index());
         }
     }
 
-    /// Looks whether a request is finished. Once it was, the token names nothing any more.
+    /// Returns the result of a request that is finished. After that the token is invalid.
     ///
     /// # Errors
     ///
-    /// What broke the queue.
+    /// The error that broke the queue.
     pub fn poll(&mut self, token: &Token) -> Result<Option<Done>, Error> {
         while let Some(used) = self.queue.pop()? {
             let holds =
@@ -236,8 +236,8 @@ impl<R: Registers> Block<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`], [`Error::NeedsReset`]; what broke the queue. The device then still
-    /// holds the request's memory.
+    /// [`Error::Timeout`], [`Error::NeedsReset`], or the error that broke the queue. The device
+    /// then still holds the request's memory.
     pub fn finish(&mut self, token: Token, wait: &mut impl Wait) -> Result<Done, Error> {
         self.kick();
         loop {
@@ -306,8 +306,8 @@ impl<R: Registers> Block<R> {
         Ok(())
     }
 
-    /// Makes all completed writes durable. Without the FLUSH feature each write already is
-    /// (§5.2.6.2), and there is nothing to ask for.
+    /// Makes all completed writes durable. Without the FLUSH feature each completed write is
+    /// durable already (§5.2.6.2).
     ///
     /// # Errors
     ///
@@ -328,8 +328,8 @@ impl<R: Registers> Block<R> {
         self.range(Request::DISCARD, (sector, count, 0), wait)
     }
 
-    /// Makes `count` sectors from `sector` on read as zeroes; with `unmap` their space may be given
-    /// back.
+    /// Makes `count` sectors from `sector` on read as zeroes; with `unmap` their space may be
+    /// deallocated.
     ///
     /// # Errors
     ///
@@ -360,14 +360,14 @@ impl<R: Registers> Block<R> {
         check(self.request(request, &[Segment::readable(&data)], wait)?, 1)
     }
 
-    /// The identity (serial number): up to 20 bytes, filled up with zeroes.
+    /// The identity (serial number): up to 20 bytes, padded with zeroes.
     ///
     /// # Errors
     ///
     /// As [`read`](Self::read).
     pub fn id(&mut self, wait: &mut impl Wait) -> Result<[u8; ID], Error> {
         let data = self.bounce.slice(0..ID);
-        // Devices differ in whether they write the rest of a short name.
+        // Not all devices write the rest of a short name.
         data.fill(0);
         let done = self.request(Request::id(), &[Segment::writable(&data)], wait)?;
         check(done, 1)?;

@@ -16,13 +16,13 @@ use crate::{Error, Layout, Segment, Transport};
 /// How the model's disk answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    /// As it should.
+    /// Correctly.
     Right,
     /// With this status instead.
     Status(u8),
-    /// Telling so many bytes as written.
+    /// With this many bytes as written.
     Length(u32),
-    /// Not at all.
+    /// Never.
     Silence,
 }
 
@@ -30,7 +30,7 @@ enum Answer {
 struct Disk {
     sectors: Vec<u8>,
     answer: Answer,
-    /// Segments of each chain that came.
+    /// Segments of each chain so far.
     chains: Vec<usize>,
 }
 
@@ -129,7 +129,7 @@ fn what_is_written_is_read_back_with_every_mix_of_features() {
         let (device, disk) = disk(&memory, offered, 400);
         let mut block = open(&device, &memory);
         assert_eq!(block.capacity(), 400);
-        // More than the driver's buffer, so in several requests.
+        // More than the driver's buffer, hence several requests.
         let data: Vec<u8> = (0..300 * SECTOR).map(|byte| (byte % 251) as u8).collect();
         block.write(50, &data, &mut never).unwrap();
         let mut back = vec![0; 300 * SECTOR];
@@ -200,7 +200,7 @@ fn an_answer_that_is_too_short_is_not_believed() {
         })
     );
     assert_eq!(sector, [0x77; SECTOR], "nothing is handed on");
-    // No byte written: then no status either, whatever lies in memory.
+    // If no byte was written, there is no status, whatever is in memory.
     disk.borrow_mut().answer = Answer::Length(0);
     let none = block.read(0, &mut sector, &mut never);
     assert_eq!(none, Err(Error::Request(Status::Other(0xff))));
@@ -280,7 +280,7 @@ fn requests_in_flight_are_told_apart_in_any_order() {
     let tokens: Vec<_> = (0..8)
         .zip(&sectors)
         .map(|(index, sector)| {
-            // The last one asks for what is not there.
+            // The last one is beyond the end.
             let first = if index == 7 { 100 } else { index };
             block
                 .submit(Request::read(first), &[Segment::writable(sector)])

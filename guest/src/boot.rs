@@ -12,8 +12,8 @@ use crate::{Dma, Error, MmioRegisters, Registers, fdt, sbi, stack, timer};
 
 pub use crate::sbi::Outcome;
 
-// The firmware or VMM enters in S-mode with a0 = hartid and a1 = address of the device tree; no
-// other register can be relied on (RISC-V SBI 2.0 §9.1). The other harts wait for an SBI HSM call:
+// The firmware or VMM enters in S-mode with a0 = hartid and a1 = address of the device tree; all
+// other registers are undefined (RISC-V SBI 2.0 §9.1). The other harts wait for an SBI HSM call:
 // see hart.rs, where sscratch tells harts apart.
 global_asm!(
     ".section .text.entry, \"ax\"",
@@ -40,10 +40,10 @@ global_asm!(
 
 /// Bytes of the test finisher's registers.
 const FINISHER_LEN: usize = 4;
-/// What ends QEMU with the status in the upper half.
+/// Ends QEMU with the status in the upper half.
 const FINISHER_FAIL: u32 = 0x3333;
 
-/// The address of the device tree, for the end.
+/// The address of the device tree, needed again at the end.
 static DEVICE_TREE: AtomicUsize = AtomicUsize::new(0);
 
 unsafe extern "C" {
@@ -53,18 +53,18 @@ unsafe extern "C" {
 }
 
 unsafe extern "Rust" {
-    /// What [`entry!`](crate::entry) made of the program's main function.
+    /// The program's main function, as wrapped by [`entry!`](crate::entry).
     safe fn guest_main(boot: Boot) -> Outcome;
 }
 
-/// What the program is started with.
+/// The arguments of the program.
 #[derive(Debug)]
 pub struct Boot {
-    /// The hart it runs on; the others are stopped.
+    /// The hart that it runs on; the others are stopped.
     pub hart: usize,
     /// The device tree.
     pub fdt: Fdt<'static>,
-    /// Memory for devices; bus addresses are physical, and so are all others here.
+    /// Memory for devices. Bus addresses are physical, as are all addresses here.
     pub dma: Dma,
 }
 
@@ -102,16 +102,16 @@ extern "C" fn guest_start(hart: usize, fdt: usize) -> ! {
 
 /// Powers the machine off.
 ///
-/// QEMU's firmware forgets the reason of a system reset on the way to QEMU (it prefers the
-/// syscon-poweroff node, which has none). So a failure is stored to QEMU's test finisher where
-/// there is one; it ends QEMU with status 1.
+/// QEMU's firmware drops the reason of a system reset (it uses the syscon-poweroff node, which has
+/// none). So a failure is stored to QEMU's test finisher if there is one, which ends QEMU with
+/// status 1.
 pub(crate) fn end(outcome: Outcome) -> ! {
     if outcome == Outcome::Failed
         && let Ok(fdt) = device_tree(DEVICE_TREE.load(Ordering::Relaxed))
         && let Some(base) = fdt::finisher(fdt)
     {
         MmioRegisters::physical(base, FINISHER_LEN).write(0, FINISHER_FAIL | 1 << 16);
-        // QEMU stops the hart a moment later. A reset before that would win, with status 0.
+        // QEMU stops the hart a moment later. An earlier reset would end it with status 0.
         let end = timer::now() + fdt::timebase(fdt).unwrap_or(0);
         while timer::now() < end {
             core::hint::spin_loop();
@@ -135,7 +135,7 @@ fn dma() -> Dma {
     let len = (&raw const __dma_end).addr() - start.addr();
     let bus = start.expose_provenance() as u64;
     let start = NonNull::new(start.cast_mut()).unwrap_or(NonNull::dangling());
-    // SAFETY: the linker script keeps the arena apart from all else, and only this call, which
-    // happens once, hands it out.
+    // SAFETY: the linker script reserves the arena, and only this call, which happens once, returns
+    // it.
     unsafe { Dma::new(start, bus, len) }
 }

@@ -1,4 +1,4 @@
-//! A driver for the console (virtio 1.2 §5.3): port 0, without MULTIPORT.
+//! A driver for the console (virtio 1.3 § 5.3): port 0, without MULTIPORT.
 
 use crate::mmio::offset;
 use crate::virtio::{device, feature};
@@ -8,13 +8,13 @@ use crate::{Dma, Error, Queue, Region, Registers, Segment, Transport, Wait};
 pub mod features {
     /// `cols` and `rows` are valid.
     pub const SIZE: u64 = 1 << 0;
-    /// The device has several ports; not driven here.
+    /// The device has several ports; not supported here.
     pub const MULTIPORT: u64 = 1 << 1;
     /// `emerg_wr` can be written.
     pub const EMERG_WRITE: u64 = 1 << 2;
 }
 
-/// What this driver can use of what a device offers.
+/// The features that this driver can use.
 pub const WANTED: u64 =
     features::SIZE | features::EMERG_WRITE | feature::INDIRECT_DESC | feature::EVENT_IDX;
 
@@ -34,7 +34,7 @@ const COLS: usize = offset::CONFIG;
 const ROWS: usize = offset::CONFIG + 2;
 const EMERG_WR: usize = offset::CONFIG + 8;
 
-/// Bytes that arrived in one receive buffer, `start..end` of which are not read yet.
+/// A receive buffer with input; `start..end` is not read yet.
 #[derive(Clone, Copy, Debug)]
 struct Arrived {
     buffer: usize,
@@ -57,8 +57,8 @@ pub struct Console<R> {
 }
 
 impl<R: Registers> Console<R> {
-    /// Initialises the device with the offered ones among the features `wanted` (usually
-    /// [`WANTED`]) and hands it buffers for input.
+    /// Initialises the device with those of the features `wanted` that it offers (usually
+    /// [`WANTED`]) and gives it buffers for input.
     ///
     /// # Errors
     ///
@@ -111,15 +111,15 @@ impl<R: Registers> Console<R> {
         self.transport.config(size).map(Some)
     }
 
-    /// Sends all of `bytes`, and returns when the device has taken them.
+    /// Sends all of `bytes`, and returns when the device has used them.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] (part of the bytes may have been sent), [`Error::NeedsReset`]; what
-    /// broke the queue.
+    /// [`Error::Timeout`] (part of the bytes may have been sent), [`Error::NeedsReset`]; the error
+    /// that broke the queue.
     pub fn send(&mut self, bytes: &[u8], wait: &mut impl Wait) -> Result<(), Error> {
         for chunk in bytes.chunks(TRANSMIT) {
-            // Before the device gave it back, e.g. after a timeout, the buffer is not ours.
+            // The device may still own the buffer, for example after a timeout.
             self.drain(wait)?;
             let data = self.outgoing.slice(0..chunk.len());
             data.write(0, chunk);
@@ -132,12 +132,11 @@ impl<R: Registers> Console<R> {
         Ok(())
     }
 
-    /// Takes what has arrived, without waiting: the number of bytes put into `into`, 0 when there
-    /// are none.
+    /// Reads the input that has arrived, without waiting. Returns the number of bytes in `into`.
     ///
     /// # Errors
     ///
-    /// What broke the queue.
+    /// The error that broke the queue.
     pub fn receive(&mut self, into: &mut [u8]) -> Result<usize, Error> {
         let Some(mut arrived) = self.next_arrived()? else {
             return Ok(0);
@@ -156,7 +155,7 @@ impl<R: Registers> Console<R> {
         Ok(count)
     }
 
-    /// The buffer to read from: the rest of the last one, or the next that is not empty.
+    /// The buffer to read from: the rest of the last one, or the next one that is not empty.
     fn next_arrived(&mut self) -> Result<Option<Arrived>, Error> {
         if self.arrived.is_some() {
             return Ok(self.arrived);
@@ -175,7 +174,7 @@ impl<R: Registers> Console<R> {
                 self.kick_receiveq();
                 continue;
             }
-            // `pop` made sure that this is at most the buffer's length.
+            // `pop` has checked that this is at most the buffer's length.
             let end = usize::try_from(used.written)
                 .unwrap_or(RECEIVE)
                 .min(RECEIVE);
@@ -188,7 +187,7 @@ impl<R: Registers> Console<R> {
         Ok(None)
     }
 
-    /// Hands receive buffer `buffer` to the device.
+    /// Makes receive buffer `buffer` available to the device.
     fn post(&mut self, buffer: usize) -> Result<(), Error> {
         let start = buffer * RECEIVE;
         let memory = self.incoming.slice(start..start + RECEIVE);

@@ -1,4 +1,4 @@
-//! Memory that driver and device share: a fixed arena, and regions cut off it one after the other.
+//! Memory that driver and device share: a fixed arena, from which regions are allocated in order.
 //!
 //! ```text
 //!   pointer (this program)   start ──────┬──────────┬───────────────┬───────── start + len
@@ -6,9 +6,9 @@
 //!                                  region   region    taken so far      free
 //! ```
 //!
-//! The two differ where the driver runs in a test on the build machine; on the guest they are
-//! equal. Nothing here ever makes a reference to the bytes: the device may write while the driver
-//! looks. All numbers are little-endian (§2.4).
+//! The two differ if the driver runs in a test on the build machine; on the guest they are equal.
+//! Nothing here makes a reference to the bytes: the device may write while the driver reads. All
+//! numbers are little-endian (§2.4).
 
 #![allow(unsafe_code)]
 
@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::Error;
 
-/// Alignment of every allocation, in bytes. Above what any virtqueue area asks for (§2.7: 16).
+/// Alignment of every allocation, in bytes. More than any virtqueue area needs (§2.7: 16).
 pub const PAGE: usize = 4096;
 
 /// A bump allocator over memory that a device can reach. Nothing is ever freed.
@@ -30,7 +30,7 @@ pub struct Dma {
     taken: usize,
 }
 
-/// A piece of the arena. Clones name the same bytes.
+/// A part of the arena. Clones share the same bytes.
 #[derive(Clone, Debug)]
 pub struct Region {
     start: NonNull<u8>,
@@ -38,19 +38,18 @@ pub struct Region {
     len: usize,
 }
 
-// SAFETY: a Dma owns its bytes like a Box does (the contract of `Dma::new`); no thread is special
-// to them.
+// SAFETY: a Dma owns its bytes like a Box does (the contract of `Dma::new`), from any thread.
 unsafe impl Send for Dma {}
 // SAFETY: a Region only offers atomic accesses and copies into bytes that no reference ever covers.
 unsafe impl Send for Region {}
 
 impl Dma {
-    /// Takes over `len` bytes at `start`, which the device finds at `bus`.
+    /// Takes `len` bytes at `start`, whose bus address is `bus`.
     ///
     /// # Safety
     ///
     /// The bytes must be readable and writable for as long as the arena or a region of it exists,
-    /// and during that time nobody but devices may access them by other means.
+    /// and during that time only devices may access them by other means.
     ///
     /// # Panics
     ///
@@ -73,7 +72,7 @@ impl Dma {
         self.len - self.taken
     }
 
-    /// Cuts off `len` zeroed bytes at a page boundary.
+    /// Allocates `len` zeroed bytes at a page boundary.
     ///
     /// # Errors
     ///
@@ -138,7 +137,7 @@ impl Region {
     word!(load_u32, store_u32, u32, AtomicU32);
     word!(load_u64, store_u64, u64, AtomicU64);
 
-    /// The address by which the device knows the first byte.
+    /// The bus address of the first byte.
     pub fn bus(&self) -> u64 {
         self.bus
     }
@@ -167,11 +166,11 @@ impl Region {
         }
     }
 
-    /// Copies bytes out, beginning at `offset`.
+    /// Copies bytes out, from `offset` on.
     ///
     /// # Panics
     ///
-    /// If the bytes are not all inside the region.
+    /// If not all of the bytes are inside the region.
     pub fn read(&self, offset: usize, into: &mut [u8]) {
         let from = self.at(offset, into.len(), 1);
         // SAFETY: bounds checked; `into` is not part of the arena, as no reference into it is ever
@@ -179,7 +178,7 @@ impl Region {
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), into.len()) };
     }
 
-    /// Copies bytes in, beginning at `offset`.
+    /// Copies bytes in, from `offset` on.
     ///
     /// # Panics
     ///
@@ -196,8 +195,8 @@ impl Region {
         unsafe { ptr::write_bytes(self.start.as_ptr(), value, self.len) };
     }
 
-    /// A pointer to `len` bytes at `offset`. The offsets come from this crate's own book-keeping,
-    /// never from a device, so a wrong one is a bug.
+    /// A pointer to `len` bytes at `offset`. Offsets come from this crate's own state, never from a
+    /// device, so a wrong one is a bug.
     fn at(&self, offset: usize, len: usize, align: usize) -> NonNull<u8> {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),

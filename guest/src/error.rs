@@ -1,6 +1,6 @@
-//! What can go wrong between a driver and its device, or in reading the device tree.
+//! The errors of drivers and of the device tree reader.
 
-/// A driver's or the device tree reader's error, with the values that were found.
+/// An error of a driver or of the device tree reader, with the values found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,7 +12,7 @@ pub enum Error {
         "virtio-mmio version {0}, but only 2 is driven (QEMU: -global virtio-mmio.force-legacy=false)"
     )]
     Version(u32),
-    /// The device is of another kind than the driver.
+    /// The device is of a different kind than the driver.
     #[error("device id {found}, not {wanted}")]
     DeviceId {
         /// DeviceID as read.
@@ -41,13 +41,13 @@ pub enum Error {
     /// The DMA arena is used up.
     #[error("the DMA arena has {left} bytes left, but {wanted} are needed")]
     OutOfDma {
-        /// Bytes asked for.
+        /// Bytes requested.
         wanted: usize,
         /// Bytes left.
         left: usize,
     },
-    /// No segment, an empty one, a readable after a writable one, or more than the table or 2^32
-    /// bytes hold.
+    /// No segment, an empty one, a readable one after a writable one, too many for the table, or
+    /// more than 2^32 bytes.
     #[error("no legal descriptor chain (§2.7.4): {segments} segments, {bytes} bytes")]
     Chain {
         /// Segments given.
@@ -58,7 +58,7 @@ pub enum Error {
     /// Too few free descriptors or request slots at the moment: complete a request first.
     #[error("the queue is full")]
     QueueFull,
-    /// used.idx went past what was made available.
+    /// used.idx is beyond the number of available chains.
     #[error("used.idx {index} is past what is in flight ({in_flight} chains after {next})")]
     UsedIndex {
         /// used.idx as read.
@@ -68,7 +68,7 @@ pub enum Error {
         /// Chains that the device holds.
         in_flight: u16,
     },
-    /// A used entry names a descriptor that heads no chain in flight.
+    /// A used entry names a descriptor that is not the head of a chain in flight.
     #[error("used entry for descriptor {0}, which heads no chain in flight")]
     UsedId(u32),
     /// A used entry claims more bytes than the chain's writable segments hold.
@@ -104,10 +104,10 @@ pub enum Error {
         /// Bytes of the request.
         request: usize,
     },
-    /// The blob is no device tree.
+    /// The blob is not a device tree.
     #[error("no flattened device tree: {0}")]
     Fdt(dtoolkit::error::FdtParseError),
-    /// The device tree lacks this node or property, or its value is of the wrong shape.
+    /// The device tree lacks this node or property, or its value has the wrong form.
     #[error("device tree: {0} is missing or malformed")]
     FdtMissing(&'static str),
     /// This hart has no node in the device tree.

@@ -1,8 +1,8 @@
-//! Two counters that tie interrupt handlers to the code that waits for them.
+//! Two counters that connect interrupt handlers with the code that waits for them.
 //!
 //! The handler ([`crate::irq`]) counts external interrupts, and a waiter ([`crate::timer`])
-//! compares the count before it sleeps. The waiter counts its steps, and the handler takes many
-//! interrupts within one step for a storm. Neither needs to know the other.
+//! compares the count before it sleeps. The waiter counts its steps, and the handler treats many
+//! interrupts within one step as a storm. The two do not depend on each other.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

@@ -16,7 +16,7 @@ use core::arch::{asm, global_asm};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// 1 GiB, what one entry of the root table maps.
+/// 1 GiB, the range of one entry of the root table.
 const GIB: u64 = 1 << 30;
 /// Where RAM begins.
 const RAM: u64 = 2 * GIB;
@@ -33,7 +33,7 @@ const UNITS: u64 = 0b11 << 13 | 0b11 << 9;
 /// Instructions of one case, with the ebreak that ends it.
 pub const CODE: usize = 8;
 const EBREAK: u32 = 0x0010_0073;
-/// What the ebreak gives in scause.
+/// scause of the ebreak.
 const BREAKPOINT: u64 = 3;
 
 /// Root of the page table: a page of entries.
@@ -43,7 +43,7 @@ struct Table([AtomicU64; 512]);
 static ROOT: Table = Table([const { AtomicU64::new(0) }; 512]);
 
 // `fault_run(address, value, taken, code, status)` enters the code with a0 = address and a1 =
-// value, by sret with this status. The code changes a0, a1 and fa0 alone, and always traps, by an
+// value, by sret with this status. The code changes only a0, a1 and fa0, and always traps, by an
 // ebreak at its end: to `fault_vector`, which returns from `fault_run`.
 global_asm!(
     ".section .data",
@@ -88,7 +88,7 @@ unsafe extern "C" {
     fn fault_run(address: u64, value: u64, taken: *mut Taken, code: u64, status: u64);
 }
 
-/// Mode and paging that a case runs with.
+/// Mode and paging of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
     /// S-mode without paging.
@@ -101,7 +101,7 @@ pub enum Space {
     Upper,
 }
 
-/// How a case ended: a0, and what the trap told.
+/// How a case ended: a0, and the trap's CSRs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Taken {
@@ -130,8 +130,8 @@ impl Taken {
 }
 
 impl Space {
-    /// Where in this space a physical address is. Beyond the first 4 GiB nothing is mapped, and
-    /// addresses are themselves.
+    /// The address of a physical address in this space. Beyond the first 4 GiB nothing is mapped,
+    /// and the address stays the same.
     pub fn address(self, physical: u64) -> u64 {
         match self {
             Space::User if physical < GIB => physical + 5 * GIB,
@@ -145,7 +145,7 @@ impl Space {
 /// An address whose page table is beyond RAM.
 pub const UNTABLED: u64 = 6 * GIB;
 
-/// Fills in the page table, for RAM that ends at `end`, and takes interrupts from this hart.
+/// Fills in the page table, for RAM that ends at `end`, and disables interrupts on this hart.
 pub fn prepare(end: u64) {
     let page = |address: u64, bits| address >> 2 | READ_WRITE | bits;
     let entries = [
@@ -170,15 +170,15 @@ pub fn place(space: Space) -> u64 {
     space.address((&raw const PLACE).expose_provenance() as u64)
 }
 
-/// Runs up to `CODE` - 1 instructions with a0 = `address` and a1 = `value`. They may change a0, a1
-/// and fa0 alone.
+/// Runs up to `CODE` - 1 instructions with a0 = `address` and a1 = `value`. They may change only
+/// a0, a1 and fa0.
 pub fn run(space: Space, code: &[u32], address: u64, value: u64) -> Taken {
     let ends = core::iter::repeat(&EBREAK);
     for (index, word) in code.iter().chain(ends).take(CODE).enumerate() {
         let start = (&raw mut PLACE).cast::<u32>();
         // SAFETY: an index below the array's length.
         let word_at = unsafe { start.add(index) };
-        // SAFETY: nobody else has it, and it does not run now.
+        // SAFETY: nothing else uses it, and it does not run now.
         unsafe { word_at.write_volatile(*word) };
     }
     fence(Ordering::SeqCst);
@@ -196,8 +196,8 @@ pub fn run(space: Space, code: &[u32], address: u64, value: u64) -> Taken {
         };
     let mut taken = Taken::default();
     set_satp(satp);
-    // SAFETY: all registers that the code and the vector change are the callee's to change, and
-    // S-mode finds this code and its stack where they are, in each space.
+    // SAFETY: the code and the vector change only caller-saved registers, and each space maps this
+    // code and its stack for S-mode.
     unsafe { fault_run(address, value, &raw mut taken, place(space), status) };
     set_satp(0);
     taken

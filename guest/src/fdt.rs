@@ -1,4 +1,4 @@
-//! What this program needs to know from the flattened device tree.
+//! The parts of the flattened device tree that this program needs.
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::standard::NodeStandard;
@@ -7,14 +7,14 @@ use dtoolkit::{Node, Property};
 use crate::Error;
 use crate::intc::Trigger;
 
-/// virtio-mmio slots that are looked at.
+/// Most virtio-mmio slots.
 pub const MAX_SLOTS: usize = 32;
-/// Levels of nodes that are searched.
+/// Most levels of nodes.
 const MAX_DEPTH: usize = 8;
 /// S-mode external interrupt in `interrupts-extended` of a controller.
 const S_EXTERNAL: u32 = 9;
 
-/// The machine as the device tree shows it to one hart.
+/// The machine as the device tree describes it to one hart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Board<'a> {
     /// `model` of the root, or "".
@@ -42,7 +42,7 @@ pub struct Slot {
     pub len: u64,
     /// Number of the interrupt source, or 0 without one.
     pub source: u32,
-    /// Whether the source is an edge (else a level).
+    /// Whether the source is edge-triggered (else level-triggered).
     pub edge: bool,
 }
 
@@ -57,7 +57,7 @@ impl Slot {
     }
 }
 
-/// An interrupt controller, and where this hart's S-mode is in it.
+/// An interrupt controller, with the place of this hart's S-mode in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Controller {
     /// A PLIC at `base` with sources 1 to `sources`.
@@ -113,7 +113,7 @@ impl<'a> Board<'a> {
                 parent = interrupts.or(parent);
             }
         });
-        // The tree lists them in any order; people expect that of the addresses.
+        // The tree lists them in any order; sort them by address.
         slots.sort_unstable_by_key(|slot| (slot.is_none(), *slot));
         Ok(Self {
             model: text(root, "model"),
@@ -172,7 +172,7 @@ pub fn timebase(fdt: Fdt<'_>) -> Option<u64> {
         .filter(|hz| *hz > 0)
 }
 
-/// The hartids in `/cpus`, as they come, without those whose status is not okay.
+/// The hartids in `/cpus`, in its order, without those whose status is not okay.
 pub fn harts(fdt: Fdt<'_>) -> impl Iterator<Item = usize> {
     let cpus = fdt.find_node("/cpus");
     cpus.into_iter()
@@ -194,8 +194,8 @@ fn cpu(fdt: Fdt<'_>, hart: usize) -> Option<FdtNode<'_>> {
         .find(|cpu| hartid(*cpu).is_some_and(|id| usize::try_from(id) == Ok(hart)))
 }
 
-/// Whether a hart has an extension of more than one letter: by the list of today's bindings, else
-/// by the ISA string.
+/// Whether a hart has an extension of more than one letter: by the list of the current bindings,
+/// else by the ISA string.
 fn has_extension(cpu: FdtNode<'_>, name: &str) -> bool {
     match cpu.property("riscv,isa-extensions") {
         Some(list) => list
@@ -303,7 +303,7 @@ fn context(node: FdtNode<'_>, intc: u32) -> Option<u32> {
     u32::try_from(position).ok()
 }
 
-/// Calls `visit` for a node and all below it, with the interrupt parent that holds there.
+/// Calls `visit` for a node and all nodes below it, with their interrupt parent.
 fn walk<'a>(
     node: FdtNode<'a>,
     inherited: Option<u32>,

@@ -1,5 +1,4 @@
-//! The other harts: started by SBI HSM, each on a stack of its own, and given tasks by the boot
-//! hart.
+//! The other harts: started by SBI HSM, each on its own stack, and given tasks by the boot hart.
 //!
 //! ```text
 //!   boot hart    start ─▶ HSM ─▶ hart_entry ─▶ waits (WFI) ◀─┐
@@ -26,8 +25,8 @@ const LINUX_KVM: usize = 3;
 /// Bytes of each stack; the linker script has room for as many as there are harts.
 const STACK: usize = 16 << 10;
 
-// HSM starts a hart with a0 = hartid and a1 = what hart_start was given (SBI 2.0 §9.1): here the
-// address of its `Hart`, which begins with the top of its stack.
+// HSM starts a hart with a0 = hartid and a1 = the opaque value of hart_start (SBI 2.0 §9.1): here
+// the address of its `Hart`, which begins with the top of its stack.
 global_asm!(
     ".section .text",
     ".balign 4",
@@ -47,10 +46,10 @@ unsafe extern "C" {
     static __hart_stacks: u8;
 }
 
-/// What a hart can be asked to do; the caller gets the result.
+/// A task of a hart; the caller gets the result.
 pub type Task = fn(&'static Hart) -> usize;
 
-/// A hart: its number here, what it was started with, what it does.
+/// A hart: its number here, its start values, its task.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Hart {
@@ -67,7 +66,7 @@ pub struct Hart {
     result: AtomicUsize,
     /// `ipis` when the task was given.
     rung: AtomicU32,
-    /// For the task's own use.
+    /// For the use of the task.
     pub word: AtomicUsize,
 }
 
@@ -87,7 +86,7 @@ static HARTS: [Hart; MAX] = [const {
     }
 }; MAX];
 
-/// Makes the hart that runs this the boot hart, number 0, ready for IPIs.
+/// Makes the calling hart the boot hart, number 0, ready for IPIs.
 pub fn start(id: usize) -> &'static Hart {
     let hart = of(0);
     hart.id.store(id, Ordering::Relaxed);
@@ -102,7 +101,7 @@ pub fn of(index: usize) -> &'static Hart {
     HARTS.get(index).unwrap_or(last)
 }
 
-/// The number of the hart that runs this.
+/// The number of the calling hart.
 pub fn index() -> usize {
     let hart: usize;
     // SAFETY: sscratch is ours: `_start` made it 0, `hart_entry` the address of a `Hart`.
@@ -144,19 +143,19 @@ impl Hart {
         self.id.load(Ordering::Relaxed)
     }
 
-    /// How often it has come to life.
+    /// How often it has started.
     pub fn starts(&self) -> u32 {
         self.starts.load(Ordering::Acquire)
     }
 
-    /// Whether the last start brought the right hartid (a0) and opaque value (a1); what came.
+    /// Whether the last start had the right hartid (a0) and opaque value (a1), and their values.
     pub fn arrived(&self) -> (bool, usize, usize) {
         let id = self.arrived_id.load(Ordering::Relaxed);
         let opaque = self.arrived_opaque.load(Ordering::Relaxed);
         (id == self.id() && opaque == self.address(), id, opaque)
     }
 
-    /// IPIs that its handler has seen. Several at once may be seen as one.
+    /// IPIs that its handler has taken. Several at once may count as one.
     pub fn ipis(&self) -> u32 {
         self.ipis.load(Ordering::Acquire)
     }
@@ -166,8 +165,8 @@ impl Hart {
         sbi_rt::send_ipi(HartMask::from_mask_base(1, self.id()))
     }
 
-    /// Gives it a task, with an IPI that it takes before it begins. `false` when it still has one,
-    /// or cannot be rung.
+    /// Gives it a task, with an IPI that it takes before it begins. Returns `false` if it still has
+    /// one, or the IPI fails.
     pub fn give(&self, task: Task) -> bool {
         self.rung.store(self.ipis(), Ordering::Relaxed);
         let task = (task as *const ()).cast_mut();
@@ -177,21 +176,21 @@ impl Hart {
         idle.is_ok() && self.ring().is_ok()
     }
 
-    /// The result of its task, `None` when it has not finished within so many microseconds.
+    /// The result of its task, `None` if it does not finish within this many microseconds.
     pub fn finish(&self, microseconds: u64) -> Option<usize> {
         let idle = until(microseconds, || self.task.load(Ordering::Acquire).is_null());
         idle.then(|| self.result.load(Ordering::Relaxed))
     }
 
-    /// Has it do a task to the end.
+    /// Gives it a task and waits for the result.
     pub fn run(&self, task: Task, microseconds: u64) -> Option<usize> {
         self.give(task).then(|| self.finish(microseconds))?
     }
 
-    /// Suspends this hart, which keeps all it has, until an interrupt is pending (SBI 2.0 §9.4).
-    /// The interrupt is taken when this returns. `word` becomes 1 right before.
+    /// Suspends this hart, with its state retained, until an interrupt is pending (SBI 2.0 §9.4).
+    /// The interrupt is taken before this returns. `word` becomes 1 just before the call.
     pub fn suspend(&self) -> SbiRet {
-        // SAFETY: with interrupts off none can come between the call and the sleep.
+        // SAFETY: with interrupts off none can be taken between the store and the call.
         unsafe { sstatus::clear_sie() };
         self.word.store(1, Ordering::Release);
         let answer = sbi_rt::hart_suspend(sbi_rt::Retentive, 0, 0);
@@ -200,9 +199,9 @@ impl Hart {
         answer
     }
 
-    /// Stops this hart; comes back only when that fails. It counts as idle from here on.
+    /// Stops this hart; returns only if that fails. The hart counts as idle from here on.
     pub fn stop(&self) -> SbiRet {
-        // SAFETY: hart_stop wants interrupts off (SBI 2.0 §9.2).
+        // SAFETY: hart_stop needs interrupts off (SBI 2.0 §9.2).
         unsafe { sstatus::clear_sie() };
         self.task.store(ptr::null_mut(), Ordering::Release);
         sbi_rt::hart_stop()
@@ -212,7 +211,7 @@ impl Hart {
         ptr::from_ref(self).expose_provenance()
     }
 
-    /// Panics if the stack of this hart, not the boot hart, has ever been too small.
+    /// Panics if the stack of this hart, not the boot hart, has ever overflowed.
     pub(crate) fn check_stack(&self) {
         // SAFETY: `guest_hart` wrote the word; volatile, as only an overflow changes it.
         stack::check(unsafe { self.canary().read_volatile() });
@@ -236,8 +235,8 @@ extern "C" fn guest_hart(id: usize, opaque: usize) -> ! {
     // SAFETY: the trap vector is in place and copes with the software interrupt.
     unsafe { sie::set_ssoft() };
     loop {
-        // With interrupts off no IPI slips in between the look and WFI, which wakes for it.
-        // SAFETY: turning interrupts off breaks nothing.
+        // With interrupts off no IPI is taken between the check and WFI, which wakes for a pending
+        // one. SAFETY: turning interrupts off breaks nothing.
         unsafe { sstatus::clear_sie() };
         let task = hart.task.load(Ordering::Acquire);
         if task.is_null() {
@@ -246,9 +245,9 @@ extern "C" fn guest_hart(id: usize, opaque: usize) -> ! {
         // SAFETY: all that handlers share with this code is atomic.
         unsafe { sstatus::set_sie() };
         if !task.is_null() {
-            // SAFETY: only `give` stores here, and what it stores was a `Task`.
+            // SAFETY: only `give` stores here, and it stores a `Task`.
             let task = unsafe { mem::transmute::<*mut (), Task>(task) };
-            // The IPI may be behind the task; it must not interrupt what the task does.
+            // The IPI may come after the task; it must not interrupt the task.
             while hart.ipis() == hart.rung.load(Ordering::Relaxed) {
                 core::hint::spin_loop();
             }
@@ -261,8 +260,7 @@ extern "C" fn guest_hart(id: usize, opaque: usize) -> ! {
 
 /// The handler of the software interrupt.
 pub(crate) fn rung() {
-    // First, so that an IPI that comes from here on is not lost.
-    // SAFETY: this bit is ours to clear (SBI 2.0 §7.1).
+    // First, so that a later IPI is not lost. SAFETY: this bit is ours to clear (SBI 2.0 §7.1).
     unsafe { sip::clear_ssoft() };
     of(index()).ipis.fetch_add(1, Ordering::Release);
 }

@@ -51,7 +51,7 @@ impl<F: InterruptFile> Imsic<F> {
         self.file.write(EIDELIVERY, 1);
     }
 
-    /// Lets `identity` interrupt.
+    /// Enables `identity`.
     pub fn enable(&self, identity: u32) {
         if !self.exists(identity) {
             return;
@@ -61,7 +61,7 @@ impl<F: InterruptFile> Imsic<F> {
             .write(select, self.file.read(select) | bit(identity));
     }
 
-    /// Keeps `identity` from interrupting.
+    /// Disables `identity`.
     pub fn disable(&self, identity: u32) {
         if !self.exists(identity) {
             return;
@@ -71,7 +71,7 @@ impl<F: InterruptFile> Imsic<F> {
             .write(select, self.file.read(select) & !bit(identity));
     }
 
-    /// Takes the most urgent pending identity.
+    /// Claims the most urgent pending identity.
     pub fn claim(&self) -> Option<u32> {
         let identity = self.file.claim_top() >> IDENTITY_SHIFT & IDENTITY_MASK;
         u32::try_from(identity)
@@ -79,12 +79,12 @@ impl<F: InterruptFile> Imsic<F> {
             .filter(|identity| *identity != 0)
     }
 
-    /// Whether `identity` waits to be claimed.
+    /// Whether `identity` is pending.
     pub fn pending(&self, identity: u32) -> bool {
         self.exists(identity) && self.file.read(EIP0 + register(identity)) & bit(identity) != 0
     }
 
-    /// The registers of other identities may not exist, and then trap.
+    /// The registers of other identities may not exist; an access then traps.
     fn exists(&self, identity: u32) -> bool {
         (1..=self.identities).contains(&identity)
     }

@@ -1,4 +1,4 @@
-//! What the interrupt controllers have in common, seen from one hart.
+//! The common interface of the interrupt controllers, as seen by one hart.
 
 /// The form of a wired interrupt, from the second cell of `interrupts` under an APLIC. A PLIC has
 /// one cell, and its virtio-mmio lines are level-high.
@@ -15,20 +15,20 @@ pub enum Trigger {
 ///
 /// Sources have the numbers of the device tree, 1 and up.
 pub trait Intc {
-    /// Name for people.
+    /// Name for output.
     fn name(&self) -> &'static str;
     /// Puts the controller into a known state: every source off, delivery to this hart on.
     fn start(&self);
-    /// Lets another hart join after `start`: delivery to this hart on, nothing else changes.
+    /// Enables delivery to another hart after `start`, and changes nothing else.
     fn join(&self);
-    /// Lets `source` through to this hart.
+    /// Enables `source` for this hart.
     fn enable(&self, source: u32, trigger: Trigger);
-    /// Keeps `source` from this hart.
+    /// Disables `source` for this hart.
     fn disable(&self, source: u32);
-    /// Takes the most urgent pending source, `None` when there is none (any more).
+    /// Claims the most urgent pending source, `None` if there is none (any more).
     fn claim(&self) -> Option<u32>;
-    /// Ends the handling of a claimed source; one that is still high may come again.
+    /// Completes a claimed source; one that is still high may become pending again.
     fn complete(&self, source: u32);
-    /// Whether `source` waits to be claimed.
+    /// Whether `source` is pending.
     fn pending(&self, source: u32) -> bool;
 }

@@ -1,4 +1,4 @@
-//! External interrupts on bare metal: the controller, the handler, and what it has seen.
+//! External interrupts on bare metal: the controller, the handler, and its counts.
 
 #![allow(unsafe_code)]
 
@@ -16,15 +16,15 @@ use crate::intc::Intc;
 use crate::plic::{self, Plic};
 use crate::{MmioRegisters, events, hart, mmio};
 
-/// Interrupts of one source, with no progress of the program between them, that are a storm.
+/// Interrupts of one source, without progress of the program, that count as a storm.
 const STORM: u32 = 10_000;
 
 /// A value that is set once, by the boot hart.
 struct Once<T>(OnceCell<T>);
 
-// SAFETY: only the boot hart sets values. Handlers only read: its own what was set before the
-// interrupt was enabled, those of other harts what was set before they were given the task of
-// listening, and while they listen nothing is set.
+// SAFETY: only the boot hart sets values. Handlers only read: on the boot hart, values set before
+// the interrupt was enabled; on other harts, values set before they got the task to listen. Nothing
+// is set while they listen.
 unsafe impl<T> Sync for Once<T> {}
 
 enum Controller {
@@ -43,7 +43,7 @@ impl Controller {
     }
 }
 
-/// One source and the device behind it.
+/// One source and its device.
 struct Line {
     slot: Once<(Slot, MmioRegisters)>,
     count: AtomicU32,
@@ -71,35 +71,35 @@ static LINES: [Line; MAX_SLOTS] = [const {
 /// The last source that interrupted without being watched, or 0.
 static STRANGER: AtomicU32 = AtomicU32::new(0);
 
-/// What the handler has seen of one source.
+/// The handler's record of one source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Interrupts.
     pub count: u32,
-    /// All bits of InterruptStatus that were found set.
+    /// All bits of InterruptStatus that were set.
     pub status: u32,
-    /// The source was turned off, as it would not stop.
+    /// The source was disabled because it did not stop.
     pub storm: bool,
     /// Number of the hart that handled the last one.
     pub hart: usize,
 }
 
-/// Starts the controller, all sources off, and gives its name.
+/// Starts the controller, all sources off, and returns its name.
 pub fn start(controller: fdt::Controller) -> &'static str {
     let intc = view(0, controller).intc();
     intc.start();
-    // SAFETY: the trap vector is in place, and the handler copes with any source.
+    // SAFETY: the trap vector is set, and the handler handles any source.
     unsafe { sie::set_sext() };
     intc.name()
 }
 
-/// Prepares [`listen`] on hart number `index`, which the controller knows as this. To be called
-/// by the boot hart.
+/// Prepares [`listen`] on hart number `index`, which has this place in the controller. Must be
+/// called by the boot hart.
 pub fn prepare(index: usize, controller: fdt::Controller) {
     view(index, controller);
 }
 
-/// Moves a watched source to the hart that runs this. `false` if that was not prepared.
+/// Moves a watched source to the calling hart. Returns `false` if that was not prepared.
 pub fn listen(source: u32) -> bool {
     let (Some(controller), Some((line, _))) = (controller(), line(source)) else {
         return false;
@@ -114,14 +114,14 @@ pub fn listen(source: u32) -> bool {
     true
 }
 
-/// Ends what `listen` or `watch` began, on the hart that runs this.
+/// Undoes `listen` or `watch` on the calling hart.
 pub fn ignore(source: u32) {
     if let Some(controller) = controller() {
         controller.intc().disable(source);
     }
 }
 
-/// The controller as the hart that runs this sees it.
+/// The controller as seen by the calling hart.
 fn controller() -> Option<&'static Controller> {
     CONTROLLERS.get(hart::index())?.0.get()
 }
@@ -184,7 +184,7 @@ pub fn watch(slot: Slot) -> bool {
     true
 }
 
-/// What has been seen of the source of a watched slot.
+/// The record of the source of a watched slot.
 pub fn seen(slot: Slot) -> Seen {
     line(slot.source).map_or_else(Seen::default, |(line, _)| Seen {
         count: line.count.load(Ordering::Acquire),
@@ -194,7 +194,7 @@ pub fn seen(slot: Slot) -> Seen {
     })
 }
 
-/// Whether the source of a slot waits at the controller.
+/// Whether the source of a slot is pending at the controller.
 pub fn pending(slot: Slot) -> bool {
     controller().is_some_and(|controller| controller.intc().pending(slot.source))
 }
@@ -219,7 +219,7 @@ pub(crate) fn external() {
                 true
             }
         };
-        // A PLIC ignores the completion of a source that is off: this way round.
+        // A PLIC ignores the completion of a disabled source: complete first.
         intc.complete(source);
         if off {
             intc.disable(source);
@@ -228,7 +228,7 @@ pub(crate) fn external() {
 }
 
 impl Line {
-    /// Acknowledges the device and counts. `true` when the source must be turned off.
+    /// Acknowledges the device and counts. Returns `true` if the source must be disabled.
     fn handle(&self, device: &MmioRegisters) -> bool {
         self.status
             .fetch_or(mmio::acknowledge(device), Ordering::Relaxed);
@@ -251,7 +251,7 @@ fn line(source: u32) -> Option<(&'static Line, &'static MmioRegisters)> {
     })
 }
 
-/// The interrupt file of this hart behind its CSRs (AIA §2.5, §3.9).
+/// The interrupt file of this hart, accessed by its CSRs (AIA §2.5, §3.9).
 struct Csrs;
 
 impl InterruptFile for Csrs {
@@ -259,7 +259,7 @@ impl InterruptFile for Csrs {
         // The handler uses the same pair of CSRs.
         free(|| {
             let value;
-            // SAFETY: siselect (0x150) and sireg (0x151) exist where there is an IMSIC.
+            // SAFETY: siselect (0x150) and sireg (0x151) exist on harts with an IMSIC.
             unsafe {
                 asm!("csrw 0x150, {0}", "csrr {1}, 0x151", in(reg) select, out(reg) value);
             }
@@ -278,8 +278,8 @@ impl InterruptFile for Csrs {
 
     fn claim_top(&self) -> u64 {
         let top;
-        // SAFETY: stopei (0x15c) exists as above; reading and claiming is one step, so that what
-        // is read is what is claimed.
+        // SAFETY: stopei (0x15c) exists as above. Read and claim are one operation, so the value
+        // read is the one claimed.
         unsafe { asm!("csrrw {0}, 0x15c, zero", out(reg) top) };
         top
     }

@@ -1,4 +1,4 @@
-//! How long requests took, from their submission until the driver saw them done.
+//! Latencies of requests, from their submission until the driver sees them completed.
 
 /// The times of up to `N` requests.
 pub struct Latencies<const N: usize> {
@@ -6,18 +6,18 @@ pub struct Latencies<const N: usize> {
     count: usize,
 }
 
-/// What a tenth, and a hundredth, of all times exceeds, and the like.
+/// Percentiles of the times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Percentiles {
-    /// How many times there were.
+    /// Number of times.
     pub count: usize,
-    /// In ticks: half of all are no longer than this, …
+    /// Median, in ticks.
     pub p50: u32,
-    /// … nine in ten, …
+    /// 90th percentile, in ticks.
     pub p90: u32,
-    /// … ninety-nine in a hundred, …
+    /// 99th percentile, in ticks.
     pub p99: u32,
-    /// … and all.
+    /// Maximum, in ticks.
     pub max: u32,
 }
 
@@ -31,12 +31,12 @@ impl<const N: usize> Default for Latencies<N> {
 }
 
 impl<const N: usize> Latencies<N> {
-    /// Forgets all.
+    /// Removes all times.
     pub fn clear(&mut self) {
         self.count = 0;
     }
 
-    /// Notes a request that took so many ticks. What comes after the `N`th is left out.
+    /// Records a request's ticks. Times after the `N`th are dropped.
     pub fn note(&mut self, ticks: u64) {
         if let Some(place) = self.ticks.get_mut(self.count) {
             *place = u32::try_from(ticks).unwrap_or(u32::MAX);
@@ -44,7 +44,7 @@ impl<const N: usize> Latencies<N> {
         }
     }
 
-    /// The percentiles, each of them a time that was noted; `None` without any.
+    /// The percentiles, each of which is a recorded time; `None` without any.
     pub fn percentiles(&mut self) -> Option<Percentiles> {
         let ticks = self.ticks.get_mut(..self.count)?;
         ticks.sort_unstable();

@@ -1,5 +1,5 @@
-//! The guest side of Hartvisor: virtio drivers written from the specification, and what a
-//! bare-metal RISC-V program in S-mode needs to use them.
+//! The guest side of Hartvisor: virtio drivers written from the specification, and the support code
+//! that a bare-metal RISC-V program in S-mode needs.
 //!
 //! ```text
 //!   block  console          a device's requests                 ┐
@@ -16,8 +16,8 @@
 //!
 //! # The drivers in a test
 //!
-//! A driver needs registers ([`Registers`]), memory that the device reaches under a known address
-//! ([`Dma`]) and somebody to pass the time ([`Wait`], e.g. a closure):
+//! A driver needs registers ([`Registers`]), memory with a known bus address ([`Dma`]) and a way to
+//! wait ([`Wait`], such as a closure):
 //!
 //! ```no_run
 //! # use std::{ptr::NonNull, time::{Duration, Instant}};

@@ -1,4 +1,4 @@
-//! The driver side of virtio-mmio, version 2 (virtio 1.2 §4.2): probe, initialisation, queues,
+//! The driver side of virtio-mmio, version 2 (virtio 1.3 § 4.2): probe, initialisation, queues,
 //! configuration space, interrupt status.
 //!
 //! ```text
@@ -24,15 +24,15 @@ pub mod offset {
     pub const DEVICE_ID: usize = 0x008;
     /// VendorID.
     pub const VENDOR_ID: usize = 0x00c;
-    /// DeviceFeatures, the half that DeviceFeaturesSel names.
+    /// DeviceFeatures, the half selected by DeviceFeaturesSel.
     pub const DEVICE_FEATURES: usize = 0x010;
     /// DeviceFeaturesSel.
     pub const DEVICE_FEATURES_SEL: usize = 0x014;
-    /// DriverFeatures, the half that DriverFeaturesSel names.
+    /// DriverFeatures, the half selected by DriverFeaturesSel.
     pub const DRIVER_FEATURES: usize = 0x020;
     /// DriverFeaturesSel.
     pub const DRIVER_FEATURES_SEL: usize = 0x024;
-    /// QueueSel, the queue that the queue registers are about.
+    /// QueueSel, the queue of the queue registers.
     pub const QUEUE_SEL: usize = 0x030;
     /// QueueSizeMax; 0 is an absent queue.
     pub const QUEUE_SIZE_MAX: usize = 0x034;
@@ -54,9 +54,9 @@ pub mod offset {
     pub const QUEUE_DRIVER: usize = 0x090;
     /// Device area, low half.
     pub const QUEUE_DEVICE: usize = 0x0a0;
-    /// SHMSel, the shared memory region that the next registers are about.
+    /// SHMSel, the shared memory region of the next registers.
     pub const SHM_SEL: usize = 0x0ac;
-    /// SHMLen, low half; all ones for a region that does not exist, as SHMBase.
+    /// SHMLen, low half; all ones for a region that does not exist, like SHMBase.
     pub const SHM_LEN: usize = 0x0b0;
     /// SHMBase, low half.
     pub const SHM_BASE: usize = 0x0b8;
@@ -72,17 +72,17 @@ pub mod offset {
 pub const LEN: usize = 0x200;
 /// MagicValue: "virt" as a little-endian number.
 pub const MAGIC: u32 = 0x7472_6976;
-/// The version of the register layout that is driven here.
+/// The supported version of the register layout.
 pub const VERSION: u32 = 2;
 /// InterruptStatus: the device used a buffer.
 pub const INTERRUPT_USED: u32 = 1;
 /// InterruptStatus: the configuration changed, or the device needs a reset.
 pub const INTERRUPT_CONFIG: u32 = 2;
 
-/// How often the status is read after a reset before the device counts as stuck. A device that
-/// finishes its requests first may need some time.
+/// Reads of the status after a reset before the device counts as stuck. A device that first
+/// finishes its requests may need some time.
 const RESET_POLLS: u32 = 1_000_000;
-/// How often configuration space is read again before the device counts as broken.
+/// Reads of the configuration space before the device counts as broken.
 const CONFIG_ATTEMPTS: u32 = 1_000;
 
 /// One virtio-mmio device that answered with the right magic and version.
@@ -98,8 +98,7 @@ impl<R: Registers> Transport<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::Magic`] and [`Error::Version`], before which no other register is touched
-    /// (§4.2.3.1.1).
+    /// [`Error::Magic`] and [`Error::Version`]; no other register is accessed then (§4.2.3.1.1).
     pub fn probe(registers: R) -> Result<Option<Self>, Error> {
         match registers.read(offset::MAGIC) {
             MAGIC => {}
@@ -122,7 +121,7 @@ impl<R: Registers> Transport<R> {
         self.device_id
     }
 
-    /// The registers, for tests that go behind the driver's back.
+    /// The registers, for tests that bypass the driver.
     pub fn registers(&self) -> &R {
         &self.registers
     }
@@ -163,8 +162,8 @@ impl<R: Registers> Transport<R> {
         Err(Error::Reset(self.status()))
     }
 
-    /// The first half of initialisation (§3.1.1 steps 1 to 6): resets the device and agrees on
-    /// the offered ones among `wanted`, and on VERSION_1, which is always wanted.
+    /// The first half of initialisation (§3.1.1 steps 1 to 6): resets the device and accepts those
+    /// of the features `wanted` that it offers, and VERSION_1, which is always wanted.
     ///
     /// # Errors
     ///
@@ -184,12 +183,12 @@ impl<R: Registers> Transport<R> {
         Ok(features)
     }
 
-    /// Writes exactly `features` and sets FEATURES_OK. Only [`negotiate`](Self::negotiate) and
-    /// tests, which ask for what no driver may, call it.
+    /// Writes exactly `features` and sets FEATURES_OK. Called only by
+    /// [`negotiate`](Self::negotiate) and by tests, which request invalid features.
     ///
     /// # Errors
     ///
-    /// [`Error::FeaturesRefused`] when FEATURES_OK does not stick.
+    /// [`Error::FeaturesRefused`] if FEATURES_OK does not stay set.
     pub fn accept(&mut self, features: u64) -> Result<(), Error> {
         for (select, half) in [(0, low(features)), (1, high(features))] {
             self.registers.write(offset::DRIVER_FEATURES_SEL, select);
@@ -239,7 +238,7 @@ impl<R: Registers> Transport<R> {
         self.add_status(status::DRIVER_OK);
     }
 
-    /// Kicks the device: there is something new in virtqueue `index` (§4.2.3.3).
+    /// Kicks the device: virtqueue `index` has new chains (§4.2.3.3).
     pub fn notify(&self, index: u16) {
         self.registers.write(offset::QUEUE_NOTIFY, index.into());
     }
@@ -258,9 +257,9 @@ impl<R: Registers> Transport<R> {
         }
     }
 
-    /// Reads configuration space without tearing: `read` gets the registers and must use
-    /// offsets from [`offset::CONFIG`] on; it is called again when the device changed the
-    /// configuration meanwhile (§2.5.1).
+    /// Reads configuration space without tearing: `read` gets the registers and must use offsets
+    /// from [`offset::CONFIG`] on. It is called again if the device has changed the configuration
+    /// meanwhile (§2.5.1).
     ///
     /// # Errors
     ///
@@ -289,15 +288,15 @@ impl<R: Registers> Transport<R> {
         })
     }
 
-    /// Sets one more status bit; bits are never cleared but by a reset (§2.1.1).
+    /// Sets one more status bit. Only a reset clears bits (§2.1.1).
     fn add_status(&mut self, bit: u32) {
         self.registers.write(offset::STATUS, self.status() | bit);
     }
 }
 
-/// Reads and acknowledges what the device at `registers` raised its interrupt for: bits
-/// [`INTERRUPT_USED`] and [`INTERRUPT_CONFIG`]. Apart from [`Transport`], as interrupt handlers
-/// have no driver at hand.
+/// Reads and acknowledges the causes of an interrupt of the device at `registers`: bits
+/// [`INTERRUPT_USED`] and [`INTERRUPT_CONFIG`]. Not part of [`Transport`], since interrupt handlers
+/// have no driver.
 pub fn acknowledge(registers: &impl Registers) -> u32 {
     let pending = registers.read(offset::INTERRUPT_STATUS);
     if pending != 0 {

@@ -79,7 +79,7 @@ fn only_offered_and_wanted_features_are_accepted() {
     assert_eq!(transport.negotiate(INDIRECT_DESC | EVENT_IDX), Ok(agreed));
     assert_eq!(transport.features(), agreed);
     assert_eq!(device.state.borrow().accepted, agreed);
-    // And again, after another reset, with another choice.
+    // Again, after another reset, with other features.
     assert_eq!(transport.negotiate(1 << 50), Ok(1 << 50 | VERSION_1));
     assert_eq!(device.state.borrow().accepted, 1 << 50 | VERSION_1);
 }

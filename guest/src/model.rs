@@ -1,5 +1,5 @@
-//! For tests: guest memory, and a small model of a device's side of virtio. It believes the
-//! driver, does one thing after the other, and lies on request.
+//! For tests: guest memory, and a small model of the device side of virtio. It trusts the driver,
+//! works sequentially, and misbehaves on request.
 
 #![allow(unsafe_code)]
 #![allow(
@@ -21,7 +21,7 @@ use std::vec::Vec;
 use crate::dma::PAGE;
 use crate::{Dma, Queue};
 
-/// Bus address of the model's memory: another number than the pointer, as behind a real bus.
+/// Bus address of the model's memory: not the pointer's value, as on a real bus.
 pub(crate) const BUS: u64 = 0x8000_0000;
 const LEN: usize = 1 << 20;
 const LAYOUT: Layout = match Layout::from_size_align(LEN, PAGE) {
@@ -38,7 +38,7 @@ impl Memory {
         Self(NonNull::new(unsafe { alloc_zeroed(LAYOUT) }).expect("1 MiB"))
     }
 
-    /// The arena for a driver. Only one is taken in each test, and dropped before the memory.
+    /// The arena for a driver. Each test takes only one, and drops it before the memory.
     pub(crate) fn dma(&self) -> Dma {
         // SAFETY: freed after the driver is gone; the model accesses it by raw pointers only.
         unsafe { Dma::new(self.0, BUS, LEN) }
@@ -95,7 +95,7 @@ impl Drop for Memory {
     }
 }
 
-/// A descriptor as the device reads it.
+/// A descriptor as read by the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Descriptor {
     pub(crate) address: u64,
@@ -112,7 +112,7 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// All that the device may read.
+    /// All bytes that the device may read.
     pub(crate) fn readable(&self, memory: &Memory) -> Vec<u8> {
         let readable = self
             .segments
@@ -206,7 +206,7 @@ impl Ring {
         }
     }
 
-    /// Writes a used entry, true or not, and moves used.idx past it.
+    /// Writes a used entry, valid or not, and advances used.idx.
     pub(crate) fn push(&mut self, memory: &Memory, id: u32, len: u32) {
         let entry = self.device + 4 + 8 * u64::from(self.used % self.size);
         memory.write(entry, &id.to_le_bytes());

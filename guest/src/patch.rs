@@ -1,11 +1,11 @@
-//! A function that is rewritten while the program runs: what remote fences are for.
+//! A function that is rewritten while the program runs, to test remote fences.
 
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
-// `li a0, 0` and `ret`, in writable memory; nothing forbids to run it, as paging is off.
+// `li a0, 0` and `ret`, in writable memory; it is executable since paging is off.
 global_asm!(
     ".section .data",
     ".balign 8",
@@ -27,11 +27,12 @@ unsafe extern "C" {
 /// Largest value that fits the instruction.
 pub const MAX: u16 = 2047;
 
-/// Makes [`call`] return `value` (at most [`MAX`]), as soon as a hart has fenced: the caller has,
-/// the others need SBI's remote_fence_i.
+/// Makes [`call`] return `value` (at most [`MAX`]) on harts that have executed a fence: the calling
+/// hart has, others need SBI's remote_fence_i.
 pub fn set(value: u16) {
     let instruction = u32::from(value.min(MAX)) << 20 | 0x513;
-    // SAFETY: the word is the aligned instruction above; a hart runs either the old or the new one.
+    // SAFETY: the word is the aligned instruction above; a hart executes either the old or the new
+    // one.
     let code = unsafe { &CODE };
     code.store(instruction, Ordering::Relaxed);
     fence(Ordering::SeqCst);

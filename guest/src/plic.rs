@@ -8,7 +8,7 @@ pub const LEN: usize = 0x400_0000;
 
 /// Priority of source s: + 4·s (§4). 0 never interrupts.
 const PRIORITY: usize = 0;
-/// Pending bits, 32 sources a word (§5).
+/// Pending bits, 32 sources per word (§5).
 const PENDING: usize = 0x1000;
 /// Enable bits of context c: + 0x80·c (§6).
 const ENABLE: usize = 0x2000;
@@ -18,12 +18,12 @@ const THRESHOLD: usize = 0x20_0000;
 const CLAIM: usize = 0x20_0004;
 const CONTEXT_STRIDE: usize = 0x1000;
 
-/// Contexts that the register block has room for.
+/// Number of contexts in the register block.
 pub const MAX_CONTEXTS: u32 = 15_872;
-/// Sources that the register block has room for, 0 included.
+/// Number of sources in the register block, including 0.
 pub const MAX_SOURCES: u32 = 1024;
 
-/// A PLIC and the context that is this hart's S-mode.
+/// A PLIC and the context of this hart's S-mode.
 #[derive(Debug)]
 pub struct Plic<R> {
     registers: R,

@@ -1,4 +1,4 @@
-//! The driver side of a split virtqueue (virtio 1.2 §2.7).
+//! The driver side of a split virtqueue (virtio 1.3 § 2.7).
 //!
 //! ```text
 //!   descriptor area   16 bytes × size    address len flags next      driver writes
@@ -6,10 +6,10 @@
 //!   device area       flags idx {id len}[size] avail_event           device writes
 //! ```
 //!
-//! [`Queue::add`] writes a chain and its ring entry, [`Queue::publish`] shows all new entries to
-//! the device at once and says whether to kick it, [`Queue::pop`] takes back one used chain.
-//! The driver's own book-keeping (free list, chain lengths) is kept apart, out of the device's
-//! reach: what the device writes is only ever compared with it.
+//! [`Queue::add`] writes a chain and its ring entry. [`Queue::publish`] makes all new entries
+//! available and returns whether to kick the device. [`Queue::pop`] takes back one used chain. The
+//! driver keeps its own state (free list, chain lengths) where the device cannot write it, and
+//! checks the device's values against it.
 
 mod segment;
 
@@ -47,22 +47,22 @@ pub struct Head(u16);
 /// A chain that the device has used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
-    /// Which chain.
+    /// The chain.
     pub head: Head,
-    /// Bytes that the device wrote, at most what the chain's writable segments hold. Nothing
-    /// beyond them may be trusted (§2.7.8.2).
+    /// Bytes that the device wrote, at most those of the chain's writable segments. Bytes beyond
+    /// are undefined (§2.7.8.2).
     pub written: u32,
 }
 
-/// What the driver knows about one descriptor.
+/// The driver's state of one descriptor.
 #[derive(Clone, Copy, Debug)]
 struct Shadow {
     /// The next descriptor of the free list or of the chain.
     next: u16,
-    /// Descriptors of the chain that begins here; 0 when none in flight does.
+    /// Descriptors of the chain in flight that begins here; else 0.
     length: u16,
-    /// Bytes of its writable segments; 2^32 - 1 also stands for 2^32, as `len` cannot tell them
-    /// apart.
+    /// Bytes of its writable segments; 2^32 - 1 also stands for 2^32, since `len` cannot
+    /// distinguish them.
     writable: u32,
 }
 
@@ -72,7 +72,7 @@ pub struct Queue {
     index: u16,
     size: u16,
     event_idx: bool,
-    /// One table of [`INDIRECT_ENTRIES`] for each descriptor, when INDIRECT_DESC is agreed.
+    /// One table of [`INDIRECT_ENTRIES`] per descriptor, if INDIRECT_DESC was negotiated.
     tables: Option<Region>,
     descriptors: Region,
     driver: Region,
@@ -81,20 +81,20 @@ pub struct Queue {
     free: u16,
     first_free: u16,
     in_flight: u16,
-    /// Where the next chain goes in the available ring.
+    /// Index of the next chain in the available ring.
     next_avail: u16,
-    /// avail.idx as the device may see it.
+    /// avail.idx as published.
     published: u16,
     /// The next used entry to read.
     next_used: u16,
     interrupts: bool,
-    /// Why the queue is no longer used: a device that lied once is not believed again.
+    /// The error that broke the queue: after an invalid value of the device it is not used again.
     broken: Option<Error>,
 }
 
 impl Queue {
-    /// Lays out the three areas in `dma`, with the largest power of two up to `size` and
-    /// [`MAX_SIZE`] as size. `features` are those agreed on.
+    /// Allocates the three areas in `dma`, for the largest power of two up to `size` and
+    /// [`MAX_SIZE`]. `features` are those negotiated.
     ///
     /// # Errors
     ///
@@ -173,8 +173,8 @@ impl Queue {
         self.device.bus()
     }
 
-    /// Adds a chain, through an indirect table where one is agreed on and pays. The device sees
-    /// it after the next [`publish`](Self::publish).
+    /// Adds a chain, in an indirect table if negotiated and useful. The device sees it after the
+    /// next [`publish`](Self::publish).
     ///
     /// # Errors
     ///
@@ -194,8 +194,8 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Error::Chain`] when it would break §2.7.4 or the layout is not possible;
-    /// [`Error::QueueFull`] when descriptors are lacking; what broke the queue.
+    /// [`Error::Chain`] if it would violate §2.7.4 or the layout is not possible;
+    /// [`Error::QueueFull`] without enough free descriptors; the error that broke the queue.
     pub fn add_as(&mut self, segments: &[Segment], layout: Layout) -> Result<Head, Error> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
@@ -209,7 +209,7 @@ impl Queue {
                 .filter(|(_, table)| table.len() <= INDIRECT_ENTRIES.into())
                 .ok_or_else(|| segment::refused(segments))?,
         };
-        // Both at most `size`, which `check` made sure of.
+        // Both at most `size`, as `check` verified.
         let length = u16::try_from(direct.len()).unwrap_or(u16::MAX) + u16::from(!table.is_empty());
         if length > self.free {
             return Err(Error::QueueFull);
@@ -244,8 +244,8 @@ impl Queue {
         Ok(Head(head))
     }
 
-    /// Shows the chains added since the last call to the device. `true` asks the caller to kick
-    /// it; anything else it will find by itself.
+    /// Publishes the chains added since the last call. Returns `true` if the caller must kick the
+    /// device.
     #[must_use = "the device must be kicked when this is true"]
     pub fn publish(&mut self) -> bool {
         let (old, new) = (self.published, self.next_avail);
@@ -255,8 +255,8 @@ impl Queue {
         // Release: descriptors and ring entries are visible before idx (§2.7.13.3.1).
         self.driver.store_u16(IDX, new, Ordering::Release);
         self.published = new;
-        // idx is visible before flags or avail_event are read (§2.7.13.4.1). Without the fence
-        // both sides may read old values, and the device sleeps for ever.
+        // idx is visible before flags or avail_event are read (§2.7.13.4.1). Without the fence both
+        // sides may read old values, and the device sleeps for ever.
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event = self.device.load_u16(self.avail_event(), Ordering::Relaxed);
@@ -270,8 +270,8 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Error::UsedIndex`], [`Error::UsedId`] or [`Error::UsedLength`] when the device wrote an
-    /// invalid value; the queue stays broken until the device is reset.
+    /// [`Error::UsedIndex`], [`Error::UsedId`] or [`Error::UsedLength`] if the device wrote an
+    /// invalid value. The queue stays broken until the device is reset.
     pub fn pop(&mut self) -> Result<Option<Used>, Error> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
@@ -282,7 +282,7 @@ impl Queue {
     }
 
     fn take(&mut self) -> Result<Option<Used>, Error> {
-        // Acquire: the entry, and the data it stands for, were written before idx (§2.7.14).
+        // Acquire: the entry, and its data, were written before idx (§2.7.14).
         let index = self.device.load_u16(IDX, Ordering::Acquire);
         let new = index.wrapping_sub(self.next_used);
         if new == 0 {
@@ -319,8 +319,8 @@ impl Queue {
         }))
     }
 
-    /// Asks for interrupts or for none, which the device may not heed. `true`: something was used
-    /// before the device could see the request, so poll once more before sleeping.
+    /// Asks for interrupts or for none; the device may ignore that. Returns `true` if a chain was
+    /// used before the device could see the request: poll once more before sleeping.
     pub fn set_interrupts(&mut self, enabled: bool) -> bool {
         self.interrupts = enabled;
         if self.event_idx {
@@ -333,16 +333,16 @@ impl Queue {
         self.device.load_u16(IDX, Ordering::Acquire) != self.next_used
     }
 
-    /// Writes used_event: the next entry, or for "none" one that is far from all that is in flight.
-    /// The last one would not do: the device may read used_event after we have taken what it has
-    /// just published, and consider it served.
+    /// Writes used_event: the next entry, or for "none" one far from all chains in flight. The last
+    /// entry would not work: the device may read used_event after we have taken the chain that it
+    /// has just published, and treat it as reached.
     fn ask_for_interrupt(&self) {
         if self.event_idx {
             let far = if self.interrupts { 0 } else { 1 << 15 };
             let event = self.next_used.wrapping_add(far);
             self.driver
                 .store_u16(self.used_event(), event, Ordering::Relaxed);
-            // used_event is visible before used.idx is read again: otherwise the device may miss
+            // used_event is visible before used.idx is read again. Otherwise the device may miss
             // the request while the driver misses the entry.
             fence(Ordering::SeqCst);
         }
@@ -361,7 +361,7 @@ impl Queue {
         self.in_flight -= 1;
     }
 
-    /// Fills the indirect table that belongs to `head`; gives the descriptor that refers to it.
+    /// Fills the indirect table of `head`, and returns the descriptor that refers to it.
     fn write_table(&self, head: u16, segments: &[Segment]) -> Option<(Segment, u16)> {
         let table_bytes = usize::from(INDIRECT_ENTRIES) * DESCRIPTOR;
         let start = usize::from(head) * table_bytes;

@@ -5,21 +5,21 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use sbi_rt::{NoReason, Physical, Shutdown, SystemFailure};
 
-/// How the program ends: the reason of the system reset (SRST).
+/// How the program ends: the reason for the system reset (SRST).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Reason 0, none: all is well.
+    /// Reason 0, none: success.
     Passed,
     /// Reason 1, system failure.
     Failed,
 }
 
-/// Bytes that one call to the firmware prints at most.
+/// Most bytes that one call to the firmware prints.
 const BUFFER: usize = 128;
-/// Calls for one buffer: DBCN may take it in parts, even in empty ones when it is busy.
+/// Most calls for one buffer: DBCN may accept it in parts, or nothing when it is busy.
 const ATTEMPTS: u32 = 100_000;
 
-/// Whether the DBCN extension exists: 0 not asked yet, 1 no, 2 yes.
+/// Whether the DBCN extension exists: 0 unknown, 1 no, 2 yes.
 static DBCN: AtomicU8 = AtomicU8::new(0);
 
 /// The firmware's console, as buffered output that is flushed at the end of a print.
@@ -33,7 +33,7 @@ impl Write for Output {
     }
 
     fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> fmt::Result {
-        // Formatting comes in small pieces, and each call to the firmware may leave the VM.
+        // Formatting produces small pieces, and each call to the firmware may leave the VM.
         let mut buffer = Buffer {
             bytes: [0; BUFFER],
             len: 0,
@@ -80,7 +80,7 @@ macro_rules! println {
     }};
 }
 
-/// Prints bytes: by DBCN where it exists, else one by one the legacy way.
+/// Prints bytes: by DBCN if it exists, else one by one by the legacy call.
 pub fn put(mut bytes: &[u8]) {
     if !has_dbcn() {
         for byte in bytes {
@@ -100,20 +100,20 @@ pub fn put(mut bytes: &[u8]) {
     }
 }
 
-/// Prints one byte the legacy way, whether or not there is another; `false` from firmware that does
-/// not know it.
+/// Prints one byte by the legacy call, even if DBCN exists; `false` if the firmware does not
+/// support it.
 pub fn put_legacy(byte: u8) -> bool {
     #[expect(deprecated, reason = "for firmware without DBCN")]
     let error = sbi_rt::legacy::console_putchar(byte.into());
     error == 0
 }
 
-/// Prints one byte by DBCN; `false` if that is not there, or does not take it.
+/// Prints one byte by DBCN; `false` if that does not exist, or does not accept it.
 pub fn put_byte(byte: u8) -> bool {
     sbi_rt::console_write_byte(byte).error == 0
 }
 
-/// A byte from the firmware's console, `None` when nothing was typed.
+/// A byte from the firmware's console, `None` without input.
 pub fn get() -> Option<u8> {
     if !has_dbcn() {
         #[expect(deprecated, reason = "for firmware without DBCN")]
@@ -137,8 +137,8 @@ fn has_dbcn() -> bool {
     }
 }
 
-/// Asks for a timer interrupt when the `time` CSR reaches `at`, and takes a pending one back.
-/// Harts with Sstc have a register for that: see [`crate::timer`].
+/// Requests a timer interrupt when the `time` CSR reaches `at`, and clears a pending one. Harts
+/// with Sstc have a register for that: see [`crate::timer`].
 pub fn set_timer(at: u64) {
     sbi_rt::set_timer(at);
 }
@@ -149,7 +149,7 @@ pub fn shutdown(outcome: Outcome) -> ! {
         Outcome::Passed => sbi_rt::system_reset(Shutdown, NoReason),
         Outcome::Failed => sbi_rt::system_reset(Shutdown, SystemFailure),
     };
-    // Only firmware without SRST comes back from that.
+    // Only firmware without SRST returns.
     #[expect(deprecated, reason = "for firmware without SRST")]
     sbi_rt::legacy::shutdown()
 }

@@ -1,8 +1,8 @@
-//! Stack canaries. Paging is off, so nothing faults when a stack overflows.
+//! Stack canaries. Paging is off, so a stack overflow does not fault.
 
 #![allow(unsafe_code)]
 
-/// The lowest word of each stack, for as long as the stack has not overflowed.
+/// The lowest word of each stack, unless the stack has overflowed.
 pub(crate) const CANARY: u64 = 0x5afe_57ac_5afe_57ac;
 
 unsafe extern "C" {
@@ -10,7 +10,7 @@ unsafe extern "C" {
     static __stack_bottom: u64;
 }
 
-/// Panics if the boot hart's stack has ever been too small.
+/// Panics if the boot hart's stack has ever overflowed.
 pub(crate) fn check_boot() {
     // SAFETY: the linker script reserves the word; volatile, as no Rust code ever wrote it.
     check(unsafe { (&raw const __stack_bottom).read_volatile() });

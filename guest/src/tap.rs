@@ -4,16 +4,16 @@ use core::fmt::{self, Write};
 
 use crate::Error;
 
-/// How a test point went well.
+/// Why a test point passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
-    /// What was expected happened.
+    /// The expected result.
     Pass,
-    /// There is nothing to test here, and why.
+    /// It is skipped, for this reason.
     Skip(&'static str),
 }
 
-/// How a test point went: well, or why not.
+/// The result of a test point.
 pub type Verdict = Result<Point, Failure>;
 
 /// Writes the plan, the points and comments.
@@ -56,7 +56,7 @@ impl<W: Write> Tap<W> {
         }
     }
 
-    /// Reports a point that is known to fail here for the given reason, and then does not count.
+    /// Reports a point that is known to fail here for the given reason; a failure does not count.
     pub fn known(&mut self, name: impl fmt::Display, verdict: Verdict, reason: &str) {
         match verdict {
             Ok(_) => self.point(name, verdict),
@@ -75,7 +75,7 @@ impl<W: Write> Tap<W> {
         self.line(format_args!("# {text}"));
     }
 
-    /// Sums up. `true` when every planned point was reported and none failed.
+    /// Prints a summary. Returns `true` if every planned point was reported and none failed.
     pub fn finish(mut self) -> bool {
         let Self {
             planned,
@@ -105,12 +105,12 @@ impl<W: Write> Tap<W> {
     }
 
     fn line(&mut self, line: fmt::Arguments<'_>) {
-        // There is no way to report that the output fails; a reader finds the plan unfulfilled.
+        // A failure of the output cannot be reported; a reader sees that points are missing.
         let _ = writeln!(self.out, "{line}");
     }
 }
 
-/// Why a test point failed: a text of at most 112 bytes, longer ones are cut.
+/// Why a test point failed: a text of at most 112 bytes; longer ones are truncated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
     text: [u8; Self::MAX],
@@ -120,14 +120,14 @@ pub struct Failure {
 impl Failure {
     const MAX: usize = 112;
 
-    /// Formats the reason. Quotes, backslashes and control characters are replaced, as it is
-    /// written as one line inside quotes.
+    /// Formats the reason. Quotes, backslashes and control characters are replaced, since it is
+    /// written as one quoted line.
     pub fn new(reason: fmt::Arguments<'_>) -> Self {
         let mut failure = Self {
             text: [0; Self::MAX],
             len: 0,
         };
-        // Only fails when the text is cut, which is documented.
+        // Fails only if the text is truncated, which is documented.
         let _ = failure.write_fmt(reason);
         failure
     }

@@ -10,8 +10,8 @@ use riscv::register::{sie, sstatus, time};
 use crate::fdt::Board;
 use crate::{Wait, events, sbi};
 
-/// Longest sleep between two looks at a device, in microseconds. An interrupt ends a sleep at
-/// once; one that is lost costs this much, and the tests of interrupts report it.
+/// Longest sleep between two polls of a device, in microseconds. An interrupt ends a sleep at once.
+/// A lost one costs this much, and the tests of interrupts report it.
 const LONGEST_SLEEP: u64 = 10_000;
 
 /// Ticks of the `time` CSR in a second.
@@ -20,10 +20,10 @@ static FREQUENCY: AtomicU64 = AtomicU64::new(1);
 static SSTC: AtomicBool = AtomicBool::new(false);
 /// Timer interrupts so far.
 static EXPIRED: AtomicU32 = AtomicU32::new(0);
-/// Whether the timer interrupt has been seen to work, so that WFI is sure to end.
+/// Whether the timer interrupt works, so that WFI is sure to end.
 static WORKS: AtomicBool = AtomicBool::new(false);
 
-/// Ticks since some moment before the start.
+/// Ticks since some time before the start.
 pub fn now() -> u64 {
     time::read64()
 }
@@ -42,14 +42,14 @@ pub fn microseconds(ticks: u64) -> u64 {
     u64::try_from(microseconds).unwrap_or(u64::MAX)
 }
 
-/// Turns the timer interrupt on and tries it, and gives the ticks by which it came late; negative
-/// when it came early. `None` when it does not come within 1 s: waits then do not sleep.
+/// Enables and tests the timer interrupt, and returns its delay in ticks, negative if it is early.
+/// `None` if it does not arrive within 1 s: waits then do not sleep.
 pub fn start(board: &Board<'_>) -> Option<i64> {
     FREQUENCY.store(board.timebase, Ordering::Relaxed);
     SSTC.store(board.sstc, Ordering::Relaxed);
-    // SAFETY: the trap vector is in place.
+    // SAFETY: the trap vector is set.
     unsafe { sie::set_stimer() };
-    // SAFETY: as above, and all that handlers share with this code is atomic.
+    // SAFETY: as above, and handlers share only atomics with this code.
     unsafe { sstatus::set_sie() };
     let before = EXPIRED.load(Ordering::Relaxed);
     let due = now() + ticks(1_000);
@@ -65,35 +65,35 @@ pub fn start(board: &Board<'_>) -> Option<i64> {
     None
 }
 
-/// Asks for a timer interrupt when the `time` CSR reaches `at`, and takes a pending one back.
+/// Requests a timer interrupt when the `time` CSR reaches `at`, and clears a pending one.
 ///
-/// As Linux does, by the hart's own register if there is one, and not by the firmware: KVM
-/// (6.12) forgets a timer set by SBI when the vCPU loses its CPU before it is back in the guest.
+/// Like Linux, it uses the hart's own register if there is one, not the firmware: KVM (6.12)
+/// forgets a timer set by SBI if the vCPU loses its CPU before it is back in the guest.
 fn set(at: u64) {
     if SSTC.load(Ordering::Relaxed) {
-        // SAFETY: stimecmp (0x14d) exists where there is Sstc; the timer is ours.
+        // SAFETY: stimecmp (0x14d) exists with Sstc; only this module uses the timer.
         unsafe { asm!("csrw 0x14d, {0}", in(reg) at, options(nomem, nostack)) };
     } else {
         sbi::set_timer(at);
     }
 }
 
-/// The handler of the timer interrupt: takes it back until somebody sets the timer again.
+/// The handler of the timer interrupt: clears it until the timer is set again.
 pub(crate) fn expired() {
     set(u64::MAX);
     EXPIRED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The end of a wait, and what had happened when it began.
+/// The deadline of a wait, and the state when it began.
 #[derive(Debug)]
 pub struct Deadline {
     end: u64,
-    /// External interrupts that the waiter has had a chance to look at.
+    /// External interrupts that the waiter has already considered.
     seen: u32,
 }
 
 impl Deadline {
-    /// A wait that may last so long from now. Make it before looking for what is waited for.
+    /// A wait with this timeout from now. Create it before the first check of the condition.
     pub fn after(microseconds: u64) -> Self {
         Self {
             end: now().saturating_add(ticks(microseconds)),
@@ -114,9 +114,8 @@ impl Wait for Deadline {
             core::hint::spin_loop();
             return true;
         }
-        // With interrupts off none can slip in between the look at the count and WFI, which
-        // wakes up for a pending one all the same.
-        // SAFETY: turning interrupts off breaks nothing.
+        // With interrupts off none is taken between the check of the count and WFI, which wakes for
+        // a pending one. SAFETY: turning interrupts off breaks nothing.
         unsafe { sstatus::clear_sie() };
         if events::interrupts() == self.seen {
             set(self.end.min(now.saturating_add(ticks(LONGEST_SLEEP))));
@@ -129,7 +128,7 @@ impl Wait for Deadline {
     }
 }
 
-/// Waits for a condition. `false` if it does not hold within so many microseconds.
+/// Waits for a condition. Returns `false` if it does not hold within this many microseconds.
 pub fn until(microseconds: u64, condition: impl Fn() -> bool) -> bool {
     let mut wait = Deadline::after(microseconds);
     while !condition() {

@@ -17,7 +17,7 @@ const SOFTWARE: usize = INTERRUPT | 1;
 const TIMER: usize = INTERRUPT | 5;
 const EXTERNAL: usize = INTERRUPT | 9;
 
-// Saves what a C function may change, on the stack of the interrupted code. This program uses no
+// Saves the caller-saved registers on the stack of the interrupted code. This program uses no
 // floating-point register.
 global_asm!(
     ".section .text",
@@ -87,7 +87,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     fatal(format_args!("{info}"))
 }
 
-/// Reports once and powers off; what fails while it reports goes unreported.
+/// Reports once and powers off; a failure of the report is not reported.
 fn fatal(report: core::fmt::Arguments<'_>) -> ! {
     static REPORTED: AtomicBool = AtomicBool::new(false);
     if !REPORTED.swap(true, Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! The numbers that every virtio device shares (virtio 1.2 §2.1, §2.2, §5, §6).
+//! The constants of every virtio device (virtio 1.3 § 2.1, § 2.2, § 5, § 6).
 
 /// Bits of the device status field (§2.1).
 pub mod status {
@@ -10,9 +10,9 @@ pub mod status {
     pub const DRIVER_OK: u32 = 4;
     /// Feature negotiation is complete.
     pub const FEATURES_OK: u32 = 8;
-    /// The device met an error that only a reset ends.
+    /// The device has an error that only a reset clears.
     pub const DEVICE_NEEDS_RESET: u32 = 64;
-    /// The guest gave up on the device.
+    /// The guest has given up on the device.
     pub const FAILED: u32 = 128;
 }
 
@@ -24,7 +24,7 @@ pub mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     /// The device follows virtio 1.0 or later.
     pub const VERSION_1: u64 = 1 << 32;
-    /// A queue can be reset alone (§2.6.1).
+    /// A single queue can be reset (§2.6.1).
     pub const RING_RESET: u64 = 1 << 40;
 }
 

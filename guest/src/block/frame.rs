@@ -1,4 +1,4 @@
-//! How a request is cut into the segments of a chain.
+//! How a request is split into the segments of a chain.
 
 use super::Request;
 use crate::{Error, Layout, Region, Segment};
@@ -8,7 +8,7 @@ pub(super) const HEADER: usize = 16;
 /// Most segments of one request.
 const MAX: usize = 64;
 
-/// A whole request in one piece of memory, and where it is cut.
+/// A whole request in contiguous memory, and where it is split.
 ///
 /// ```text
 ///   memory   header 16 │ data … │ status 1
@@ -16,7 +16,7 @@ const MAX: usize = 64;
 ///   cuts     lengths of the segments, from the first byte on
 /// ```
 ///
-/// For a write the data belong to the readable bytes, for a read to the writable rest.
+/// For a write the data are part of the readable bytes, for a read of the writable rest.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     /// Header, data and status.

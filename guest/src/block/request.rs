@@ -20,7 +20,7 @@ impl Request {
     pub const FLUSH: u32 = 4;
     /// `type` that asks for the device's identity.
     pub const GET_ID: u32 = 8;
-    /// `type` that gives sectors back.
+    /// `type` that discards sectors.
     pub const DISCARD: u32 = 11;
     /// `type` that makes sectors read as zeroes.
     pub const WRITE_ZEROES: u32 = 13;
@@ -67,7 +67,7 @@ pub enum Status {
     IoErr,
     /// The device does not know such requests.
     Unsupp,
-    /// No status of the specification; 0xff when the device wrote none.
+    /// A status that is not in the specification; 0xff if the device wrote none.
     Other(u8),
 }
 

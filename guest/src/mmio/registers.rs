@@ -1,17 +1,17 @@
-//! Access to a device's registers: the trait, and the real thing by volatile accesses.
+//! Access to a device's registers: the trait, and its implementation by volatile accesses.
 
 #![allow(unsafe_code)]
 
 use core::ptr;
 
-/// A register block. Offsets are in bytes and aligned to the width of the access; numbers are
-/// those of a little-endian device.
+/// A register block. Offsets are in bytes and aligned to the width of the access; registers are
+/// little-endian.
 pub trait Registers {
     /// Reads the 32-bit register at `offset`.
     fn read(&self, offset: usize) -> u32;
     /// Writes the 32-bit register at `offset`.
     fn write(&self, offset: usize, value: u32);
-    /// Reads an 8-bit field: configuration space wants each field's own width (§4.2.2.2).
+    /// Reads an 8-bit field: configuration space requires each field's own width (§4.2.2.2).
     fn read_u8(&self, offset: usize) -> u8;
     /// Reads a 16-bit field.
     fn read_u16(&self, offset: usize) -> u16;
@@ -47,14 +47,13 @@ impl MmioRegisters {
     ///
     /// # Safety
     ///
-    /// A device's registers must be mapped there for as long as the value or a copy exists, and
-    /// no access to them may have an effect on this program's own memory beyond what the driver
-    /// tells the device to do.
+    /// A device's registers must be mapped there for as long as the value or a copy exists, and no
+    /// access to them may affect this program's memory except as the driver requests.
     pub const unsafe fn new(base: usize, len: usize) -> Self {
         Self { base, len }
     }
 
-    /// The `len` bytes of registers that the device tree puts at `base`.
+    /// The `len` bytes of registers at `base`, according to the device tree.
     #[cfg(target_os = "none")]
     #[allow(
         clippy::cast_possible_truncation,
@@ -106,7 +105,7 @@ impl MmioRegisters {
     }
 
     /// The address of `width` bytes at `offset`. Offsets come from the drivers' constants and
-    /// checked interrupt numbers, so one outside is a bug here.
+    /// checked interrupt numbers, so a wrong one is a bug here.
     fn at(&self, offset: usize, width: usize) -> usize {
         assert!(
             offset.is_multiple_of(width) && offset + width <= self.len,
@@ -147,11 +146,12 @@ fn before_write() {
     core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
 }
 
-/// A register read is done before memory is read: what an interrupt status announces is there.
+/// A register read is complete before memory is read: data announced by an interrupt status is
+/// visible.
 ///
-/// It takes what was read, so that the load has a register to go to even where nobody wants the
-/// value. Into the zero register it must not go: Linux KVM (seen in 6.12) keeps what it emulated
-/// for `lw zero, …` in its copy of x0, and every `sw zero, …` to a device stores that from then on.
+/// It takes the value that was read, so that the load always has a destination register. This must
+/// not be the zero register: Linux KVM (seen in 6.12) writes the emulated value of `lw zero, …` to
+/// its copy of x0, and every later `sw zero, …` to a device stores that value.
 fn after_read(value: u64) {
     #[cfg(target_arch = "riscv64")]
     // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! A virtio-mmio register file that watches the driver's conduct, with a device as a closure.
+//! A virtio-mmio register file that checks the driver's behaviour, with a device as a closure.
 
 use std::boxed::Box;
 use std::cell::RefCell;
@@ -10,10 +10,10 @@ use crate::Registers;
 use crate::mmio::{MAGIC, offset};
 use crate::virtio::{feature, status};
 
-/// What a kick of a queue does: gets its index and ring.
+/// The handler of a kick: gets the queue's index and ring.
 type Handler<'m> = Box<dyn FnMut(u16, &mut Ring, &Memory) + 'm>;
 
-/// What the device is and how it misbehaves; each test changes what it is about.
+/// The device's properties and faults; each test changes some.
 pub(crate) struct State<'m> {
     pub(crate) magic: u32,
     pub(crate) version: u32,
@@ -21,11 +21,11 @@ pub(crate) struct State<'m> {
     pub(crate) offered: u64,
     pub(crate) queue_size_max: u32,
     pub(crate) config: Vec<u8>,
-    /// FEATURES_OK does not stick.
+    /// FEATURES_OK does not stay set.
     pub(crate) refuse: bool,
-    /// A reset leaves the status alone so many reads long.
+    /// A reset takes effect after this many reads of the status.
     pub(crate) slow_reset: u32,
-    /// So many more reads of configuration space change it.
+    /// The next reads of configuration space change it, this many times.
     pub(crate) torn_reads: u32,
     pub(crate) status: u32,
     pub(crate) accepted: u64,
@@ -82,13 +82,13 @@ impl<'m> Device<'m> {
         }
     }
 
-    /// Has the device look at a queue without a kick.
+    /// Makes the device serve a queue without a kick.
     pub(crate) fn run(&self, queue: u16) {
         let state = &mut *self.state.borrow_mut();
         let ring = &mut state.rings[usize::from(queue)];
         (state.handler)(queue, ring, self.memory);
         if state.accepted & feature::EVENT_IDX != 0 {
-            // Kick for whatever comes next.
+            // Ask for the next kick.
             ring.set_avail_event(self.memory, ring.next_avail);
         }
         state.interrupt_status |= 1;

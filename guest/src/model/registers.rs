@@ -7,7 +7,7 @@ use std::vec::Vec;
 use crate::Registers;
 use crate::imsic::InterruptFile;
 
-/// Registers that read as they were set, and remember what was written.
+/// Registers that return preset values, and record writes.
 pub(crate) struct Ram {
     len: usize,
     values: RefCell<BTreeMap<usize, u32>>,
@@ -73,12 +73,12 @@ impl File {
         self.values.borrow().get(&select).copied().unwrap_or(0)
     }
 
-    /// What stopei reads until it is claimed.
+    /// The value of stopei until it is claimed.
     pub(crate) fn set_top(&self, top: u64) {
         self.top.set(top);
     }
 
-    /// Pending and enable registers with odd numbers that were touched.
+    /// Accessed pending and enable registers with odd numbers.
     pub(crate) fn odd_registers(&self) -> Vec<usize> {
         let touched = self.values.borrow();
         touched

@@ -1,4 +1,4 @@
-//! What a block device must do with each kind of request (virtio 1.2 §5.2.6.2).
+//! What a block device must do with each kind of request (virtio 1.3 §5.2.6.2).
 
 use guest::block::{Request, SECTOR, Status};
 use guest::tap::{Failure, Point, Verdict};

@@ -14,18 +14,18 @@ use guest::{Dma, Error, MmioRegisters, Region, Registers, Transport, ensure};
 /// Longest time for a device to answer, in microseconds: it may be emulated twice, on a busy
 /// machine.
 const PATIENCE: u64 = 5_000_000;
-/// How long to look for what should not happen, in microseconds.
+/// How long to watch for an event that must not happen, in microseconds.
 const QUIET: u64 = 10_000;
 /// How long a device may take to react to a hostile ring, in microseconds.
 const SETTLING: u64 = 200_000;
-/// How long to look without a pause, in microseconds.
+/// How long to poll without a pause, in microseconds.
 const SPIN: u64 = 300;
 /// Microseconds of a pause.
 const PAUSE: u64 = 200;
 
 /// Entries of the rings, if the device has as many.
 const RING_SIZE: u16 = 64;
-/// The largest ring that there is memory for.
+/// The largest ring that fits the memory.
 pub(crate) const RING_MAX: u16 = 1024;
 /// Bytes of the buffers.
 pub(crate) const MEMORY: usize = 256 << 10;
@@ -35,14 +35,14 @@ pub(crate) const UNIT: usize = 1024;
 pub(crate) const STATUS: usize = 16;
 /// Offset of the data in a unit.
 pub(crate) const DATA: usize = 512;
-/// Bytes of the buffers that hold [`BLANK`] when a device has been started.
+/// Bytes of the buffers that are set to [`BLANK`] at the start of a device.
 pub(crate) const BLANKED: usize = 16 * UNIT;
-/// What they hold then: shows what the device wrote.
+/// Their value then, to detect writes of the device.
 pub(crate) const BLANK: u8 = 0xa5;
 /// What kind of device it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A disk that may be written over.
+    /// A disk that may be overwritten.
     Disk,
     /// A disk that offers RO.
     ReadOnly,
@@ -81,13 +81,13 @@ impl fmt::Display for Kind {
 /// How a device reacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Met {
-    /// Nothing was tried, or nothing to wait for.
+    /// Nothing was tried, or there is nothing to wait for.
     Nothing,
-    /// It used buffers: so many.
+    /// It used this many buffers.
     Answered(u16),
     /// DEVICE_NEEDS_RESET.
     NeedsReset,
-    /// It does not move.
+    /// It does not react.
     Silence,
 }
 
@@ -110,22 +110,21 @@ pub(crate) struct Device {
     pub(crate) ram: (u64, u64),
     pub(crate) registers: MmioRegisters,
     pub(crate) transport: Transport<MmioRegisters>,
-    /// One for each queue that the plain request needs to exist: the console has two.
+    /// One per queue that must exist for the plain request: the console has two.
     pub(crate) rings: [Ring; 2],
-    /// Where the rings lie.
+    /// The memory of the rings.
     pub(crate) ring_memory: [Region; 2],
     /// Buffers.
     pub(crate) memory: Region,
-    /// Sectors that the test may have written, to be painted again.
+    /// Sectors that the test may have written, to be restored.
     pub(crate) touched: Range<u64>,
     /// How the device reacted to the last hostile case.
     pub(crate) met: Met,
-    /// Microseconds of the slowest act of a case that has very many of them, and so may take long
-    /// in all.
+    /// Microseconds of the slowest act of a case with very many, which may take long in all.
     pub(crate) slowest: Option<u64>,
-    /// The test that it did not come back from.
+    /// The test after which it could not be restored.
     pub(crate) lost: Option<u32>,
-    /// Used entries that were looked at.
+    /// Used entries that were read.
     seen: u16,
 }
 
@@ -171,7 +170,7 @@ impl Device {
         }
     }
 
-    /// The queue that plain requests go to.
+    /// The queue of plain requests.
     pub(crate) fn queue(&self) -> u16 {
         self.queues() - 1
     }
@@ -201,14 +200,14 @@ impl Device {
         Ok(())
     }
 
-    /// The first half of a start: reset, features (VERSION_1 and what is offered of `wanted`),
-    /// FEATURES_OK.
+    /// The first half of a start: reset, features (VERSION_1 and those of `wanted` that are
+    /// offered), FEATURES_OK.
     pub(crate) fn negotiate(&mut self, wanted: u64) -> Result<u64, Failure> {
         self.reset()?;
         Ok(self.transport.negotiate(wanted)?)
     }
 
-    /// All of a start but DRIVER_OK: fresh rings are attached.
+    /// A start without DRIVER_OK, with fresh rings.
     pub(crate) fn prepare(&mut self, wanted: u64) -> Result<u64, Failure> {
         let features = self.negotiate(wanted)?;
         self.memory.slice(0..BLANKED).fill(BLANK);
@@ -234,7 +233,7 @@ impl Device {
         self.live(0).map(|_| ())
     }
 
-    /// Other, empty rings, of which the device does not know yet.
+    /// New, empty rings, which are not set up in the device yet.
     pub(crate) fn replace_rings(&mut self, size: u16) {
         self.rings = self.ring_memory.each_ref().map(|it| Ring::new(it, size));
         self.seen = 0;
@@ -273,12 +272,12 @@ impl Device {
         Ok(element)
     }
 
-    /// Whether there are used entries that [`answer`](Self::answer) has not given yet.
+    /// Whether there are used entries that [`answer`](Self::answer) has not returned yet.
     pub(crate) fn has_answers(&self) -> bool {
         self.ring().used() != self.seen
     }
 
-    /// Looks for a while whether the device uses anything, which it should not.
+    /// Checks for a while that the device uses no buffer.
     pub(crate) fn stays_quiet(&self) -> Result<(), Failure> {
         ensure!(
             !until(QUIET, || self.has_answers()),
@@ -289,7 +288,7 @@ impl Device {
         Ok(())
     }
 
-    /// Waits for the device's reaction to a hostile ring, and keeps it in `met`.
+    /// Waits for the device's reaction to a hostile ring, and stores it in `met`.
     pub(crate) fn settle(&mut self) -> Met {
         let (ring, seen) = (self.ring(), self.seen);
         until(SETTLING, || ring.used() != seen || self.is_broken());
@@ -320,7 +319,7 @@ impl Device {
         byte
     }
 
-    /// Whether this part of the buffers is as [`prepare`](Self::prepare) left it.
+    /// Whether this part of the buffers is unchanged since [`prepare`](Self::prepare).
     pub(crate) fn is_blank(&self, mut range: Range<usize>) -> bool {
         range.all(|offset| self.byte(offset) == BLANK)
     }
@@ -336,11 +335,11 @@ impl Device {
     }
 }
 
-/// Waits for `done`, at most so many microseconds: at first without a pause, as most answers come
-/// at once.
+/// Waits for `done`, at most this many microseconds: at first without a pause, since most answers
+/// come at once.
 ///
-/// It looks at the clock and sleeps nowhere: what wakes a sleeper is an interrupt, and whether
-/// those work is a question here.
+/// It polls the clock and never sleeps: only an interrupt would wake it, and interrupts are under
+/// test.
 pub(crate) fn until(microseconds: u64, mut done: impl FnMut() -> bool) -> bool {
     let begin = timer::now();
     let end = begin + timer::ticks(microseconds);

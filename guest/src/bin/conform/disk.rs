@@ -1,4 +1,4 @@
-//! The disk under test: its requests by hand, and the field, the part of it whose every byte is
+//! The disk under test: hand-written requests, and the field, the part of the disk whose content is
 //! known.
 //!
 //! ```text
@@ -22,11 +22,11 @@ pub(crate) const UNSUPP: u8 = 2;
 
 /// Sectors of the field, on a disk that has as many.
 const FIELD: u64 = 2048;
-/// Sectors at its front that are read after each test. The others are when all tests are done.
+/// Sectors at its front that are read after each test. The others are read after all tests.
 const WATCHED: u64 = 256;
-/// Sectors that one request moves when the field is painted or read.
+/// Sectors per request when the field is painted or read.
 const BATCH: u64 = 128;
-/// Where the field's requests have their header, status and data: behind what plain requests use.
+/// Offset of header, status and data of the field's requests, after the buffers of plain requests.
 const HEAD: usize = 0x8000;
 const AREA: usize = 0x9000;
 
@@ -52,7 +52,7 @@ pub(crate) fn name(status: u8) -> &'static str {
     }
 }
 
-/// What the field has in a sector.
+/// The content of a sector of the field.
 fn paint(sector: u64) -> [u8; SECTOR] {
     let mut bytes = [0; SECTOR];
     for (word, place) in (0_u64..).zip(bytes.as_chunks_mut::<8>().0) {
@@ -71,7 +71,7 @@ impl Device {
         self.capacity().min(FIELD)
     }
 
-    /// Whether the disk may be written over: the only one, or the one called conform.
+    /// Whether the disk may be overwritten: the only one, or the one named conform.
     pub(crate) fn is_for_us(&mut self, only: bool) -> bool {
         only || self.serial().is_ok_and(|serial| &serial == b"conform")
     }
@@ -96,7 +96,7 @@ impl Device {
         self.header_at(start, kind, sector);
     }
 
-    /// Writes a header anywhere, and takes the status byte of the request back.
+    /// Writes a header anywhere, and resets the status byte of the request.
     pub(crate) fn header_at(&self, start: usize, kind: u32, sector: u64) {
         self.memory.write(start, &kind.to_le_bytes());
         self.memory.write(start + 4, &[0; 4]);
@@ -126,8 +126,8 @@ impl Device {
         verify(&self.memory.slice(start..start + SECTOR), unit.into())
     }
 
-    /// One request with header and status of unit 0, and these buffers between: its status and
-    /// `len`.
+    /// One request with header and status of unit 0 and these buffers between them. Returns its
+    /// status and `len`.
     pub(crate) fn request(
         &mut self,
         kind: u32,
@@ -146,8 +146,7 @@ impl Device {
         self.submit_by(0, data);
     }
 
-    /// A request whose header and status lie from `start` on, all in the first descriptors of the
-    /// table.
+    /// A request whose header and status are at `start`, in the first descriptors of the table.
     fn submit_by(&self, start: usize, data: &[Descriptor]) {
         let table = self.ring().descriptors();
         let header = [Descriptor::readable(self.at(start), 16)];
@@ -181,7 +180,7 @@ impl Device {
         Ok(self.memory.slice(AREA..AREA + len))
     }
 
-    /// Paints the field, all of it.
+    /// Paints the whole field.
     pub(crate) fn paint(&mut self) -> Result<(), Failure> {
         if self.kind != Kind::Disk {
             return Ok(());
@@ -200,13 +199,13 @@ impl Device {
         Ok(())
     }
 
-    /// Compares the front of the field with its paint, except the sectors that the test touched.
+    /// Compares the front of the field with the pattern, except the sectors that the test touched.
     /// Wrong or touched sectors are painted again.
     pub(crate) fn check_front(&mut self) -> Result<(), Failure> {
         self.check_sectors(WATCHED.min(self.field()))
     }
 
-    /// The same with all of the field.
+    /// The same for the whole field.
     pub(crate) fn check_field(&mut self) -> Result<(), Failure> {
         self.check_sectors(self.field())
     }
@@ -240,7 +239,7 @@ impl Device {
     }
 }
 
-/// Sectors in portions that fit the area.
+/// Sectors in portions that fit into the area.
 fn batches(sectors: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let step = usize::try_from(BATCH).unwrap_or(1);
     let end = sectors.end;
@@ -253,7 +252,7 @@ fn bytes(sectors: u64) -> usize {
     usize::try_from(sectors).unwrap_or(0) * SECTOR
 }
 
-/// Compares memory with the paint of a sector.
+/// Compares memory with the pattern of a sector.
 pub(crate) fn verify(memory: &Region, sector: u64) -> Result<(), Failure> {
     let mut found = [0; SECTOR];
     memory.read(0, &mut found);

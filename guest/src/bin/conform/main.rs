@@ -1,21 +1,19 @@
 //! The conformance guest: checks the virtio-mmio devices of any machine against the specification
-//! (virtio 1.3), with one TAP point per requirement that a driver can see, and then does what a
-//! hostile or broken driver would.
+//! (virtio 1.3), with one TAP point per requirement that a driver can see, and then acts as a
+//! hostile or broken driver.
 //!
 //! ```text
 //!   conform                 all tests
-//!   conform from=31         test 31 and those behind it: where to go on when test 30 killed the machine
+//!   conform from=31         test 31 and all later ones: for use after test 30 killed the machine
 //!   conform only=7,31       these tests
 //!   conform list            their numbers, sections and names
 //! ```
 //!
-//! It reports on the firmware's console. It writes over a disk: the one with the serial number
-//! `conform`, or else the only one. It powers off with reason 0 when nothing failed, else 1.
+//! It reports on the firmware's console. It overwrites a disk: the one with the serial number
+//! `conform`, or else the only one. It powers off with reason 0 if nothing failed, else 1.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-#[cfg(target_os = "none")]
-mod bench;
 #[cfg(target_os = "none")]
 mod device;
 #[cfg(target_os = "none")]
@@ -24,6 +22,8 @@ mod disk;
 mod plain;
 #[cfg(target_os = "none")]
 mod program;
+#[cfg(target_os = "none")]
+mod rig;
 #[cfg(target_os = "none")]
 mod tests;
 

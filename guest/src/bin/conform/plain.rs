@@ -7,13 +7,13 @@ use guest::{Region, ensure};
 use crate::device::{DATA, Device, Kind, UNIT};
 use crate::disk::{OK, expect};
 
-/// What a plain request of the console sends.
+/// The output of a plain request of the console.
 pub(crate) const TEXT: &[u8] = b".\n";
-/// Bytes that a plain request of the entropy device asks for.
+/// Bytes of a plain request of the entropy device.
 pub(crate) const RANDOM: u32 = 64;
 
 impl Device {
-    /// Brings the device back after a test, to rings of the usual size, and has it serve a plain
+    /// Restores the device after a test, with rings of the usual size, and makes it serve a plain
     /// request.
     pub(crate) fn heal(&mut self) -> Result<(), Failure> {
         let size = self.usual_size();
@@ -80,7 +80,7 @@ impl Device {
         }
     }
 
-    /// One plain request, from beginning to end, by the device as it is.
+    /// One complete plain request, without a reset of the device.
     pub(crate) fn plain(&mut self) -> Result<(), Failure> {
         self.chain(self.ring().descriptors(), 0, 1);
         self.offer(&[0]);

@@ -4,7 +4,7 @@ use guest::boot::{Boot, Outcome};
 use guest::fdt::{self, Board};
 use guest::{irq, println, timer};
 
-use crate::bench::Bench;
+use crate::rig::Rig;
 use crate::tests::{AREAS, Area, Test};
 
 /// The program's main function.
@@ -26,9 +26,9 @@ pub(crate) fn main(boot: Boot) -> Outcome {
     }
 }
 
-/// What the boot arguments ask for.
+/// The boot arguments.
 enum Asked<'a> {
-    /// The names alone.
+    /// Only the names.
     List,
     /// This test and the following ones.
     From(u32),
@@ -84,8 +84,8 @@ fn run(board: &Board<'_>, boot: Boot, asked: &Asked<'_>) -> Outcome {
     timer::start(board);
     board.controller.map(irq::start);
     let plan = u32::try_from(tests().count()).unwrap_or(u32::MAX);
-    let mut bench = match Bench::open(board, boot.dma, plan) {
-        Ok(bench) => bench,
+    let mut rig = match Rig::open(board, boot.dma, plan) {
+        Ok(rig) => rig,
         Err(error) => {
             println!("conform: {error}");
             return Outcome::Failed;
@@ -93,10 +93,10 @@ fn run(board: &Board<'_>, boot: Boot, asked: &Asked<'_>) -> Outcome {
     };
     for (number, area, test) in tests() {
         if asked.includes(number) {
-            bench.run(number, area, test);
+            rig.run(number, area, test);
         } else {
-            bench.leave(test);
+            rig.leave(test);
         }
     }
-    bench.finish()
+    rig.finish()
 }

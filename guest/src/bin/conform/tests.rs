@@ -1,6 +1,5 @@
-//! The tests: a table for each area, of sections (virtio 1.3), names, kinds of devices and
-//! functions. A test's number is its place in all of them, so it changes when one is added before
-//! it.
+//! The tests: a table per area, of sections (virtio 1.3), names, kinds of devices and functions. A
+//! test's number is its place in all tables, so it changes if a test is added before it.
 
 mod block;
 mod block_features;
@@ -69,7 +68,7 @@ pub(crate) const AREAS: &[Area] = &[
 /// Tests that belong together.
 pub(crate) struct Area {
     pub(crate) tests: &'static [Test],
-    /// They do what no driver may: the other devices are looked at after each.
+    /// They act as a hostile driver: the other devices are checked after each.
     pub(crate) hostile: bool,
 }
 
@@ -77,7 +76,7 @@ pub(crate) struct Area {
 pub(crate) struct Test {
     section: &'static str,
     name: &'static str,
-    /// The kinds of devices that it is run on, one after the other.
+    /// The kinds of devices that it runs on, one after another.
     pub(crate) on: &'static [Kind],
     /// Begins with a live device that has served one plain request, and may leave it in any state.
     pub(crate) run: fn(&mut Device) -> Verdict,
@@ -104,13 +103,13 @@ const fn test(
     }
 }
 
-/// What holds for every device.
+/// Requirements on every device.
 const ALL: &[Kind] = &[Kind::Disk, Kind::Console, Kind::Entropy];
 
-/// What is about requests to a disk.
+/// Requirements on the requests of a disk.
 const DISK: &[Kind] = &[Kind::Disk];
 
-/// All is well.
+/// The test passes.
 const PASS: Verdict = Ok(Point::Pass);
 
 /// Skips a test unless the condition holds: `needed!(condition, "why it is skipped")`.

@@ -1,4 +1,4 @@
-//! Mode `echo`: what arrives is sent back, until Ctrl-d.
+//! Mode `echo`: sends input back, until Ctrl-d.
 
 use guest::boot::Outcome;
 use guest::fdt::Board;
@@ -9,14 +9,14 @@ use guest::{
 
 /// End of transmission, Ctrl-d.
 const EOT: u8 = 0x04;
-/// Prints that the console now takes input.
+/// Prints that the console is ready for input.
 const GREETING: &[u8] = b"echo: what you type comes back, Ctrl-d ends\n";
-/// Longest time for the terminal to take output, in microseconds.
+/// Longest time for the terminal to accept output, in microseconds.
 const PATIENCE: u64 = 60_000_000;
-/// How often the firmware's console is asked for input, in microseconds: it does not interrupt.
+/// Interval of polls of the firmware's console, in microseconds: it does not interrupt.
 const FIRMWARE_POLL: u64 = 20_000;
 
-/// Echoes on the virtio console, without one on the firmware's.
+/// Echoes on the virtio console, or without one on the firmware's.
 pub(crate) fn run(board: &Board<'_>, mut dma: Dma) -> Outcome {
     timer::start(board);
     board.controller.map(irq::start);
@@ -59,7 +59,7 @@ fn virtio(mut console: Console<MmioRegisters>) -> Result<(), Error> {
     console.send(GREETING, &mut Deadline::after(PATIENCE))?;
     let mut bytes = [0; 256];
     loop {
-        // Made before the look at the queue, so that no interrupt is missed in between.
+        // Created before the poll of the queue, so that no interrupt is missed in between.
         let mut wait = Deadline::after(PATIENCE);
         let count = console.receive(&mut bytes)?;
         let arrived = bytes.get(..count).unwrap_or_default();

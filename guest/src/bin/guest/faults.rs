@@ -10,32 +10,32 @@ use guest::fault::{self, Space, UNTABLED};
 use guest::fdt::{Board, Controller};
 use guest::println;
 
-/// What a case accesses, with a0 as its address.
+/// The target of a case, whose address is in a0.
 #[derive(Clone, Copy)]
 enum At {
-    /// So far beyond a register of 4 bytes: the priority of an interrupt source without a device.
+    /// This far beyond a register of 4 bytes: the priority of an interrupt source without a device.
     Device(u64),
     /// The scratch register of the serial port, a byte.
     Serial,
-    /// So far beyond the register that selects device features, of the first virtio device.
+    /// This far beyond the register that selects device features, of the first virtio device.
     Virtio(u64),
     /// Beyond the end of RAM.
     Beyond,
-    /// So far before the end of RAM.
+    /// This far before the end of RAM.
     Before(u64),
     /// This address.
     Fixed(u64),
 }
 
-/// Sources of the PLIC have their priority at 4 times their number; this one has no device.
+/// The priority of a PLIC source is at 4 times its number; this source has no device.
 const IDLE_SOURCE: u64 = 60;
 /// The scratch register of a 16550.
 const SCRATCH: u64 = 7;
 /// DeviceFeaturesSel.
 const FEATURES_SEL: u64 = 0x14;
-/// No device and no memory, under QEMU too.
+/// No device and no memory, also under QEMU.
 const HOLE: u64 = 0x1800_0000;
-/// What is stored.
+/// The stored value.
 const VALUE: u64 = 3;
 
 const JUMP: &[u32] = &[0x0005_0067]; // jr a0
@@ -46,7 +46,7 @@ const VSETIVLI: u32 = 0xcd02_7057; // vsetivli zero, 4, e32, m1, ta, ma
 /// Name, code, address.
 type Case = (&'static str, &'static [u32], At);
 
-/// In the order in which they are run. What stands behind a load shows its value.
+/// In the order of execution. The instructions after a load return its value.
 const CASES: &[Case] = &[
     ("nop", &[0x13], At::Fixed(0)),
     ("jump beyond RAM", JUMP, At::Beyond),
@@ -104,7 +104,7 @@ const CASES: &[Case] = &[
     ("amoadd.w to virtio", &[0x00b5_252f], At::Virtio(0)),
 ];
 
-/// Cases with paging alone.
+/// Cases only with paging.
 const PAGED: &[Case] = &[
     (
         "lw by a table beyond RAM",
@@ -119,11 +119,11 @@ const PAGED: &[Case] = &[
     ("jump by a table beyond RAM", JUMP, At::Fixed(UNTABLED)),
 ];
 
-/// `csrw satp, zero`: what follows is fetched at a virtual address as if it were physical. Linux's
-/// kexec does that.
+/// `csrw satp, zero`: the next instruction is fetched from a virtual address as if it were
+/// physical. Linux's kexec does that.
 const PAGING_OFF: &[Case] = &[("paging off", &[0x1800_1073], At::Fixed(0))];
 
-/// Runs all cases, with these boot arguments' machine.
+/// Runs all cases on the machine of these boot arguments.
 pub(crate) fn run(board: &Board<'_>, uart: Option<u64>) -> Outcome {
     let (start, len) = board.memory;
     let end = start + len;
@@ -175,7 +175,7 @@ pub(crate) fn run(board: &Board<'_>, uart: Option<u64>) -> Outcome {
     Outcome::Passed
 }
 
-/// An address as it lies to what was accessed, or to the code.
+/// An address relative to the accessed one, or to the code.
 struct Relative {
     value: u64,
     address: u64,

@@ -1,12 +1,12 @@
 //! The bare-metal guest. The first word of the boot arguments that names a mode decides:
 //!
-//! - `test` (default): exercises machine and devices, prints TAP, and powers off with reason 0
-//!   when all went well, else 1.
-//! - `echo`: sends back what arrives on the console, until Ctrl-d.
-//! - `bench traps`: moves the same bytes in several ways and says how long each takes;
-//!   `method=NAME` picks one.
+//! - `test` (default): tests machine and devices, prints TAP, and powers off with reason 0 if
+//!   nothing failed, else 1.
+//! - `echo`: sends the console's input back, until Ctrl-d.
+//! - `bench traps`: moves the same bytes in several ways and prints the times; `method=NAME`
+//!   selects one.
 //! - `faults`: executes instructions that trap, and prints the results.
-//! - `poweroff`: starts and stops.
+//! - `poweroff`: powers off at once.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 

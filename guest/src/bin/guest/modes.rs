@@ -1,10 +1,10 @@
-//! Which mode to run.
+//! The selection of a mode.
 
 use guest::boot::{Boot, Outcome};
 use guest::fdt::{self, Board};
 use guest::println;
 
-/// What the boot arguments ask for.
+/// The modes.
 enum Mode {
     Test,
     Echo,
@@ -40,7 +40,7 @@ pub(crate) fn main(boot: Boot) -> Outcome {
     }
 }
 
-/// The mode among the boot arguments, `test` without one. Settings (`name=value`) are for others.
+/// The mode among the boot arguments, `test` without one. Settings (`name=value`) are not modes.
 fn mode(bootargs: &str) -> Result<Mode, &str> {
     let mut words = bootargs
         .split_whitespace()

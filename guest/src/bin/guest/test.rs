@@ -1,4 +1,4 @@
-//! Mode `test`: the machine and its devices, one TAP point for each promise they make.
+//! Mode `test`: tests the machine and its devices, with one TAP point per property.
 
 mod block;
 mod console;
@@ -16,7 +16,7 @@ use guest::timer::Deadline;
 use guest::virtio::device;
 use guest::{Dma, Error, MmioRegisters, Transport, mmio};
 
-/// Longest time for a device to answer, in microseconds. Far above what any takes, as the whole
+/// Longest time for a device to answer, in microseconds. Far above the usual, since the whole
 /// machine may be emulated twice.
 const PATIENCE: u64 = 10_000_000;
 
@@ -27,7 +27,7 @@ const PLAN: u32 =
 /// A device's registers.
 type Registers = MmioRegisters;
 
-/// What all tests need.
+/// The context of all tests.
 struct Bench<'a> {
     tap: Tap<Output>,
     fdt: Fdt<'a>,
@@ -60,21 +60,21 @@ fn deadline() -> Deadline {
     Deadline::after(PATIENCE)
 }
 
-/// The device in a slot, `None` when it is empty.
+/// The device in a slot, `None` if the slot is empty.
 fn probe(slot: Slot) -> Result<Option<Transport<Registers>>, Error> {
     Transport::probe(MmioRegisters::physical(slot.base, mmio::LEN))
 }
 
 /// The slots with a device of the given id, and the device.
 fn devices(board: &Board<'_>, id: u32) -> impl Iterator<Item = (Slot, Transport<Registers>)> {
-    // A slot that does not even probe has failed its own test point.
+    // A slot that cannot be probed has failed its own test point.
     board
         .slots()
         .filter_map(|slot| Some((slot, probe(slot).ok()??)))
         .filter(move |(_, transport)| transport.device_id() == id)
 }
 
-/// What to call a device.
+/// The name of a device.
 fn kind(id: u32) -> &'static str {
     match id {
         device::BLOCK => "block",

@@ -1,12 +1,11 @@
-//! Mode `bench traps`: the same bytes moved in several ways, from a trap a byte to a batch of
+//! Mode `bench traps`: moves the same bytes in several ways, from one trap per byte to a batch of
 //! requests.
 //!
-//! For the requests of a disk it also prints how long each took:
-//! `# latency NAME: p50 31.2, p90 40.0, p99 55.1, max 80.3 us of 320 requests`, which
-//! `hartvisor compare` reads.
+//! For the requests of a disk it also prints latencies: `# latency NAME: p50 31.2, p90 40.0, p99
+//! 55.1, max 80.3 us of 320 requests`, which `hartvisor compare` reads.
 //!
-//! What each way costs in exits only the host can count: `hartvisor run --stats`, or `make traps`,
-//! which runs one way at a time (`method=NAME`) and subtracts a run without rounds (`rounds=0`).
+//! Only the host can count exits: `hartvisor run --stats`, or `make traps`, which runs one way at a
+//! time (`method=NAME`) and subtracts a run without rounds (`rounds=0`).
 
 use core::fmt;
 
@@ -23,11 +22,11 @@ use guest::{
     irq, mmio,
 };
 
-/// Bytes that go to a console.
+/// Bytes that are sent to a console.
 const TEXT: [u8; 4096] = text();
-/// Bytes of one line of it.
+/// Bytes of a line.
 const LINE: usize = 64;
-/// Bytes of a block that is read, and how many are.
+/// Bytes of a block, and the number of blocks read.
 const BLOCK: usize = 4096;
 const BLOCKS: usize = 64;
 /// Requests of a batch.
@@ -52,19 +51,19 @@ const fn text() -> [u8; 4096] {
 enum Way {
     /// To the transmit register of the serial port.
     Uart,
-    /// By the legacy call of the firmware, a byte each.
+    /// By the legacy call of the firmware, one byte each.
     Putchar,
-    /// By the debug console extension, a byte each.
+    /// By the debug console extension, one byte each.
     DbcnByte,
-    /// By the same, all in one call.
+    /// By the same, in one call.
     Dbcn,
-    /// On the virtio console, so many for each kick.
+    /// On the virtio console, with this many bytes per kick.
     Console(usize),
-    /// From a disk with these features of the ring, so many blocks for each kick.
+    /// From a disk with these ring features, with this many blocks per kick.
     Disk(u64, usize),
 }
 
-/// A way, under the name that `method=` gives it.
+/// A way, and its name for `method=`.
 type Method = (&'static str, Way);
 
 const METHODS: [Method; 15] = {
@@ -90,11 +89,11 @@ const METHODS: [Method; 15] = {
     ]
 };
 
-/// How often each way moves its bytes, by default (see `rounds=`) and at most.
+/// Number of rounds of each way, by default (see `rounds=`) and at most.
 const ROUNDS: usize = 5;
 const ROUNDS_MAX: usize = 32;
 
-/// Runs the methods that the boot arguments ask for: all, or one.
+/// Runs the methods that the boot arguments select: all, or one.
 pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
     timer::start(board);
     board.controller.map(irq::start);
@@ -168,7 +167,7 @@ impl Way {
 const UART_LEN: usize = 8;
 const THR: usize = 0;
 const LSR: usize = 5;
-/// LSR: the transmitter takes another FIFO of bytes.
+/// LSR: the transmitter accepts another FIFO of bytes.
 const THR_EMPTY: u8 = 1 << 5;
 const FIFO: usize = 16;
 
@@ -177,12 +176,12 @@ struct Machine<'a> {
     board: &'a Board<'a>,
     dma: Dma,
     rounds: usize,
-    /// Of the disk's requests in the way that was measured last.
+    /// Latencies of the disk's requests in the last way measured.
     latencies: Latencies<{ ROUNDS_MAX * BLOCKS }>,
 }
 
 impl Machine<'_> {
-    /// Moves the bytes so many rounds, and gives the ticks of the median round.
+    /// Moves the bytes this many rounds, and returns the ticks of the median round.
     fn measure(&mut self, way: Way, spent: &mut Option<u64>) -> Verdict {
         self.latencies.clear();
         let rounds = self.rounds;
@@ -233,7 +232,7 @@ impl Machine<'_> {
         Ok(Point::Pass)
     }
 
-    /// The first device of this kind, as after a reset.
+    /// The first device of this kind, after a reset.
     fn find(&self, id: u32) -> Result<Option<Transport<MmioRegisters>>, Failure> {
         for slot in self.board.slots() {
             if let Some(mut transport) =
@@ -249,7 +248,7 @@ impl Machine<'_> {
     }
 }
 
-/// The ticks of the median of so many rounds; `None` of none.
+/// The ticks of the median of this many rounds; `None` without any.
 fn timed(
     rounds: usize,
     mut round: impl FnMut() -> Result<(), Failure>,
@@ -265,14 +264,14 @@ fn timed(
     Ok(ticks.get(rounds / 2).copied())
 }
 
-/// A call for each byte.
+/// One call per byte.
 fn call(put: fn(u8) -> bool) -> Result<(), Failure> {
     let taken = TEXT.iter().filter(|byte| put(**byte)).count();
     ensure!(taken == TEXT.len(), "{taken} of {} bytes taken", TEXT.len());
     Ok(())
 }
 
-/// A store for each byte, and a look at the state for each FIFO of them.
+/// One store per byte, and one load of the state per FIFO.
 fn transmit(uart: &MmioRegisters) -> Result<(), Failure> {
     let end = timer::now() + timer::ticks(PATIENCE);
     for fifo in TEXT.chunks(FIFO) {
@@ -286,7 +285,7 @@ fn transmit(uart: &MmioRegisters) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads all blocks, `batch` of them for each kick.
+/// Reads all blocks, `batch` per kick.
 fn read<const N: usize>(
     disk: &mut Block<MmioRegisters>,
     data: &Region,

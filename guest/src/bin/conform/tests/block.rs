@@ -33,29 +33,29 @@ pub(super) const TESTS: &[Test] = &[
     test("5.2.6", "a sector that was written reads as written", DISK, |device| written(device, 17, 512)),
     test("5.2.6", "4 KiB read as written", DISK, |device| written(device, 24, 4096)),
     test("5.2.6", "64 KiB read as written", DISK, |device| written(device, 32, 0x1_0000)),
-    test("5.2.6", "each of eight writes in flight lands in its place", DISK, writes_in_flight),
+    test("5.2.6", "eight writes in flight each reach their sectors", DISK, writes_in_flight),
     test("5.2.6", "the last sector can be written and read", DISK, last_sector),
     test("5.2.6", "the used length of a write is 1", DISK, length_of_write),
-    test("5.2.6", "the reserved field of the header means nothing", DISK, reserved_field),
-    test("5.2.6", "no data at all is a request as well", DISK, no_data),
+    test("5.2.6", "the reserved field of the header is ignored", DISK, reserved_field),
+    test("5.2.6", "a request without data is valid", DISK, no_data),
     test("5.2.6.1", "a read beyond the capacity is IOERR", DISK, |device| beyond(device, Request::IN, 0, 1)),
     test("5.2.6.1", "a read across the end is IOERR", DISK, |device| beyond(device, Request::IN, -1, 2)),
     test("5.2.6.1", "a write beyond the capacity is IOERR", DISK, |device| beyond(device, Request::OUT, 0, 1)),
     test("5.2.6.1", "a write across the end is IOERR and writes nothing", DISK, |device| beyond(device, Request::OUT, -1, 2)),
-    test("5.2.6.1", "a read of no whole number of sectors is IOERR", DISK, |device| fraction(device, Request::IN)),
-    test("5.2.6.1", "a write of no whole number of sectors is IOERR", DISK, |device| fraction(device, Request::OUT)),
+    test("5.2.6.1", "a read that is not a multiple of a sector is IOERR", DISK, |device| fraction(device, Request::IN)),
+    test("5.2.6.1", "a write that is not a multiple of a sector is IOERR", DISK, |device| fraction(device, Request::OUT)),
     test("5.2.6", "the status of a request that failed is its last writable byte", DISK, status_is_last),
     test("5.2.3", "FLUSH is offered", DISK, flush_offered),
     test("5.2.6", "FLUSH: succeeds, with a used length of 1", DISK, flush),
     test("5.2.6.2", "a driver that declined FLUSH can write", DISK, |device| { device.live(0)?; written(device, 40, 4096) }),
     test("5.2.6", "GET_ID gives the serial number, 20 bytes", DISK, serial),
     test("5.2.6", "an unknown request is UNSUPP", DISK, |device| unknown(device, &[6, 7, 9, 99, 0x8000_0000, u32::MAX])),
-    test("5.2.6", "the SCSI requests of old are UNSUPP", DISK, |device| unknown(device, &[2, 3])),
+    test("5.2.6", "the legacy SCSI requests are UNSUPP", DISK, |device| unknown(device, &[2, 3])),
     test("5.2.6", "requests of features that were declined are UNSUPP or do no harm", DISK, declined),
     test("5.2.6", "a request of 4 KiB in a table of eight buffers", DISK, table_of_eight),
 ];
 
-/// Where long data lie among the buffers.
+/// Offset of long data in the buffers.
 pub(super) const LONG: usize = 0x1_0000;
 
 fn capacity(device: &mut Device) -> Verdict {
@@ -70,7 +70,7 @@ fn capacity(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Whether the device offers a feature. It is live with it then.
+/// Whether the device offers a feature. If so, it is live with it.
 pub(super) fn offers(device: &mut Device, bit: u64) -> Result<bool, Failure> {
     Ok(device.live(bit)? & bit != 0)
 }
@@ -84,7 +84,7 @@ fn fill(device: &Device, at: usize, len: usize, seed: u8) {
     }
 }
 
-/// What [`fill`] left, anywhere.
+/// The pattern that [`fill`] writes, at any offset.
 fn is_filled(device: &Device, at: usize, len: usize, seed: u8) -> Result<(), Failure> {
     for offset in 0..len {
         let [low, high, ..] = offset.to_le_bytes();
@@ -97,7 +97,7 @@ fn is_filled(device: &Device, at: usize, len: usize, seed: u8) -> Result<(), Fai
     Ok(())
 }
 
-/// Writes so many bytes from a sector on, and reads them back.
+/// Writes this many bytes from a sector on, and reads them back.
 pub(super) fn written(device: &mut Device, sector: u64, len: u32) -> Verdict {
     let bytes = usize::try_from(len).unwrap_or(0);
     device.touch(sector..sector + u64::from(len / 512));
@@ -175,7 +175,7 @@ fn reserved_field(device: &mut Device) -> Verdict {
 }
 
 fn no_data(device: &mut Device) -> Verdict {
-    // Whether it succeeds is left open; that it is answered is not.
+    // It may fail, but it must be answered.
     for kind in [Request::IN, Request::OUT] {
         let (status, written) = device.request(kind, 3, &[])?;
         ensure!(
@@ -186,7 +186,7 @@ fn no_data(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// A request of `sectors` sectors from so many behind the end on.
+/// A request of `sectors` sectors, from this many beyond the end on.
 fn beyond(device: &mut Device, kind: u32, from: i64, sectors: u32) -> Verdict {
     let sector = device.capacity().wrapping_add_signed(from);
     let data = Descriptor::readable(device.at(LONG), 512 * sectors);
@@ -230,7 +230,7 @@ fn status_is_last(device: &mut Device) -> Verdict {
     expect(device.byte(start + 512), IOERR)?;
     ensure!(
         device.byte(start + 513) == BLANK,
-        "the byte behind it changed"
+        "the byte after it changed"
     );
     PASS
 }

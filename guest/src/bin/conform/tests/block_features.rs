@@ -1,4 +1,4 @@
-//! Features of the block device that it may lack (§5.2.3).
+//! Optional features of the block device (§5.2.3).
 
 use guest::bare::{Descriptor, link};
 use guest::block::Request;
@@ -244,7 +244,7 @@ fn read_only_ranges(device: &mut Device) -> Verdict {
         let data = Descriptor::writable(device.at(at), 512);
         expect(device.request(Request::IN, 2, &[data])?.0, OK)?;
         for kind in [DISCARD, WRITE_ZEROES] {
-            // That they are refused is not asked for.
+            // They need not be refused.
             range(device, kind, 2, 1, 0)?;
         }
     }

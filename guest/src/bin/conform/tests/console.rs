@@ -1,5 +1,5 @@
-//! The console device (§5.3). Whether its output arrives can only be seen outside: each test of
-//! output sends lines that begin with "conform:".
+//! The console device (§5.3). Only the host sees whether its output arrives: each test of output
+//! sends lines that begin with "conform:".
 
 use guest::bare::{Descriptor, Ring, link};
 use guest::mmio::{INTERRUPT_CONFIG, offset};
@@ -25,9 +25,9 @@ mod field {
 
 /// The receive queue of port 0.
 const RECEIVE: u16 = 0;
-/// Longest time for what was typed to arrive, in microseconds.
+/// Longest time for input to arrive, in microseconds.
 const TYPING: u64 = 1_000_000;
-/// Where input goes among the buffers.
+/// Offset of input in the buffers.
 const INPUT: usize = 0x1_0000;
 /// Events of the control queues (§5.3.6.2).
 const DEVICE_READY: u16 = 0;
@@ -46,7 +46,7 @@ pub(super) const TESTS: &[Test] = &[
     test("5.3.6", "64 KiB of output", CONSOLE, |device| long(device, 0x1_0000)),
     test("5.3.6", "output needs no receive buffers", CONSOLE, |device| { device.live(0)?; send(device, &[b"conform: no input\n"]) }),
     test("5.3.6", "receive buffers wait while nothing is typed", CONSOLE, waiting),
-    test("5.3.4", "SIZE: columns and rows can be read, before FEATURES_OK as well", CONSOLE, size),
+    test("5.3.4", "SIZE: columns and rows can be read, also before FEATURES_OK", CONSOLE, size),
     test("5.3.4", "EMERG_WRITE: a character by the register, before any set-up", CONSOLE, |device| { device.reset()?; emergency(device) }),
     test("5.3.4", "EMERG_WRITE: a character by the register of a live device", CONSOLE, emergency),
     test("5.3.4", "MULTIPORT: there is a port, and two queues for it and for control", CONSOLE, ports),
@@ -77,7 +77,7 @@ fn typed(device: &mut Device) -> Verdict {
     ensure!((1..=64).contains(&written), "len {written} for 64 bytes");
     ensure!(
         device.is_blank(INPUT + 64..INPUT + 256),
-        "bytes behind the buffer changed"
+        "bytes after the buffer changed"
     );
     ensure!(
         !device.is_blank(INPUT..INPUT + written),
@@ -95,7 +95,7 @@ fn two_queues(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Sends text in these pieces.
+/// Sends text split into these pieces.
 fn send(device: &mut Device, pieces: &[&[u8]]) -> Verdict {
     let mut buffers = [Descriptor::default(); 3];
     let mut at = DATA;
@@ -112,7 +112,7 @@ fn send(device: &mut Device, pieces: &[&[u8]]) -> Verdict {
     PASS
 }
 
-/// Sends so many bytes, in lines of 64.
+/// Sends this many bytes, in lines of 64.
 fn long(device: &mut Device, len: usize) -> Verdict {
     let text = device.memory.slice(INPUT..INPUT + len);
     text.fill(b'-');
@@ -189,7 +189,7 @@ fn control(device: &mut Device) -> Result<Option<[Ring; 2]>, Failure> {
     Ok(Some(rings))
 }
 
-/// Sends a control message, and waits for its buffer to come back.
+/// Sends a control message, and waits until its buffer is used.
 fn tell(device: &Device, to: &Ring, port: u32, event: u16, value: u16) -> Result<(), Failure> {
     device.memory.write(0, &port.to_le_bytes());
     device.memory.write(4, &event.to_le_bytes());

@@ -1,5 +1,5 @@
-//! What a hostile or broken driver tries. A case passes when nothing is harmed: the device comes
-//! back from a reset, the disk has what it had, the other devices work, and nothing impossible is
+//! The acts of a hostile or broken driver. A case passes if it does no harm: the device recovers
+//! after a reset, the disk has kept its content, the other devices work, and no invalid request is
 //! reported as done. How the device reacts (an answer, DEVICE_NEEDS_RESET, nothing) is its choice;
 //! the comment above the point reports it.
 
@@ -36,7 +36,7 @@ fn offer_with(device: &mut Device, change: impl Fn(Descriptor) -> Descriptor) {
     device.offer(&[0]);
 }
 
-/// Waits for the device's reaction. Success is a lie.
+/// Waits for the device's reaction. Success would be a false report.
 fn not_done(device: &mut Device) -> Verdict {
     if let Met::Answered(_) = device.settle() {
         let (_, written) = device.answer()?;

@@ -1,4 +1,4 @@
-//! The split virtqueue (§2.7): what every device owes to every legal ring.
+//! The split virtqueue (§2.7): requirements on every device with valid rings.
 
 use guest::bare::{Descriptor, INDIRECT, WRITE, describe, link};
 use guest::block::Request;
@@ -10,14 +10,14 @@ use super::{ALL, DISK, PASS, Test, test};
 use crate::device::{BLANK, DATA, Device, Kind, STATUS, UNIT, until};
 use crate::disk::{OK, expect};
 
-/// Where indirect tables lie among the buffers.
+/// Offset of indirect tables in the buffers.
 const TABLE: usize = 0x2_0000;
 
 #[rustfmt::skip]
 pub(super) const TESTS: &[Test] = &[
     test("2.7.8", "a used element has the head's index and the bytes written", ALL, element),
     test("2.7.5", "descriptors may lie in any order", ALL, scattered),
-    test("2.7.5", "`next` means nothing without NEXT", ALL, stray_next),
+    test("2.7.5", "`next` is ignored without NEXT", ALL, stray_next),
     test("2.7.5", "descriptors are read anew for each request", ALL, fresh_descriptors),
     test("2.7.5", "buffers may begin at odd addresses", ALL, odd_addresses),
     test("2.7.6", "many chains of one kick are all used", ALL, batch),
@@ -126,7 +126,7 @@ fn odd_addresses(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Offers `count` plain requests by one kick, and checks that each is answered, once.
+/// Offers `count` plain requests by one kick, and checks that each is answered once.
 fn serve(device: &mut Device, count: u16) -> Result<(), Failure> {
     let len = device.chain_len();
     let ring = device.ring();

@@ -8,7 +8,7 @@ use super::{PASS, Test, test};
 use crate::device::{BLANK, Device, Kind};
 
 const ENTROPY: &[Kind] = &[Kind::Entropy];
-/// Where random bytes go among the buffers.
+/// Offset of random bytes in the buffers.
 const AT: usize = 0x1_0000;
 
 #[rustfmt::skip]
@@ -19,10 +19,10 @@ pub(super) const TESTS: &[Test] = &[
     test("5.4.6", "the bytes are not what was there, nor all the same", ENTROPY, random),
     test("5.4.6", "two requests give different bytes", ENTROPY, different),
     test("5.4.6", "a buffer in three pieces is filled from its front", ENTROPY, pieces),
-    test("2.7.8.2", "nothing is written behind the used length", ENTROPY, behind),
+    test("2.7.8.2", "nothing is written beyond the used length", ENTROPY, behind),
 ];
 
-/// Asks for so many bytes, and gives what was written.
+/// Requests this many bytes, and returns the number written.
 fn given(device: &mut Device, len: u32) -> Result<Region, Failure> {
     let all = usize::try_from(len).unwrap_or(0);
     let buffer = device.memory.slice(AT..AT + all);
@@ -41,7 +41,7 @@ fn given(device: &mut Device, len: u32) -> Result<Region, Failure> {
     Ok(buffer.slice(0..usize::try_from(written).unwrap_or(0)))
 }
 
-/// 32 random bytes, by as many requests as it takes.
+/// 32 random bytes, by as many requests as needed.
 fn bytes(device: &mut Device) -> Result<[u8; 32], Failure> {
     let mut bytes = [0; 32];
     for byte in &mut bytes {
@@ -85,7 +85,7 @@ fn pieces(device: &mut Device) -> Verdict {
     );
     ensure!(
         device.is_blank(AT + 72..AT + 96),
-        "bytes behind the pieces changed"
+        "bytes after the pieces changed"
     );
     PASS
 }
@@ -95,11 +95,11 @@ fn behind(device: &mut Device) -> Verdict {
     let end = AT + buffer.len();
     ensure!(
         device.is_blank(AT + 64..AT + 128),
-        "bytes behind the buffer changed"
+        "bytes after the buffer changed"
     );
     ensure!(
         device.is_blank(end..AT + 64),
-        "bytes behind the used length changed"
+        "bytes beyond the used length changed"
     );
     PASS
 }

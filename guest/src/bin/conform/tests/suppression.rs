@@ -1,5 +1,4 @@
-//! Which notifications are wanted (§2.7.7, §2.7.10): the wishes of both sides, by flags and by
-//! EVENT_IDX.
+//! Suppression of notifications (§2.7.7, §2.7.10) by both sides, by flags and by EVENT_IDX.
 
 use guest::bare::NO_NOTIFICATION;
 use guest::ensure;
@@ -17,11 +16,11 @@ const MANY: u16 = 300;
 pub(super) const TESTS: &[Test] = &[
     test("2.7.7.2", "avail.flags 1 suppresses interrupts", ALL, no_interrupt),
     test("2.7.7.2", "avail.flags back at 0 lets them through", ALL, interrupt_again),
-    test("2.7.7.2", "without EVENT_IDX used_event means nothing", ALL, used_event_unused),
+    test("2.7.7.2", "without EVENT_IDX used_event is ignored", ALL, used_event_unused),
     test("2.7.7.2", "EVENT_IDX: an entry at used_event interrupts", ALL, at_used_event),
     test("2.7.7.2", "EVENT_IDX: an entry before used_event does not", ALL, before_used_event),
     test("2.7.7.2", "EVENT_IDX: of three requests the one at used_event interrupts", ALL, third),
-    test("2.7.7.2", "EVENT_IDX: avail.flags means nothing", ALL, flags_unused),
+    test("2.7.7.2", "EVENT_IDX: avail.flags is ignored", ALL, flags_unused),
     test("2.7.10.2", "used.flags is 0 or 1", ALL, used_flags),
     test("2.7.10.2", "EVENT_IDX: used.flags is 0", ALL, used_flags_zero),
     test("2.7.10", "a driver that kicks only when used.flags asks gets its answers", ALL, heed_flags),
@@ -29,8 +28,8 @@ pub(super) const TESTS: &[Test] = &[
     test("2.7.10", "EVENT_IDX: an idle device asks for the next kick", ALL, idle_asks),
 ];
 
-/// Has a plain request served. Returns whether bit 0 of InterruptStatus is set then, or shortly
-/// after.
+/// Makes the device serve a plain request. Returns whether bit 0 of InterruptStatus is set then, or
+/// shortly after.
 fn raises(device: &mut Device) -> Result<bool, Failure> {
     device.acknowledge(INTERRUPT_USED);
     device.plain()?;
@@ -117,7 +116,7 @@ fn used_flags_zero(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Serves [`MANY`] requests, with a kick only when `asked` says so (after the request was made
+/// Serves [`MANY`] requests, with a kick only if `asked` returns true (after the request was made
 /// available).
 fn heed(device: &mut Device, asked: impl Fn(&Device, u16) -> bool) -> Verdict {
     for _ in 0..MANY {

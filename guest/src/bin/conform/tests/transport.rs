@@ -1,5 +1,4 @@
-//! Registers, interrupts and the set-up of queues: what every device behind virtio-mmio owes its
-//! driver (§4.2).
+//! Registers, interrupts and the set-up of queues: requirements on every virtio-mmio device (§4.2).
 
 use guest::mmio::{INTERRUPT_CONFIG, INTERRUPT_USED, MAGIC, offset};
 use guest::tap::{Failure, Verdict};
@@ -15,7 +14,7 @@ pub(super) const LATENCY: u64 = 2_000_000;
 pub(super) const TESTS: &[Test] = &[
     test("4.2.2.1", "MagicValue reads \"virt\"", ALL, |device| reads(device, offset::MAGIC, MAGIC)),
     test("4.2.2.1", "Version reads 2", ALL, |device| reads(device, offset::VERSION, 2)),
-    test("4.2.2", "registers that are for reading ignore what is written", ALL, read_only_registers),
+    test("4.2.2", "read-only registers ignore writes", ALL, read_only_registers),
     test("4.2.2", "DeviceFeatures reads the same again", ALL, features_repeat),
     test("4.2.2", "DeviceFeaturesSel beyond 1 offers nothing that a driver knows", ALL, far_features),
     test("4.2.2", "a shared memory region that does not exist has a length of all ones", ALL, shm_length),
@@ -30,12 +29,12 @@ pub(super) const TESTS: &[Test] = &[
     test("4.2.2.1", "InterruptStatus keeps its bit until the ACK", ALL, kept_until_ack),
     test("4.2.2.1", "InterruptACK of another bit keeps bit 0", ALL, other_ack),
     test("4.2.2.1", "InterruptACK clears the bit it names", ALL, ack),
-    test("4.2.2.1", "InterruptStatus has no bit of what did not happen", ALL, no_other_bits),
-    test("4.2.2.1", "ConfigGeneration stands still while nothing changes", ALL, generation),
+    test("4.2.2.1", "InterruptStatus has no bit without its event", ALL, no_other_bits),
+    test("4.2.2.1", "ConfigGeneration is constant while nothing changes", ALL, generation),
     test("4.2.2.1", "a queue whose QueueReady is 0 is not touched", ALL, disabled_queue),
     test("4.2.3.4", "a used buffer interrupts", ALL, interrupts),
     test("4.2.3.4", "the next used buffer interrupts again", ALL, |device| interrupts(device).and_then(|_| interrupts(device))),
-    test("4.2.3.4", "an acknowledged interrupt does not come back", ALL, no_storm),
+    test("4.2.3.4", "an acknowledged interrupt does not recur", ALL, no_storm),
     test("4.2.3.2", "rings of every size up to QueueSizeMax work", ALL, sizes),
     test("4.2.3.2", "rings at the least alignments work", ALL, alignments),
     test("4.2.3.3", "a kick without anything new does nothing", ALL, empty_kick),
@@ -171,7 +170,7 @@ fn reset_clears_interrupts(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Has the device use a buffer: its bit is set.
+/// Makes the device use a buffer: its bit is set.
 pub(super) fn used(device: &mut Device) -> Result<(), Failure> {
     device.acknowledge(INTERRUPT_USED | INTERRUPT_CONFIG);
     device.plain()?;

@@ -1,4 +1,4 @@
-//! The block devices: the first one that can be written, the first one that cannot.
+//! The block devices: the first writable one, and the first read-only one.
 
 mod disk;
 mod requests;
@@ -12,7 +12,7 @@ use disk::{Disk, QUEUE_SIZE};
 
 pub(super) const POINTS: u32 = 11;
 
-/// Why a point has nothing to test.
+/// Why a point is skipped.
 const NO_DISK: Point = Point::Skip("no block device");
 const NO_WRITABLE: Point = Point::Skip("no writable block device");
 const NO_READ_ONLY: Point = Point::Skip("no read-only block device");
@@ -68,7 +68,7 @@ pub(super) fn run(bench: &mut Bench<'_>) {
     );
 }
 
-/// One test: a name and what to do with a disk.
+/// One test: a name and a function of a disk.
 type Test = (&'static str, fn(&mut Bench<'_>, &mut Disk) -> Verdict);
 
 fn each(

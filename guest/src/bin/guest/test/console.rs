@@ -10,12 +10,12 @@ use super::{Bench, Registers, deadline, devices, interrupt};
 
 pub(super) const POINTS: u32 = 3;
 
-/// Longest time for somebody to type a line, in microseconds.
+/// Longest time for a user to type a line, in microseconds.
 const TYPING: u64 = 3_000_000;
-/// The first thing to appear on the console. All that is sent there are comments of TAP, as it may
-/// be the terminal on which the results appear.
+/// The first output on the console. All output there is TAP comments, since the results may appear
+/// on the same terminal.
 const GREETING: &[u8] = b"# hello from the virtio console\n";
-/// What is sent for the sake of the interrupt.
+/// The output of the interrupt test.
 const SECOND: &[u8] = b"# this line should interrupt\n";
 /// Longer than a line of a terminal.
 const LONG: &[u8; 200] = &{
@@ -67,7 +67,7 @@ fn sends(bench: &mut Bench<'_>, (_, console): &mut Open) -> Verdict {
             "the terminal has {columns} columns and {rows} rows"
         ));
     }
-    // Whole lines only, as the results may appear on the same terminal.
+    // Only whole lines, since the results may appear on the same terminal.
     for line in [GREETING, LONG] {
         console.send(line, &mut deadline())?;
     }

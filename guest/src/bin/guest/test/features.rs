@@ -1,4 +1,4 @@
-//! Feature negotiation, on every device there is.
+//! Feature negotiation, on every device.
 
 use guest::mmio::offset;
 use guest::tap::{Point, Verdict};
@@ -67,7 +67,7 @@ fn unoffered(bench: &Bench<'_>) -> Verdict {
             continue;
         };
         let offered = device.offered();
-        // The highest bit that is not offered; there are always some.
+        // The highest bit that is not offered; there is always one.
         let bit = 1 << (63 - (!offered).leading_zeros());
         device.reset()?;
         for bit in [status::ACKNOWLEDGE, status::ACKNOWLEDGE | status::DRIVER] {

@@ -1,4 +1,4 @@
-//! Whether a device's work interrupts.
+//! Interrupts of devices.
 
 use guest::fdt::Slot;
 use guest::irq::{self, Seen};
@@ -9,12 +9,12 @@ use guest::{MmioRegisters, Registers, Wait, ensure};
 
 /// Longest time from a completed request to its interrupt, in microseconds.
 const LATENCY: u64 = 1_000_000;
-/// How long to look for interrupts that should not come, in microseconds.
+/// How long to watch for unexpected interrupts, in microseconds.
 const QUIET: u64 = 20_000;
-/// Interrupts that one request may raise: spurious ones are legal, a storm is not.
+/// Most interrupts per request: spurious ones are allowed, a storm is not.
 const MOST: u32 = 3;
 
-/// Has `work` complete one request of the device in `slot`, and checks the interrupts.
+/// Lets `work` complete one request of the device in `slot`, and checks the interrupts.
 pub(super) fn follows(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) -> Verdict {
     ensure!(
         irq::watch(slot),
@@ -24,15 +24,15 @@ pub(super) fn follows(slot: Slot, work: impl FnOnce() -> Result<(), Failure>) ->
     Ok(Point::Pass)
 }
 
-/// As [`follows`], for a source that any hart may watch. An interrupt that does not come is given a
-/// second chance after `nudge`; `true` when it needed that.
+/// As [`follows`], for a source that any hart may watch. If the interrupt does not arrive, calls
+/// `nudge` and waits again; returns `true` if that was needed.
 pub(super) fn arrives(
     slot: Slot,
     work: impl FnOnce() -> Result<(), Failure>,
     nudge: impl FnOnce(),
 ) -> Result<bool, Failure> {
-    // What an earlier, polled request left unacknowledged keeps the wire high, and then it has no
-    // edge.
+    // An interrupt of an earlier, polled request that was not acknowledged keeps the wire high,
+    // which then has no edge.
     let registers = MmioRegisters::physical(slot.base, guest::mmio::LEN);
     registers.write(
         offset::INTERRUPT_ACK,

@@ -74,7 +74,7 @@ fn controller(bench: &mut Bench<'_>) -> Verdict {
 fn slots(bench: &mut Bench<'_>) -> Verdict {
     ensure!(bench.board.slots().next().is_some(), "no virtio,mmio node");
     for slot in bench.board.slots() {
-        // Errors of the probe name magic and version.
+        // The probe's errors contain magic and version.
         let Some(device) = probe(slot)? else { continue };
         let vendor = MmioRegisters::physical(slot.base, mmio::LEN).read(offset::VENDOR_ID);
         let (id, offered) = (device.device_id(), device.offered());

@@ -1,4 +1,4 @@
-//! The other harts: SBI HSM, IPI and RFENCE, shared memory, interrupts that go elsewhere.
+//! The other harts: SBI HSM, IPI and RFENCE, shared memory, interrupts to other harts.
 
 mod tasks;
 
@@ -15,7 +15,7 @@ use super::{Bench, PATIENCE, deadline, devices, interrupt};
 
 pub(super) const POINTS: u32 = 10;
 
-/// A hartid that no machine has.
+/// A hartid that does not exist.
 const NOBODY: usize = 0x7fff_fff0;
 /// HSM's states (SBI 2.0, table 20).
 const STARTED: usize = 0;
@@ -24,12 +24,12 @@ const SUSPENDED: usize = 4;
 /// SBI's errors (SBI 2.0, table 1).
 const INVALID_PARAM: isize = -3;
 const ALREADY_AVAILABLE: isize = -6;
-/// How long a hart must stay asleep to have been suspended at all, in microseconds.
+/// How long a hart must sleep to count as suspended, in microseconds.
 const ASLEEP: u64 = 20_000;
 /// Entries of the disk's queue.
 const QUEUE_SIZE: u16 = 8;
 
-/// One test: a name and what to do with the other harts.
+/// One test: a name and a function of the other harts.
 type Test = (&'static str, fn(&mut Bench<'_>, &Harts) -> Verdict);
 
 const TESTS: [Test; POINTS as usize] = [
@@ -48,7 +48,7 @@ const TESTS: [Test; POINTS as usize] = [
     ("smp: a device interrupts another hart", elsewhere),
 ];
 
-/// The place of [`nobody`] in [`TESTS`], and what keeps it from passing.
+/// The place of [`nobody`] in [`TESTS`], and why it may fail.
 const NOBODY_POINT: usize = 3;
 const LOST_ERROR: &str = "Linux's KVM drops the error of hart_get_status, as of 6.12";
 
@@ -65,7 +65,7 @@ impl Harts {
     }
 }
 
-/// Hartids of all but the boot hart, as many as can be used.
+/// Hartids of the other harts, up to the supported number.
 fn ids<'a>(bench: &Bench<'a>, boot: usize) -> impl Iterator<Item = usize> + use<'a> {
     fdt::harts(bench.fdt)
         .filter(move |id| *id != boot)
@@ -81,7 +81,7 @@ pub(super) fn run(bench: &mut Bench<'_>, boot: usize) {
         boot: hart::start(boot),
         others,
     };
-    // Without the second test none of the following ones can work.
+    // All following tests depend on the second test.
     let mut started = true;
     for (number, (name, test)) in TESTS.iter().enumerate() {
         let verdict = match others {
@@ -120,7 +120,7 @@ fn start(bench: &mut Bench<'_>, harts: &Harts) -> Verdict {
     Ok(Point::Pass)
 }
 
-/// The hart has been started so many times, with the right values.
+/// Checks that the hart has started this many times, with the right values.
 fn alive(hart: &Hart, starts: u32) -> Result<(), Failure> {
     let id = hart.id();
     ensure!(
@@ -130,7 +130,7 @@ fn alive(hart: &Hart, starts: u32) -> Result<(), Failure> {
     );
     let (right, a0, a1) = hart.arrived();
     ensure!(right, "hart {id}: a0 = {a0:#x}, a1 = {a1:#x}");
-    // While it spins it neither sleeps nor has it stopped.
+    // While it spins, it is neither suspended nor stopped.
     hart.word.store(0, Ordering::Relaxed);
     ensure!(hart.give(tasks::spin), "hart {id} cannot be rung");
     let spins = until(PATIENCE, || hart.word.load(Ordering::Acquire) == 1);
@@ -234,7 +234,7 @@ fn suspends(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
         let id = hart.id();
         hart.word.store(0, Ordering::Relaxed);
         ensure!(hart.give(tasks::suspend), "hart {id} is busy");
-        // KVM also calls a hart SUSPENDED that merely waits for its task (WFI).
+        // KVM also reports SUSPENDED for a hart that waits for its task (WFI).
         let reached = until(PATIENCE, || hart.word.load(Ordering::Acquire) == 1);
         ensure!(reached, "hart {id} does not take a task");
         let asleep = || {
@@ -309,7 +309,7 @@ fn elsewhere(bench: &mut Bench<'_>, harts: &Harts) -> Verdict {
             Ok(disk.read(0, &mut sector, &mut deadline())?)
         };
         // The hart sleeps (WFI) without a timer, which no operating system does for long. An IPI
-        // wakes it for certain.
+        // always wakes it.
         let slept_on = interrupt::arrives(slot, read, || {
             hart.ring();
         })?;

@@ -1,4 +1,4 @@
-//! Registers used as no driver does, and invalid set-ups.
+//! Registers used in ways that no driver does, and invalid set-ups.
 
 use guest::bare::Ring;
 use guest::mmio::{INTERRUPT_USED, offset};
@@ -15,14 +15,14 @@ use crate::tests::{ALL, DISK, PASS, Test, test};
 const END: usize = 0x200;
 /// Kicks of the flood.
 const FLOOD: u32 = 100_000;
-/// The registers of a queue, but for QueueReady: size and addresses.
+/// The registers of a queue except QueueReady: size and addresses.
 const QUEUE: [usize; 7] = [0x38, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4];
 
 #[rustfmt::skip]
 pub(in crate::tests) const TESTS: &[Test] = &[
     test("4.2.3.2", "rings at address 0", ALL, |device| rings_at(device, 0)),
     test("4.2.3.2", "rings near 2^64", ALL, |device| rings_at(device, u64::MAX - 15)),
-    test("4.2.3.2", "rings behind the memory", ALL, |device| rings_at(device, device.ram.0 + device.ram.1)),
+    test("4.2.3.2", "rings beyond the memory", ALL, |device| rings_at(device, device.ram.0 + device.ram.1)),
     test("4.2.3.2", "rings across the end of the memory", ALL, |device| rings_at(device, device.ram.0 + device.ram.1 - 32)),
     test("4.2.3.2", "rings in the device's own registers", ALL, |device| rings_at(device, device.slot.base)),
     test("2.7", "a misaligned descriptor area", ALL, |device| misaligned(device, offset::QUEUE_DESC)),
@@ -57,7 +57,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     test("4.2.2.2", "registers written by 1 byte", ALL, |device| narrow_writes(device, 1)),
     test("4.2.2.2", "registers written by 2 bytes", ALL, |device| narrow_writes(device, 2)),
     test("4.2.2.2", "registers written by 8 bytes", ALL, |device| narrow_writes(device, 8)),
-    test("4.2.2", "every register read that is for writing, or for nothing", ALL, every_read),
+    test("4.2.2", "reads of every write-only or undefined register", ALL, every_read),
     test("4.2.2.2", "configuration space read past its end", ALL, config_past_end),
     test("4.2.2.2", "configuration space written, all of it", ALL, config_written),
     test("4.2.2", "InterruptACK of bits that are not set", ALL, strange_ack),
@@ -86,7 +86,7 @@ fn area(device: &Device, register: usize, address: u64) {
     device.registers.write(register + 4, (address >> 32) as u32);
 }
 
-/// Each area alone at such an address, the others where they should be.
+/// One area at such an address, the others at valid ones.
 fn rings_at(device: &mut Device, address: u64) -> Verdict {
     for register in [
         offset::QUEUE_DESC,
@@ -331,7 +331,7 @@ fn reset_storm(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Every register but the notification, which is for plain requests.
+/// Every register except QueueNotify, which plain requests use.
 fn registers() -> impl Iterator<Item = usize> {
     (0..offset::CONFIG).filter(|at| *at & !3 != offset::QUEUE_NOTIFY)
 }
@@ -381,7 +381,7 @@ fn config_past_end(device: &mut Device) -> Verdict {
 }
 
 fn config_written(device: &mut Device) -> Verdict {
-    // A character that is no nuisance, where the console takes one.
+    // A harmless character, if the console accepts one.
     let byte = if device.kind == Kind::Console {
         b' '
     } else {

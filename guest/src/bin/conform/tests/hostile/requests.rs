@@ -1,4 +1,4 @@
-//! Legal rings with requests that make no sense.
+//! Valid rings with invalid requests.
 
 use guest::bare::{Descriptor, WRITE, link};
 use guest::block::Request;
@@ -10,7 +10,7 @@ use crate::device::{BLANK, Device, Kind, Met, STATUS, UNIT};
 use crate::disk::{IOERR, OK, expect, name};
 use crate::tests::{DISK, PASS, Test, test};
 
-/// Where data lie among the buffers.
+/// Offset of data in the buffers.
 const DATA: usize = 0x1_0000;
 const CONSOLE: &[Kind] = &[Kind::Console];
 const ENTROPY: &[Kind] = &[Kind::Entropy];
@@ -20,7 +20,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     test("5.2.6", "a request without a status byte", DISK, |device| raw(device, &[header(device)])),
     test("5.2.6", "header and status in one readable buffer", DISK, |device| raw(device, &[Descriptor::readable(device.at(UNIT), 17)])),
     test("5.2.6", "header and status in one writable buffer", DISK, |device| raw(device, &[Descriptor::writable(device.at(UNIT), 17)])),
-    test("5.2.6", "nothing but a status byte", DISK, |device| raw(device, &[status(device)])),
+    test("5.2.6", "only a status byte", DISK, |device| raw(device, &[status(device)])),
     test("5.2.6", "a header of 15 bytes", DISK, |device| raw(device, &[Descriptor::readable(device.at(UNIT), 15), status(device)])),
     test("5.2.6", "a header of 1 byte", DISK, |device| raw(device, &[Descriptor::readable(device.at(UNIT), 1), status(device)])),
     test("5.2.6", "a header of 0 bytes", DISK, |device| raw(device, &[Descriptor::readable(device.at(UNIT), 0), status(device)])),
@@ -36,12 +36,12 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     test("5.2.6", "GET_ID without a buffer", DISK, |device| short_id(device, 0)),
     test("5.2.6", "GET_ID with a buffer of 64 KiB", DISK, |device| short_id(device, 0x1_0000)),
     test("5.2.6", "FLUSH with data and a sector", DISK, flush_with_data),
-    test("5.2.6", "a write from behind the memory", DISK, |device| data_outside(device, Request::OUT, device.ram.0 + device.ram.1)),
+    test("5.2.6", "a write from beyond the memory", DISK, |device| data_outside(device, Request::OUT, device.ram.0 + device.ram.1)),
     test("5.2.6", "a write from across the end of the memory writes nothing", DISK, |device| data_outside(device, Request::OUT, device.ram.0 + device.ram.1 - 512)),
     test("5.2.6", "a write from the device's own registers", DISK, |device| data_outside(device, Request::OUT, device.slot.base)),
     test("5.2.6", "a read to below the memory", DISK, |device| data_outside(device, Request::IN, device.ram.0 - 4096)),
-    test("5.2.6", "a status byte behind the memory", DISK, |device| raw(device, &[header(device), Descriptor::writable(device.ram.0 + device.ram.1, 1)])),
-    test("5.2.6", "a header behind the memory", DISK, |device| raw(device, &[Descriptor::readable(device.ram.0 + device.ram.1, 16), status(device)])),
+    test("5.2.6", "a status byte beyond the memory", DISK, |device| raw(device, &[header(device), Descriptor::writable(device.ram.0 + device.ram.1, 1)])),
+    test("5.2.6", "a header beyond the memory", DISK, |device| raw(device, &[Descriptor::readable(device.ram.0 + device.ram.1, 16), status(device)])),
     test("5.2.6", "the status byte inside the data", DISK, status_in_data),
     test("5.2.6", "the same memory for the data of 16 requests in flight", DISK, shared_data),
     test("5.2.6.1", "ranges of DISCARD and WRITE_ZEROES of odd lengths", DISK, odd_ranges),
@@ -50,7 +50,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     test("5.3.6", "output of 0 bytes", CONSOLE, |device| raw(device, &[Descriptor::readable(device.at(DATA), 0)])),
     test("5.3.6", "input into a readable buffer", CONSOLE, |device| input(device, Descriptor::readable(device.at(DATA), 64))),
     test("5.3.6", "input into a buffer of 0 bytes", CONSOLE, |device| input(device, Descriptor::writable(device.at(DATA), 0))),
-    test("5.3.6", "input into a buffer behind the memory", CONSOLE, |device| input(device, Descriptor::writable(device.ram.0 + device.ram.1, 64))),
+    test("5.3.6", "input into a buffer beyond the memory", CONSOLE, |device| input(device, Descriptor::writable(device.ram.0 + device.ram.1, 64))),
     test("5.3.6", "a full queue of receive buffers, and a reset", CONSOLE, full_receive),
     test("5.4.6.1", "random bytes into a readable buffer", ENTROPY, |device| raw(device, &[Descriptor::readable(device.at(DATA), 64)])),
     test("5.4.6", "random bytes into 0 bytes", ENTROPY, |device| raw(device, &[Descriptor::writable(device.at(DATA), 0)])),
@@ -69,7 +69,7 @@ fn status(device: &Device) -> Descriptor {
     Descriptor::writable(device.at(UNIT + STATUS), 1)
 }
 
-/// A chain of these buffers. Those that the device may not write must stay as they are.
+/// A chain of these buffers. Buffers that the device may not write must stay unchanged.
 fn raw(device: &mut Device, buffers: &[Descriptor]) -> Verdict {
     device.memory.slice(DATA..DATA + 512).fill(BLANK);
     link(device.ring().descriptors(), 0, buffers);
@@ -132,7 +132,7 @@ fn flush_with_data(device: &mut Device) -> Verdict {
     survived(device)
 }
 
-/// A request whose data lie where no memory is, in part at least.
+/// A request whose data are at least partly outside memory.
 fn data_outside(device: &mut Device, kind: u32, address: u64) -> Verdict {
     let data = Descriptor::readable(address, 1024);
     let data = if kind == Request::IN {

@@ -10,7 +10,7 @@ use super::{impossible_data, offer_with, survived};
 use crate::device::{Device, Kind, Met, UNIT, until};
 use crate::tests::{ALL, DISK, PASS, Test, needed, test};
 
-/// Where indirect tables lie among the buffers.
+/// Offset of indirect tables in the buffers.
 const TABLE: usize = 0x2_0000;
 const WRITERS: &[Kind] = &[Kind::Disk, Kind::Entropy];
 
@@ -18,7 +18,7 @@ const WRITERS: &[Kind] = &[Kind::Disk, Kind::Entropy];
 pub(in crate::tests) const TESTS: &[Test] = &[
     test("2.7.5", "a descriptor that leads to itself", ALL, |device| chain(device, &[(0, 0)])),
     test("2.7.5", "a loop of two descriptors", ALL, |device| chain(device, &[(0, 1), (1, 0)])),
-    test("2.7.5", "a loop behind the first descriptor", ALL, |device| chain(device, &[(0, 1), (1, 2), (2, 1)])),
+    test("2.7.5", "a loop after the first descriptor", ALL, |device| chain(device, &[(0, 1), (1, 2), (2, 1)])),
     test("2.7.5", "a chain through all descriptors, and round again", ALL, endless),
     test("2.7.5", "`next` is the size of the table", ALL, |device| chain(device, &[(0, device.ring().size())])),
     test("2.7.5", "`next` is 0xffff", ALL, |device| chain(device, &[(0, 0xffff)])),
@@ -36,7 +36,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     test("2.7.5", "a buffer whose end wraps", ALL, |device| impossible_data(device, u64::MAX - 255, 512)),
     test("2.7.5", "a buffer at the last address", ALL, |device| impossible_data(device, u64::MAX, 512)),
     test("2.7.5", "a buffer below the memory", ALL, |device| impossible_data(device, device.ram.0 - 4096, 512)),
-    test("2.7.5", "a buffer behind the memory", ALL, |device| impossible_data(device, device.ram.0 + device.ram.1, 512)),
+    test("2.7.5", "a buffer beyond the memory", ALL, |device| impossible_data(device, device.ram.0 + device.ram.1, 512)),
     test("2.7.5", "a buffer across the end of the memory", ALL, |device| impossible_data(device, device.ram.0 + device.ram.1 - 256, 512)),
     test("2.7.5", "more than 2^32 bytes in all", ALL, too_long),
     test("2.7.5", "a buffer in the device's own registers", ALL, |device| impossible_data(device, device.slot.base + 0x100, 512)),
@@ -44,7 +44,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     test("2.7.5", "a writable buffer over the descriptors", WRITERS, |device| over(device, device.ring().descriptors().bus())),
     test("2.7.5", "a writable buffer over the available ring", WRITERS, |device| over(device, device.ring().driver().bus())),
     test("2.7.5", "a writable buffer over the used ring", WRITERS, |device| over(device, device.ring().device().bus())),
-    test("2.7.4.2", "a readable buffer behind a writable one", ALL, wrong_order),
+    test("2.7.4.2", "a readable buffer after a writable one", ALL, wrong_order),
     test("2.7.5", "flags that do not exist", ALL, unknown_flags),
     test("2.7.5", "descriptors rewritten while they are served", ALL, rewritten),
     test("2.7.5.3.1", "INDIRECT that was not negotiated", ALL, |device| { device.live(0)?; indirect(device, 16, 0) }),
@@ -57,7 +57,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     test("2.7.5.3", "a loop in a table", ALL, |device| table_entry(device, 0)),
     test("2.7.5.3", "`next` outside a table", ALL, |device| table_entry(device, 4)),
     test("2.7.5.3", "`next` of 0xffff in a table", ALL, |device| table_entry(device, 0xffff)),
-    test("2.7.5.3", "a table behind the memory", ALL, |device| table_at(device, device.ram.0 + device.ram.1)),
+    test("2.7.5.3", "a table beyond the memory", ALL, |device| table_at(device, device.ram.0 + device.ram.1)),
     test("2.7.5.3", "a table across the end of the memory", ALL, |device| table_at(device, device.ram.0 + device.ram.1 - 8)),
     test("2.7.5.3", "a table at the last address", ALL, |device| table_at(device, u64::MAX - 7)),
     test("2.7.5.3", "a table at an odd address", ALL, |device| table_at(device, device.at(TABLE + 1))),
@@ -67,7 +67,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     test("2.1.2", "DEVICE_NEEDS_RESET comes with a configuration interrupt", ALL, needs_reset_interrupts),
 ];
 
-/// Descriptors that are linked like this.
+/// Descriptors with these links.
 fn chain(device: &mut Device, links: &[(u16, u16)]) -> Verdict {
     let (first, _) = device.buffers(1);
     let [buffer, ..] = first;
@@ -219,7 +219,8 @@ fn rewritten(device: &mut Device) -> Verdict {
     survived(device)
 }
 
-/// A descriptor that refers to a table of so many bytes, with more flags. The table has one buffer.
+/// A descriptor that refers to a table of this many bytes, with more flags. The table has one
+/// buffer.
 fn indirect(device: &mut Device, len: u32, flags: u16) -> Verdict {
     let table = device.memory.slice(TABLE..TABLE + 64);
     device.chain(&table, 0, 1);
@@ -274,7 +275,7 @@ fn self_table(device: &mut Device) -> Verdict {
     table_at(device, at)
 }
 
-/// A table of four entries, the first of which leads to `next`.
+/// A table of four entries, the first of which is linked to `next`.
 fn table_entry(device: &mut Device, next: u16) -> Verdict {
     if !start(device)? {
         return ABSENT;
@@ -334,7 +335,7 @@ fn needs_reset_interrupts(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Rings that lie on each other are set up by [`super::registers`].
+/// Overlapping rings are set up by [`super::registers`].
 pub(super) fn overlapping(device: &Device, areas: [usize; 3]) -> Ring {
     let [first, second] = &device.ring_memory;
     let memory = if device.kind == Kind::Console {

@@ -12,25 +12,26 @@ use super::super::{Bench, Registers, deadline, devices};
 pub(super) const QUEUE_SIZE: u16 = 64;
 /// Most sectors of the scratch area.
 const SCRATCH: u64 = 32;
-/// Bytes of a frame beside the data: header and status.
+/// Bytes of a frame without the data: header and status.
 const AROUND: usize = 17;
 /// Bytes of the header.
 const HEADER: usize = 16;
-/// Odd lengths: in the header, over its end, single bytes, over a page, unaligned from then on.
+/// Odd lengths: within the header, across its end, single bytes, across a page, unaligned from
+/// there on.
 const CUTS: [usize; 9] = [7, 12, 1, 511, 1, 4097, 3, 1500, 2];
 
 /// A disk in operation.
 pub(super) struct Disk {
     pub(super) slot: Slot,
     pub(super) block: Block<Registers>,
-    /// Room for header, scratch area and status.
+    /// Memory for header, scratch area and status.
     memory: Region,
-    /// What was in the scratch area.
+    /// The original content of the scratch area.
     saved: Region,
 }
 
 impl Disk {
-    /// Initialises the first disk that is read-only or not, as asked.
+    /// Initialises the first disk that is, or is not, read-only.
     pub(super) fn open(bench: &mut Bench<'_>, read_only: bool) -> Option<Result<Self, Failure>> {
         for (slot, mut transport) in devices(bench.board, device::BLOCK) {
             let is_read_only = transport.offered() & block::features::RO != 0;
@@ -60,7 +61,7 @@ impl Disk {
         (self.block.capacity() - sectors, bytes)
     }
 
-    /// Keeps what is in the last sectors, has `test` change it, and puts it back in any case.
+    /// Saves the last sectors, runs `test`, which may change them, and restores them in any case.
     pub(super) fn restoring(
         &mut self,
         test: impl FnOnce(&mut Self) -> Result<(), Failure>,
@@ -146,7 +147,7 @@ pub(super) fn expect(request: Request, done: Done, status: Status) -> Result<(),
     Ok(())
 }
 
-/// Fills a region with bytes that encode their place and the seed.
+/// Fills a region with bytes that encode their position and the seed.
 pub(super) fn pattern(region: &Region, seed: u8) {
     for offset in 0..region.len() {
         region.write(offset, &[byte(offset, seed)]);
@@ -174,7 +175,7 @@ pub(super) fn byte(offset: usize, seed: u8) -> u8 {
     low.wrapping_mul(7) ^ high.wrapping_mul(29) ^ seed
 }
 
-/// As many of the cuts as fit into `len` bytes, the last one lengthened or shortened to add up.
+/// As many of the cuts as fit into `len` bytes, with the last one adjusted to add up.
 fn fit(cuts: &mut [usize; CUTS.len()], len: usize) -> &[usize] {
     let mut left = len;
     let mut count = 0;

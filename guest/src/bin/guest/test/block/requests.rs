@@ -1,4 +1,4 @@
-//! What a block device must do with each kind of request (virtio 1.3 §5.2.6.2).
+//! The requirements on a block device for each kind of request (virtio 1.3 §5.2.6.2).
 
 use guest::block::{Request, SECTOR, Status};
 use guest::tap::{Failure, Point, Verdict};
@@ -34,13 +34,13 @@ fn one_sector(disk: &mut Disk, seed: u8) -> Result<(), Failure> {
     })
 }
 
-/// Header, data and status cut at odd places, more than a page of data (§2.7.4).
+/// Header, data and status split at odd places, with more than a page of data (§2.7.4).
 pub(super) fn odd_segments(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     disk.restoring(|disk| disk.framed(disk.scratch(17), 0x22, Layout::Direct))?;
     Ok(Point::Pass)
 }
 
-/// The same through a table of descriptors (§2.7.5.3).
+/// The same with an indirect table (§2.7.5.3).
 pub(super) fn indirect(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     if disk.block.transport().features() & feature::INDIRECT_DESC == 0 {
         return Ok(Point::Skip("INDIRECT_DESC is not offered"));
@@ -50,7 +50,7 @@ pub(super) fn indirect(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     Ok(Point::Pass)
 }
 
-/// Several requests behind one kick, finished in another order than submitted.
+/// Several requests with one kick, finished in a different order than submitted.
 pub(super) fn in_flight(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     disk.restoring(|disk| {
         let (first, bytes) = disk.scratch(FLIGHT as u64);
@@ -81,7 +81,7 @@ pub(super) fn flush(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     Ok(Point::Pass)
 }
 
-/// VERSION_1 and nothing else: no event index, no tables. Then as before.
+/// Only VERSION_1: no event index, no indirect tables. Then as before.
 pub(super) fn plain(bench: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     let wanted = disk.block.transport().features();
     disk.reopen(bench, 0)?;
@@ -96,7 +96,7 @@ pub(super) fn plain(bench: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     Ok(Point::Pass)
 }
 
-/// Wholly and partly beyond the end, and so far that sector · 512 overflows.
+/// Wholly and partly beyond the end, and so far beyond that sector · 512 overflows.
 pub(super) fn beyond(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     let capacity = disk.block.capacity();
     let data = disk.data(2 * SECTOR);

@@ -7,7 +7,7 @@ use guest::{irq, patch};
 
 /// Additions of one hart to [`COUNT`].
 pub(super) const ROUNDS: usize = 20_000;
-/// What all harts count in.
+/// The counter of all harts.
 pub(super) static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// Sets its word to 1 (it spins), and spins until the word is 2.
@@ -19,18 +19,18 @@ pub(super) fn spin(hart: &'static Hart) -> usize {
     0
 }
 
-/// Sends an IPI to the boot hart, and gives SBI's answer.
+/// Sends an IPI to the boot hart, and returns SBI's answer.
 pub(super) fn ring_boot(_: &'static Hart) -> usize {
     hart::of(0).ring().error
 }
 
-/// Counts, one at a time and by two kinds of atomic operation.
+/// Counts, in steps of one, by two kinds of atomic operation.
 pub(super) fn count(_: &'static Hart) -> usize {
     for round in 0..ROUNDS {
         if round % 2 == 0 {
             COUNT.fetch_add(1, Ordering::Relaxed);
         } else {
-            // Load-reserved and store-conditional, which fail when another hart comes between.
+            // Load-reserved and store-conditional, which fail if another hart intervenes.
             let add = |count: usize| Some(count + 1);
             let _ = COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         }
@@ -43,22 +43,22 @@ pub(super) fn call(_: &'static Hart) -> usize {
     patch::call()
 }
 
-/// Sleeps until an IPI, and gives SBI's answer.
+/// Sleeps until an IPI, and returns SBI's answer.
 pub(super) fn suspend(hart: &'static Hart) -> usize {
     hart.suspend().error
 }
 
-/// Stops; what it gives is the error if it cannot.
+/// Stops; returns the error if it cannot.
 pub(super) fn stop(hart: &'static Hart) -> usize {
     hart.stop().error
 }
 
-/// Takes over the source whose number is in its word: 1 if that worked.
+/// Takes over the source whose number is in its word. Returns 1 on success.
 pub(super) fn listen(hart: &'static Hart) -> usize {
     irq::listen(source(hart)).into()
 }
 
-/// Ends what `listen` began.
+/// Undoes `listen`.
 pub(super) fn ignore(hart: &'static Hart) -> usize {
     irq::ignore(source(hart));
     0

@@ -1,5 +1,4 @@
-//! What the tests are run on: the devices that were found, each brought back to life after each
-//! test.
+//! The devices under test, each of which is restored after every test.
 
 use guest::boot::Outcome;
 use guest::fdt::{Board, Slot};
@@ -14,31 +13,31 @@ use crate::tests::{Area, Test};
 /// One device of each kind at most.
 const MAX_DEVICES: usize = 4;
 
-/// Longest time for a hostile case, or for one of its acts where it has very many, in microseconds:
-/// beyond that it has stopped the machine.
+/// Longest time for a hostile case, or for one act of a case with very many, in microseconds.
+/// Beyond that the case has stopped the machine.
 const LONGEST: u64 = 20_000_000;
 
-/// The devices, and where the results go.
-pub(crate) struct Bench {
+/// The devices, and the output of results.
+pub(crate) struct Rig {
     tap: Tap<Output>,
     devices: [Option<Device>; MAX_DEVICES],
     /// Points that passed, failed, and were skipped.
     counts: [u32; 3],
 }
 
-impl Bench {
+impl Rig {
     /// Finds one device of each kind.
     ///
     /// # Errors
     ///
     /// The arena is too small.
     pub(crate) fn open(board: &Board<'_>, mut dma: Dma, plan: u32) -> Result<Self, Error> {
-        let mut bench = Self {
+        let mut rig = Self {
             tap: Tap::new(Output, plan),
             devices: [const { None }; MAX_DEVICES],
             counts: [0; 3],
         };
-        bench.tap.comment(format_args!(
+        rig.tap.comment(format_args!(
             "{}, {} MiB",
             board.model,
             board.memory.1 >> 20
@@ -51,7 +50,7 @@ impl Bench {
             let Some(kind) = Kind::of(&transport) else {
                 continue;
             };
-            if bench.device(kind).is_some() {
+            if rig.device(kind).is_some() {
                 continue;
             }
             let mut device = Device::new(kind, slot, board.memory, transport, &mut dma)?;
@@ -66,30 +65,28 @@ impl Bench {
                     "left alone: it is not the only disk, and its serial number is not conform"
                 }
             };
-            bench.tap.comment(format_args!(
+            rig.tap.comment(format_args!(
                 "{:#x} {kind}, features {offered:#x}, {comment}",
                 slot.base
             ));
-            if usable && let Some(free) = bench.devices.iter_mut().find(|it| it.is_none()) {
+            if usable && let Some(free) = rig.devices.iter_mut().find(|it| it.is_none()) {
                 *free = Some(device);
             }
         }
-        for device in bench.devices.iter_mut().flatten() {
+        for device in rig.devices.iter_mut().flatten() {
             if let Err(failure) = device.paint().and_then(|()| device.heal()) {
-                bench
-                    .tap
-                    .comment(format_args!("{}: {failure}", device.kind));
+                rig.tap.comment(format_args!("{}: {failure}", device.kind));
                 device.lost = Some(0);
             }
         }
-        Ok(bench)
+        Ok(rig)
     }
 
     fn device(&self, kind: Kind) -> Option<&Device> {
         self.devices.iter().flatten().find(|it| it.kind == kind)
     }
 
-    /// Runs one test on each device that it is for, and reports one point.
+    /// Runs one test on each device that it applies to, and reports one point.
     pub(crate) fn run(&mut self, number: u32, area: &Area, test: &Test) {
         let mut verdict = Ok(Point::Skip("no such device"));
         let mut lost = false;
@@ -124,18 +121,18 @@ impl Bench {
             verdict = worse(verdict, named);
         }
         if lost && verdict.is_ok() {
-            // What passes on the others is not the whole answer.
+            // The result of the other devices is not enough.
             verdict = Ok(Point::Skip("the device was lost"));
         }
         self.report(test, verdict);
     }
 
-    /// Reports a test that was not asked for.
+    /// Reports a test that was not requested.
     pub(crate) fn leave(&mut self, test: &Test) {
         self.report(test, Ok(Point::Skip("not asked for")));
     }
 
-    /// The devices beside the one of this kind still work, as they were left.
+    /// Checks that the devices of other kinds still work.
     fn neighbours(&mut self, kind: Kind) -> Result<(), Failure> {
         for device in self.devices.iter_mut().flatten() {
             if device.kind != kind && device.lost.is_none() {
@@ -158,7 +155,7 @@ impl Bench {
         self.tap.point(test, verdict);
     }
 
-    /// Sums up.
+    /// Prints the summary.
     pub(crate) fn finish(mut self) -> Outcome {
         let [passed, failed, skipped] = self.counts;
         self.tap.comment(format_args!(
@@ -171,8 +168,8 @@ impl Bench {
     }
 }
 
-/// Runs a test on a device, then restores the device. Gives also the microseconds of the test
-/// alone, or of its slowest act.
+/// Runs a test on a device, then restores the device. Also returns the microseconds of the test
+/// without that, or of its slowest act.
 fn attempt(device: &mut Device, number: u32, test: &Test) -> (Verdict, u64) {
     device.met = Met::Nothing;
     device.slowest = None;
@@ -202,7 +199,7 @@ fn found(board: &Board<'_>) -> impl Iterator<Item = (Slot, Transport<MmioRegiste
     })
 }
 
-/// One verdict of two: a failure, else a pass, else a skip.
+/// Combines two verdicts: a failure, else a pass, else a skip.
 fn worse(one: Verdict, other: Verdict) -> Verdict {
     match (one, other) {
         (Err(failure), _) | (_, Err(failure)) => Err(failure),

@@ -264,7 +264,7 @@ impl Attempt {
         };
         let number = number.parse().unwrap();
         let (name, verdict) = match name.split_once(" # SKIP ") {
-            Some((_, "not asked for")) => return,
+            Some((_, "not selected")) => return,
             Some((_, "the device was lost")) => {
                 self.lost.get_or_insert(number);
                 return;

@@ -129,7 +129,7 @@ impl Rig {
 
     /// Reports a test that was not requested.
     pub(crate) fn leave(&mut self, test: &Test) {
-        self.report(test, Ok(Point::Skip("not asked for")));
+        self.report(test, Ok(Point::Skip("not selected")));
     }
 
     /// Checks that the devices of other kinds still work.

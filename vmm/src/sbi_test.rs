@@ -9,20 +9,20 @@ const RAM: u64 = 0x8000_0000;
 const LEN: usize = 0x1_0000;
 const INVALID: [u64; 2] = [ERR_INVALID_PARAM.cast_unsigned(), 0];
 
-struct Bench {
+struct Rig {
     console: Console,
     memory: Arc<GuestMemoryMmap>,
     keyboard: PipeWriter,
     screen: PipeReader,
 }
 
-fn bench() -> Bench {
+fn rig() -> Rig {
     let (input, keyboard) = pipe().unwrap();
     let (screen, output) = pipe().unwrap();
     fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), LEN)]).unwrap());
-    Bench {
+    Rig {
         console: Console::new(
             Arc::clone(&memory),
             OwnedFd::from(input).into(),
@@ -34,7 +34,7 @@ fn bench() -> Bench {
     }
 }
 
-impl Bench {
+impl Rig {
     /// KVM's reply before the call reaches user space.
     const UNANSWERED: [u64; 2] = [(-2_i64).cast_unsigned(), 0];
 
@@ -59,35 +59,31 @@ impl Bench {
 
 #[test]
 fn a_debug_console_write_prints_guest_memory() {
-    let mut bench = bench();
-    bench
-        .memory
+    let mut rig = rig();
+    rig.memory
         .write_slice(b"hello", GuestAddress(RAM + 100))
         .unwrap();
     assert_eq!(
-        bench.call(extension::DBCN, dbcn::WRITE, [5, RAM + 100, 0]),
+        rig.call(extension::DBCN, dbcn::WRITE, [5, RAM + 100, 0]),
         [0, 5]
     );
-    assert_eq!(bench.screen(5), b"hello");
-    assert_eq!(
-        bench.call(extension::DBCN, dbcn::WRITE, [0, RAM, 0]),
-        [0, 0]
-    );
+    assert_eq!(rig.screen(5), b"hello");
+    assert_eq!(rig.call(extension::DBCN, dbcn::WRITE, [0, RAM, 0]), [0, 0]);
 }
 
 #[test]
 fn a_long_write_is_done_in_part_and_says_so() {
-    let bench = bench();
+    let rig = rig();
     let len = LEN as u64;
     assert_eq!(
-        bench.call(extension::DBCN, dbcn::WRITE, [len, RAM, 0]),
+        rig.call(extension::DBCN, dbcn::WRITE, [len, RAM, 0]),
         [0, CHUNK]
     );
 }
 
 #[test]
 fn a_buffer_that_is_not_all_ram_is_an_invalid_parameter() {
-    let bench = bench();
+    let rig = rig();
     let end = RAM + LEN as u64;
     let buffers = [
         [1, 0, 0],
@@ -102,7 +98,7 @@ fn a_buffer_that_is_not_all_ram_is_an_invalid_parameter() {
     for buffer in buffers {
         for function in [dbcn::WRITE, dbcn::READ] {
             assert_eq!(
-                bench.call(extension::DBCN, function, buffer),
+                rig.call(extension::DBCN, function, buffer),
                 INVALID,
                 "{buffer:x?}"
             );
@@ -112,14 +108,13 @@ fn a_buffer_that_is_not_all_ram_is_an_invalid_parameter() {
 
 #[test]
 fn a_read_gives_what_there_is_and_does_not_wait() {
-    let mut bench = bench();
-    let read = |bench: &Bench| bench.call(extension::DBCN, dbcn::READ, [16, RAM, 0]);
-    assert_eq!(read(&bench), [0, 0]);
-    bench.keyboard.write_all(b"abc").unwrap();
-    assert_eq!(read(&bench), [0, 3]);
+    let mut rig = rig();
+    let read = |rig: &Rig| rig.call(extension::DBCN, dbcn::READ, [16, RAM, 0]);
+    assert_eq!(read(&rig), [0, 0]);
+    rig.keyboard.write_all(b"abc").unwrap();
+    assert_eq!(read(&rig), [0, 3]);
     let mut bytes = [0; 3];
-    bench
-        .memory
+    rig.memory
         .read_slice(&mut bytes, GuestAddress(RAM))
         .unwrap();
     assert_eq!(&bytes, b"abc");
@@ -127,53 +122,50 @@ fn a_read_gives_what_there_is_and_does_not_wait() {
 
 #[test]
 fn single_characters_go_both_ways() {
-    let mut bench = bench();
+    let mut rig = rig();
     assert_eq!(
-        bench.call(extension::LEGACY_PUTCHAR, 0, [u64::from(b'x'), 0, 0]),
+        rig.call(extension::LEGACY_PUTCHAR, 0, [u64::from(b'x'), 0, 0]),
         [0, 0]
     );
     assert_eq!(
-        bench.call(
+        rig.call(
             extension::DBCN,
             dbcn::WRITE_BYTE,
             [0x100 | u64::from(b'y'), 0, 0]
         ),
         [0, 0]
     );
-    assert_eq!(bench.screen(2), b"xy");
+    assert_eq!(rig.screen(2), b"xy");
     assert_eq!(
-        bench.call(extension::LEGACY_GETCHAR, 0, [0; 3]),
+        rig.call(extension::LEGACY_GETCHAR, 0, [0; 3]),
         [u64::MAX, 0]
     );
-    bench.keyboard.write_all(b"z").unwrap();
+    rig.keyboard.write_all(b"z").unwrap();
     assert_eq!(
-        bench.call(extension::LEGACY_GETCHAR, 0, [0; 3]),
+        rig.call(extension::LEGACY_GETCHAR, 0, [0; 3]),
         [u64::from(b'z'), 0]
     );
 }
 
 #[test]
 fn unknown_calls_stay_unanswered() {
-    let bench = bench();
+    let rig = rig();
     for (extension, function) in [
         (extension::DBCN, 3),
         (0, 0),
         (0x0a00_0000, 7),
         (u64::MAX, u64::MAX),
     ] {
-        assert_eq!(
-            bench.call(extension, function, [1, RAM, 0]),
-            Bench::UNANSWERED
-        );
+        assert_eq!(rig.call(extension, function, [1, RAM, 0]), Rig::UNANSWERED);
     }
 }
 
 #[test]
 fn output_that_nobody_reads_counts_as_written() {
-    let bench = bench();
-    drop(bench.screen);
+    let rig = rig();
+    drop(rig.screen);
     let mut ret = [0; 2];
-    bench.console.call(Call {
+    rig.console.call(Call {
         extension: extension::DBCN,
         function: dbcn::WRITE,
         args: [5, RAM, 0, 0, 0, 0],

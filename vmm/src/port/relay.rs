@@ -36,7 +36,7 @@ impl Relay {
     pub(super) fn start(guest: UnixStream, peer: Peer) -> io::Result<Relay> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let link = Arc::new(Link::new()?);
-        let carrier = Carrier {
+        let relay = RelayThread {
             guest: guest_end(guest)?,
             peer,
             stop: Arc::clone(&stop),
@@ -44,9 +44,7 @@ impl Relay {
             output: Buffer::default(),
             input: Buffer::default(),
         };
-        let thread = Builder::new()
-            .name("relay".into())
-            .spawn(|| carrier.run())?;
+        let thread = Builder::new().name("relay".into()).spawn(|| relay.run())?;
         Ok(Relay {
             stop,
             thread: Some(thread),
@@ -71,7 +69,8 @@ impl Drop for Relay {
     }
 }
 
-struct Carrier {
+/// The state of the thread.
+struct RelayThread {
     guest: File,
     peer: Peer,
     stop: Arc<OwnedFd>,
@@ -82,7 +81,7 @@ struct Carrier {
     input: Buffer,
 }
 
-impl Carrier {
+impl RelayThread {
     fn run(mut self) {
         self.look();
         while !self.wait() {

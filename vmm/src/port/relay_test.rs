@@ -5,28 +5,28 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 
-struct Bench {
+struct Rig {
     folder: tempfile::TempDir,
     /// Where the guest's devices read and write.
     guest: Option<UnixStream>,
     relay: Option<Relay>,
 }
 
-fn bench() -> Bench {
+fn rig() -> Rig {
     let folder = tempfile::tempdir().unwrap();
     let peer = Peer::listen("--port", &folder.path().join("socket")).unwrap();
     let (guest, theirs) = UnixStream::pair().unwrap();
     guest
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
-    Bench {
+    Rig {
         folder,
         guest: Some(guest),
         relay: Some(Relay::start(theirs, peer).unwrap()),
     }
 }
 
-impl Bench {
+impl Rig {
     fn guest(&self) -> &UnixStream {
         self.guest.as_ref().unwrap()
     }
@@ -57,12 +57,12 @@ fn read(mut from: impl Read, count: usize) -> Vec<u8> {
 
 #[test]
 fn both_directions_arrive_whole() {
-    let bench = bench();
-    let client = bench.client();
+    let rig = rig();
+    let client = rig.client();
     let sent: Vec<u8> = (0..1_u32 << 20)
         .map(|n| u8::try_from(n % 251).unwrap())
         .collect();
-    for (mut from, to) in [(bench.guest(), &client), (&client, bench.guest())] {
+    for (mut from, to) in [(rig.guest(), &client), (&client, rig.guest())] {
         std::thread::scope(|scope| {
             scope.spawn(|| from.write_all(&sent).unwrap());
             assert!(read(to, sent.len()) == sent);
@@ -72,12 +72,12 @@ fn both_directions_arrive_whole() {
 
 #[test]
 fn without_a_client_output_is_dropped_and_the_next_client_is_served() {
-    let bench = bench();
+    let rig = rig();
     for _ in 0..3 {
         // More than all buffers on the way hold: it would block if nobody read it.
-        bench.guest().write_all(&vec![b'.'; 1 << 20]).unwrap();
-        let client = bench.client();
-        bench.guest().write_all(b"here").unwrap();
+        rig.guest().write_all(&vec![b'.'; 1 << 20]).unwrap();
+        let client = rig.client();
+        rig.guest().write_all(b"here").unwrap();
         // Output in transit when the client connected may come first.
         let mut seen = Vec::new();
         while !seen.ends_with(b"here") {
@@ -89,37 +89,37 @@ fn without_a_client_output_is_dropped_and_the_next_client_is_served() {
 
 #[test]
 fn a_second_client_is_turned_away_while_the_first_is_there() {
-    let bench = bench();
-    let first = bench.client();
-    let second = UnixStream::connect(bench.folder.path().join("socket")).unwrap();
+    let rig = rig();
+    let first = rig.client();
+    let second = UnixStream::connect(rig.folder.path().join("socket")).unwrap();
     second
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
     assert_eq!((&second).read(&mut [0]).unwrap(), 0);
-    bench.guest().write_all(b"first").unwrap();
+    rig.guest().write_all(b"first").unwrap();
     assert_eq!(read(&first, 5), b"first");
 }
 
 #[test]
 fn a_client_that_has_sent_all_still_reads() {
-    let bench = bench();
-    let client = bench.client();
+    let rig = rig();
+    let client = rig.client();
     client.shutdown(std::net::Shutdown::Write).unwrap();
-    bench.guest().write_all(b"answer").unwrap();
+    rig.guest().write_all(b"answer").unwrap();
     assert_eq!(read(&client, 6), b"answer");
 }
 
 #[test]
 fn the_last_output_arrives_and_the_socket_is_removed() {
-    let mut bench = bench();
-    let client = bench.client();
-    bench.guest().write_all(b"goodbye").unwrap();
-    drop(bench.guest.take());
-    drop(bench.relay.take());
+    let mut rig = rig();
+    let client = rig.client();
+    rig.guest().write_all(b"goodbye").unwrap();
+    drop(rig.guest.take());
+    drop(rig.relay.take());
     let mut seen = Vec::new();
     (&client).read_to_end(&mut seen).unwrap();
     assert_eq!(seen, b"goodbye");
-    assert!(!bench.folder.path().join("socket").exists());
+    assert!(!rig.folder.path().join("socket").exists());
 }
 
 #[test]

@@ -306,7 +306,7 @@ impl Pair {
         self.ram.check();
         let mut found = vec![0; self.disk.len()];
         self.file.read_exact_at(&mut found, 0).expect("memory");
-        assert!(found == self.disk, "the disk has what nobody wrote");
+        assert!(found == self.disk, "the disk has unexpected content");
     }
 }
 

@@ -163,7 +163,11 @@ impl Page {
         let new = after & !before;
         assert_eq!(before & !after, 0, "only a reset takes status bits");
         let wanted = if offset == register::STATUS { value } else { 0 };
-        assert_eq!(new & !wanted & !NEEDS_RESET, 0, "nobody asked for {new:#x}");
+        assert_eq!(
+            new & !wanted & !NEEDS_RESET,
+            0,
+            "unexpected status bits {new:#x}"
+        );
         if new & FEATURES_OK != 0 {
             let offered = self.offered();
             assert_eq!(self.accepted & !offered, 0, "{:#x}", self.accepted);

@@ -111,7 +111,7 @@ fn name(cause: usize) -> &'static str {
         12 => "instruction page fault",
         13 => "load page fault",
         15 => "store page fault",
-        _ if cause & INTERRUPT != 0 => "an interrupt nobody enabled",
+        _ if cause & INTERRUPT != 0 => "an interrupt that was not enabled",
         _ => "unknown",
     }
 }

@@ -1,7 +1,7 @@
 //! Mode `faults`: executes instructions that a hart traps at, or that reach a device in an unusual
-//! way, and prints one line per case: `fault: SPACE CASE: done VALUE`, or `fault: SPACE CASE: cause N
-//! at ADDRESS, value ADDRESS, spp N, spie N, sie N`. Addresses are relative to the code, or to the
-//! address that was accessed.
+//! way, and prints one line per case: `fault: SPACE CASE: done VALUE`, or
+//! `fault: SPACE CASE: cause N at ADDRESS, value ADDRESS, spp N, spie N, sie N`. Addresses are
+//! relative to the code, or to the accessed address.
 
 use core::fmt;
 

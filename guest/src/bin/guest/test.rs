@@ -28,7 +28,7 @@ const PLAN: u32 =
 type Registers = MmioRegisters;
 
 /// The context of all tests.
-struct Bench<'a> {
+struct Rig<'a> {
     tap: Tap<Output>,
     fdt: Fdt<'a>,
     board: &'a Board<'a>,
@@ -37,18 +37,18 @@ struct Bench<'a> {
 
 /// Runs all tests.
 pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
-    let mut bench = Bench {
+    let mut rig = Rig {
         tap: Tap::new(Output, PLAN),
         fdt: boot.fdt,
         board,
         dma: boot.dma,
     };
-    machine::run(&mut bench, boot.hart);
-    features::run(&mut bench);
-    block::run(&mut bench);
-    console::run(&mut bench);
-    smp::run(&mut bench, boot.hart);
-    if bench.tap.finish() {
+    machine::run(&mut rig, boot.hart);
+    features::run(&mut rig);
+    block::run(&mut rig);
+    console::run(&mut rig);
+    smp::run(&mut rig, boot.hart);
+    if rig.tap.finish() {
         Outcome::Passed
     } else {
         Outcome::Failed

@@ -71,7 +71,7 @@ fn receive(device: &Device, len: u32) {
 fn typed(device: &mut Device) -> Verdict {
     receive(device, 64);
     let [ring, _] = &device.rings;
-    needed!(until(TYPING, || ring.used() != 0), "nobody typed anything");
+    needed!(until(TYPING, || ring.used() != 0), "no input was typed");
     let (_, written) = ring.element(0);
     let written = usize::try_from(written).unwrap_or(usize::MAX);
     ensure!((1..=64).contains(&written), "len {written} for 64 bytes");

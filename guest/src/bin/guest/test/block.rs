@@ -7,7 +7,7 @@ use guest::tap::{Failure, Point, Verdict};
 use guest::virtio::device;
 use guest::{Block, block, irq};
 
-use super::{Bench, deadline, devices, interrupt};
+use super::{Rig, deadline, devices, interrupt};
 use disk::{Disk, QUEUE_SIZE};
 
 pub(super) const POINTS: u32 = 11;
@@ -17,12 +17,12 @@ const NO_DISK: Point = Point::Skip("no block device");
 const NO_WRITABLE: Point = Point::Skip("no writable block device");
 const NO_READ_ONLY: Point = Point::Skip("no read-only block device");
 
-pub(super) fn run(bench: &mut Bench<'_>) {
-    let verdict = identities(bench);
-    bench.tap.point("block: identity and capacity", verdict);
-    let writable = Disk::open(bench, false).transpose();
+pub(super) fn run(rig: &mut Rig<'_>) {
+    let verdict = identities(rig);
+    rig.tap.point("block: identity and capacity", verdict);
+    let writable = Disk::open(rig, false).transpose();
     each(
-        bench,
+        rig,
         writable,
         NO_WRITABLE,
         &[
@@ -37,11 +37,11 @@ pub(super) fn run(bench: &mut Bench<'_>) {
             ("block: works without any optional feature", requests::plain),
         ],
     );
-    let any = Disk::open(bench, false)
-        .or_else(|| Disk::open(bench, true))
+    let any = Disk::open(rig, false)
+        .or_else(|| Disk::open(rig, true))
         .transpose();
     each(
-        bench,
+        rig,
         any,
         NO_DISK,
         &[
@@ -56,9 +56,9 @@ pub(super) fn run(bench: &mut Bench<'_>) {
             ),
         ],
     );
-    let read_only = Disk::open(bench, true).transpose();
+    let read_only = Disk::open(rig, true).transpose();
     each(
-        bench,
+        rig,
         read_only,
         NO_READ_ONLY,
         &[(
@@ -69,33 +69,28 @@ pub(super) fn run(bench: &mut Bench<'_>) {
 }
 
 /// One test: a name and a function of a disk.
-type Test = (&'static str, fn(&mut Bench<'_>, &mut Disk) -> Verdict);
+type Test = (&'static str, fn(&mut Rig<'_>, &mut Disk) -> Verdict);
 
-fn each(
-    bench: &mut Bench<'_>,
-    mut disk: Result<Option<Disk>, Failure>,
-    absent: Point,
-    tests: &[Test],
-) {
+fn each(rig: &mut Rig<'_>, mut disk: Result<Option<Disk>, Failure>, absent: Point, tests: &[Test]) {
     for (name, test) in tests {
         let verdict = match &mut disk {
-            Ok(Some(disk)) => test(bench, disk),
+            Ok(Some(disk)) => test(rig, disk),
             Ok(None) => Ok(absent),
             Err(failure) => Err(*failure),
         };
-        bench.tap.point(name, verdict);
+        rig.tap.point(name, verdict);
     }
 }
 
 /// Reads the identity of every disk.
-fn identities(bench: &mut Bench<'_>) -> Verdict {
+fn identities(rig: &mut Rig<'_>) -> Verdict {
     let mut answer = Ok(NO_DISK);
-    for (slot, transport) in devices(bench.board, device::BLOCK) {
+    for (slot, transport) in devices(rig.board, device::BLOCK) {
         irq::watch(slot);
-        let mut disk = Block::new(transport, &mut bench.dma, block::WANTED, QUEUE_SIZE)?;
+        let mut disk = Block::new(transport, &mut rig.dma, block::WANTED, QUEUE_SIZE)?;
         let id = disk.id(&mut deadline())?;
         let id = id.split(|byte| *byte == 0).next().unwrap_or_default();
-        bench.tap.comment(format_args!(
+        rig.tap.comment(format_args!(
             "{:#x}: disk \"{}\", {} sectors{}, features {:#x}",
             slot.base,
             id.escape_ascii(),
@@ -110,7 +105,7 @@ fn identities(bench: &mut Bench<'_>) -> Verdict {
     answer
 }
 
-fn interrupts(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+fn interrupts(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     interrupt::follows(disk.slot, || {
         let mut sector = [0; block::SECTOR];
         Ok(disk.block.read(0, &mut sector, &mut deadline())?)

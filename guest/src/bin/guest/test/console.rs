@@ -6,7 +6,7 @@ use guest::timer::Deadline;
 use guest::virtio::device;
 use guest::{Console, Wait, console, irq};
 
-use super::{Bench, Registers, deadline, devices, interrupt};
+use super::{Registers, Rig, deadline, devices, interrupt};
 
 pub(super) const POINTS: u32 = 3;
 
@@ -28,25 +28,25 @@ const LONG: &[u8; 200] = &{
 /// Skipped without a console.
 const ABSENT: Point = Point::Skip("no virtio console");
 
-pub(super) fn run(bench: &mut Bench<'_>) {
-    let found = devices(bench.board, device::CONSOLE).next();
+pub(super) fn run(rig: &mut Rig<'_>) {
+    let found = devices(rig.board, device::CONSOLE).next();
     let opened = found.map(|(slot, transport)| {
         irq::watch(slot);
-        let console = Console::new(transport, &mut bench.dma, console::WANTED);
+        let console = Console::new(transport, &mut rig.dma, console::WANTED);
         console
             .map(|console| (slot, console))
             .map_err(Failure::from)
     });
     let mut opened = opened.transpose();
-    let mut each = |name, test: &mut dyn FnMut(&mut Bench<'_>, &mut Open) -> Verdict| {
+    let mut each = |name, test: &mut dyn FnMut(&mut Rig<'_>, &mut Open) -> Verdict| {
         let verdict = match &mut opened {
-            Ok(Some(open)) => test(bench, open),
+            Ok(Some(open)) => test(rig, open),
             Ok(None) => Ok(ABSENT),
             Err(failure) => Err(*failure),
         };
-        bench.tap.point(name, verdict);
+        rig.tap.point(name, verdict);
     };
-    each("console: sends", &mut |bench, open| sends(bench, open));
+    each("console: sends", &mut |rig, open| sends(rig, open));
     each(
         "console: its interrupt arrives",
         &mut |_, (slot, console)| {
@@ -55,15 +55,15 @@ pub(super) fn run(bench: &mut Bench<'_>) {
     );
     each(
         "console: a typed line arrives and is sent back",
-        &mut |bench, open| echoes(bench, open),
+        &mut |rig, open| echoes(rig, open),
     );
 }
 
 type Open = (Slot, Console<Registers>);
 
-fn sends(bench: &mut Bench<'_>, (_, console): &mut Open) -> Verdict {
+fn sends(rig: &mut Rig<'_>, (_, console): &mut Open) -> Verdict {
     if let Some((columns, rows)) = console.size()? {
-        bench.tap.comment(format_args!(
+        rig.tap.comment(format_args!(
             "the terminal has {columns} columns and {rows} rows"
         ));
     }
@@ -74,7 +74,7 @@ fn sends(bench: &mut Bench<'_>, (_, console): &mut Open) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn echoes(bench: &mut Bench<'_>, (_, console): &mut Open) -> Verdict {
+fn echoes(rig: &mut Rig<'_>, (_, console): &mut Open) -> Verdict {
     console.send(b"# type a line within 3 s\n", &mut deadline())?;
     let mut line = [0; 128];
     let mut len = 0;
@@ -95,8 +95,7 @@ fn echoes(bench: &mut Bench<'_>, (_, console): &mut Open) -> Verdict {
         return Ok(Point::Skip("nothing was typed"));
     }
     let text = typed.trim_ascii_end();
-    bench
-        .tap
+    rig.tap
         .comment(format_args!("{len} bytes arrived: {}", text.escape_ascii()));
     console.send(b"# you typed: ", &mut deadline())?;
     console.send(text, &mut deadline())?;

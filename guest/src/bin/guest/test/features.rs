@@ -5,37 +5,36 @@ use guest::tap::{Point, Verdict};
 use guest::virtio::{feature, status};
 use guest::{Error, Registers, ensure};
 
-use super::{Bench, probe};
+use super::{Rig, probe};
 
 pub(super) const POINTS: u32 = 4;
 
-pub(super) fn run(bench: &mut Bench<'_>) {
-    let verdict = version_1(bench);
-    bench.tap.point("virtio: VERSION_1 is offered", verdict);
-    let verdict = all_offered(bench);
-    bench.tap.point(
+pub(super) fn run(rig: &mut Rig<'_>) {
+    let verdict = version_1(rig);
+    rig.tap.point("virtio: VERSION_1 is offered", verdict);
+    let verdict = all_offered(rig);
+    rig.tap.point(
         "virtio: FEATURES_OK sticks for all that is offered, twice",
         verdict,
     );
-    let verdict = unoffered(bench);
+    let verdict = unoffered(rig);
     let name = "virtio: FEATURES_OK is refused for a bit that is not offered";
-    if bench.board.model.contains("qemu") {
-        bench.tap.known(
+    if rig.board.model.contains("qemu") {
+        rig.tap.known(
             name,
             verdict,
             "QEMU's virtio-mmio drops the bit instead (virtio 2.2.2)",
         );
     } else {
-        bench.tap.point(name, verdict);
+        rig.tap.point(name, verdict);
     }
-    let verdict = reset(bench);
-    bench
-        .tap
+    let verdict = reset(rig);
+    rig.tap
         .point("virtio: a reset clears status and queues", verdict);
 }
 
-fn version_1(bench: &Bench<'_>) -> Verdict {
-    for slot in bench.board.slots() {
+fn version_1(rig: &Rig<'_>) -> Verdict {
+    for slot in rig.board.slots() {
         if let Some(device) = probe(slot)? {
             let offered = device.offered();
             ensure!(
@@ -48,8 +47,8 @@ fn version_1(bench: &Bench<'_>) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn all_offered(bench: &Bench<'_>) -> Verdict {
-    for slot in bench.board.slots() {
+fn all_offered(rig: &Rig<'_>) -> Verdict {
+    for slot in rig.board.slots() {
         let Some(mut device) = probe(slot)? else {
             continue;
         };
@@ -61,8 +60,8 @@ fn all_offered(bench: &Bench<'_>) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn unoffered(bench: &Bench<'_>) -> Verdict {
-    for slot in bench.board.slots() {
+fn unoffered(rig: &Rig<'_>) -> Verdict {
+    for slot in rig.board.slots() {
         let Some(mut device) = probe(slot)? else {
             continue;
         };
@@ -85,8 +84,8 @@ fn unoffered(bench: &Bench<'_>) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn reset(bench: &mut Bench<'_>) -> Verdict {
-    let Bench { board, dma, .. } = bench;
+fn reset(rig: &mut Rig<'_>) -> Verdict {
+    let Rig { board, dma, .. } = rig;
     for slot in board.slots() {
         let Some(mut device) = probe(slot)? else {
             continue;

@@ -11,7 +11,7 @@ use guest::timer::until;
 use guest::virtio::device;
 use guest::{Block, block, ensure, irq, patch};
 
-use super::{Bench, PATIENCE, deadline, devices, interrupt};
+use super::{PATIENCE, Rig, deadline, devices, interrupt};
 
 pub(super) const POINTS: u32 = 10;
 
@@ -30,7 +30,7 @@ const ASLEEP: u64 = 20_000;
 const QUEUE_SIZE: u16 = 8;
 
 /// One test: a name and a function of the other harts.
-type Test = (&'static str, fn(&mut Bench<'_>, &Harts) -> Verdict);
+type Test = (&'static str, fn(&mut Rig<'_>, &Harts) -> Verdict);
 
 const TESTS: [Test; POINTS as usize] = [
     ("smp: harts are STOPPED until they are started", stopped),
@@ -66,16 +66,15 @@ impl Harts {
 }
 
 /// Hartids of the other harts, up to the supported number.
-fn ids<'a>(bench: &Bench<'a>, boot: usize) -> impl Iterator<Item = usize> + use<'a> {
-    fdt::harts(bench.fdt)
+fn ids<'a>(rig: &Rig<'a>, boot: usize) -> impl Iterator<Item = usize> + use<'a> {
+    fdt::harts(rig.fdt)
         .filter(move |id| *id != boot)
         .take(hart::MAX - 1)
 }
 
-pub(super) fn run(bench: &mut Bench<'_>, boot: usize) {
-    let others = ids(bench, boot).count();
-    bench
-        .tap
+pub(super) fn run(rig: &mut Rig<'_>, boot: usize) {
+    let others = ids(rig, boot).count();
+    rig.tap
         .comment(format_args!("{others} harts beside hart {boot}"));
     let harts = Harts {
         boot: hart::start(boot),
@@ -86,20 +85,20 @@ pub(super) fn run(bench: &mut Bench<'_>, boot: usize) {
     for (number, (name, test)) in TESTS.iter().enumerate() {
         let verdict = match others {
             0 => Ok(Point::Skip("one hart")),
-            _ if started => test(bench, &harts),
+            _ if started => test(rig, &harts),
             _ => Err(Failure::new(format_args!("not all harts are running"))),
         };
         started &= number != 1 || verdict.is_ok();
         if number == NOBODY_POINT && hart::on_kvm() {
-            bench.tap.known(name, verdict, LOST_ERROR);
+            rig.tap.known(name, verdict, LOST_ERROR);
         } else {
-            bench.tap.point(name, verdict);
+            rig.tap.point(name, verdict);
         }
     }
 }
 
-fn stopped(bench: &mut Bench<'_>, harts: &Harts) -> Verdict {
-    for id in ids(bench, harts.boot.id()) {
+fn stopped(rig: &mut Rig<'_>, harts: &Harts) -> Verdict {
+    for id in ids(rig, harts.boot.id()) {
         let status = hart::status(id);
         ensure!(
             status.error == 0 && status.value == STOPPED,
@@ -111,8 +110,8 @@ fn stopped(bench: &mut Bench<'_>, harts: &Harts) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn start(bench: &mut Bench<'_>, harts: &Harts) -> Verdict {
-    for (index, id) in (1..).zip(ids(bench, harts.boot.id())) {
+fn start(rig: &mut Rig<'_>, harts: &Harts) -> Verdict {
+    for (index, id) in (1..).zip(ids(rig, harts.boot.id())) {
         let answer = Hart::start(index, id);
         ensure!(answer.is_ok(), "hart {id}: {answer:?}");
     }
@@ -145,7 +144,7 @@ fn alive(hart: &Hart, starts: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-fn refused(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
+fn refused(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
     for hart in harts.others().chain([harts.boot]) {
         let answer = Hart::start(hart.index(), hart.id());
         ensure!(
@@ -162,7 +161,7 @@ fn refused(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn nobody(_: &mut Bench<'_>, _: &Harts) -> Verdict {
+fn nobody(_: &mut Rig<'_>, _: &Harts) -> Verdict {
     let answer = hart::status(NOBODY);
     ensure!(
         answer.error.cast_signed() == INVALID_PARAM,
@@ -171,7 +170,7 @@ fn nobody(_: &mut Bench<'_>, _: &Harts) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn rings(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
+fn rings(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
     for hart in harts.others() {
         let id = hart.id();
         let before = hart.ipis();
@@ -192,7 +191,7 @@ fn rings(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn counts(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
+fn counts(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
     tasks::COUNT.store(0, Ordering::Relaxed);
     for hart in harts.others() {
         ensure!(hart.give(tasks::count), "hart {} is busy", hart.id());
@@ -208,7 +207,7 @@ fn counts(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn fences(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
+fn fences(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
     for (value, hart) in (1..=patch::MAX).zip(harts.others().chain(harts.others())) {
         let id = hart.id();
         patch::set(value);
@@ -229,7 +228,7 @@ fn fences(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn suspends(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
+fn suspends(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
     for hart in harts.others() {
         let id = hart.id();
         hart.word.store(0, Ordering::Relaxed);
@@ -261,7 +260,7 @@ fn suspends(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn restarts(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
+fn restarts(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
     for round in 2..4 {
         for hart in harts.others() {
             let id = hart.id();
@@ -283,18 +282,18 @@ fn restarts(_: &mut Bench<'_>, harts: &Harts) -> Verdict {
     Ok(Point::Pass)
 }
 
-fn elsewhere(bench: &mut Bench<'_>, harts: &Harts) -> Verdict {
-    let Some((slot, transport)) = devices(bench.board, device::BLOCK).next() else {
+fn elsewhere(rig: &mut Rig<'_>, harts: &Harts) -> Verdict {
+    let Some((slot, transport)) = devices(rig.board, device::BLOCK).next() else {
         return Ok(Point::Skip("no block device"));
     };
     ensure!(
         irq::watch(slot),
         "no interrupt controller, or the slot has no source"
     );
-    let mut disk = Block::new(transport, &mut bench.dma, block::WANTED, QUEUE_SIZE)?;
+    let mut disk = Block::new(transport, &mut rig.dma, block::WANTED, QUEUE_SIZE)?;
     for hart in harts.others() {
         let id = hart.id();
-        let Some(controller) = Board::read(bench.fdt, id)?.controller else {
+        let Some(controller) = Board::read(rig.fdt, id)?.controller else {
             return Err(Failure::new(format_args!(
                 "the controller does not reach hart {id}"
             )));
@@ -314,7 +313,7 @@ fn elsewhere(bench: &mut Bench<'_>, harts: &Harts) -> Verdict {
             hart.ring();
         })?;
         if slept_on {
-            bench.tap.comment(format_args!(
+            rig.tap.comment(format_args!(
                 "hart {id} slept on with the interrupt pending until an IPI woke it (Linux's KVM with guest interrupt files, before 6.18)"
             ));
         }

@@ -6,7 +6,7 @@ use guest::tap::Failure;
 use guest::virtio::device;
 use guest::{Block, Layout, Region, Segment, block, ensure, irq};
 
-use super::super::{Bench, Registers, deadline, devices};
+use super::super::{Registers, Rig, deadline, devices};
 
 /// Entries of the queue.
 pub(super) const QUEUE_SIZE: u16 = 64;
@@ -32,13 +32,13 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Initialises the first disk that is, or is not, read-only.
-    pub(super) fn open(bench: &mut Bench<'_>, read_only: bool) -> Option<Result<Self, Failure>> {
-        for (slot, mut transport) in devices(bench.board, device::BLOCK) {
+    pub(super) fn open(rig: &mut Rig<'_>, read_only: bool) -> Option<Result<Self, Failure>> {
+        for (slot, mut transport) in devices(rig.board, device::BLOCK) {
             let is_read_only = transport.offered() & block::features::RO != 0;
             if is_read_only == read_only {
                 return Some(transport.reset().map_err(Failure::from).and_then(|()| {
                     irq::watch(slot);
-                    let dma = &mut bench.dma;
+                    let dma = &mut rig.dma;
                     let len = usize::try_from(SCRATCH).unwrap_or(0) * SECTOR;
                     let block = Block::new(transport, dma, block::WANTED, QUEUE_SIZE)?;
                     let (memory, saved) = (dma.alloc(len + AROUND)?, dma.alloc(len)?);

@@ -5,7 +5,7 @@ use guest::tap::{Failure, Point, Verdict};
 use guest::virtio::feature;
 use guest::{Block, Layout, Segment, ensure};
 
-use super::super::{Bench, deadline};
+use super::super::{Rig, deadline};
 use super::disk::{Disk, QUEUE_SIZE, byte, expect, pattern, verify};
 
 /// Requests that are in flight together.
@@ -14,7 +14,7 @@ const FLIGHT: usize = 8;
 const UNKNOWN: u32 = 0x1234_5678;
 
 /// The simplest use: one sector, through the driver's own buffer.
-pub(super) fn reads_back(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+pub(super) fn reads_back(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     one_sector(disk, 0x11)?;
     Ok(Point::Pass)
 }
@@ -35,13 +35,13 @@ fn one_sector(disk: &mut Disk, seed: u8) -> Result<(), Failure> {
 }
 
 /// Header, data and status split at odd places, with more than a page of data (§2.7.4).
-pub(super) fn odd_segments(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+pub(super) fn odd_segments(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     disk.restoring(|disk| disk.framed(disk.scratch(17), 0x22, Layout::Direct))?;
     Ok(Point::Pass)
 }
 
 /// The same with an indirect table (§2.7.5.3).
-pub(super) fn indirect(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+pub(super) fn indirect(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     if disk.block.transport().features() & feature::INDIRECT_DESC == 0 {
         return Ok(Point::Skip("INDIRECT_DESC is not offered"));
     }
@@ -51,7 +51,7 @@ pub(super) fn indirect(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
 }
 
 /// Several requests with one kick, finished in a different order than submitted.
-pub(super) fn in_flight(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+pub(super) fn in_flight(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     disk.restoring(|disk| {
         let (first, bytes) = disk.scratch(FLIGHT as u64);
         let data = disk.data(bytes);
@@ -73,7 +73,7 @@ pub(super) fn in_flight(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     Ok(Point::Pass)
 }
 
-pub(super) fn flush(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+pub(super) fn flush(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     if disk.block.transport().features() & guest::block::features::FLUSH == 0 {
         return Ok(Point::Skip("FLUSH is not offered"));
     }
@@ -82,12 +82,12 @@ pub(super) fn flush(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
 }
 
 /// Only VERSION_1: no event index, no indirect tables. Then as before.
-pub(super) fn plain(bench: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+pub(super) fn plain(rig: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     let wanted = disk.block.transport().features();
-    disk.reopen(bench, 0)?;
+    disk.reopen(rig, 0)?;
     let agreed = disk.block.transport().features();
     let verdict = one_sector(disk, 0x55);
-    disk.reopen(bench, wanted)?;
+    disk.reopen(rig, wanted)?;
     verdict?;
     ensure!(
         agreed == feature::VERSION_1,
@@ -97,7 +97,7 @@ pub(super) fn plain(bench: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
 }
 
 /// Wholly and partly beyond the end, and so far beyond that sector · 512 overflows.
-pub(super) fn beyond(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+pub(super) fn beyond(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     let capacity = disk.block.capacity();
     let data = disk.data(2 * SECTOR);
     for sector in [
@@ -114,7 +114,7 @@ pub(super) fn beyond(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     Ok(Point::Pass)
 }
 
-pub(super) fn unknown(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+pub(super) fn unknown(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     let request = Request {
         kind: UNKNOWN,
         sector: 0,
@@ -124,7 +124,7 @@ pub(super) fn unknown(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
     Ok(Point::Pass)
 }
 
-pub(super) fn read_only(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
+pub(super) fn read_only(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
     let (first, _) = disk.scratch(1);
     let mut before = [0; SECTOR];
     disk.block.read(first, &mut before, &mut deadline())?;
@@ -143,10 +143,10 @@ pub(super) fn read_only(_: &mut Bench<'_>, disk: &mut Disk) -> Verdict {
 
 impl Disk {
     /// Initialises the disk again.
-    fn reopen(&mut self, bench: &mut Bench<'_>, wanted: u64) -> Result<(), Failure> {
+    fn reopen(&mut self, rig: &mut Rig<'_>, wanted: u64) -> Result<(), Failure> {
         let transport = super::super::probe(self.slot)?;
         let transport = transport.ok_or(guest::Error::QueueUnavailable(0))?;
-        self.block = Block::new(transport, &mut bench.dma, wanted, QUEUE_SIZE)?;
+        self.block = Block::new(transport, &mut rig.dma, wanted, QUEUE_SIZE)?;
         Ok(())
     }
 }

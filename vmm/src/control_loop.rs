@@ -13,7 +13,7 @@ use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::vm::{Context, Vm, Why};
-use crate::{dtb, kvm, signals, terminal};
+use crate::{dtb, kvm, shutdown, signals, terminal};
 
 /// Runs `machine` until it ends. A reboot creates everything anew except the disks and the back
 /// ends of the consoles.
@@ -76,7 +76,7 @@ pub fn run_with(
             }
         };
         if matches!(end, End::Signal(_)) {
-            signals::end_at_once_by_another();
+            shutdown::at_once_by_another_signal();
         }
         drop(vm);
         if end != End::Reboot || machine.config.no_reboot.is_some() {

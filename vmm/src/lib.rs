@@ -62,6 +62,7 @@ pub mod qemu;
 pub mod run;
 pub mod sbi;
 pub mod show;
+pub mod shutdown;
 pub mod signals;
 pub mod size;
 mod socket;

@@ -1,7 +1,7 @@
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::fd::OwnedFd;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::*;
 
@@ -19,8 +19,8 @@ struct Rig {
 fn rig() -> Rig {
     let (input, keyboard) = pipe().unwrap();
     let (screen, output) = pipe().unwrap();
-    fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    fcntl_setfl(&input, OFlags::NONBLOCK).unwrap();
+    fcntl_setfl(&output, OFlags::NONBLOCK).unwrap();
     let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), LEN)]).unwrap());
     Rig {
         console: Console::new(

@@ -1,11 +1,10 @@
 //! The signals with which a user, a shell or a service manager controls a run.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::process;
 use std::ptr::{null, null_mut};
-use std::thread::Builder;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libc::c_int;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,7 +13,6 @@ use rustix::process::{Signal, getpid, kill_process};
 use vmm_sys_util::signal::create_sigset;
 
 use crate::error::Error;
-use crate::{pidfile, terminal};
 
 /// SIGTERM from a service manager, SIGINT from a terminal in cooked mode, SIGHUP from a terminal
 /// that was closed.
@@ -39,10 +37,6 @@ pub const CONTINUED: i32 = libc::SIGCONT;
 /// size, and a change of the terminal's mode from the background.
 const QUIET: [i32; 2] = [libc::SIGWINCH, libc::SIGTTOU];
 
-/// Another signal within this time after the signal that ends a run is the same: timeout(1) and
-/// shells signal both the process and its group.
-const SAME: Duration = Duration::from_millis(500);
-
 /// A write beyond the file size limit (ulimit -f) must fail like a write to a full disk, not end
 /// the process.
 const TOO_LARGE: i32 = libc::SIGXFSZ;
@@ -50,7 +44,7 @@ const TOO_LARGE: i32 = libc::SIGXFSZ;
 /// Returns the signals that end a run, except those that the parent process set to be ignored.
 pub fn ending() -> Vec<i32> {
     let ending = ENDING.into_iter();
-    ending.filter(|signal| !ignored(*signal)).collect()
+    ending.filter(|signal| !is_ignored(*signal)).collect()
 }
 
 /// Blocks the signals that end a run in this thread and in those that it starts later. Also blocks
@@ -166,32 +160,29 @@ pub fn stop() {
     let _ = kill_process(getpid(), Signal::STOP);
 }
 
-/// Call it after a signal has ended the run, which takes until the current request is complete.
-/// From here on another signal ends the process at once. The terminal is restored and the pidfile
-/// removed first.
-pub fn end_at_once_by_another() {
-    // Without it, the run ends normally.
-    let Ok(signals) = SignalFd::new(&ending()) else {
-        return;
-    };
-    let first = Instant::now();
-    let end = move || {
-        while signals.wait(&signals, None).is_ok() {
-            if let Ok(Some(signal)) = signals.take()
-                && first.elapsed() >= SAME
-            {
-                terminal::restore();
-                pidfile::remove();
-                process::exit(128 + signal);
-            }
-        }
-    };
-    // Without this thread, the run ends normally.
-    let _ = Builder::new().name("signals".into()).spawn(end);
+/// Installs a handler in all threads. `flags` are those of sigaction(2).
+///
+/// # Errors
+/// `signal` cannot be caught.
+///
+/// # Safety
+/// The handler may interrupt anything, so it calls only async-signal-safe functions.
+#[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
+pub unsafe fn catch(signal: i32, handler: extern "C" fn(c_int), flags: c_int) -> io::Result<()> {
+    // SAFETY: zeroed bytes are a valid sigaction, with an empty mask.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = handler as *const () as libc::sighandler_t;
+    action.sa_flags = flags;
+    // SAFETY: the action is initialised, and the caller vouches for the handler.
+    match unsafe { libc::sigaction(signal, &raw const action, null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
-fn ignored(signal: i32) -> bool {
-    let mut found = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+/// Whether `signal` is ignored, by the parent process or by this one.
+pub fn is_ignored(signal: i32) -> bool {
+    let mut found = MaybeUninit::<libc::sigaction>::zeroed();
     #[expect(unsafe_code, reason = "no safe way to read an action")]
     // SAFETY: with no new action, sigaction(2) only writes the current one to `found`, which is
     // large enough.

@@ -16,6 +16,7 @@ use crate::board::slots;
 use crate::config;
 use crate::error::Error;
 use crate::machine::End;
+use crate::shutdown;
 use crate::signals::{self, SignalFd};
 use crate::socket::Socket;
 
@@ -48,7 +49,7 @@ pub fn run(options: &config::VhostUser) -> Result<End, Error> {
         let session = Session::start(&service, stream)?;
         let signal = wait(&signals, &session)?;
         if signal.is_some() {
-            signals::end_at_once_by_another();
+            shutdown::at_once_by_another_signal();
         }
         let ended = session.finish();
         match (signal, ended) {

@@ -20,6 +20,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use vmm::pidfile::PidFile;
+use vmm::shutdown;
 use vmm::signals::{self, SignalFd};
 use vmm::terminal::{Terminal, install_panic_hook};
 
@@ -185,7 +186,7 @@ fn stubborn(terminal: &Terminal) {
     writeln!(terminal.output().unwrap(), "ready").unwrap();
     ending.wait(&ending, None).unwrap();
     ending.take().unwrap();
-    signals::end_at_once_by_another();
+    shutdown::at_once_by_another_signal();
     loop {
         std::thread::park();
     }

@@ -4,30 +4,29 @@ use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
-use nix::sys::termios::{
-    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
-};
-use nix::unistd::{getpgrp, tcgetpgrp};
+use libc::c_int;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use crate::signals;
 
 /// The original mode. Plain data, so that a signal handler can read it.
-static FOUND: OnceLock<libc::termios> = OnceLock::new();
+static FOUND: OnceLock<Termios> = OnceLock::new();
 /// Whether the terminal may have a mode other than the original one.
 static CHANGED: AtomicBool = AtomicBool::new(false);
 /// Whether this run needs raw mode while it is in the foreground.
 static RAW: AtomicBool = AtomicBool::new(false);
 
 /// Signals that kill a process that does not handle them: sent by a user, or raised by a fault.
-const DEADLY: [Signal; 9] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGABRT,
-    Signal::SIGSEGV,
-    Signal::SIGBUS,
-    Signal::SIGILL,
-    Signal::SIGFPE,
+const DEADLY: [c_int; 9] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGABRT,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
 ];
 
 /// Restores the terminal's mode when dropped, on a panic (see [`install_panic_hook`]) or on a
@@ -40,7 +39,7 @@ impl Restore {
     pub fn later() -> io::Result<Restore> {
         if io::stdin().is_terminal() {
             let mode = tcgetattr(io::stdin())?;
-            FOUND.get_or_init(|| mode.into());
+            FOUND.get_or_init(|| mode);
             CHANGED.store(true, Ordering::SeqCst);
             catch_deadly_signals()?;
         }
@@ -66,33 +65,23 @@ impl Drop for Restore {
 /// As cfmakeraw(3), but with output processing (OPOST): lines that end with a newline only, from
 /// the guest or from this program, would otherwise not return to the first column.
 fn make_raw(mode: &mut Termios) {
-    mode.input_flags &= !(InputFlags::IGNBRK
-        | InputFlags::BRKINT
-        | InputFlags::PARMRK
-        | InputFlags::ISTRIP
-        | InputFlags::INLCR
-        | InputFlags::IGNCR
-        | InputFlags::ICRNL
-        | InputFlags::IXON);
-    mode.local_flags &= !(LocalFlags::ECHO
-        | LocalFlags::ECHONL
-        | LocalFlags::ICANON
-        | LocalFlags::ISIG
-        | LocalFlags::IEXTEN);
-    let minimum = SpecialCharacterIndices::VMIN as usize;
-    let time = SpecialCharacterIndices::VTIME as usize;
-    for (index, value) in [(minimum, 1), (time, 0)] {
-        if let Some(character) = mode.control_chars.get_mut(index) {
-            *character = value;
-        }
-    }
+    let output = mode.output_modes;
+    mode.make_raw();
+    mode.output_modes = output;
 }
 
 /// Whether this process may change the terminal's mode. Not in the background: tcsetattr(3) would
 /// change the shell's mode, or stop this process. Async-signal-safe.
 pub(super) fn is_foreground() -> bool {
+    // Not by rustix: the id of a group that begins outside of this PID namespace is 0.
+    #[expect(unsafe_code, reason = "as said")]
+    // SAFETY: only returns an id.
+    let foreground = unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) };
+    #[expect(unsafe_code, reason = "as said")]
+    // SAFETY: as above.
+    let own = unsafe { libc::getpgrp() };
     // A terminal that is not the controlling terminal has no foreground.
-    tcgetpgrp(io::stdin()).map_or(true, |group| group == getpgrp())
+    foreground < 0 || foreground == own
 }
 
 /// Sets raw mode, if this run needs it and may change the mode.
@@ -101,10 +90,10 @@ fn take() -> io::Result<()> {
         && is_foreground()
         && let Some(mode) = FOUND.get()
     {
-        let mut mode = Termios::from(*mode);
+        let mut mode = mode.clone();
         make_raw(&mut mode);
         CHANGED.store(true, Ordering::SeqCst);
-        tcsetattr(io::stdin(), SetArg::TCSANOW, &mode)?;
+        tcsetattr(io::stdin(), OptionalActions::Now, &mode)?;
     }
     Ok(())
 }
@@ -134,39 +123,34 @@ pub(crate) fn restore() {
         && let Some(mode) = FOUND.get()
     {
         // A closed terminal needs no mode.
-        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &Termios::from(*mode));
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, mode);
     }
 }
 
-extern "C" fn restore_and_die(signal: libc::c_int) {
+extern "C" fn restore_and_die(signal: c_int) {
     restore();
-    // SA_RESETHAND has restored the default action, which follows when this handler returns.
-    if let Ok(signal) = Signal::try_from(signal) {
-        let _ = raise(signal);
+    #[expect(unsafe_code, reason = "no safe way to raise it")]
+    // SAFETY: raise(3) is async-signal-safe. SA_RESETHAND has restored the default action, which
+    // follows when this handler returns.
+    unsafe {
+        libc::raise(signal);
     }
 }
 
 /// Catches deadly signals. Those that a thread waits for with signalfd stay blocked and do not get
-/// here.
+/// here. Those that nohup(1) and similar programs ignore stay ignored.
 fn catch_deadly_signals() -> io::Result<()> {
-    let flags = SaFlags::SA_RESETHAND | SaFlags::SA_ONSTACK;
-    let action = SigAction::new(SigHandler::Handler(restore_and_die), flags, SigSet::empty());
+    let flags = libc::SA_RESETHAND | libc::SA_ONSTACK;
     for signal in DEADLY {
-        let found = set_action(signal, &action)?;
-        if matches!(found.handler(), SigHandler::SigIgn) {
-            // nohup(1) and similar programs want this signal to be ignored.
-            set_action(signal, &found)?;
+        if !signals::is_ignored(signal) {
+            #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
+            // SAFETY: restore_and_die calls only async-signal-safe functions (see restore()).
+            unsafe {
+                signals::catch(signal, restore_and_die, flags)?;
+            }
         }
     }
     Ok(())
-}
-
-fn set_action(signal: Signal, action: &SigAction) -> io::Result<SigAction> {
-    #[expect(unsafe_code, reason = "a signal handler may interrupt anything")]
-    // SAFETY: the only handler here is restore_and_die, which calls only async-signal-safe
-    // functions (see restore()), and the others are the ones that were installed.
-    let found = unsafe { sigaction(signal, action) };
-    Ok(found?)
 }
 
 /// Makes a panic in any thread end the process with status 4, after it restores the terminal,

@@ -109,6 +109,63 @@ fn every_line_of_a_diff_is_in_its_file() {
     assert!(lines > 0, "no page has a diff");
 }
 
+/// The paths in backticks, `{a,b}` in them expanded.
+fn paths(text: &str) -> Vec<String> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let expand = |path: &str| match path.split_once('{') {
+        None => vec![path.to_owned()],
+        Some((start, rest)) => {
+            let (names, end) = rest.split_once('}').unwrap();
+            let names = names.split(',');
+            names.map(|name| format!("{start}{name}{end}")).collect()
+        }
+    };
+    quoted.flat_map(expand).collect()
+}
+
+/// The source files in `directory` and below with unsafe code, but for tests.
+fn with_unsafe_code(directory: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            with_unsafe_code(&path, found);
+            continue;
+        }
+        let name = path.strip_prefix(project()).unwrap().to_str().unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let mut code = text.lines().filter(|line| !line.trim().starts_with("//"));
+        let kinds = [
+            "unsafe {",
+            "unsafe(",
+            "unsafe impl",
+            "unsafe fn",
+            "unsafe extern",
+        ];
+        let is_unsafe = code.any(|line| kinds.iter().any(|kind| line.contains(kind)));
+        if is_unsafe && !name.ends_with("_test.rs") {
+            found.push(name.to_owned());
+        }
+    }
+}
+
+#[test]
+fn every_file_with_unsafe_code_is_in_the_table_of_the_design() {
+    let design = fs::read_to_string(project().join("docs/design.md")).unwrap();
+    let (_, section) = design.split_once("## Unsafe code").unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let mut table: Vec<_> = rows
+        .flat_map(|row| paths(row.split('|').nth(1).unwrap()))
+        .filter(|path| path.contains("/src/"))
+        .collect();
+    let mut found = Vec::new();
+    for package in ["devices", "guest", "observe", "vmm"] {
+        with_unsafe_code(&project().join(package).join("src"), &mut found);
+    }
+    table.sort();
+    found.sort();
+    assert_eq!(table, found);
+}
+
 #[test]
 #[ignore = "it needs what make builds, QEMU and the lab: make test-docs"]
 fn what_commands_print_is_what_the_pages_say() {

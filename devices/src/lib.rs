@@ -44,3 +44,5 @@ pub mod virtio;
 
 #[cfg(test)]
 mod rig;
+
+pub use sync::lock;

@@ -1,7 +1,7 @@
 //! The recordings of one run, each optional, and the observers that devices and vCPUs report to.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use devices::observe::rings::View;
 use devices::observe::{DeviceObserver, Event};
@@ -147,7 +147,7 @@ impl Observers {
     /// the run ended.
     pub fn finish(&self, end: &str) {
         if let Some(trace) = &self.trace {
-            let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut trace = devices::lock(trace);
             trace.finish();
         }
         if let Some(rings) = &self.rings {

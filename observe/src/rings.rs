@@ -9,7 +9,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use devices::observe::rings::{Snapshot, View};
 use log::warn;
@@ -197,7 +197,7 @@ impl Recorder {
     }
 
     fn queues(&self) -> MutexGuard<'_, Vec<Kept>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        devices::lock(&self.queues)
     }
 
     /// Records a queue that was kicked and that this thread is about to serve.

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use devices::output::timed::{self, TimedWriter};
 use serde::Serialize;
@@ -64,7 +64,7 @@ impl Sink {
                 fs::rename(&new, path)
             }
             Sink::Stream(writer) => {
-                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut writer = devices::lock(writer);
                 writer.write_all(report)
             }
         }

@@ -7,7 +7,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use devices::output::Lost;
@@ -100,7 +100,7 @@ impl Stats {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // While the guest runs, only reports take it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        devices::lock(&self.state)
     }
 
     /// The counters of vCPU `id`, which continue after a reboot.

@@ -12,10 +12,11 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use devices::lock;
 use devices::observe::Event;
 use devices::output::timed::{self, TimedWriter};
 use log::warn;
@@ -83,10 +84,6 @@ struct Sender {
 
 thread_local! {
     static SENDER: RefCell<Option<Sender>> = const { RefCell::new(None) };
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Trace {
@@ -162,7 +159,7 @@ impl Drop for Trace {
 impl Tracer {
     /// The number of the device called `name`.
     pub(crate) fn device(&self, name: &str) -> u8 {
-        let mut devices = locked(&self.devices);
+        let mut devices = lock(&self.devices);
         let known = devices.iter().position(|known| known == name);
         let number = known.unwrap_or_else(|| {
             devices.push(name.to_owned());
@@ -204,7 +201,7 @@ impl Tracer {
         let (sender, receiver) = sync_channel(RING);
         let lost = Arc::new(AtomicU64::new(0));
         let thread = thread::current();
-        locked(&self.new).push(Ring {
+        lock(&self.new).push(Ring {
             thread: thread.name().unwrap_or("main").to_owned(),
             records: receiver,
             lost: Arc::clone(&lost),
@@ -228,7 +225,7 @@ fn write(tracer: &Tracer, file: TimedWriter) -> io::Result<u64> {
     loop {
         // Read before the rings, so that they contain everything that was reported before the end.
         let end = tracer.end.load(Ordering::Acquire);
-        for ring in locked(&tracer.new).drain(..) {
+        for ring in lock(&tracer.new).drain(..) {
             rings.push((chrome::Thread::new(&ring.thread), ring));
         }
         let mut open = Vec::with_capacity(rings.len());
@@ -236,7 +233,7 @@ fn write(tracer: &Tracer, file: TimedWriter) -> io::Result<u64> {
             let ended = loop {
                 match ring.records.try_recv() {
                     Ok(record) => {
-                        let devices = locked(&tracer.devices);
+                        let devices = lock(&tracer.devices);
                         writer.record(&mut thread, &record, &tracer.names, &devices)?;
                     }
                     Err(empty) => break end || empty == TryRecvError::Disconnected,

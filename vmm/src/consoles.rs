@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use devices::console::{Console, Window};
 use devices::output::{Lost, Output};
@@ -105,7 +105,7 @@ impl Consoles {
 
     /// Sets the current transport of the virtio console.
     pub fn show(&self, transport: &Arc<Mmio>) {
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(transport);
+        *devices::lock(&self.shown) = Arc::downgrade(transport);
     }
 
     /// Returns input and output of the SBI console.
@@ -160,10 +160,7 @@ fn watch_window(window: Arc<Window>, shown: Arc<Mutex<Weak<Mmio>>>) -> Result<Wa
             return;
         };
         if window.set(cols, rows) {
-            let transport = shown
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .upgrade();
+            let transport = devices::lock(&shown).upgrade();
             if let Some(transport) = transport {
                 transport.config_changed();
             }

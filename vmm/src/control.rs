@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -58,7 +58,7 @@ impl Control {
 
     /// Queues `request` and wakes the main thread.
     pub fn request(&self, request: Request) {
-        self.lock().push_back(request);
+        devices::lock(&self.requests).push_back(request);
         self.wake();
     }
 
@@ -70,11 +70,7 @@ impl Control {
 
     /// Takes the oldest request.
     pub fn next(&self) -> Option<Request> {
-        self.lock().pop_front()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Request>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        devices::lock(&self.requests).pop_front()
     }
 }
 

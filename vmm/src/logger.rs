@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -33,7 +33,7 @@ impl Log for Stderr {
         let text = record.args().to_string();
         let mut note = Some("");
         if record.level() <= Level::Warn {
-            let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut said = devices::lock(&SAID);
             note = admit(&mut said, &text);
         }
         if let Some(note) = note {

@@ -7,7 +7,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use devices::output::timed::TimedWriter;
 
@@ -21,7 +21,7 @@ pub fn line(text: impl Display) {
 
 /// Writes `bytes`, or as many as stderr accepts within [`WRITE_TIMEOUT`](devices::output::WRITE_TIMEOUT).
 pub fn write(bytes: &[u8]) {
-    let mut writer = STDERR.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut writer = devices::lock(&STDERR);
     if writer.is_none() {
         *writer = TimedWriter::new(io::stderr().as_fd()).ok();
     }

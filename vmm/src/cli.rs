@@ -13,7 +13,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{self, Accel, Devices, Disk, Irqchip, Kernel, Memory, Port, Target};
 use crate::error::Error;
-use crate::files::FileError;
+use crate::host::files::FileError;
 use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
 use crate::layout::MAX_CPUS;
 

@@ -11,9 +11,9 @@ use devices::transport::mmio::Mmio;
 
 use crate::config::Target;
 use crate::error::Error;
+use crate::host::port::Port;
+use crate::host::terminal::{self, Terminal, Watch};
 use crate::machine::Machine;
-use crate::port::Port;
-use crate::terminal::{self, Terminal, Watch};
 
 /// The back ends of the virtio console (`--console`), its additional ports (`--port`), the serial
 /// port and the SBI console (`--serial`).

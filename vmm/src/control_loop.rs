@@ -9,11 +9,12 @@ use crate::consoles::Consoles;
 use crate::control::{Control, Controls, Request};
 use crate::error::Error;
 use crate::hart::fault::Budget;
+use crate::host::terminal;
 use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::vm::{Context, Vm, Why};
-use crate::{dtb, kvm, shutdown, signals, terminal};
+use crate::{dtb, kvm, shutdown, signals};
 
 /// Runs `machine` until it ends. A reboot creates everything anew except the disks and the back
 /// ends of the consoles.

@@ -16,8 +16,7 @@ use dtoolkit::{Node, ToPropertyValue};
 
 use crate::error::Error;
 use crate::fdt::with_slack;
-use crate::files;
-use crate::files::FileError;
+use crate::host::files::{self, FileError};
 use crate::layout::FDT_MAX_SIZE;
 use crate::size;
 

@@ -3,13 +3,13 @@
 use std::io;
 
 use crate::config::ConfigError;
-use crate::disk::DiskError;
 use crate::fdt::FdtError;
-use crate::files::FileError;
+use crate::host::disk::DiskError;
+use crate::host::files::FileError;
+use crate::host::socket::SocketError;
 use crate::kvm::KvmError;
 use crate::loader::KernelError;
 use crate::qemu::QemuError;
-use crate::socket::SocketError;
 
 /// Errors that end `hartvisor` without a request of the guest.
 ///

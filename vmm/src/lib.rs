@@ -4,7 +4,8 @@
 //! ```text
 //!   main ── cli ── config ───────────────── parses the arguments; their content as plain values
 //!    │
-//!    ├── run ─┬─ machine ─┬─ loader ─ files   kernel, initrd, disks: opened, checked, placed
+//!    ├── run ─┬─ machine ─┬─ loader           kernel and initrd: opened, checked, placed
+//!    │        │           ├─ host             disks and other files, sockets, the terminal
 //!    │        │           ├─ dtb              a device tree from the user
 //!    │        │           └─ layout           the address map
 //!    │        ├─ control_loop ─ control       the main thread: requests, reboots
@@ -13,7 +14,7 @@
 //!    │        │             ├─ board, sbi     devices in their slots; the SBI consoles
 //!    │        │             ├─ fdt            the device tree
 //!    │        │             ├─ platform       serial port, clock, finisher
-//!    │        │             └─ consoles ─ port, terminal   the back ends of the consoles
+//!    │        │             └─ consoles ─ host  the back ends of the consoles
 //!    │        ├─ qemu                         the same machine as a QEMU command
 //!    │        └─ observe                      interface for observers; the crate observe records
 //!    ├── vhost_user                           one device on a socket
@@ -34,14 +35,13 @@ pub mod control;
 #[cfg(target_arch = "riscv64")]
 pub mod control_loop;
 pub mod csr;
-pub mod disk;
 pub mod dtb;
 pub mod error;
 pub mod external;
 pub mod fdt;
-mod files;
 pub mod hart;
 pub mod heap;
+pub mod host;
 pub mod isa;
 #[cfg(target_arch = "riscv64")]
 pub mod kvm;
@@ -55,9 +55,7 @@ pub mod loader;
 pub mod logger;
 pub mod machine;
 pub mod observe;
-pub mod pidfile;
 pub mod platform;
-pub mod port;
 pub mod qemu;
 pub mod run;
 pub mod sbi;
@@ -65,9 +63,7 @@ pub mod show;
 pub mod shutdown;
 pub mod signals;
 pub mod size;
-mod socket;
 pub mod stderr;
-pub mod terminal;
 pub mod vcpu;
 pub mod vhost_user;
 #[cfg(target_arch = "riscv64")]

@@ -17,8 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::config::{self, KernelFormat};
 use crate::error::Error;
-use crate::files::FileError;
-use crate::files::{self, Stamp};
+use crate::host::files::{self, FileError, Stamp};
 use crate::layout::{self, FDT_MAX_SIZE, KERNEL_BASE, LOW_END, MAX_MEMORY};
 use crate::size;
 

@@ -6,10 +6,10 @@ use rustix::system::sysinfo;
 
 use crate::config::ConfigError;
 use crate::config::{self, HugePages, Memory, Target};
-use crate::disk;
-pub use crate::disk::Disk;
 use crate::dtb::Dtb;
 use crate::error::Error;
+use crate::host::disk;
+pub use crate::host::disk::Disk;
 use crate::layout::MEMORY_ALIGN;
 use crate::loader::{self, Format, Initrd, Kernel, Placement};
 use crate::size;

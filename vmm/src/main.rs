@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use vmm::cli::{self, Command, Parsed};
 use vmm::error::Error;
-use vmm::{check, external, heap, logger, run, show, stderr, terminal, vhost_user};
+use vmm::host::terminal;
+use vmm::{check, external, heap, logger, run, show, stderr, vhost_user};
 
 fn main() -> ExitCode {
     heap::share();

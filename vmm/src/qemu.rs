@@ -27,12 +27,12 @@ use rustix::process::{
 use crate::board::slots;
 use crate::config::{self, Target};
 use crate::error::Error;
+use crate::host::terminal::{self, Restore};
 use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::signals::{self, REPORT, SUSPEND, SignalFd};
 use crate::stderr;
-use crate::terminal::{self, Restore};
 
 mod backends;
 mod command;

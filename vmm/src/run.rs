@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStringExt;
 use crate::board::slots;
 use crate::config::{self, Accel, Devices};
 use crate::error::Error;
+use crate::host::pidfile::PidFile;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
 use crate::observe::{self, Moment, Observer, Unobserved};
-use crate::pidfile::PidFile;
 use crate::qemu::QemuError;
 use crate::{qemu, signals};
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use crate::cli;
 use crate::error::Error;
-use crate::files::FileError;
+use crate::host::files::FileError;
 use crate::observe;
 
 /// `hartvisor trace …`.

@@ -4,8 +4,8 @@ use std::process;
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use crate::host::{pidfile, terminal};
 use crate::signals::{self, SignalFd};
-use crate::{pidfile, terminal};
 
 /// Another signal within this time after the signal that ends a run is the same: timeout(1) and
 /// shells signal both the process and its group.

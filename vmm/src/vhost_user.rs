@@ -15,10 +15,10 @@ use log::{info, warn};
 use crate::board::slots;
 use crate::config;
 use crate::error::Error;
+use crate::host::socket::Socket;
 use crate::machine::End;
 use crate::shutdown;
 use crate::signals::{self, SignalFd};
-use crate::socket::Socket;
 
 mod session;
 

@@ -297,7 +297,7 @@ fn an_image_that_we_have_is_refused_to_qemu_and_readers_share_it() {
             readonly: ours,
             ..Disk::new(image.clone())
         };
-        let disks = vmm::disk::open(&[option], 1).unwrap();
+        let disks = vmm::host::disk::open(&[option], 1).unwrap();
         disks[0].lock().unwrap();
         let output = other_machine(&image, theirs);
         assert_eq!(output.status.success(), both, "{ours} {theirs}: {output:?}");
@@ -327,7 +327,7 @@ fn an_image_that_qemu_has_is_refused_to_us_and_readers_share_it() {
                 readonly,
                 ..Disk::new(image.clone())
             };
-            let disks = vmm::disk::open(&[option], 1).unwrap();
+            let disks = vmm::host::disk::open(&[option], 1).unwrap();
             let both = readonly && !theirs.is_empty();
             let lock = disks[0].lock();
             assert_eq!(lock.is_ok(), both, "{theirs} {readonly}: {lock:?}");

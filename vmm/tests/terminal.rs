@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use vmm::pidfile::PidFile;
+use vmm::host::pidfile::PidFile;
+use vmm::host::terminal::{Terminal, install_panic_hook};
 use vmm::shutdown;
 use vmm::signals::{self, SignalFd};
-use vmm::terminal::{Terminal, install_panic_hook};
 
 mod support;
 

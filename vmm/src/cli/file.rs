@@ -17,8 +17,7 @@ use serde_json::Value;
 
 use super::{Cli, Run};
 use crate::error::Error;
-use crate::files;
-use crate::files::FileError;
+use crate::host::files::{self, FileError};
 use crate::layout::MIB;
 use crate::size;
 

@@ -15,7 +15,7 @@ use object::{LittleEndian, LittleEndian as LE};
 use super::error::KernelError;
 use super::{Format, PAGE, Segment};
 use crate::error::Error;
-use crate::files::FileError;
+use crate::host::files::FileError;
 use crate::layout::KERNEL_BASE;
 
 /// Size in bytes of an ELF64 header.

@@ -13,7 +13,7 @@ use super::error::KernelError;
 use super::unpack::Packing;
 use super::zboot;
 use crate::error::Error;
-use crate::files::FileError;
+use crate::host::files::FileError;
 
 /// A kernel format that can be loaded, possibly after decompression.
 #[derive(Debug, PartialEq, Eq)]

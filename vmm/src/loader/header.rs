@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::error::KernelError;
 use crate::error::Error;
-use crate::files::FileError;
+use crate::host::files::FileError;
 
 /// A kernel file whose header is read.
 pub(super) struct Headed<'a> {

@@ -15,7 +15,7 @@ use ruzstd::decoding::StreamingDecoder;
 
 use super::error::KernelError;
 use crate::error::Error;
-use crate::files::FileError;
+use crate::host::files::FileError;
 use crate::size;
 
 /// Bytes decompressed per step.

@@ -13,8 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::Error;
-use crate::files;
-use crate::files::FileError;
+use crate::host::files::{self, FileError};
 
 /// Maximum bytes of a process ID and its newline. A longer file is not a pidfile.
 const LONGEST: u64 = 20;

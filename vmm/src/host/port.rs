@@ -1,7 +1,7 @@
 //! The host side of a guest's console or port: `--console`, `--serial`, `--port`.
 //!
 //! ```text
-//!   stdio   the terminal (crate::terminal), shared by all consoles that use it
+//!   stdio   the terminal (crate::host::terminal), shared by all consoles that use it
 //!   file    output to a file, no input             null   no output, no input
 //!   pty     ◀── relay ──▶ a new pseudo-terminal    socket ◀── relay ──▶ a client
 //! ```
@@ -19,8 +19,9 @@ use devices::output::{Lost, Output, timed};
 
 use crate::config::Target;
 use crate::error::Error;
-use crate::files::FileError;
-use crate::{files, socket, stderr};
+use crate::host::files::FileError;
+use crate::host::{files, socket};
+use crate::stderr;
 
 mod peer;
 mod relay;

@@ -21,8 +21,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::config::{self, DiskFormat};
 use crate::error::Error;
-use crate::files;
-use crate::files::FileError;
+use crate::host::files::{self, FileError};
 
 use self::users::Identity;
 

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 use crate::error::{Class, Error};
-use crate::files::{self, FileError};
+use crate::host::files::{self, FileError};
 
 /// Maximum length of a socket's path in bytes: sockaddr_un holds 108, including the NUL (unix(7)).
 const PATH_MAX: usize = 107;

@@ -15,7 +15,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::error::Error;
-use crate::socket::Socket;
+use crate::host::socket::Socket;
 
 /// The client's side.
 #[derive(Debug)]

@@ -158,7 +158,7 @@ fn catch_deadly_signals() -> io::Result<()> {
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         restore();
-        crate::pidfile::remove();
+        crate::host::pidfile::remove();
         let text = info.to_string().replace('\n', " ");
         crate::stderr::line(format_args!("internal error: {text}"));
         std::process::exit(4);

@@ -1,0 +1,15 @@
+//! What this host gives to a guest or keeps for a run: files, disks, sockets, the terminal.
+//!
+//! ```text
+//!   disk ──── files      a disk's format, size, lock, other users
+//!   port ──── socket     back ends of consoles and ports
+//!   terminal             stdin and stdout, raw mode, Ctrl-a
+//!   pidfile
+//! ```
+
+pub mod disk;
+pub(crate) mod files;
+pub mod pidfile;
+pub mod port;
+pub(crate) mod socket;
+pub mod terminal;

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 #[cfg(all(test, loom))]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
@@ -22,4 +23,15 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A nonblocking eventfd that no child process inherits.
 pub(crate) fn event() -> io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+}
+
+/// The time. In the interleaving tests it stands still: what loom runs must be deterministic.
+pub(crate) fn now() -> Instant {
+    #[cfg(all(test, loom))]
+    {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *START.get_or_init(Instant::now)
+    }
+    #[cfg(not(all(test, loom)))]
+    Instant::now()
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Chain, Queue, QueueError};
+use crate::sync::now;
 
 /// About how long a used buffer may wait to be published with others while more are served. A batch
 /// of quick requests takes less; a request to a slow disk takes far more.
@@ -90,7 +91,7 @@ impl Queue {
     #[cold]
     #[inline(never)]
     fn publish_in_time(&mut self, batch: &mut Batch) {
-        let now = Instant::now();
+        let now = now();
         let elapsed = |since| now.saturating_duration_since(since);
         if let Some(looked) = batch.looked {
             self.stride = match elapsed(looked) < PUBLISH_AFTER / 4 {

@@ -10,6 +10,7 @@ use devices::transport::mmio::{self, Mmio};
 
 use crate::consoles::Consoles;
 use crate::error::Error;
+use crate::host::slice::ShortSlice;
 use crate::machine::Machine;
 use crate::observe::{self, Observer};
 
@@ -54,7 +55,12 @@ impl<'m> Devices<'m> {
             let model = slot.model(&parts)?;
             let line = line(slot.irq());
             let (device, line) = observe::device(observer, &slot.name(), model.device, line);
+            // A vCPU that serves a queue inline does not wait for the device's thread.
+            let mut queues = 0..device.queues().len();
+            let inline = queues.any(|index| device.inline_notify(index));
+            let short = (!inline).then(ShortSlice::begin);
             let transport = Mmio::new(device, memory.clone(), line).map_err(descriptors)?;
+            drop(short);
             let transport = Arc::new(transport);
             bus.insert(slot.address(), mmio::SIZE, transport.clone())
                 .map_err(|overlap| Error::Internal(overlap.to_string()))?;

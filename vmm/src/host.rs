@@ -4,6 +4,7 @@
 //!   disk ──── files      a disk's format, size, lock, other users
 //!   port ──── socket     back ends of consoles and ports
 //!   terminal             stdin and stdout, raw mode, Ctrl-a
+//!   slice                the scheduler: threads that run at once
 //!   pidfile
 //! ```
 
@@ -11,5 +12,6 @@ pub mod disk;
 pub(crate) mod files;
 pub mod pidfile;
 pub mod port;
+pub(crate) mod slice;
 pub(crate) mod socket;
 pub mod terminal;

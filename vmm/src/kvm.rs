@@ -10,7 +10,6 @@ pub(crate) mod irq;
 pub(crate) mod ram;
 mod registers;
 mod report;
-pub(crate) mod slice;
 pub(crate) mod stats;
 pub(crate) mod threads;
 pub(crate) mod vcpu;

@@ -25,7 +25,6 @@ use crate::fdt::{self, Board};
 use crate::hart::fault::{Budget, Faults};
 use crate::kvm::hardware::{self, Hardware};
 use crate::kvm::irq::Irqchip;
-use crate::kvm::slice::ShortSlice;
 use crate::kvm::stats::Counters;
 use crate::kvm::threads::{Shared, VcpuThreads};
 use crate::kvm::vcpu::KvmVcpu;
@@ -105,9 +104,7 @@ impl<'a> Vm<'a> {
         };
         let line = |irq| irqchip.source(&vm, irq);
         let memory = Memory::new(Arc::clone(&ram));
-        let short = ShortSlice::begin();
         let devices = Devices::plug(&mut bus, &memory, machine, consoles, observer, line)?;
-        drop(short);
         let gate = Arc::new(Gate::new(vcpus.len()));
         let (ended, wake) = (Arc::clone(&gate), Arc::clone(context.control));
         let end = move |end| {

@@ -7,6 +7,9 @@
 //! only if the thread's slice is shorter than the vCPU's (EEVDF's PREEMPT_SHORT;
 //! Documentation/scheduler/sched-eevdf.rst).
 //!
+//! The console has none: a vCPU serves its output inline, and on Linux 7.2 a line then took 45 µs
+//! instead of 38.
+//!
 //! A short slice does not change a thread's share of the CPU. The thread gets the same time sooner
 //! and in smaller parts. It needs no privilege.
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   queue 0, 1   receive and transmit of port 0, the console
-//!         2, 3   receive and transmit of control messages, if there are more ports   (console/control.rs)
-//!         4, 5   receive and transmit of port 1, and so on                           (console/port.rs)
+//!         2, 3   receive and transmit of control messages, if there are more ports
+//!         4, 5   receive and transmit of port 1, and so on
 //! ```
 
 use std::fs::File;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   vCPU threads ──▶ counters::VcpuCounters ──┐
-//!   device threads ▶ counters::DeviceCounters ┼─▶ report::Report ──▶ JSON in a file, or table::text on stderr
+//!   device threads ▶ counters::DeviceCounters ┼─▶ report::Report ──▶ JSON in a file, or a table
 //!   KVM, /proc ───────────────────────────────┘      at SIGUSR1 and at the end
 //! ```
 

@@ -1,7 +1,6 @@
 //! The back ends of the guest's consoles: opened once, and kept across reboots.
 
 use std::fs::File;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -14,6 +13,9 @@ use crate::error::Error;
 use crate::host::port::Port;
 use crate::host::terminal::{self, Terminal, Watch};
 use crate::machine::Machine;
+
+/// What fails, in errors.
+const WATCH: &str = "watch the terminal's size";
 
 /// The back ends of the virtio console (`--console`), its additional ports (`--port`), the serial
 /// port and the SBI console (`--serial`).
@@ -47,7 +49,7 @@ impl Consoles {
         if config.console == Target::Stdio
             && let Some((cols, rows)) = terminal::size()
         {
-            let shared = Arc::new(Window::new(cols, rows).map_err(watching)?);
+            let shared = Arc::new(Window::new(cols, rows).map_err(Error::host(WATCH))?);
             window = Some(Arc::clone(&shared));
             watch = Some(watch_window(shared, Arc::clone(&shown))?);
         }
@@ -166,12 +168,5 @@ fn watch_window(window: Arc<Window>, shown: Arc<Mutex<Weak<Mmio>>>) -> Result<Wa
             }
         }
     };
-    Watch::start(changed).map_err(watching)
-}
-
-fn watching(source: io::Error) -> Error {
-    Error::Host {
-        what: "watch the terminal's size".to_owned(),
-        source,
-    }
+    Watch::start(changed).map_err(Error::host(WATCH))
 }

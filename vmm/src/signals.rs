@@ -61,7 +61,8 @@ pub fn block(others: &[i32]) -> Result<(), Error> {
     mask(libc::SIG_BLOCK, &signals).map_err(Error::host("block signals"))
 }
 
-/// Unblocks all signals and ignores [`SUSPEND`], also across exec(2). It may be called after fork(2).
+/// Unblocks all signals and ignores [`SUSPEND`], also across exec(2). It may be called after
+/// fork(2).
 ///
 /// # Errors
 /// None are known.

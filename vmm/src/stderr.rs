@@ -19,7 +19,8 @@ pub fn line(text: impl Display) {
     write(format!("hartvisor: {text}\n").as_bytes());
 }
 
-/// Writes `bytes`, or as many as stderr accepts within [`WRITE_TIMEOUT`](devices::output::WRITE_TIMEOUT).
+/// Writes `bytes`, or as many as stderr accepts within
+/// [`WRITE_TIMEOUT`](devices::output::WRITE_TIMEOUT).
 pub fn write(bytes: &[u8]) {
     let mut writer = devices::lock(&STDERR);
     if writer.is_none() {

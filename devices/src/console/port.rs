@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -19,6 +18,7 @@ use rustix::time::{
 use super::port_state::PortState;
 use super::signal::Link;
 use crate::output::Output;
+use crate::output::timed::is_nonblocking;
 use crate::virtio::chain::Chain;
 
 /// A port: its files, its state and its write timeout.
@@ -102,8 +102,7 @@ impl Port {
     /// Whether a write never blocks: the output is nonblocking, or a regular file.
     pub(super) fn never_waits(&self) -> bool {
         let file = self.output.file();
-        let nonblocking = fcntl_getfl(file).is_ok_and(|it| it.contains(OFlags::NONBLOCK));
-        nonblocking || file.metadata().is_ok_and(|it| it.is_file())
+        is_nonblocking(file) || file.metadata().is_ok_and(|it| it.is_file())
     }
 
     /// Whether a client is connected.

@@ -16,8 +16,8 @@ use super::WRITE_TIMEOUT;
 /// pipe that is ready.
 const AT_ONCE: usize = 4096;
 
-/// A writer that waits at most [`WRITE_TIMEOUT`] for its reader. After a timeout each write fails at once
-/// with `TimedOut`, until there is space again.
+/// A writer that waits at most [`WRITE_TIMEOUT`] for its reader. After a timeout each write fails
+/// at once with `TimedOut`, until there is space again.
 ///
 /// `O_NONBLOCK` belongs to the open file description, which other processes may share (the user's
 /// shell, another program in the pipeline). It is never changed here.
@@ -114,8 +114,8 @@ impl AsFd for TimedWriter {
     }
 }
 
-/// Whether writes to `file` never block.
-fn is_nonblocking(file: &File) -> bool {
+/// Whether writes to `file` fail with `WouldBlock` instead of blocking.
+pub(crate) fn is_nonblocking(file: &File) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
 }
 

@@ -25,12 +25,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::irq::IrqLine;
 use crate::output::Output;
 use crate::platform::bus::BusDevice;
-use crate::sync::lock;
+use crate::sync::{event, lock};
 
 mod thread;
 
@@ -171,7 +171,7 @@ impl Uart {
                 sent: false,
             }),
             line,
-            wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            wake: event()?,
             stop: AtomicBool::new(false),
             listening,
         });

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   0x000   control registers: stored as 32-bit words
-//!   0x100   configuration space: stored as 64-bit words, so that a load of a field's width is not torn
+//!   0x100   configuration space: 64-bit words, so that a load of a field's width is not torn
 //! ```
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};

@@ -55,6 +55,9 @@ fn check_file(option: &'static str, path: &Path) -> Result<(), Error> {
     }
 }
 
+/// What fails, in errors.
+const RELAY: &str = "give a console its descriptors and thread";
+
 /// The open back end of a console, unless it is the terminal.
 #[derive(Debug)]
 pub struct Port {
@@ -80,15 +83,12 @@ impl Port {
                 Port::file(path, lost).map_err(FileError::create(option, path))?
             }
             Target::Socket(path) => {
-                Port::relayed(Peer::listen(option, path)?, lost).map_err(relay_error)?
+                Port::relayed(Peer::listen(option, path)?, lost).map_err(Error::host(RELAY))?
             }
             Target::Pty => {
-                let (peer, name) = Peer::pty().map_err(|source| Error::Host {
-                    what: "open a pseudo-terminal".to_owned(),
-                    source,
-                })?;
+                let (peer, name) = Peer::pty().map_err(Error::host("open a pseudo-terminal"))?;
                 stderr::line(format_args!("{label} is at {}", name.display()));
-                Port::relayed(peer, lost).map_err(relay_error)?
+                Port::relayed(peer, lost).map_err(Error::host(RELAY))?
             }
         }))
     }
@@ -125,7 +125,7 @@ impl Port {
     /// # Errors
     /// The host has no file descriptor left.
     pub fn input(&self) -> Result<File, Error> {
-        self.input.try_clone().map_err(relay_error)
+        self.input.try_clone().map_err(Error::host(RELAY))
     }
 
     /// Returns its output, which never blocks.
@@ -133,20 +133,13 @@ impl Port {
     /// # Errors
     /// The host has no file descriptor left.
     pub fn output(&self) -> Result<Output, Error> {
-        let file = self.output.try_clone().map_err(relay_error)?;
+        let file = self.output.try_clone().map_err(Error::host(RELAY))?;
         Ok(Output::new(file, Arc::clone(&self.lost)))
     }
 
     /// Returns the count of lost output.
     pub fn lost(&self) -> &Arc<Lost> {
         &self.lost
-    }
-}
-
-fn relay_error(source: io::Error) -> Error {
-    Error::Host {
-        what: "give a console its descriptors and thread".to_owned(),
-        source,
     }
 }
 

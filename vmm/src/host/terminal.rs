@@ -54,21 +54,20 @@ impl Terminal {
         let is_terminal = io::stdin().is_terminal();
         let pipe = || {
             pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
-                .map_err(|errno| cannot("create a pipe for stdin", errno.into()))
+                .map_err(Error::host("create a pipe for stdin"))
         };
         let ((input, sink), (serial, serial_sink)) = (pipe()?, pipe()?);
         let serial_listens = Arc::new(AtomicBool::new(false));
         let lost = Arc::new(Lost::new("stdout"));
-        let stdout = Stdout::open(&lost).map_err(|source| cannot("open stdout", source))?;
-        let restore =
-            Restore::raw().map_err(|source| cannot("put the terminal into raw mode", source))?;
+        let stdout = Stdout::open(&lost).map_err(Error::host("open stdout"))?;
+        let restore = Restore::raw().map_err(Error::host("put the terminal into raw mode"))?;
         let escape = is_terminal.then(Escape::default);
         let sinks = [sink.into(), serial_sink.into()];
         let carrier = Carrier::new(sinks, Arc::clone(&serial_listens), escape);
         std::thread::Builder::new()
             .name("terminal".into())
             .spawn(move || carrier.run(leave))
-            .map_err(|source| cannot("start the terminal's thread", source))?;
+            .map_err(Error::host("start the terminal's thread"))?;
         Ok(Terminal {
             input,
             serial,
@@ -103,7 +102,7 @@ impl Terminal {
     /// Returns stdout as a descriptor whose writes never block.
     pub fn output(&self) -> Result<File, Error> {
         let clone = self.stdout.output.try_clone();
-        clone.map_err(|source| cannot("duplicate stdout", source))
+        clone.map_err(Error::host("duplicate stdout"))
     }
 
     /// Returns the count of lost output.
@@ -114,13 +113,6 @@ impl Terminal {
 
 fn duplicate(fd: &OwnedFd) -> Result<File, Error> {
     let clone = fd.try_clone();
-    let clone = clone.map_err(|source| cannot("duplicate the pipe of stdin", source))?;
+    let clone = clone.map_err(Error::host("duplicate the pipe of stdin"))?;
     Ok(clone.into())
-}
-
-fn cannot(what: &str, source: io::Error) -> Error {
-    Error::Host {
-        what: what.into(),
-        source,
-    }
 }

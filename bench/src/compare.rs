@@ -85,10 +85,7 @@ mod tests {
             ("read4k-32: exits", exits),
         ];
         let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).into();
-        Results {
-            cases: BTreeMap::from([("ours".to_owned(), metrics)]),
-            ..Results::default()
-        }
+        Results { cases: BTreeMap::from([("ours".to_owned(), metrics)]), ..Results::default() }
     }
 
     #[test]

@@ -51,11 +51,9 @@ impl fmt::Display for Line {
         match self {
             Line::Init => write!(out, "init"),
             Line::Ready(name) => write!(out, "ready {name}"),
-            Line::Done(Outcome {
-                name,
-                operations,
-                nanoseconds,
-            }) => write!(out, "done {name} {operations} {nanoseconds}"),
+            Line::Done(Outcome { name, operations, nanoseconds }) => {
+                write!(out, "done {name} {operations} {nanoseconds}")
+            }
             Line::Bye => write!(out, "bye"),
             Line::Fail(text) => write!(out, "fail {text}"),
         }
@@ -190,10 +188,7 @@ impl FromStr for Test {
     /// Parses `NAME:OPERATIONS`.
     fn from_str(text: &str) -> Result<Test, ()> {
         let (name, operations) = text.split_once(':').ok_or(())?;
-        Ok(Test {
-            kind: name.parse()?,
-            operations: operations.parse().map_err(drop)?,
-        })
+        Ok(Test { kind: name.parse()?, operations: operations.parse().map_err(drop)? })
     }
 }
 
@@ -209,11 +204,7 @@ mod tests {
 
     #[test]
     fn every_line_is_read_as_it_was_written() {
-        let done = Outcome {
-            name: "read4k".to_owned(),
-            operations: 256,
-            nanoseconds: 18_944_000,
-        };
+        let done = Outcome { name: "read4k".to_owned(), operations: 256, nanoseconds: 18_944_000 };
         for line in [
             Line::Init,
             Line::Ready("read4k".to_owned()),
@@ -243,10 +234,7 @@ mod tests {
     #[test]
     fn every_test_has_a_name_that_leads_back_to_it() {
         for kind in Kind::ALL {
-            let test = Test {
-                kind,
-                operations: 3,
-            };
+            let test = Test { kind, operations: 3 };
             assert_eq!(test.to_string().parse(), Ok(test));
         }
         assert_eq!("nothing:3".parse::<Test>(), Err(()));

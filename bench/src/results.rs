@@ -132,10 +132,7 @@ mod tests {
     use crate::smaps::Memory;
 
     fn record(measure: Measure, run: u64) -> Record {
-        let counts = |exits| Counts {
-            exits,
-            ..Counts::default()
-        };
+        let counts = |exits| Counts { exits, ..Counts::default() };
         let test = |operations, nanoseconds, exits| Measured {
             operations,
             nanoseconds,
@@ -143,10 +140,7 @@ mod tests {
         };
         Record {
             measure,
-            times: Times {
-                run,
-                ..Times::default()
-            },
+            times: Times { run, ..Times::default() },
             memory: Memory::default(),
             boot: counts(20_000),
             tests: BTreeMap::from([

@@ -108,10 +108,7 @@ mod tests {
     use super::*;
 
     fn scene(rounds: u64, vms: u64, waits: bool) -> Scene {
-        let waits = waits.then(|| Waits {
-            ready: "ready".into(),
-            go: "go".into(),
-        });
+        let waits = waits.then(|| Waits { ready: "ready".into(), go: "go".into() });
         Scene {
             name: "some".into(),
             command: vec!["vmm".into()],
@@ -124,10 +121,7 @@ mod tests {
 
     #[test]
     fn starts_share_the_time_of_all() {
-        let sample = Sample {
-            total: 4_000_000_000,
-            ..Sample::default()
-        };
+        let sample = Sample { total: 4_000_000_000, ..Sample::default() };
         let metrics = summarize(&scene(100, 1, false), &sample);
         assert_eq!(
             (metrics[metric::ALL], metrics[metric::EACH]),
@@ -143,15 +137,9 @@ mod tests {
         let sample = Sample {
             run: 20_000_000,
             ready: 500_000_000,
-            memory: Memory {
-                pss: 9_000,
-                anonymous: 2_000,
-            },
+            memory: Memory { pss: 9_000, anonymous: 2_000 },
             with_ram: 30_000,
-            idle: Counts {
-                exits: 50,
-                ..Counts::default()
-            },
+            idle: Counts { exits: 50, ..Counts::default() },
             ..Sample::default()
         };
         let metrics = summarize(&scene(1, 10, true), &sample);

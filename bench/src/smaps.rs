@@ -15,10 +15,7 @@ pub struct Memory {
 /// Sums up the mappings in the text of a `smaps` file, without the guest's RAM of `ram` KiB.
 pub fn beside_ram(text: &str, ram: u64) -> Memory {
     let usage = usage(text, ram << 10);
-    Memory {
-        pss: usage.pss,
-        anonymous: usage.anonymous,
-    }
+    Memory { pss: usage.pss, anonymous: usage.anonymous }
 }
 
 /// Sums up the PSS of all mappings, including the guest's RAM, in KiB.

@@ -112,10 +112,7 @@ stats:--stats
 
     #[test]
     fn huge_pages_and_statistics_choose_lines() {
-        let wanted = Wanted {
-            hugepages: true,
-            stats: true,
-        };
+        let wanted = Wanted { hugepages: true, stats: true };
         let command = command(TEMPLATE, &values(), wanted).unwrap();
         assert_eq!(command[2], "256M,hugepages=on");
         assert_eq!(command.last().unwrap(), "--stats");

@@ -147,11 +147,7 @@ impl Peer {
         if name.is_empty() || command.trim().is_empty() {
             return Err(FORM.into());
         }
-        Ok(Peer {
-            clock,
-            name: name.into(),
-            command: command.into(),
-        })
+        Ok(Peer { clock, name: name.into(), command: command.into() })
     }
 }
 

@@ -96,11 +96,7 @@ fn a_wrong_option_of_a_run_is_refused_in_one_line() {
 #[test]
 fn a_peer_has_a_group_a_name_and_a_command_with_what_signs_it_likes() {
     let peer = |clock, name: &str, command: &str| {
-        Ok(Peer {
-            clock,
-            name: name.into(),
-            command: command.into(),
-        })
+        Ok(Peer { clock, name: name.into(), command: command.into() })
     };
     assert_eq!(
         Peer::parse("q=qemu -M a=b,c:d"),

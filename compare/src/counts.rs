@@ -23,10 +23,7 @@ pub fn stats(counts: &Counts) -> Option<Report> {
 pub fn lines(counts: &Counts) -> Vec<Count> {
     let mut lines = Vec::new();
     let mut line = |label: &str, text: String| {
-        lines.push(Count {
-            label: label.into(),
-            text,
-        });
+        lines.push(Count { label: label.into(), text });
     };
     if let Some(memory) = counts.memory {
         line("VMM memory beside RAM, KiB", grouped(memory.pss));

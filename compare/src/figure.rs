@@ -181,10 +181,7 @@ impl Curve {
     /// From percentiles: straight lines from one to the next.
     pub fn reported(series: usize, latency: &Latency) -> Curve {
         let percentiles = latency.percentiles.iter();
-        Curve {
-            series,
-            points: percentiles.map(|(share, us)| (*us, *share)).collect(),
-        }
+        Curve { series, points: percentiles.map(|(share, us)| (*us, *share)).collect() }
     }
 }
 
@@ -305,11 +302,7 @@ struct Scale {
 impl Scale {
     fn new(from: u32, to: u32, most: u64) -> Scale {
         // Room for a stroke at the very end.
-        Scale {
-            from: from.into(),
-            wide: f64::from(to - from) - 2.0,
-            most: most.max(1) as f64,
-        }
+        Scale { from: from.into(), wide: f64::from(to - from) - 2.0, most: most.max(1) as f64 }
     }
 
     #[expect(

@@ -114,10 +114,7 @@ pub fn observe(plan: &Path) -> Result<(), Error> {
     })?;
     let signals = Signals::catch()?;
     observe::observe(&read, &signals, |run| {
-        let failed = |source| Error::Host {
-            what: "write to stdout",
-            source,
-        };
+        let failed = |source| Error::Host { what: "write to stdout", source };
         let mut line = serde_json::to_vec(&run).map_err(|error| failed(error.into()))?;
         line.push(b'\n');
         std::io::stdout().write_all(&line).map_err(failed)

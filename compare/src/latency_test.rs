@@ -3,10 +3,7 @@
 use super::*;
 
 fn latency(name: &str, percentiles: &[(f64, f64)]) -> Latency {
-    Latency {
-        name: name.into(),
-        percentiles: percentiles.into(),
-    }
+    Latency { name: name.into(), percentiles: percentiles.into() }
 }
 
 #[test]

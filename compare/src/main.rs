@@ -35,15 +35,10 @@ fn hartvisor_compare() -> Result<bool, Error> {
         return lab::observe(Path::new(plan)).map(|()| true);
     }
     let compare = cli::parse(arguments)?;
-    let directory = tempfile::tempdir().map_err(|source| Error::Host {
-        what: "make a temporary directory",
-        source,
-    })?;
+    let directory = tempfile::tempdir()
+        .map_err(|source| Error::Host { what: "make a temporary directory", source })?;
     let hartvisor = hartvisor();
-    let place = Place {
-        directory: directory.path(),
-        hartvisor: &hartvisor,
-    };
+    let place = Place { directory: directory.path(), hartvisor: &hartvisor };
     let ways = ways::all(&compare, &place)?;
     let signals = Signals::catch()?;
     let mut seen = Vec::new();

@@ -52,10 +52,7 @@ impl Signals {
             signal_hook::low_level::pipe::register(signal, theirs)?;
             Ok(ours)
         };
-        let failed = |source| Error::Host {
-            what: "catch signals",
-            source,
-        };
+        let failed = |source| Error::Host { what: "catch signals", source };
         let ending = vmm::signals::ending();
         let ending = ending
             .into_iter()
@@ -107,11 +104,7 @@ pub fn observe(
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
-    let failed = |source| Error::File {
-        what: "copy the disk",
-        path: from.into(),
-        source,
-    };
+    let failed = |source| Error::File { what: "copy the disk", path: from.into(), source };
     if let Some(directory) = to.parent() {
         fs::create_dir_all(directory).map_err(failed)?;
     }
@@ -142,10 +135,7 @@ pub fn once(plan: &Plan, counts: bool, most: usize, signals: &Signals) -> Result
     }
     let stats = counting.and_then(|it| fs::read(&it.file).ok());
     let stats = stats.and_then(|text| serde_json::from_slice(&text).ok());
-    let counts = counts.then_some(Counts {
-        memory: largest,
-        stats,
-    });
+    let counts = counts.then_some(Counts { memory: largest, stats });
     running.finish(counts)
 }
 
@@ -180,11 +170,7 @@ impl Running {
         let input = match &plan.input {
             None => Stdio::null(),
             Some(path) => File::open(path)
-                .map_err(|source| Error::File {
-                    what: "read",
-                    path: path.clone(),
-                    source,
-                })?
+                .map_err(|source| Error::File { what: "read", path: path.clone(), source })?
                 .into(),
         };
         let mut command = Command::new(program);
@@ -197,10 +183,9 @@ impl Running {
             // Ctrl-c reaches only this program, which ends the command in order.
             .process_group(0);
         let begin = Instant::now();
-        let child = command.spawn().map_err(|source| Error::Start {
-            program: program.clone(),
-            source,
-        })?;
+        let child = command
+            .spawn()
+            .map_err(|source| Error::Start { program: program.clone(), source })?;
         Ok(Running {
             child,
             begin,
@@ -242,10 +227,7 @@ impl Running {
         match poll(&mut fds, left) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => {
-                return Err(Error::Host {
-                    what: "wait for a run",
-                    source: errno.into(),
-                });
+                return Err(Error::Host { what: "wait for a run", source: errno.into() });
             }
         }
         let ready = |fd: BorrowedFd<'_>| {
@@ -261,10 +243,10 @@ impl Running {
         }
         let signal = signals.take();
         if self.ended.is_none() {
-            let status = self.child.try_wait().map_err(|source| Error::Host {
-                what: "wait for a run",
-                source,
-            })?;
+            let status = self
+                .child
+                .try_wait()
+                .map_err(|source| Error::Host { what: "wait for a run", source })?;
             self.ended = status.map(|status| (status, Instant::now()));
             if self.ended.is_some() {
                 // Its children may hold its output open, but only for a short time.
@@ -367,10 +349,7 @@ impl Stream {
     fn lines(self) -> Vec<Line> {
         let line = |(at, bytes): (Duration, Vec<u8>)| {
             let text = String::from_utf8_lossy(&bytes);
-            Line {
-                at: micros(at),
-                text: text.trim_end_matches(['\r', '\n']).to_owned(),
-            }
+            Line { at: micros(at), text: text.trim_end_matches(['\r', '\n']).to_owned() }
         };
         self.lines.into_iter().map(line).collect()
     }

@@ -40,19 +40,13 @@ fn a_line_has_the_time_of_its_first_byte() {
     let mut stream = Stream::default();
     stream.add(b"a\nb", Duration::from_micros(1));
     stream.add(b"c\n", Duration::from_micros(2));
-    let line = |at, text: &str| Line {
-        at,
-        text: text.into(),
-    };
+    let line = |at, text: &str| Line { at, text: text.into() };
     assert_eq!(stream.lines(), [line(1, "a"), line(1, "bc")]);
 }
 
 #[test]
 fn what_does_not_end_is_ended_with_all_that_it_started() {
-    let run = run(&Plan {
-        timeout: 1,
-        ..plan("sleep 1000 & echo $!; wait")
-    });
+    let run = run(&Plan { timeout: 1, ..plan("sleep 1000 & echo $!; wait") });
     assert_eq!(run.ending, Ending::TimedOut);
     // sh ends by SIGTERM; its child, which holds the output open, by the SIGKILL to the group.
     let pid: i32 = run.lines[0].text.parse().unwrap();
@@ -95,10 +89,8 @@ fn each_run_has_its_input_and_a_fresh_disk_and_the_last_one_counts() {
     plan.input = Some(at("input"));
     plan.copies = vec![(at("disk"), copy)];
     plan.runs = 2;
-    plan.counting = Some(crate::plan::Counting {
-        arguments: vec![stats.display().to_string()],
-        file: stats,
-    });
+    plan.counting =
+        Some(crate::plan::Counting { arguments: vec![stats.display().to_string()], file: stats });
     let mut runs = Vec::new();
     let signals = Signals::catch().unwrap();
     observe(&plan, &signals, |run| {
@@ -111,19 +103,13 @@ fn each_run_has_its_input_and_a_fresh_disk_and_the_last_one_counts() {
         "{runs:?}"
     );
     let counts: Vec<_> = runs.iter().map(|run| run.counts.clone()).collect();
-    let counted = Counts {
-        memory: None,
-        stats: Some(7.into()),
-    };
+    let counted = Counts { memory: None, stats: Some(7.into()) };
     assert_eq!(counts, [None, None, Some(counted)]);
 }
 
 #[test]
 fn a_program_that_is_not_there_is_named() {
-    let plan = Plan {
-        command: vec!["no-such-program".into()],
-        ..plan("")
-    };
+    let plan = Plan { command: vec!["no-such-program".into()], ..plan("") };
     let error = once(&plan, false, OUTPUT_MAX, &Signals::catch().unwrap()).unwrap_err();
     assert!(error.to_string().contains("no-such-program"), "{error}");
 }

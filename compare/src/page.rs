@@ -219,11 +219,7 @@ fn counted(ways: &[(usize, &Measured)]) -> Result<Option<Markup>, Error> {
     let bar = |series, label, value| Bar {
         label,
         text: counts::grouped(value),
-        spread: Spread {
-            least: value,
-            median: value,
-            most: value,
-        },
+        spread: Spread { least: value, median: value, most: value },
         series,
     };
     let mut memory = Vec::new();

@@ -13,10 +13,7 @@ const OFF: Ending = Ending::Status(0);
 fn report() -> Report {
     let mut counting = run(OFF, "a <b> & \"c\"\nend");
     counting.counts = Some(Counts {
-        memory: Some(Memory {
-            pss: 1234,
-            anonymous: 567,
-        }),
+        memory: Some(Memory { pss: 1234, anonymous: 567 }),
         stats: Some(serde_json::json!({
             "version": 1, "accel": "kvm", "nanoseconds": 1, "end": "power-off", "reboots": 0,
             "vcpus": [{"mmio_read": 5, "mmio_write": 6, "sbi": 7, "csr": 0, "ended": 1, "interrupted": 0}],
@@ -60,10 +57,7 @@ fn named<'a, 'i>(document: &'a Document<'i>, name: &'static str) -> Vec<Node<'a,
 #[test]
 fn the_page_is_well_formed_whole_and_asks_for_nothing() {
     let page = page(&report()).unwrap();
-    let options = ParsingOptions {
-        allow_dtd: true,
-        ..ParsingOptions::default()
-    };
+    let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
     let document = Document::parse_with_options(&page, options)
         .unwrap_or_else(|error| panic!("{error}: {page}"));
     // Two groups of three pictures, one of latencies that the guest reports, and three of counts.
@@ -98,10 +92,7 @@ fn the_page_is_well_formed_whole_and_asks_for_nothing() {
 #[test]
 fn each_colour_of_a_picture_has_one_on_the_page() {
     let page = page(&report()).unwrap();
-    let options = ParsingOptions {
-        allow_dtd: true,
-        ..ParsingOptions::default()
-    };
+    let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
     let document = Document::parse_with_options(&page, options).unwrap();
     for node in document.descendants() {
         for name in ["fill", "stroke"] {

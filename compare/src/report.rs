@@ -217,12 +217,7 @@ impl Report {
             agree &= verdict.agrees() && same;
             way.verdict = Some(verdict);
         }
-        Report {
-            version: VERSION,
-            setting,
-            agree,
-            ways,
-        }
+        Report { version: VERSION, setting, agree, ways }
     }
 
     /// The ways that ran.

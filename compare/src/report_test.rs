@@ -18,10 +18,7 @@ pub(crate) fn setting() -> Setting {
 pub(crate) fn run(ending: Ending, text: &str) -> Run {
     let lines: Vec<Line> = (1..)
         .zip(text.lines())
-        .map(|(at, text)| Line {
-            at: at * 1000,
-            text: text.into(),
-        })
+        .map(|(at, text)| Line { at: at * 1000, text: text.into() })
         .collect();
     Run {
         ending,
@@ -33,13 +30,7 @@ pub(crate) fn run(ending: Ending, text: &str) -> Run {
 }
 
 pub(crate) fn seen(name: &str, clock: Clock, ours: bool, runs: Vec<Run>) -> Seen {
-    Seen {
-        name: name.into(),
-        clock,
-        ours,
-        command: vec![name.into()],
-        runs: Ok(runs),
-    }
+    Seen { name: name.into(), clock, ours, command: vec![name.into()], runs: Ok(runs) }
 }
 
 fn compare(ways: Vec<(bool, Vec<Run>)>) -> Report {
@@ -120,24 +111,11 @@ fn times_are_those_of_timed_runs_behind_the_firmware() {
     let text = "OpenSBI v1.5\nBoot HART ID : 0\nhello\nmark\nbye";
     let mut counting = run(OFF, &text.replace("hello", "\nhello"));
     counting.counts = Some(Counts::default());
-    let once = |at| {
-        Some(Spread {
-            least: at,
-            median: at,
-            most: at,
-        })
-    };
+    let once = |at| Some(Spread { least: at, median: at, most: at });
     let times = |setting: &Setting| Times::of(setting, &[run(OFF, text), counting.clone()]);
-    let expected = Times {
-        first: once(3000),
-        marker: once(5000),
-        exit: once(6000),
-    };
+    let expected = Times { first: once(3000), marker: once(5000), exit: once(6000) };
     assert_eq!(times(&setting()), expected);
-    let marked = Setting {
-        marker: Some("mark".into()),
-        ..setting()
-    };
+    let marked = Setting { marker: Some("mark".into()), ..setting() };
     assert_eq!(times(&marked).marker, once(4000));
 }
 
@@ -145,10 +123,7 @@ fn times_are_those_of_timed_runs_behind_the_firmware() {
 fn a_report_comes_back_from_its_json() {
     let mut counting = run(Ending::TimedOut, "a");
     counting.counts = Some(Counts {
-        memory: Some(crate::plan::Memory {
-            pss: 1,
-            anonymous: 2,
-        }),
+        memory: Some(crate::plan::Memory { pss: 1, anonymous: 2 }),
         stats: Some(serde_json::json!({"version": 1})),
     });
     let mut report = compare(vec![

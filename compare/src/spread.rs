@@ -34,13 +34,7 @@ mod tests {
     #[test]
     fn the_median_is_a_value_that_was_measured() {
         let spread = |values: &[u64]| Spread::of(values.iter().copied());
-        let of = |least, median, most| {
-            Some(Spread {
-                least,
-                median,
-                most,
-            })
-        };
+        let of = |least, median, most| Some(Spread { least, median, most });
         assert_eq!(spread(&[]), None);
         assert_eq!(spread(&[7]), of(7, 7, 7));
         assert_eq!(spread(&[9, 1, 5]), of(1, 5, 9));

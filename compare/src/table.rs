@@ -176,9 +176,7 @@ fn verdict(verdict: &Verdict) -> String {
         Verdict::Reference => "the reference".into(),
         Verdict::Equal { known: 0 } => "equal".into(),
         Verdict::Equal { known } => format!("equal but {known} known"),
-        Verdict::Differs(Difference {
-            line: Some(line), ..
-        }) => format!("DIFFERS, line {line}"),
+        Verdict::Differs(Difference { line: Some(line), .. }) => format!("DIFFERS, line {line}"),
         Verdict::Differs(_) => "ENDS EARLY".into(),
         Verdict::Unstable { run, .. } => format!("VARIES, run {run}"),
     }

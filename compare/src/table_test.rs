@@ -39,11 +39,7 @@ They DIFFER.
 
 #[test]
 fn a_spread_is_its_median_and_its_ends() {
-    let spread = |least, median, most| Spread {
-        least,
-        median,
-        most,
-    };
+    let spread = |least, median, most| Spread { least, median, most };
     assert_eq!(millis(spread(1000, 1000, 1000)), "1.0");
     assert_eq!(millis(spread(1500, 12_340, 99_900)), "12.3 (1.5–99.9)");
     assert_eq!(millis(spread(1500, 12_340, 199_900)), "12 (2–200)");

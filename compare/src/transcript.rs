@@ -84,10 +84,7 @@ pub fn comparable(lines: &[Line], ignore: &[String]) -> Vec<Said> {
         }
         let ignored = ignore.iter().any(|part| text.contains(part));
         if !text.is_empty() && !ignored && Latency::parse(&text).is_none() {
-            said.push(Said {
-                number: index + 1,
-                text,
-            });
+            said.push(Said { number: index + 1, text });
         }
     }
     said

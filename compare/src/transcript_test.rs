@@ -3,10 +3,7 @@
 use super::*;
 
 fn lines(text: &str) -> Vec<Line> {
-    let line = |text: &str| Line {
-        at: 0,
-        text: text.into(),
-    };
+    let line = |text: &str| Line { at: 0, text: text.into() };
     text.split('\n').map(line).collect()
 }
 
@@ -73,23 +70,13 @@ fn a_comment_counts_only_outside_of_tap() {
 #[test]
 fn a_line_that_the_user_names_is_left_out() {
     let said = comparable(&lines("took 3 s\nok"), &["took".into()]);
-    assert_eq!(
-        said,
-        [Said {
-            number: 2,
-            text: "ok".into()
-        }]
-    );
+    assert_eq!(said, [Said { number: 2, text: "ok".into() }]);
 }
 
 #[test]
 fn a_difference_is_told_by_its_line_in_the_whole_transcript() {
     let found = differ(&format!("{BANNER}a\nb\nc"), "a\nB\nc").unwrap_err();
-    let expected = Difference {
-        line: Some(8),
-        here: Some("b".into()),
-        there: Some("B".into()),
-    };
+    let expected = Difference { line: Some(8), here: Some("b".into()), there: Some("B".into()) };
     assert_eq!(found, expected);
 }
 
@@ -116,12 +103,7 @@ fn a_test_that_is_known_to_fail_here_is_counted_and_one_that_is_not_differs() {
 #[test]
 fn points_are_counted_by_kind() {
     let tap = "TAP version 14\nok 1 - a\nnot ok 2 - b\nnot ok 3 - c # TODO x\nok 4 - d # SKIP y\r";
-    let expected = Points {
-        passed: 1,
-        skipped: 1,
-        known: 1,
-        failed: 1,
-    };
+    let expected = Points { passed: 1, skipped: 1, known: 1, failed: 1 };
     assert_eq!(points(&lines(tap)), Some(expected));
     assert_eq!(points(&lines("ok 1 - a")), None);
 }

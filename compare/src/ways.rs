@@ -60,12 +60,7 @@ pub fn all(compare: &Compare, place: &Place<'_>) -> Result<Vec<Way>, Error> {
     let usable = vmm::kvm::usable().map_err(|why| why.chain());
     let mut ways = Vec::new();
     let mut way = |name: &str, clock, plan| {
-        ways.push(Way {
-            name: name.into(),
-            clock,
-            ours: true,
-            plan,
-        });
+        ways.push(Way { name: name.into(), clock, ours: true, plan });
     };
     let here = usable.is_ok();
     let plan = usable.map(|()| run(&hartvisor, place.directory, &["--accel=kvm"]));
@@ -127,10 +122,8 @@ fn peer_plan(compare: &Compare, peer: &Peer, directory: &Path) -> Result<Plan, E
     if let Some(disk) = &guest.first {
         values.insert("disk", text(disk.as_os_str())?);
     }
-    let command = template::command(&peer.command, &values).map_err(|problem| Error::Peer {
-        name: peer.name.clone(),
-        problem,
-    })?;
+    let command = template::command(&peer.command, &values)
+        .map_err(|problem| Error::Peer { name: peer.name.clone(), problem })?;
     guest.plan(compare, command, None)
 }
 
@@ -146,11 +139,7 @@ struct Guest {
 
 impl Guest {
     fn new(compare: &Compare, directory: &Path) -> Result<Guest, Error> {
-        let mut guest = Guest {
-            disks: Vec::new(),
-            first: None,
-            copies: Vec::new(),
-        };
+        let mut guest = Guest { disks: Vec::new(), first: None, copies: Vec::new() };
         let options = compare.guest.disks.iter().zip(&compare.disks).enumerate();
         for (index, (option, value)) in options {
             let (path, value) = if option.readonly {
@@ -211,20 +200,12 @@ fn check_copied(disk: &Disk) -> Result<(), Error> {
             "disk {0:?} is no regular file: each run has a copy of its own, expected a file, or {0:?},readonly",
             disk.path
         ))),
-        Err(source) => Err(Error::File {
-            what: "read",
-            path: disk.path.clone(),
-            source,
-        }),
+        Err(source) => Err(Error::File { what: "read", path: disk.path.clone(), source }),
     }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    fs::canonicalize(path).map_err(|source| Error::File {
-        what: "read",
-        path: path.into(),
-        source,
-    })
+    fs::canonicalize(path).map_err(|source| Error::File { what: "read", path: path.into(), source })
 }
 
 #[cfg(test)]

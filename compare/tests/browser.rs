@@ -67,13 +67,7 @@ impl Look {
         for it in &self.pictures {
             // Less would not be a visible picture.
             if !it.shown || it.width < 100.0 || it.height < 20.0 {
-                let Picture {
-                    label,
-                    width,
-                    height,
-                    shown,
-                    ..
-                } = it;
+                let Picture { label, width, height, shown, .. } = it;
                 faults.push(format!("'{label}': {width} x {height}, shown: {shown}"));
             }
             let cut = it.cut_off.iter();
@@ -331,10 +325,7 @@ fn long() -> Report {
     };
     let counts = || {
         Some(Counts {
-            memory: Some(Memory {
-                pss: 99_999_999_999,
-                anonymous: 99_999_999_999,
-            }),
+            memory: Some(Memory { pss: 99_999_999_999, anonymous: 99_999_999_999 }),
             stats: None,
         })
     };

@@ -92,11 +92,7 @@ impl Block {
     /// A disk of `size` bytes, rounded down to whole blocks, in the raw image `file`. It has one
     /// queue, and a write is durable after the next FLUSH.
     pub fn new(file: File, size: u64, readonly: bool, serial: &str) -> Block {
-        let options = Options {
-            readonly,
-            serial,
-            ..Options::default()
-        };
+        let options = Options { readonly, serial, ..Options::default() };
         Block::with(file, size, &options)
     }
 

@@ -27,11 +27,7 @@ pub(super) fn bench(readonly: bool) -> Bench {
         file.write_all(&[u8::try_from(sector).unwrap(); 512])
             .unwrap();
     }
-    let options = Options {
-        readonly,
-        serial: "serial-1",
-        ..Options::default()
-    };
+    let options = Options { readonly, serial: "serial-1", ..Options::default() };
     Bench::new(file, &options)
 }
 
@@ -247,10 +243,7 @@ fn a_request_longer_than_size_max_times_seg_max_is_refused_without_io() {
 #[test]
 fn the_block_size_is_configurable_and_the_capacity_is_in_whole_blocks() {
     for (asked, seen) in [(512_u32, 512_u32), (4096, 4096), (0, 512), (1000, 512)] {
-        let options = Options {
-            block_size: asked,
-            ..Options::default()
-        };
+        let options = Options { block_size: asked, ..Options::default() };
         let file = tempfile::tempfile().unwrap();
         file.set_len(5 * 4096 + 512).unwrap();
         let mut bench = Bench::new(file, &options);
@@ -434,10 +427,7 @@ fn the_driver_may_turn_the_cache_off_and_on_with_config_wce() {
 
 #[test]
 fn a_write_through_disk_is_write_through_after_each_reset() {
-    let options = Options {
-        write_through: true,
-        ..Options::default()
-    };
+    let options = Options { write_through: true, ..Options::default() };
     let mut bench = Bench::new(tempfile::tempfile().unwrap(), &options);
     bench.block.disk.config.resize(SECTORS * 512);
     assert_eq!(bench.config(32, 1), [0]);
@@ -453,10 +443,7 @@ fn a_write_through_disk_is_write_through_after_each_reset() {
 #[test]
 fn the_number_of_queues_is_configurable_within_bounds() {
     for (asked, queues) in [(0, 1_u16), (1, 1), (2, 2), (16, 16), (u16::MAX, 16)] {
-        let options = Options {
-            queues: asked,
-            ..Options::default()
-        };
+        let options = Options { queues: asked, ..Options::default() };
         let bench = Bench::new(tempfile::tempfile().unwrap(), &options);
         assert_eq!(bench.block.queues().len(), usize::from(queues));
         assert_eq!(bench.config(34, 2), queues.to_le_bytes());

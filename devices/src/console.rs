@@ -138,10 +138,7 @@ impl Console {
     /// Makes the console report the size of `window` to its driver.
     #[must_use]
     pub fn in_window(self, window: Arc<Window>) -> Console {
-        Console {
-            window: Some(window),
-            ..self
-        }
+        Console { window: Some(window), ..self }
     }
 
     /// Adds a port, up to [`PORTS_MAX`]. Programs in the guest find it by its name, of up to

@@ -380,11 +380,7 @@ fn every_queue_has_one_role() {
 fn emergency_output_goes_out_and_never_waits() {
     let (mut screen, output) = pipe().unwrap();
     let output = Arc::new(Output::from(File::from(OwnedFd::from(output))));
-    let config = Config {
-        window: None,
-        ports: 0,
-        output: Arc::clone(&output),
-    };
+    let config = Config { window: None, ports: 0, output: Arc::clone(&output) };
     config.write(8, b"!\0\0\0");
     config.write(8, b"?");
     for (offset, data) in [

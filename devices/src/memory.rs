@@ -99,11 +99,7 @@ impl Memory {
             })
         };
         let regions: Vec<_> = ram.iter().filter_map(region).collect();
-        let none = Region {
-            start: 0,
-            len: 0,
-            host: NonNull::dangling(),
-        };
+        let none = Region { start: 0, len: 0, host: NonNull::dangling() };
         Memory(Arc::new(Mapped {
             first: regions.first().copied().unwrap_or(none),
             dirty: page.map(|page| DirtyLog::new(&regions, page)),

@@ -28,10 +28,7 @@ pub struct Lost {
 impl Lost {
     /// A counter at 0. `name` is the user's name of the output.
     pub fn new(name: impl Into<String>) -> Lost {
-        Lost {
-            name: name.into(),
-            ..Lost::default()
-        }
+        Lost { name: name.into(), ..Lost::default() }
     }
 
     /// The user's name of the output.
@@ -75,12 +72,7 @@ pub struct Output {
 impl Output {
     /// Output to `file`; `lost` counts the bytes that it does not accept.
     pub fn new(file: File, lost: Arc<Lost>) -> Output {
-        Output {
-            file,
-            lost,
-            timeout: WRITE_TIMEOUT,
-            full_since: Mutex::default(),
-        }
+        Output { file, lost, timeout: WRITE_TIMEOUT, full_since: Mutex::default() }
     }
 
     /// The same, with another timeout.

@@ -68,22 +68,8 @@ fn invalid_requests_get_an_error_status_and_the_device_continues() {
         (Request::write(SECTORS - 1), write, Status::IoErr),
         (Request::read(u64::MAX), read, Status::IoErr),
         (Request::write(u64::MAX / 512), write, Status::IoErr),
-        (
-            Request {
-                kind: 99,
-                sector: 0,
-            },
-            read,
-            Status::Unsupp,
-        ),
-        (
-            Request {
-                kind: u32::MAX,
-                sector: 0,
-            },
-            write,
-            Status::Unsupp,
-        ),
+        (Request { kind: 99, sector: 0 }, read, Status::Unsupp),
+        (Request { kind: u32::MAX, sector: 0 }, write, Status::Unsupp),
     ];
     for (request, segment, status) in cases {
         let done = block.request(request, &[segment], &mut patience());
@@ -117,12 +103,7 @@ fn a_request_may_be_cut_anywhere() {
         for layout in layouts {
             let mut run = |request, readable, cuts| {
                 let memory = &memory;
-                let frame = Frame {
-                    memory,
-                    readable,
-                    cuts,
-                    layout,
-                };
+                let frame = Frame { memory, readable, cuts, layout };
                 let token = match block.submit_framed(request, &frame) {
                     // All segments are direct, so there is none left for a table.
                     Err(Error::Chain { .. }) if layout != Layout::Direct => return None,
@@ -275,11 +256,7 @@ fn a_broken_disk_needs_a_reset_while_the_other_one_works() {
     wait_for("its interrupt", || page.wire.is_high());
     acknowledge(&page);
 
-    let nowhere = Segment {
-        address: 0x1000,
-        len: 512,
-        writable: true,
-    };
+    let nowhere = Segment { address: 0x1000, len: 512, writable: true };
     let token = broken.submit(Request::read(0), &[nowhere]).unwrap();
     let mut more = patience();
     let mut until_it_gives_up =

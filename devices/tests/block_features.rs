@@ -90,10 +90,7 @@ fn a_driver_that_turns_the_cache_off_writes_through() {
 fn every_enabled_queue_of_a_disk_is_served_and_no_other() {
     let ram = Ram::new();
     let file = image(SECTORS);
-    let options = devices::block::Options {
-        queues: 4,
-        ..Default::default()
-    };
+    let options = devices::block::Options { queues: 4, ..Default::default() };
     let device = devices::block::Block::with(file, SECTORS * 512, &options);
     let page = Page::new(&ram, device);
     let mut dma = ram.dma();

@@ -40,10 +40,7 @@ impl log::Log for Counter {
 
 /// Limits every file to `bytes` from now on.
 fn limit(bytes: u64) {
-    let limit = libc::rlimit {
-        rlim_cur: bytes,
-        rlim_max: libc::RLIM_INFINITY,
-    };
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the call reads `limit`, which is valid.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) };
     assert_eq!(result, 0);
@@ -57,10 +54,7 @@ fn a_full_host_loses_no_flushed_data_and_is_reported_once() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let file = tempfile::tempfile().unwrap();
     file.set_len(SECTORS * 512).unwrap();
-    let options = devices::block::Options {
-        name: "disk \"full\"",
-        ..Default::default()
-    };
+    let options = devices::block::Options { name: "disk \"full\"", ..Default::default() };
     let device = devices::block::Block::with(file.try_clone().unwrap(), SECTORS * 512, &options);
     let ram = Ram::new();
     let page = Page::new(&ram, device);

@@ -57,14 +57,7 @@ fn scene_with(wanted: u64) -> Scene {
     let queue = transport.queue(0, SIZE, &mut dma).unwrap();
     let data = dma.alloc(0x4_0000).unwrap();
     transport.start();
-    Scene {
-        ram,
-        file,
-        page,
-        queue,
-        data,
-        neighbour,
-    }
+    Scene { ram, file, page, queue, data, neighbour }
 }
 
 impl Scene {

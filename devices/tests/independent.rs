@@ -86,11 +86,7 @@ fn the_block_driver_sees_that_a_disk_is_read_only() {
     within_patience(|| {
         let file = image(8);
         let page = disk(&POOL.ram, &file, true);
-        let mut driver = VirtIOBlk::<Bounce, _>::new(Port {
-            page,
-            mask: u64::MAX,
-        })
-        .unwrap();
+        let mut driver = VirtIOBlk::<Bounce, _>::new(Port { page, mask: u64::MAX }).unwrap();
         assert!(driver.readonly());
         assert_eq!(driver.write_blocks(0, &[1; 512]), Err(Error::IoError));
     });
@@ -161,10 +157,7 @@ fn a_driver_dropped_and_built_again_finds_the_device_reset() {
         let file = image(8);
         let page = disk(&POOL.ram, &file, false);
         for _ in 0..20 {
-            let port = Port {
-                page: page.clone(),
-                mask: u64::MAX,
-            };
+            let port = Port { page: page.clone(), mask: u64::MAX };
             let mut driver = VirtIOBlk::<Bounce, _>::new(port).unwrap();
             let mut data = [0; SECTOR_SIZE];
             driver.read_blocks(3, &mut data).unwrap();

@@ -76,11 +76,7 @@ fn buffers() -> impl Strategy<Value = Vec<Buffer>> {
 
 fn request() -> impl Strategy<Value = Request> {
     let cut = (buffers(), buffers(), 0_usize..8);
-    cut.prop_map(|(readable, writable, direct)| Request {
-        readable,
-        writable,
-        direct,
-    })
+    cut.prop_map(|(readable, writable, direct)| Request { readable, writable, direct })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -408,10 +404,7 @@ fn the_queue_reports_invalid_rings_that_the_oracle_truncates() {
         // It finds out that a buffer is not RAM only on access.
         (
             |pair| pair.descriptor(TABLE, 0, (END - 1, 2), 0, 0),
-            QueueError::Buffer {
-                address: END - 1,
-                len: 2,
-            },
+            QueueError::Buffer { address: END - 1, len: 2 },
             Some(1),
         ),
         // It does not check the order.
@@ -436,11 +429,7 @@ fn the_queue_reports_invalid_rings_that_the_oracle_truncates() {
         // Both check the index.
         (
             |pair| pair.available = 8,
-            QueueError::AvailableIndex {
-                idx: 9,
-                next: 0,
-                size: 8,
-            },
+            QueueError::AvailableIndex { idx: 9, next: 0, size: 8 },
             None,
         ),
     ];

@@ -71,14 +71,7 @@ fn host(further: usize) -> Host {
         console.queues().len(),
         if further == 0 { 2 } else { 4 + 2 * further }
     );
-    Host {
-        page: Page::new(&ram, console),
-        ram,
-        far,
-        near,
-        links,
-        window,
-    }
+    Host { page: Page::new(&ram, console), ram, far, near, links, window }
 }
 
 /// A driver of all queues, with one buffer per entry.

@@ -289,11 +289,7 @@ fn an_invalid_ring_signals_its_error_eventfd_and_a_reset_repairs_it() {
     let mut block = open(&front, &mut ram.dma(), WANTED);
     check_read(&mut block, 1);
     assert!(front.state().rings[0].error.read().is_err());
-    let nowhere = Segment {
-        address: 0x1000,
-        len: 512,
-        writable: true,
-    };
+    let nowhere = Segment { address: 0x1000, len: 512, writable: true };
     drop(block.submit(Request::read(0), &[nowhere]));
     block.kick();
     wait_for("the error", || front.state().rings[0].error.read().is_ok());

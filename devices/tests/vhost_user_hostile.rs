@@ -440,11 +440,7 @@ fn a_front_end_that_leaves_an_invalid_ring_is_replaced() {
     for _ in 0..10 {
         let front = service.front_end(&ram, BLOCK);
         let mut block = Block::new(front.probe(), &mut ram.dma(), WANTED, 64).unwrap();
-        let nowhere = Segment {
-            address: 0x10,
-            len: 512,
-            writable: true,
-        };
+        let nowhere = Segment { address: 0x10, len: 512, writable: true };
         drop(block.submit(Request::read(0), &[nowhere]));
         block.kick();
         wait_for("the error", || front.state().rings[0].error.read().is_ok());

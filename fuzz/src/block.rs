@@ -116,10 +116,7 @@ pub fn run(case: &Case) {
     // After a reset the device is a working disk, whatever happened before.
     pair.step(&Step::Resize(CAPACITY as u8));
     let layouts = [Layout::default(), Layout::default()];
-    pair.set_up(&SetUp {
-        declined: 0,
-        layouts,
-    });
+    pair.set_up(&SetUp { declined: 0, layouts });
     for kind in [Kind::Out, Kind::In] {
         pair.request(0, &kind, 0, 1, 0, &[], &Shape::default());
         pair.kick(0);
@@ -212,15 +209,7 @@ impl Pair {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::Request {
-                queue,
-                kind,
-                sector,
-                sectors,
-                odd,
-                cuts,
-                shape,
-            } => {
+            Step::Request { queue, kind, sector, sectors, odd, cuts, shape } => {
                 let odd = odd.unwrap_or(0).into();
                 let queue = usize::from(*queue);
                 self.request(queue, kind, sector.number(), *sectors, odd, cuts, shape);

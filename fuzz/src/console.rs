@@ -172,12 +172,7 @@ impl Guest {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::Offer {
-                queue,
-                readable,
-                writable,
-                shape,
-            } => {
+            Step::Offer { queue, readable, writable, shape } => {
                 let writable: Vec<u32> = writable.iter().map(|len| (*len).into()).collect();
                 self.offer(usize::from(*queue) % QUEUES, readable, &writable, shape);
             }

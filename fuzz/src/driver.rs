@@ -62,10 +62,7 @@ impl Default for Layout {
 
 impl<'a> Arbitrary<'a> for Layout {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        Ok(Layout {
-            size: u.int_in_range(0..=8)?,
-            odd: seldom(u)?,
-        })
+        Ok(Layout { size: u.int_in_range(0..=8)?, odd: seldom(u)? })
     }
 }
 
@@ -95,12 +92,8 @@ impl Layout {
     /// The rings of queue `index`.
     pub fn rings(&self, index: u64) -> Rings {
         let table = BASE + RINGS * index;
-        let mut rings = Rings {
-            size: 1 << self.size,
-            table,
-            driver: table + 0x1000,
-            device: table + 0x1800,
-        };
+        let mut rings =
+            Rings { size: 1 << self.size, table, driver: table + 0x1000, device: table + 0x1800 };
         let mut part = |which: u8, address: u64| match which % 3 {
             0 => rings.table = address,
             1 => rings.driver = address,
@@ -189,10 +182,7 @@ impl Shape {
 
 impl<'a> Arbitrary<'a> for Shape {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        Ok(Shape {
-            indirect_from: u.arbitrary()?,
-            fault: seldom(u)?,
-        })
+        Ok(Shape { indirect_from: u.arbitrary()?, fault: seldom(u)? })
     }
 }
 
@@ -427,12 +417,7 @@ impl Driver {
             }
             _ => {}
         }
-        Buffer {
-            address,
-            len,
-            flags,
-            next: 0,
-        }
+        Buffer { address, len, flags, next: 0 }
     }
 }
 

@@ -54,10 +54,7 @@ pub fn run(case: &[u8]) {
     nudge(&mut bytes, (*which).into(), *by as i8);
     let bytes = pack(how % 4, &bytes);
     let file = new_file(&bytes);
-    let option = config::Kernel {
-        path: path(&file),
-        format: FORMATS[usize::from(how / 64)],
-    };
+    let option = config::Kernel { path: path(&file), format: FORMATS[usize::from(how / 64)] };
     let Ok(kernel) = Kernel::open(&option, MEMORY) else {
         return;
     };

@@ -244,11 +244,7 @@ impl Page {
                 let accepted = self.offered() & !(declined & !VERSION_1) | more;
                 self.begin(layout.rings(0), accepted, (upto % 8).into());
             }
-            Step::Offer {
-                writable,
-                header,
-                shape,
-            } => {
+            Step::Offer { writable, header, shape } => {
                 let mut request = [0; 16];
                 request[0] = header[0] % 16;
                 request[8..].copy_from_slice(&header[2..]);

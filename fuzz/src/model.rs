@@ -198,11 +198,7 @@ impl Model {
     }
 
     fn walk(&self, ram: &Ram, head: u16) -> Result<Chain, QueueError> {
-        let mut chain = Chain {
-            head,
-            readable: Stream::default(),
-            writable: Stream::default(),
-        };
+        let mut chain = Chain { head, readable: Stream::default(), writable: Stream::default() };
         let (mut table, mut size) = (self.rings.table, u64::from(self.rings.size));
         let (mut steps, mut nested) = (size, false);
         let mut index = head;

@@ -84,20 +84,11 @@ pub fn run(case: &Case) {
     assert_eq!(queue.is_some(), rings.are_usable(256), "{rings:x?}");
     let Some(queue) = queue else { return };
     let model = Model::new(rings, case.event_idx, case.indirect);
-    let mut pair = Pair {
-        queue,
-        model,
-        interrupt,
-        taken: Vec::new(),
-    };
+    let mut pair = Pair { queue, model, interrupt, taken: Vec::new() };
     let mut driver = Driver::new(rings);
     for step in &case.steps {
         match step {
-            Step::Offer {
-                readable,
-                writable,
-                shape,
-            } => {
+            Step::Offer { readable, writable, shape } => {
                 let pieces: Vec<Vec<u8>> = readable
                     .iter()
                     .map(|len| vec![*len; (*len).into()])

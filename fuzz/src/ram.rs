@@ -50,10 +50,7 @@ impl Ram {
         for (part, at) in [(main, BASE), (island, ISLAND)] {
             MAPPING.write_slice(part, GuestAddress(at)).expect("RAM");
         }
-        Ram {
-            found: image.clone(),
-            image,
-        }
+        Ram { found: image.clone(), image }
     }
 
     /// The memory that a device gets.

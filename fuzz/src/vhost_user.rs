@@ -82,10 +82,7 @@ impl Held {
         let descriptors = fs::read_dir("/proc/self/fd").expect("/proc").count();
         let maps = fs::read_to_string("/proc/self/maps").expect("/proc");
         let mappings = maps.lines().filter(|line| line.contains("/memfd:fuzz"));
-        Held {
-            descriptors,
-            mappings: mappings.count(),
-        }
+        Held { descriptors, mappings: mappings.count() }
     }
 }
 
@@ -106,10 +103,7 @@ struct World {
 impl World {
     fn new() -> World {
         let file = new_file(&[0x3c; SECTORS * 512]);
-        let options = Options {
-            queues: QUEUES as u16,
-            ..Options::default()
-        };
+        let options = Options { queues: QUEUES as u16, ..Options::default() };
         let block = Block::with(file, (SECTORS * 512) as u64, &options);
         let event = || EventFd::new(EFD_NONBLOCK).expect("a descriptor");
         World {
@@ -181,12 +175,7 @@ impl World {
                 let place = [u32::from(*offset), 4];
                 self.config(code::SET_CONFIG, place, data.to_vec(), odd);
             }
-            Step::Any {
-                code,
-                flags,
-                words,
-                descriptors,
-            } => {
+            Step::Any { code, flags, words, descriptors } => {
                 let code = u32::from(code % 48);
                 let words: Vec<u64> = words.iter().map(|word| word.value()).collect();
                 // GET_FEATURES marks the end of the answers. And a ring may have started.
@@ -198,12 +187,7 @@ impl World {
             }
             Step::Truncated(code, body, len) => self.truncated((*code).into(), body, *len),
             Step::HangUp => self.hang_up(),
-            Step::Offer {
-                ring,
-                writable,
-                header,
-                shape,
-            } => {
+            Step::Offer { ring, writable, header, shape } => {
                 let mut request = [0; 16];
                 request[0] = header[0] % 16;
                 request[8..].copy_from_slice(&header[2..]);
@@ -344,11 +328,7 @@ impl World {
             self.send(code::SET_FEATURES, &bytes(&[features]), &[]);
         }
         if upto > 1 {
-            let regions = [false, true].map(|island| Region {
-                island,
-                odd: None,
-                file: None,
-            });
+            let regions = [false, true].map(|island| Region { island, odd: None, file: None });
             self.step(&Step::Table(regions.into()));
         }
         for index in 0..QUEUES as u32 {

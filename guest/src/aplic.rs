@@ -58,11 +58,7 @@ struct Domain<R> {
 
 impl<R: Registers> Domain<R> {
     fn new(registers: R, hart: u32, sources: u32) -> Self {
-        Self {
-            registers,
-            hart: hart.min(MAX_HARTS - 1),
-            sources: sources.min(MAX_SOURCES - 1),
-        }
+        Self { registers, hart: hart.min(MAX_HARTS - 1), sources: sources.min(MAX_SOURCES - 1) }
     }
 
     /// Turns everything off, then the domain on in the given delivery mode.
@@ -116,9 +112,7 @@ pub struct AplicDirect<R> {
 impl<R: Registers> AplicDirect<R> {
     /// A domain with sources 1 to `sources` in which this hart has index `hart`.
     pub fn new(registers: R, hart: u32, sources: u32) -> Self {
-        Self {
-            domain: Domain::new(registers, hart, sources),
-        }
+        Self { domain: Domain::new(registers, hart, sources) }
     }
 
     fn idc(&self, register: usize) -> usize {
@@ -174,10 +168,7 @@ pub struct AplicMsi<R, F> {
 impl<R: Registers, F: InterruptFile> AplicMsi<R, F> {
     /// As [`AplicDirect::new`], with the IMSIC of this hart.
     pub fn new(registers: R, hart: u32, sources: u32, imsic: Imsic<F>) -> Self {
-        Self {
-            domain: Domain::new(registers, hart, sources.min(imsic.identities())),
-            imsic,
-        }
+        Self { domain: Domain::new(registers, hart, sources.min(imsic.identities())), imsic }
     }
 }
 

@@ -46,11 +46,7 @@ pub struct Descriptor {
 impl Descriptor {
     /// A buffer for the device to read.
     pub fn readable(address: u64, len: u32) -> Self {
-        Self {
-            address,
-            len,
-            ..Self::default()
-        }
+        Self { address, len, ..Self::default() }
     }
 
     /// A buffer for the device to write.
@@ -68,10 +64,7 @@ impl Descriptor {
     /// The same, followed by another.
     #[must_use]
     pub fn then(self, next: u16) -> Self {
-        Self {
-            next,
-            ..self.with(NEXT)
-        }
+        Self { next, ..self.with(NEXT) }
     }
 }
 

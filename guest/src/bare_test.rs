@@ -60,11 +60,7 @@ fn the_indices_wrap_and_the_slots_with_them() {
     ring.set_available(u16::MAX);
     ring.offer(&[3, 3]);
     assert_eq!(ring.available(), 1);
-    let mut device = model::Ring {
-        next_avail: u16::MAX,
-        used: u16::MAX,
-        ..model(&ring)
-    };
+    let mut device = model::Ring { next_avail: u16::MAX, used: u16::MAX, ..model(&ring) };
     for len in [77, 78] {
         let head = device.pop(&memory).unwrap().head;
         device.push(&memory, head.into(), len);

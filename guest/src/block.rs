@@ -100,10 +100,7 @@ impl<R: Registers> Block<R> {
         size: u16,
     ) -> Result<Self, Error> {
         if transport.device_id() != device::BLOCK {
-            return Err(Error::DeviceId {
-                found: transport.device_id(),
-                wanted: device::BLOCK,
-            });
+            return Err(Error::DeviceId { found: transport.device_id(), wanted: device::BLOCK });
         }
         transport.negotiate(wanted)?;
         let capacity = transport.config_u64(CAPACITY)?;
@@ -112,14 +109,7 @@ impl<R: Registers> Block<R> {
         let bounce = dma.alloc(BOUNCE)?;
         transport.start();
         let slots = [const { Slot::Free }; SLOTS];
-        Ok(Self {
-            transport,
-            queue,
-            slots,
-            control,
-            bounce,
-            capacity,
-        })
+        Ok(Self { transport, queue, slots, control, bounce, capacity })
     }
 
     /// The transport, for its status, features and interrupts.
@@ -216,10 +206,7 @@ impl<R: Registers> Block<R> {
                     memory.read(0, &mut status);
                 }
                 let [status] = status.map(Status::from);
-                *slot = Slot::Done(Done {
-                    status,
-                    written: used.written,
-                });
+                *slot = Slot::Done(Done { status, written: used.written });
             }
         }
         let Some(slot) = self.slots.get_mut(token.0) else {

@@ -40,11 +40,7 @@ fn disk(memory: &Memory, offered: u64, sectors: usize) -> (Device<'_>, Shared) {
     let content = (0..sectors * SECTOR)
         .map(|byte| (byte / SECTOR) as u8)
         .collect();
-    let disk = Disk {
-        sectors: content,
-        answer: Answer::Right,
-        chains: Vec::new(),
-    };
+    let disk = Disk { sectors: content, answer: Answer::Right, chains: Vec::new() };
     let disk = Rc::new(RefCell::new(disk));
     let served = Rc::clone(&disk);
     let device = Device::new(memory, 2, offered, move |_, ring, memory| {
@@ -113,13 +109,7 @@ fn another_kind_of_device_is_refused() {
     let device = Device::new(&memory, 3, 0, |_, _, _| {});
     let transport = Transport::probe(&device).unwrap().unwrap();
     let error = Block::new(transport, &mut memory.dma(), WANTED, 16).unwrap_err();
-    assert_eq!(
-        error,
-        Error::DeviceId {
-            found: 3,
-            wanted: 2
-        }
-    );
+    assert_eq!(error, Error::DeviceId { found: 3, wanted: 2 });
 }
 
 #[test]
@@ -171,10 +161,7 @@ fn a_failed_request_is_an_error_with_its_status() {
     let mut sector = [0; SECTOR];
     let beyond = block.read(4, &mut sector, &mut never);
     assert_eq!(beyond, Err(Error::Request(Status::IoErr)));
-    let unknown = Request {
-        kind: 77,
-        sector: 0,
-    };
+    let unknown = Request { kind: 77, sector: 0 };
     assert_eq!(
         block.request(unknown, &[], &mut never).unwrap().status,
         Status::Unsupp
@@ -192,13 +179,7 @@ fn an_answer_that_is_too_short_is_not_believed() {
     let mut sector = [0x77; SECTOR];
     disk.borrow_mut().answer = Answer::Length(512);
     let short = block.read(0, &mut sector, &mut never);
-    assert_eq!(
-        short,
-        Err(Error::Short {
-            written: 512,
-            expected: 513
-        })
-    );
+    assert_eq!(short, Err(Error::Short { written: 512, expected: 513 }));
     assert_eq!(sector, [0x77; SECTOR], "nothing is handed on");
     // If no byte was written, there is no status, whatever is in memory.
     disk.borrow_mut().answer = Answer::Length(0);
@@ -212,10 +193,7 @@ fn an_answer_that_is_too_long_breaks_the_queue() {
     let (device, disk) = disk(&memory, 0, 4);
     let mut block = open(&device, &memory);
     disk.borrow_mut().answer = Answer::Length(514);
-    let lie = Err(Error::UsedLength {
-        written: 514,
-        writable: 513,
-    });
+    let lie = Err(Error::UsedLength { written: 514, writable: 513 });
     assert_eq!(block.read(0, &mut [0; SECTOR], &mut never), lie);
     disk.borrow_mut().answer = Answer::Right;
     assert_eq!(
@@ -339,24 +317,14 @@ fn a_frame_is_cut_where_it_says_and_at_the_boundary() {
         // A write: one cut goes over the end of the header, one over the boundary to the status.
         whole.slice(16..16 + 2 * SECTOR).fill(0xab);
         let cuts = [1, 2, 500, 538];
-        let frame = Frame {
-            memory: &whole,
-            readable: 16 + 2 * SECTOR,
-            cuts: &cuts,
-            layout,
-        };
+        let frame = Frame { memory: &whole, readable: 16 + 2 * SECTOR, cuts: &cuts, layout };
         let token = block.submit_framed(Request::write(3), &frame).unwrap();
         assert_eq!(block.finish(token, &mut never).unwrap().status, Status::Ok);
         assert_eq!(disk.borrow().chains.last(), Some(&5));
         // A read: all that the device writes in one segment.
         whole.slice(16..16 + 2 * SECTOR).fill(0);
         let cuts = [16, 2 * SECTOR + 1];
-        let frame = Frame {
-            memory: &whole,
-            readable: 16,
-            cuts: &cuts,
-            layout: Layout::Direct,
-        };
+        let frame = Frame { memory: &whole, readable: 16, cuts: &cuts, layout: Layout::Direct };
         let token = block.submit_framed(Request::read(3), &frame).unwrap();
         let done = block.finish(token, &mut never).unwrap();
         assert_eq!((done.status, done.written), (Status::Ok, 1025));
@@ -375,12 +343,7 @@ fn cuts_that_do_not_add_up_are_refused() {
     let transport = Transport::probe(&device).unwrap().unwrap();
     let mut block = Block::new(transport, &mut dma, WANTED, 16).unwrap();
     let whole = dma.alloc(17).unwrap();
-    let frame = |readable, cuts| Frame {
-        memory: &whole,
-        readable,
-        cuts,
-        layout: Layout::Direct,
-    };
+    let frame = |readable, cuts| Frame { memory: &whole, readable, cuts, layout: Layout::Direct };
     for (readable, cuts) in [
         (16, &[16][..]),
         (16, &[16, 2]),

@@ -86,11 +86,7 @@ macro_rules! entry {
 extern "C" fn guest_start(hart: usize, fdt: usize) -> ! {
     DEVICE_TREE.store(fdt, Ordering::Relaxed);
     let outcome = match device_tree(fdt) {
-        Ok(fdt) => guest_main(Boot {
-            hart,
-            fdt,
-            dma: dma(),
-        }),
+        Ok(fdt) => guest_main(Boot { hart, fdt, dma: dma() }),
         Err(error) => {
             crate::println!("guest: a1 = {fdt:#x}: {error}");
             Outcome::Failed

@@ -65,10 +65,7 @@ impl<R: Registers> Console<R> {
     /// [`Error::DeviceId`] for another kind of device; errors of [`Transport`].
     pub fn new(mut transport: Transport<R>, dma: &mut Dma, wanted: u64) -> Result<Self, Error> {
         if transport.device_id() != device::CONSOLE {
-            return Err(Error::DeviceId {
-                found: transport.device_id(),
-                wanted: device::CONSOLE,
-            });
+            return Err(Error::DeviceId { found: transport.device_id(), wanted: device::CONSOLE });
         }
         transport.negotiate(wanted & !features::MULTIPORT)?;
         let receiveq = transport.queue(RECEIVEQ, QUEUE_SIZE, dma)?;
@@ -77,15 +74,8 @@ impl<R: Registers> Console<R> {
         let outgoing = dma.alloc(TRANSMIT)?;
         let posted = [None; QUEUE_SIZE as usize];
         transport.start();
-        let mut console = Self {
-            transport,
-            receiveq,
-            transmitq,
-            incoming,
-            outgoing,
-            posted,
-            arrived: None,
-        };
+        let mut console =
+            Self { transport, receiveq, transmitq, incoming, outgoing, posted, arrived: None };
         for buffer in 0..usize::from(console.receiveq.size()) {
             console.post(buffer)?;
         }
@@ -178,11 +168,7 @@ impl<R: Registers> Console<R> {
             let end = usize::try_from(used.written)
                 .unwrap_or(RECEIVE)
                 .min(RECEIVE);
-            return Ok(Some(Arrived {
-                buffer,
-                start: 0,
-                end,
-            }));
+            return Ok(Some(Arrived { buffer, start: 0, end }));
         }
         Ok(None)
     }

@@ -59,12 +59,7 @@ impl Dma {
             start.addr().get().is_multiple_of(PAGE) && bus.is_multiple_of(PAGE as u64),
             "the DMA arena must begin at a page: pointer {start:p}, bus address {bus:#x}"
         );
-        Self {
-            start,
-            bus,
-            len,
-            taken: 0,
-        }
+        Self { start, bus, len, taken: 0 }
     }
 
     /// Bytes that are still free.
@@ -82,18 +77,11 @@ impl Dma {
             .checked_next_multiple_of(PAGE)
             .filter(|rounded| *rounded <= self.left());
         let Some(rounded) = rounded else {
-            return Err(Error::OutOfDma {
-                wanted: len,
-                left: self.left(),
-            });
+            return Err(Error::OutOfDma { wanted: len, left: self.left() });
         };
         // SAFETY: taken + rounded ≤ len, so the sum stays inside the arena.
         let start = unsafe { self.start.add(self.taken) };
-        let region = Region {
-            start,
-            bus: self.bus + self.taken as u64,
-            len,
-        };
+        let region = Region { start, bus: self.bus + self.taken as u64, len };
         self.taken += rounded;
         region.fill(0);
         Ok(region)
@@ -159,11 +147,7 @@ impl Region {
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
         let len = range.len();
-        Self {
-            start: self.at(range.start, len, 1),
-            bus: self.bus + range.start as u64,
-            len,
-        }
+        Self { start: self.at(range.start, len, 1), bus: self.bus + range.start as u64, len }
     }
 
     /// Copies bytes out, from `offset` on.

@@ -223,12 +223,7 @@ fn slot(node: FdtNode<'_>) -> Option<Slot> {
     let source = cells.next().map_or(0, |cell| u32::from_be_bytes(*cell));
     // IRQ_TYPE_EDGE_RISING; without a second cell (PLIC) the line is a level.
     let edge = cells.next() == Some(&1_u32.to_be_bytes());
-    Some(Slot {
-        base,
-        len,
-        source,
-        edge,
-    })
+    Some(Slot { base, len, source, edge })
 }
 
 /// The interrupt controller with the given phandle, or without one the first that can interrupt
@@ -251,11 +246,7 @@ fn plic(node: FdtNode<'_>, intc: u32) -> Option<Controller> {
     }
     let (base, _) = first_reg(node)?;
     let context = context(node, intc)?;
-    Some(Controller::Plic {
-        base,
-        context,
-        sources: number(node, "riscv,ndev")?,
-    })
+    Some(Controller::Plic { base, context, sources: number(node, "riscv,ndev")? })
 }
 
 fn aplic(root: FdtNode<'_>, node: FdtNode<'_>, intc: u32) -> Option<Controller> {
@@ -265,11 +256,7 @@ fn aplic(root: FdtNode<'_>, node: FdtNode<'_>, intc: u32) -> Option<Controller> 
     let (base, _) = first_reg(node)?;
     let sources = number(node, "riscv,num-sources")?;
     let Some(msi_parent) = number(node, "msi-parent") else {
-        return Some(Controller::AplicDirect {
-            base,
-            hart: context(node, intc)?,
-            sources,
-        });
+        return Some(Controller::AplicDirect { base, hart: context(node, intc)?, sources });
     };
     let mut imsic = None;
     walk(root, None, 0, &mut |node, _| {
@@ -284,12 +271,7 @@ fn aplic(root: FdtNode<'_>, node: FdtNode<'_>, intc: u32) -> Option<Controller> 
     }
     let hart = context(imsic, intc)?;
     let identities = number(imsic, "riscv,num-ids")?;
-    Some(Controller::AplicMsi {
-        base,
-        hart,
-        sources,
-        identities,
-    })
+    Some(Controller::AplicMsi { base, hart, sources, identities })
 }
 
 /// The position of this hart's S-mode among the pairs of `interrupts-extended`.

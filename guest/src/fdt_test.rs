@@ -39,11 +39,7 @@ fn qemus_machine_is_read_as_it_is() {
 #[test]
 fn the_plic_context_is_the_harts_s_mode() {
     for (hart, context) in [(0, 1), (1, 3)] {
-        let plic = Controller::Plic {
-            base: 0x0c00_0000,
-            context,
-            sources: 95,
-        };
+        let plic = Controller::Plic { base: 0x0c00_0000, context, sources: 95 };
         assert_eq!(board(PLIC, hart).unwrap().controller, Some(plic));
     }
 }
@@ -57,11 +53,7 @@ fn all_harts_are_listed() {
 #[test]
 fn of_two_aplics_it_is_the_s_mode_one() {
     for (hart, index) in [(0, 0), (1, 1)] {
-        let aplic = Controller::AplicDirect {
-            base: 0x0d00_0000,
-            hart: index,
-            sources: 96,
-        };
+        let aplic = Controller::AplicDirect { base: 0x0d00_0000, hart: index, sources: 96 };
         assert_eq!(board(APLIC, hart).unwrap().controller, Some(aplic));
     }
     // Two interrupt cells: the slots have their sources all the same.
@@ -76,12 +68,8 @@ fn of_two_aplics_it_is_the_s_mode_one() {
 #[test]
 fn an_aplic_with_an_imsic_sends_msis() {
     for (hart, index) in [(0, 0), (1, 1)] {
-        let aplic = Controller::AplicMsi {
-            base: 0x0d00_0000,
-            hart: index,
-            sources: 96,
-            identities: 255,
-        };
+        let aplic =
+            Controller::AplicMsi { base: 0x0d00_0000, hart: index, sources: 96, identities: 255 };
         assert_eq!(board(IMSIC, hart).unwrap().controller, Some(aplic));
     }
 }
@@ -205,18 +193,11 @@ fn build(odd: Odd) -> Vec<u8> {
 
 #[test]
 fn an_inherited_interrupt_parent_counts() {
-    let blob = build(Odd {
-        slots: 2,
-        ..Odd::default()
-    });
+    let blob = build(Odd { slots: 2, ..Odd::default() });
     let board = board(&blob, 5).unwrap();
     assert_eq!(board.bootargs, "echo");
     assert_eq!(board.memory, (0x8000_0000, 0x1_0000_0000));
-    let plic = Controller::Plic {
-        base: 0xc00_0000,
-        context: 1,
-        sources: 31,
-    };
+    let plic = Controller::Plic { base: 0xc00_0000, context: 1, sources: 31 };
     assert_eq!(board.controller, Some(plic));
     let bases: Vec<_> = board.slots().map(|slot| slot.base).collect();
     assert_eq!(bases, [0x1000_0000, 0x1000_1000], "by rising address");
@@ -226,11 +207,7 @@ fn an_inherited_interrupt_parent_counts() {
 #[test]
 fn an_extension_is_in_the_list_or_without_one_in_the_isa_string() {
     let sstc = |isa, extensions| {
-        let blob = build(Odd {
-            isa,
-            extensions,
-            ..Odd::default()
-        });
+        let blob = build(Odd { isa, extensions, ..Odd::default() });
         board(&blob, 5).unwrap().sstc
     };
     assert!(sstc(None, &["i", "sstc"]));
@@ -242,11 +219,7 @@ fn an_extension_is_in_the_list_or_without_one_in_the_isa_string() {
 
 #[test]
 fn a_second_cell_makes_an_edge() {
-    let blob = build(Odd {
-        slots: 1,
-        edge: true,
-        ..Odd::default()
-    });
+    let blob = build(Odd { slots: 1, edge: true, ..Odd::default() });
     let edges: Vec<_> = board(&blob, 5)
         .unwrap()
         .slots()
@@ -257,38 +230,23 @@ fn a_second_cell_makes_an_edge() {
 
 #[test]
 fn more_slots_than_there_is_room_for_do_no_harm() {
-    let blob = build(Odd {
-        slots: 40,
-        ..Odd::default()
-    });
+    let blob = build(Odd { slots: 40, ..Odd::default() });
     assert_eq!(board(&blob, 5).unwrap().slots().count(), MAX_SLOTS);
 }
 
 #[test]
 fn a_controller_without_this_harts_s_mode_is_none() {
-    let blob = build(Odd {
-        machine_mode_only: true,
-        ..Odd::default()
-    });
+    let blob = build(Odd { machine_mode_only: true, ..Odd::default() });
     assert_eq!(board(&blob, 5).unwrap().controller, None);
 }
 
 #[test]
 fn what_is_missing_is_named() {
-    let blob = build(Odd {
-        no_timebase: true,
-        ..Odd::default()
-    });
+    let blob = build(Odd { no_timebase: true, ..Odd::default() });
     let missing = Error::FdtMissing("/cpus timebase-frequency");
     assert_eq!(board(&blob, 5).unwrap_err(), missing);
-    let blob = build(Odd {
-        no_memory: true,
-        ..Odd::default()
-    });
+    let blob = build(Odd { no_memory: true, ..Odd::default() });
     assert_eq!(board(&blob, 5).unwrap_err(), Error::FdtMissing("memory"));
-    let blob = build(Odd {
-        no_bootargs: true,
-        ..Odd::default()
-    });
+    let blob = build(Odd { no_bootargs: true, ..Odd::default() });
     assert_eq!(bootargs(Fdt::new(&blob).unwrap()), "");
 }

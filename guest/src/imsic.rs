@@ -30,10 +30,7 @@ pub struct Imsic<F> {
 impl<F: InterruptFile> Imsic<F> {
     /// A file with the identities 1 to `identities` (`riscv,num-ids`).
     pub fn new(file: F, identities: u32) -> Self {
-        Self {
-            file,
-            identities: identities.min(2047),
-        }
+        Self { file, identities: identities.min(2047) }
     }
 
     /// The highest identity.

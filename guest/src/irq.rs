@@ -130,30 +130,15 @@ fn view(index: usize, controller: fdt::Controller) -> &'static Controller {
     let [first, ..] = &CONTROLLERS;
     let view = CONTROLLERS.get(index).unwrap_or(first);
     view.0.get_or_init(|| match controller {
-        fdt::Controller::Plic {
-            base,
-            context,
-            sources,
-        } => Controller::Plic(Plic::new(
+        fdt::Controller::Plic { base, context, sources } => Controller::Plic(Plic::new(
             MmioRegisters::physical(base, plic::LEN),
             context,
             sources,
         )),
-        fdt::Controller::AplicDirect {
-            base,
-            hart,
-            sources,
-        } => Controller::AplicDirect(AplicDirect::new(
-            MmioRegisters::physical(base, aplic::LEN),
-            hart,
-            sources,
-        )),
-        fdt::Controller::AplicMsi {
-            base,
-            hart,
-            sources,
-            identities,
-        } => {
+        fdt::Controller::AplicDirect { base, hart, sources } => Controller::AplicDirect(
+            AplicDirect::new(MmioRegisters::physical(base, aplic::LEN), hart, sources),
+        ),
+        fdt::Controller::AplicMsi { base, hart, sources, identities } => {
             let imsic = Imsic::new(Csrs, identities);
             Controller::AplicMsi(AplicMsi::new(
                 MmioRegisters::physical(base, aplic::LEN),

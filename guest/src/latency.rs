@@ -23,10 +23,7 @@ pub struct Percentiles {
 
 impl<const N: usize> Default for Latencies<N> {
     fn default() -> Self {
-        Self {
-            ticks: [0; N],
-            count: 0,
-        }
+        Self { ticks: [0; N], count: 0 }
     }
 }
 
@@ -71,13 +68,7 @@ mod tests {
     fn percentiles_are_times_that_so_many_do_not_exceed() {
         let mut latencies = Latencies::<200>::default();
         (1..=200).rev().for_each(|ticks| latencies.note(ticks));
-        let expected = Percentiles {
-            count: 200,
-            p50: 100,
-            p90: 180,
-            p99: 198,
-            max: 200,
-        };
+        let expected = Percentiles { count: 200, p50: 100, p90: 180, p99: 198, max: 200 };
         assert_eq!(latencies.percentiles(), Some(expected));
     }
 

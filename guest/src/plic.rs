@@ -35,11 +35,7 @@ impl<R: Registers> Plic<R> {
     /// A PLIC with sources 1 to `sources` (`riscv,ndev`).
     pub fn new(registers: R, context: u32, sources: u32) -> Self {
         let context = context.min(MAX_CONTEXTS - 1) as usize;
-        Self {
-            registers,
-            context,
-            sources: sources.min(MAX_SOURCES - 1),
-        }
+        Self { registers, context, sources: sources.min(MAX_SOURCES - 1) }
     }
 
     fn set_enabled(&self, source: u32, enabled: bool) {

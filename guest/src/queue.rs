@@ -108,11 +108,7 @@ impl Queue {
         let entries = usize::from(size);
         let indirect = features & feature::INDIRECT_DESC != 0;
         let table_bytes = usize::from(INDIRECT_ENTRIES) * DESCRIPTOR;
-        let mut shadow = [Shadow {
-            next: 0,
-            length: 0,
-            writable: 0,
-        }; MAX_SIZE as usize];
+        let mut shadow = [Shadow { next: 0, length: 0, writable: 0 }; MAX_SIZE as usize];
         for (next, entry) in (1..=size).zip(&mut shadow) {
             entry.next = next % size;
         }
@@ -290,11 +286,7 @@ impl Queue {
         }
         if new > self.in_flight {
             let (next, in_flight) = (self.next_used, self.in_flight);
-            return Err(Error::UsedIndex {
-                index,
-                next,
-                in_flight,
-            });
+            return Err(Error::UsedIndex { index, next, in_flight });
         }
         let entry = RING + 8 * usize::from(self.next_used % self.size);
         let id = self.device.load_u32(entry, Ordering::Relaxed);
@@ -303,9 +295,7 @@ impl Queue {
         let head = head
             .filter(|head| self.shadow(*head).length > 0)
             .ok_or(Error::UsedId(id))?;
-        let Shadow {
-            length, writable, ..
-        } = *self.shadow(head);
+        let Shadow { length, writable, .. } = *self.shadow(head);
         if written > writable {
             return Err(Error::UsedLength { written, writable });
         }
@@ -313,10 +303,7 @@ impl Queue {
         self.release(head, length);
         self.next_used = self.next_used.wrapping_add(1);
         self.ask_for_interrupt();
-        Ok(Some(Used {
-            head: Head(head),
-            written,
-        }))
+        Ok(Some(Used { head: Head(head), written }))
     }
 
     /// Asks for interrupts or for none; the device may ignore that. Returns `true` if a chain was

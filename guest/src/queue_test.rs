@@ -14,19 +14,11 @@ fn queue(memory: &Memory, size: u16, features: u64) -> (Queue, Ring) {
 }
 
 fn readable(address: u64, len: u32) -> Segment {
-    Segment {
-        address,
-        len,
-        writable: false,
-    }
+    Segment { address, len, writable: false }
 }
 
 fn writable(address: u64, len: u32) -> Segment {
-    Segment {
-        address,
-        len,
-        writable: true,
-    }
+    Segment { address, len, writable: true }
 }
 
 /// Adds a chain of one segment and shows it to the device.
@@ -312,13 +304,7 @@ fn the_same_id_twice_breaks_the_queue() {
 #[test]
 fn more_written_than_writable_breaks_the_queue() {
     let (error, _) = after(|memory, ring, head| ring.push(memory, head, 11));
-    assert_eq!(
-        error,
-        Error::UsedLength {
-            written: 11,
-            writable: 10
-        }
-    );
+    assert_eq!(error, Error::UsedLength { written: 11, writable: 10 });
 }
 
 #[test]
@@ -326,14 +312,7 @@ fn a_used_index_that_runs_ahead_breaks_the_queue() {
     for index in [2, 5, 0x8000, 0xffff] {
         let lie = |memory: &Memory, ring: &mut Ring, _| memory.set_u16(ring.device + 2, index);
         let (error, _) = after(lie);
-        assert_eq!(
-            error,
-            Error::UsedIndex {
-                index,
-                next: 0,
-                in_flight: 1
-            }
-        );
+        assert_eq!(error, Error::UsedIndex { index, next: 0, in_flight: 1 });
     }
 }
 

@@ -34,10 +34,7 @@ impl Write for Output {
 
     fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> fmt::Result {
         // Formatting produces small pieces, and each call to the firmware may leave the VM.
-        let mut buffer = Buffer {
-            bytes: [0; BUFFER],
-            len: 0,
-        };
+        let mut buffer = Buffer { bytes: [0; BUFFER], len: 0 };
         fmt::write(&mut buffer, arguments)?;
         buffer.flush();
         Ok(())

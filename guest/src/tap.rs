@@ -29,13 +29,7 @@ pub struct Tap<W> {
 impl<W: Write> Tap<W> {
     /// Announces `planned` test points.
     pub fn new(out: W, planned: u32) -> Self {
-        let mut tap = Self {
-            out,
-            planned,
-            done: 0,
-            failed: 0,
-            known: 0,
-        };
+        let mut tap = Self { out, planned, done: 0, failed: 0, known: 0 };
         tap.line(format_args!("TAP version 14"));
         tap.line(format_args!("1..{planned}"));
         tap
@@ -77,13 +71,7 @@ impl<W: Write> Tap<W> {
 
     /// Prints a summary. Returns `true` if every planned point was reported and none failed.
     pub fn finish(mut self) -> bool {
-        let Self {
-            planned,
-            done,
-            failed,
-            known,
-            ..
-        } = self;
+        let Self { planned, done, failed, known, .. } = self;
         if done != planned {
             self.comment(format_args!("{planned} points planned, {done} reported"));
         }
@@ -123,10 +111,7 @@ impl Failure {
     /// Formats the reason. Quotes, backslashes and control characters are replaced, since it is
     /// written as one quoted line.
     pub fn new(reason: fmt::Arguments<'_>) -> Self {
-        let mut failure = Self {
-            text: [0; Self::MAX],
-            len: 0,
-        };
+        let mut failure = Self { text: [0; Self::MAX], len: 0 };
         // Fails only if the text is truncated, which is documented.
         let _ = failure.write_fmt(reason);
         failure

@@ -95,10 +95,7 @@ pub struct Deadline {
 impl Deadline {
     /// A wait with this timeout from now. Create it before the first check of the condition.
     pub fn after(microseconds: u64) -> Self {
-        Self {
-            end: now().saturating_add(ticks(microseconds)),
-            seen: events::interrupts(),
-        }
+        Self { end: now().saturating_add(ticks(microseconds)), seen: events::interrupts() }
     }
 }
 

@@ -37,11 +37,7 @@ pub fn steps(page: &str) -> Vec<Step> {
             goes_on = line.ends_with('\\');
         } else if let Some(command) = line.strip_prefix("$ ") {
             goes_on = line.ends_with('\\');
-            steps.push(Step {
-                line: number,
-                command: command.into(),
-                output: Vec::new(),
-            });
+            steps.push(Step { line: number, command: command.into(), output: Vec::new() });
         } else if let Some(step) = steps.last_mut() {
             step.output.push(line.trim_end().into());
         }

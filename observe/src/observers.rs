@@ -79,16 +79,10 @@ impl Observers {
             .tracer
             .as_ref()
             .map(|tracer| -> Arc<dyn DeviceObserver> {
-                Arc::new(Traced {
-                    device: tracer.device(name),
-                    tracer: Arc::clone(tracer),
-                })
+                Arc::new(Traced { device: tracer.device(name), tracer: Arc::clone(tracer) })
             });
         let recorded = self.rings.as_ref().map(|rings| -> Arc<dyn DeviceObserver> {
-            Arc::new(Recorded {
-                rings: Arc::clone(rings),
-                name: name.to_owned(),
-            })
+            Arc::new(Recorded { rings: Arc::clone(rings), name: name.to_owned() })
         });
         let mut all: Vec<_> = [counters, traced, recorded].into_iter().flatten().collect();
         match all.len() {

@@ -189,11 +189,7 @@ impl Recorder {
             path: path.into(),
             source,
         })?;
-        Ok(Recorder {
-            path: path.into(),
-            sink,
-            queues: Mutex::default(),
-        })
+        Ok(Recorder { path: path.into(), sink, queues: Mutex::default() })
     }
 
     fn queues(&self) -> MutexGuard<'_, Vec<Kept>> {
@@ -272,11 +268,7 @@ pub fn draw(path: &Path, selection: &Selection<'_>) -> Result<String, Error> {
         path: path.into(),
         source,
     })?;
-    let wrong = |problem| Error::Recording {
-        what: "rings",
-        path: path.into(),
-        problem,
-    };
+    let wrong = |problem| Error::Recording { what: "rings", path: path.into(), problem };
     let queues: Vec<Queue> = serde_json::from_slice(&bytes)
         .map_err(|error| wrong(format!("expected what run --rings writes: {error}")))?;
     let is_selected = |queue: &&Queue| {

@@ -7,12 +7,7 @@ const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
 fn raw(address: u64, len: u32, flags: u16, next: u16) -> Raw {
-    Raw {
-        address,
-        len,
-        flags,
-        next,
-    }
+    Raw { address, len, flags, next }
 }
 
 /// A queue of four descriptors: one chain is used, one of two descriptors is in flight, and one

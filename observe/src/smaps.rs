@@ -46,10 +46,7 @@ fn mappings(smaps: &str) -> Vec<Mapping> {
             continue;
         };
         if key == "Size:" {
-            mappings.push(Mapping {
-                size: value,
-                ..Mapping::default()
-            });
+            mappings.push(Mapping { size: value, ..Mapping::default() });
         }
         let Some(mapping) = mappings.last_mut() else {
             continue;
@@ -93,32 +90,20 @@ Anonymous:            12 kB
 
     #[test]
     fn the_guests_ram_is_counted_separately() {
-        let expected = Usage {
-            guest_ram: Some(90_000),
-            pss: 620,
-            anonymous: 12,
-        };
+        let expected = Usage { guest_ram: Some(90_000), pss: 620, anonymous: 12 };
         assert_eq!(usage(SMAPS, 256 << 20), expected);
     }
 
     #[test]
     fn a_larger_mapping_is_the_guests_ram_only_if_none_fits() {
-        let exact = Usage {
-            guest_ram: Some(90_000),
-            pss: 627,
-            anonymous: 19,
-        };
+        let exact = Usage { guest_ram: Some(90_000), pss: 627, anonymous: 19 };
         assert_eq!(usage(&with_code(), 256 << 20), exact);
         assert_eq!(usage(SMAPS, 255 << 20).guest_ram, Some(90_000));
     }
 
     #[test]
     fn without_a_match_the_guests_ram_is_unknown() {
-        let all = Usage {
-            guest_ram: None,
-            pss: 90_620,
-            anonymous: 90_012,
-        };
+        let all = Usage { guest_ram: None, pss: 90_620, anonymous: 90_012 };
         assert_eq!(usage(SMAPS, 512 << 20), all);
     }
 }

@@ -78,11 +78,8 @@ impl Stats {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn new(target: &Path, ram: u64, names: Arc<Names>) -> Result<Stats, Error> {
-        let write = |source| Error::Write {
-            what: "the statistics to",
-            path: target.into(),
-            source,
-        };
+        let write =
+            |source| Error::Write { what: "the statistics to", path: target.into(), source };
         let target = match target.as_os_str().as_encoded_bytes() {
             b"-" => Target::Stderr(Sink::stderr().map_err(write)?),
             _ => Target::File(target.into(), Sink::create(target).map_err(write)?),
@@ -176,9 +173,7 @@ impl Stats {
     fn ticks(&self, timebase: Option<u32>) -> Ticks {
         match timebase {
             _ if !cfg!(target_arch = "riscv64") => Ticks::NANOSECONDS,
-            Some(frequency) => Ticks {
-                frequency: frequency.into(),
-            },
+            Some(frequency) => Ticks { frequency: frequency.into() },
             None => Ticks::measured(self.started, self.ticks),
         }
     }
@@ -218,11 +213,8 @@ impl Stats {
 impl State {
     fn lost(&self) -> Vec<report::Lost> {
         let lost = self.lost.iter().filter(|lost| lost.bytes() > 0);
-        lost.map(|lost| report::Lost {
-            output: lost.name().to_owned(),
-            bytes: lost.bytes(),
-        })
-        .collect()
+        lost.map(|lost| report::Lost { output: lost.name().to_owned(), bytes: lost.bytes() })
+            .collect()
     }
 
     fn registers(&self, names: &Names) -> Vec<report::Register> {
@@ -242,12 +234,7 @@ impl State {
         named
             .map(|(number, [reads, writes])| {
                 let (device, register) = names.register(number, &devices);
-                report::Register {
-                    device,
-                    register: register.to_owned(),
-                    reads,
-                    writes,
-                }
+                report::Register { device, register: register.to_owned(), reads, writes }
             })
             .collect()
     }

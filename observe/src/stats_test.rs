@@ -22,23 +22,10 @@ fn busy(target: &Path) -> Stats {
             writable: 4097,
             waiting: 2,
         },
-        Event::Host {
-            call: HostCall::Read,
-            offset: 0,
-            len: 4096,
-        },
+        Event::Host { call: HostCall::Read, offset: 0, len: 4096 },
         Event::HostDone { ok: true },
-        Event::Used {
-            queue: 0,
-            head: 5,
-            written: 4097,
-        },
-        Event::Published {
-            queue: 0,
-            index: 1,
-            count: 1,
-            interrupt: true,
-        },
+        Event::Used { queue: 0, head: 5, written: 4097 },
+        Event::Published { queue: 0, index: 1, count: 1, interrupt: true },
         Event::Raised,
         Event::Idle,
     ] {
@@ -49,10 +36,7 @@ fn busy(target: &Path) -> Stats {
     vcpu.count(Exit::Read(test::STATUS));
     vcpu.count(Exit::Interrupted);
     let exits = |count| BTreeMap::from([("exits".to_owned(), count)]);
-    stats.vm_stopped(&Kvm {
-        vm: BTreeMap::new(),
-        vcpus: vec![exits(30), exits(3)],
-    });
+    stats.vm_stopped(&Kvm { vm: BTreeMap::new(), vcpus: vec![exits(30), exits(3)] });
     stats
 }
 
@@ -101,10 +85,8 @@ fn counts_continue_across_a_reboot_and_kvms_are_added_up() {
     stats.vm_started(10_000_000);
     let disk = stats.device("disk0", "block".into(), 1, true);
     disk.see(Event::Kicked { queue: 0 });
-    let present = Kvm {
-        vm: BTreeMap::new(),
-        vcpus: vec![BTreeMap::from([("exits".to_owned(), 4)])],
-    };
+    let present =
+        Kvm { vm: BTreeMap::new(), vcpus: vec![BTreeMap::from([("exits".to_owned(), 4)])] };
     let report = stats.report(Some(&present), None);
     assert_eq!((report.reboots, report.end), (1, None));
     assert_eq!(report.devices[1].queues[0].kicks, 2);

@@ -93,11 +93,7 @@ impl Trace {
     /// The file cannot be written, or the host has no thread left.
     pub(crate) fn start(path: &Path, names: Arc<Names>) -> Result<Trace, Error> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let cannot = |source| Error::Write {
-            what: "the trace to",
-            path: path.into(),
-            source,
-        };
+        let cannot = |source| Error::Write { what: "the trace to", path: path.into(), source };
         let file = timed::create(path).map_err(cannot)?;
         let file = TimedWriter::new(file.as_fd()).map_err(cannot)?;
         let tracer = Arc::new(Tracer {
@@ -123,10 +119,7 @@ impl Trace {
                 written
             })
             .map_err(cannot)?;
-        Ok(Trace {
-            tracer,
-            thread: Some(thread),
-        })
+        Ok(Trace { tracer, thread: Some(thread) })
     }
 
     pub(crate) fn tracer(&self) -> &Arc<Tracer> {
@@ -206,11 +199,7 @@ impl Tracer {
             records: receiver,
             lost: Arc::clone(&lost),
         });
-        Sender {
-            tracer: self.id,
-            records: sender,
-            lost,
-        }
+        Sender { tracer: self.id, records: sender, lost }
     }
 }
 

@@ -19,43 +19,13 @@ fn request(tracer: &Tracer, device: u8, head: u16) {
     let queue = 0;
     for event in [
         Event::Kicked { queue },
-        Event::Popped {
-            queue,
-            head,
-            descriptors: 2,
-            readable: 16,
-            writable: 513,
-            waiting: 1,
-        },
-        Event::Descriptor {
-            index: head,
-            address: 0x8020_0000,
-            len: 16,
-            flags: 1,
-        },
-        Event::Descriptor {
-            index: head + 1,
-            address: 0x8030_0000,
-            len: 513,
-            flags: 2,
-        },
-        Event::Host {
-            call: HostCall::Read,
-            offset: 1024,
-            len: 512,
-        },
+        Event::Popped { queue, head, descriptors: 2, readable: 16, writable: 513, waiting: 1 },
+        Event::Descriptor { index: head, address: 0x8020_0000, len: 16, flags: 1 },
+        Event::Descriptor { index: head + 1, address: 0x8030_0000, len: 513, flags: 2 },
+        Event::Host { call: HostCall::Read, offset: 1024, len: 512 },
         Event::HostDone { ok: true },
-        Event::Used {
-            queue,
-            head,
-            written: 513,
-        },
-        Event::Published {
-            queue,
-            index: 1,
-            count: 1,
-            interrupt: true,
-        },
+        Event::Used { queue, head, written: 513 },
+        Event::Published { queue, index: 1, count: 1, interrupt: true },
         Event::Raised,
         Event::Idle,
     ] {

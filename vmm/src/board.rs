@@ -46,10 +46,7 @@ impl<'m> Devices<'m> {
         observer: &dyn Observer,
         line: impl Fn(u32) -> Box<dyn IrqLine>,
     ) -> Result<Devices<'m>, Error> {
-        let parts = Parts {
-            machine,
-            consoles: Some(consoles),
-        };
+        let parts = Parts { machine, consoles: Some(consoles) };
         let mut devices = Devices::default();
         for slot in slots::slots(&machine.config) {
             let model = slot.model(&parts)?;
@@ -67,11 +64,9 @@ impl<'m> Devices<'m> {
             if let Some(attached) = model.attached {
                 attached(&transport);
             }
-            devices.0.push(Plugged {
-                slot,
-                transport,
-                resized: model.resized,
-            });
+            devices
+                .0
+                .push(Plugged { slot, transport, resized: model.resized });
         }
         Ok(devices)
     }

@@ -314,11 +314,7 @@ impl From<Run> for config::Run {
             dump_dtb: run.dump_dtb,
             print_command: run.print_command,
             pidfile: run.pidfile,
-            observe: config::Observe {
-                stats: run.stats,
-                trace: run.trace,
-                rings: run.rings,
-            },
+            observe: config::Observe { stats: run.stats, trace: run.trace, rings: run.rings },
         }
     }
 }

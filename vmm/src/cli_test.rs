@@ -47,11 +47,8 @@ fn a_command_line_may_begin_with_a_hyphen() {
 
 #[test]
 fn disk_options_are_read_in_any_order() {
-    let expected = Disk {
-        readonly: true,
-        serial: Some("root disk".into()),
-        ..Disk::new("a.img".into())
-    };
+    let expected =
+        Disk { readonly: true, serial: Some("root disk".into()), ..Disk::new("a.img".into()) };
     assert_eq!(
         disk("a.img,readonly,serial=root disk"),
         Ok(expected.clone())
@@ -67,10 +64,7 @@ fn doubled_commas_belong_to_the_name() {
     );
     assert_eq!(
         disk("a,,,readonly").unwrap(),
-        Disk {
-            readonly: true,
-            ..Disk::new("a,".into())
-        }
+        Disk { readonly: true, ..Disk::new("a,".into()) }
     );
     assert_eq!(
         disk("d,serial=x,,y").unwrap().serial.as_deref(),
@@ -150,10 +144,7 @@ fn unknown_disk_keys_are_refused_naming_the_known_ones() {
 
 #[test]
 fn the_spellings_of_other_monitors_are_understood() {
-    let expected = Disk {
-        readonly: true,
-        ..Disk::new("a.img".into())
-    };
+    let expected = Disk { readonly: true, ..Disk::new("a.img".into()) };
     for text in ["path=a.img,readonly=on", "file=a.img,readonly"] {
         assert_eq!(disk(text), Ok(expected.clone()));
     }

@@ -1,10 +1,7 @@
 use super::*;
 
 fn machine() -> Machine {
-    Machine::new(Kernel {
-        path: "Image".into(),
-        format: KernelFormat::Auto,
-    })
+    Machine::new(Kernel { path: "Image".into(), format: KernelFormat::Auto })
 }
 
 #[test]
@@ -24,10 +21,7 @@ fn values_are_read_back_as_they_were_written() {
         rng: false,
         console: Target::File("log".into()),
         serial: Target::Null,
-        ports: vec![Port {
-            name: "x".into(),
-            target: Target::Pty,
-        }],
+        ports: vec![Port { name: "x".into(), target: Target::Pty }],
         devices: Devices::Qemu,
         ..machine()
     };
@@ -53,28 +47,19 @@ fn what_is_not_said_has_the_default_of_the_command_line() {
 
 #[test]
 fn values_that_no_text_was_read_for_are_checked_too() {
-    let cut = Machine {
-        cmdline: "quiet\0splash".into(),
-        ..machine()
-    };
+    let cut = Machine { cmdline: "quiet\0splash".into(), ..machine() };
     let error = cut.validate().unwrap_err().to_string();
     assert!(error.contains("NUL at byte 5"), "{error}");
 
     let serial = |serial: &str| Machine {
-        disks: vec![Disk {
-            serial: Some(serial.into()),
-            ..Disk::new("a.img".into())
-        }],
+        disks: vec![Disk { serial: Some(serial.into()), ..Disk::new("a.img".into()) }],
         ..machine()
     };
     assert!(serial("root").validate().is_ok());
     let error = serial("").validate().unwrap_err().to_string();
     assert!(error.contains("\"a.img\": serial \"\""), "{error}");
 
-    let port = |name: &str, target| Port {
-        name: name.into(),
-        target,
-    };
+    let port = |name: &str, target| Port { name: name.into(), target };
     for (ports, part) in [
         (vec![port("a/b", Target::Pty)], "without a slash"),
         (vec![port("a", Target::Stdio)], "the consoles'"),

@@ -50,10 +50,7 @@ impl Control {
     /// The host has no file descriptor left.
     pub fn new() -> Result<Control, Error> {
         let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(cannot_wait)?;
-        Ok(Control {
-            requests: Mutex::default(),
-            event,
-        })
+        Ok(Control { requests: Mutex::default(), event })
     }
 
     /// Queues `request` and wakes the main thread.
@@ -92,11 +89,7 @@ impl Controls {
         let signals = [&signals::ending()[..], &HEARD, &[SUSPEND, CONTINUED]].concat();
         let signals = SignalFd::new(&signals).map_err(cannot_wait)?;
         let mut manager = EventManager::new_with_capacity(2).map_err(manager_failed)?;
-        let source = manager.add_subscriber(Source {
-            control,
-            signals,
-            failed: None,
-        });
+        let source = manager.add_subscriber(Source { control, signals, failed: None });
         Ok(Controls { manager, source })
     }
 

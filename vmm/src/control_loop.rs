@@ -43,13 +43,7 @@ pub fn run_with(
     let consoles = Consoles::open(machine, move || leave.request(Request::Shutdown(End::Left)))?;
     observer.notify(Moment::Outputs(consoles.lost()));
     let budget = Budget::default();
-    let context = Context {
-        machine,
-        consoles: &consoles,
-        budget: &budget,
-        control,
-        observer,
-    };
+    let context = Context { machine, consoles: &consoles, budget: &budget, control, observer };
     loop {
         let mut vm = Vm::new(&kvm, context)?;
         if let Some(path) = &machine.dump_dtb {

@@ -45,10 +45,7 @@ impl Dtb {
             .read_to_end(&mut bytes)
             .map_err(FileError::read("device tree", path))?;
         match complete(&bytes, length, cmdline, initrd) {
-            Ok(tree) => Ok(Dtb {
-                path: path.into(),
-                tree: with_slack(tree),
-            }),
+            Ok(tree) => Ok(Dtb { path: path.into(), tree: with_slack(tree) }),
             Err(problem) => Err(FileError::content("device tree", path, problem)),
         }
     }

@@ -81,10 +81,7 @@ pub enum Class {
 impl Error {
     /// Converts the error of a call to the host. `what` is a verb and its object.
     pub(crate) fn host<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Error {
-        move |source| Error::Host {
-            what: what.into(),
-            source: source.into(),
-        }
+        move |source| Error::Host { what: what.into(), source: source.into() }
     }
 
     /// Returns the error's class.

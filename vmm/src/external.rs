@@ -24,8 +24,5 @@ pub fn become_program(name: &'static str, arguments: &[OsString]) -> Error {
     if source.kind() == ErrorKind::NotFound {
         return Error::NoExternal { name, file };
     }
-    Error::Host {
-        what: format!("start {}", program.display()),
-        source,
-    }
+    Error::Host { what: format!("start {}", program.display()), source }
 }

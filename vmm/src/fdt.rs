@@ -98,10 +98,9 @@ pub struct Board<'a> {
 pub fn build(board: &Board) -> Result<Vec<u8>, Error> {
     let dtb = tree(board).map_err(FdtError::Build)?;
     match dtb.len() {
-        size if size as u64 > FDT_MAX_SIZE => Err(Error::from(FdtError::Size {
-            size,
-            limit: FDT_MAX_SIZE,
-        })),
+        size if size as u64 > FDT_MAX_SIZE => {
+            Err(Error::from(FdtError::Size { size, limit: FDT_MAX_SIZE }))
+        }
         _ => Ok(with_slack(dtb)),
     }
 }

@@ -218,18 +218,9 @@ fn all_harts_with_long_isa_strings_fit_the_room() {
     };
     assert!(build(&board).unwrap().len() as u64 <= FDT_MAX_SIZE);
     let isa = "x".repeat(4096);
-    let harts = vec![
-        Hart {
-            isa,
-            ..harts[0].clone()
-        };
-        512
-    ];
+    let harts = vec![Hart { isa, ..harts[0].clone() }; 512];
     assert!(matches!(
-        build(&Board {
-            harts: &harts,
-            ..board
-        }),
+        build(&Board { harts: &harts, ..board }),
         Err(Error::Fdt(FdtError::Size { .. }))
     ));
 }

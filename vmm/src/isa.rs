@@ -172,14 +172,7 @@ mod tests {
     #[test]
     fn an_extension_is_known_by_its_name_in_any_case() {
         let switch = Switch::parse("Zbb=off", &ISA_EXTENSIONS).unwrap();
-        assert_eq!(
-            switch,
-            Switch {
-                number: 13,
-                name: "zbb",
-                on: false
-            }
-        );
+        assert_eq!(switch, Switch { number: 13, name: "zbb", on: false });
         assert!(Switch::parse("dbcn=on", &SBI_EXTENSIONS).unwrap().on);
     }
 

@@ -57,9 +57,9 @@ pub(crate) fn show_memory(
 pub(crate) fn open() -> Result<Kvm, Error> {
     let kvm = Kvm::new().map_err(|error| match error.errno() {
         libc::ENOENT | libc::ENODEV | libc::ENXIO => Error::from(KvmError::Missing),
-        libc::EACCES | libc::EPERM => Error::from(KvmError::Permission {
-            group: group::kvm_group(),
-        }),
+        libc::EACCES | libc::EPERM => {
+            Error::from(KvmError::Permission { group: group::kvm_group() })
+        }
         _ => KvmError::call("open /dev/kvm")(error),
     })?;
     match kvm.get_api_version() {

@@ -106,12 +106,7 @@ impl Initrd {
     /// The file cannot be read, is not a regular file, or is empty.
     pub fn open(path: &Path) -> Result<Initrd, Error> {
         let (file, size) = files::open_input("initrd", path)?;
-        Ok(Initrd {
-            path: path.into(),
-            stamp: stamp("initrd", path, &file)?,
-            file,
-            size,
-        })
+        Ok(Initrd { path: path.into(), stamp: stamp("initrd", path, &file)?, file, size })
     }
 }
 
@@ -149,10 +144,7 @@ impl Kernel {
             Kernel::parse(option, file, length, found)
         };
         match inside() {
-            Ok(kernel) => Ok(Kernel {
-                packing: Some(packing.name()),
-                ..kernel
-            }),
+            Ok(kernel) => Ok(Kernel { packing: Some(packing.name()), ..kernel }),
             Err(error) => Err(Error::from(KernelError::InUnpacked {
                 packing: packing.name(),
                 length,
@@ -169,11 +161,7 @@ impl Kernel {
     ) -> Result<Kernel, Error> {
         let path = option.path.as_path();
         let wrong = |found: &str, advice| {
-            Error::from(KernelError::Format {
-                path: path.into(),
-                found: found.into(),
-                advice,
-            })
+            Error::from(KernelError::Format { path: path.into(), found: found.into(), advice })
         };
         let (format, entry, segments) = match (found, option.format) {
             (Found::Elf, KernelFormat::Image) => {
@@ -202,12 +190,8 @@ impl Kernel {
 
     /// Loads the whole file at the usual address. The entry point is its first byte.
     fn raw(path: &Path, file: File, length: u64) -> Result<Kernel, Error> {
-        let segment = Segment {
-            offset: 0,
-            file_size: length,
-            address: KERNEL_BASE,
-            memory_size: length,
-        };
+        let segment =
+            Segment { offset: 0, file_size: length, address: KERNEL_BASE, memory_size: length };
         Ok(Kernel {
             path: path.into(),
             stamp: stamp("kernel", path, &file)?,
@@ -293,11 +277,7 @@ pub fn place(kernel: &Kernel, initrd_len: Option<u64>, memory: u64) -> Result<Pl
     let initrd = initrd_len
         .map(|need| find("the initrd", need))
         .transpose()?;
-    Ok(Placement {
-        entry: kernel.entry,
-        initrd,
-        fdt,
-    })
+    Ok(Placement { entry: kernel.entry, initrd, fdt })
 }
 
 fn expect_in_ram(
@@ -408,10 +388,7 @@ fn expect_unchanged(
 ) -> Result<(), Error> {
     match stamp(what, path, file)? == opened {
         true => Ok(()),
-        false => Err(Error::from(FileError::Changed {
-            what,
-            path: path.into(),
-        })),
+        false => Err(Error::from(FileError::Changed { what, path: path.into() })),
     }
 }
 

@@ -61,15 +61,7 @@ impl Machine {
             (config.console, config.serial) = (Target::Null, Target::Null);
             config.ports.clear();
         }
-        Ok(Machine {
-            config,
-            kernel,
-            initrd,
-            dtb,
-            dump_dtb,
-            disks,
-            placement,
-        })
+        Ok(Machine { config, kernel, initrd, dtb, dump_dtb, disks, placement })
     }
 }
 

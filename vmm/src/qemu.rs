@@ -297,10 +297,12 @@ impl StatusFlags {
         let flags = |fd: BorrowedFd| {
             fcntl_getfl(fd).map_err(Error::host("read the flags of stdin and stdout"))
         };
-        Ok(StatusFlags {
-            stdin: flags(io::stdin().as_fd())?,
-            stdout: flags(io::stdout().as_fd())?,
-        })
+        Ok(
+            StatusFlags {
+                stdin: flags(io::stdin().as_fd())?,
+                stdout: flags(io::stdout().as_fd())?,
+            },
+        )
     }
 }
 

@@ -70,10 +70,7 @@ fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Resul
 /// If there is no QEMU either, the error includes why KVM cannot be used.
 fn neither(kvm: &Error, qemu: Error) -> Error {
     match qemu {
-        Error::Qemu(qemu @ QemuError::Missing { .. }) => Error::Neither {
-            kvm: kvm.chain(),
-            qemu,
-        },
+        Error::Qemu(qemu @ QemuError::Missing { .. }) => Error::Neither { kvm: kvm.chain(), qemu },
         other => other,
     }
 }

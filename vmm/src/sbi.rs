@@ -45,10 +45,7 @@ const ERR_INVALID_PARAM: i64 = -3;
 const CHUNK: u64 = 4096;
 
 /// How long a call waits for output that accepts nothing: 100 ms.
-const WAIT: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 100_000_000,
-};
+const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// A guest's `ecall`: registers a7, a6 and a0 to a5, and the reply in a0 and a1.
 #[derive(Debug)]
@@ -88,12 +85,7 @@ pub struct Console {
 impl Console {
     /// Creates consoles that read `input` and write `output`. Both are non-blocking.
     pub fn new(memory: Arc<GuestMemoryMmap>, input: File, output: impl Into<Output>) -> Console {
-        Console {
-            memory,
-            input,
-            output: output.into(),
-            spoken: AtomicBool::new(false),
-        }
+        Console { memory, input, output: output.into(), spoken: AtomicBool::new(false) }
     }
 
     /// Whether the guest has written anything.

@@ -41,12 +41,8 @@ impl Rig {
     fn call(&self, extension: u64, function: u64, args: [u64; 3]) -> [u64; 2] {
         let mut ret = Self::UNANSWERED;
         let [a0, a1, a2] = args;
-        self.console.call(Call {
-            extension,
-            function,
-            args: [a0, a1, a2, 0, 0, 0],
-            ret: &mut ret,
-        });
+        self.console
+            .call(Call { extension, function, args: [a0, a1, a2, 0, 0, 0], ret: &mut ret });
         ret
     }
 

@@ -63,12 +63,9 @@ impl Vcpu for Script {
                 Exit::MmioWrite(address, &self.data)
             }
             Step::Load(address) => Exit::MmioRead(address, &mut self.data),
-            Step::Call(extension) => Exit::Sbi(sbi::Call {
-                extension,
-                function: 0,
-                args: [0; 6],
-                ret: &mut self.ret,
-            }),
+            Step::Call(extension) => {
+                Exit::Sbi(sbi::Call { extension, function: 0, args: [0; 6], ret: &mut self.ret })
+            }
             Step::Nothing => Exit::Interrupted,
             Step::End(end) => Exit::Ended(end),
             Step::Fault => Exit::Fault,

@@ -86,12 +86,7 @@ impl<'a> Vm<'a> {
     /// # Errors
     /// This host's KVM cannot run it, or a system call failed.
     pub fn new(kvm: &Kvm, context: Context<'a>) -> Result<Vm<'a>, Error> {
-        let Context {
-            machine,
-            consoles,
-            observer,
-            ..
-        } = context;
+        let Context { machine, consoles, observer, .. } = context;
         let Hardware { vm, vcpus, aia } =
             hardware::create(kvm, machine.config.cpus, machine.config.irqchip)?;
         cpu::configure(&vcpus, machine)?;
@@ -133,9 +128,7 @@ impl<'a> Vm<'a> {
     /// # Errors
     /// A file cannot be read, or a system call failed.
     pub fn boot(&mut self) -> Result<(), Error> {
-        let Context {
-            machine, observer, ..
-        } = self.context;
+        let Context { machine, observer, .. } = self.context;
         let placement = &machine.placement;
         loader::load(
             &machine.kernel,
@@ -249,9 +242,7 @@ impl Drop for Vm<'_> {
         self.devices.iter().for_each(|(_, device)| device.stop());
         self.serial.stop();
         let Some(shared) = shared else { return };
-        let Context {
-            consoles, observer, ..
-        } = self.context;
+        let Context { consoles, observer, .. } = self.context;
         if self.serial.has_sent() || shared.console.has_sent() {
             consoles.note_output();
         }

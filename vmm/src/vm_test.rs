@@ -86,10 +86,7 @@ fn machine(cpus: u32) -> Machine {
     let code = unsafe { std::slice::from_raw_parts(&raw const guest_begin, length) };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), code).unwrap();
-    let kernel = config::Kernel {
-        path: file.path().into(),
-        format: config::KernelFormat::Raw,
-    };
+    let kernel = config::Kernel { path: file.path().into(), format: config::KernelFormat::Raw };
     let config = config::Machine {
         cpus,
         console: config::Target::Null,
@@ -117,12 +114,7 @@ fn words(vm: &Vm<'_>, hart: usize) -> Words {
             .read_obj(GuestAddress((base + 8 * index) as u64))
             .unwrap()
     };
-    Words {
-        rounds: word(0),
-        gap: word(1),
-        wrong: word(2),
-        time: word(3),
-    }
+    Words { rounds: word(0), gap: word(1), wrong: word(2), time: word(3) }
 }
 
 /// Waits until both harts have made some more rounds.
@@ -160,13 +152,7 @@ fn with_vm(test: impl FnOnce(&mut Vm<'_>)) {
 fn processor_time(vm: &Vm<'_>) -> i64 {
     let threads = vm.threads.as_ref().unwrap().threads();
     let time = |thread: &thread::JoinHandle<_>| {
-        let (mut clock, mut time) = (
-            0,
-            libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-        );
+        let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
         // SAFETY: the thread is not yet joined, and `clock` is ours to write.
         let found = unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) };
         assert_eq!(found, 0);

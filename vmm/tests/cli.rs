@@ -120,19 +120,11 @@ fn a_kernel_of_another_architecture_is_named() {
     let folder = Folder::new();
     let elf = Elf::new(KERNEL, &shutdown(0));
     folder.refused_kernel(
-        &Elf {
-            machine: 62,
-            ..elf.clone()
-        }
-        .bytes(),
+        &Elf { machine: 62, ..elf.clone() }.bytes(),
         &["is an ELF for x86_64", "RISC-V 64-bit ELF"],
     );
     folder.refused_kernel(
-        &Elf {
-            machine: 183,
-            ..elf.clone()
-        }
-        .bytes(),
+        &Elf { machine: 183, ..elf.clone() }.bytes(),
         &["is an ELF for arm64"],
     );
     folder.refused_kernel(

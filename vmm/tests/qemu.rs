@@ -293,10 +293,7 @@ fn an_image_that_we_have_is_refused_to_qemu_and_readers_share_it() {
         (true, false, false),
         (true, true, true),
     ] {
-        let option = Disk {
-            readonly: ours,
-            ..Disk::new(image.clone())
-        };
+        let option = Disk { readonly: ours, ..Disk::new(image.clone()) };
         let disks = vmm::host::disk::open(&[option], 1).unwrap();
         disks[0].lock().unwrap();
         let output = other_machine(&image, theirs);
@@ -323,10 +320,7 @@ fn an_image_that_qemu_has_is_refused_to_us_and_readers_share_it() {
         let mut qemu = Session::start(&qemu);
         qemu.expect(FIRMWARE_DONE, LIMIT);
         for readonly in [false, true] {
-            let option = Disk {
-                readonly,
-                ..Disk::new(image.clone())
-            };
+            let option = Disk { readonly, ..Disk::new(image.clone()) };
             let disks = vmm::host::disk::open(&[option], 1).unwrap();
             let both = readonly && !theirs.is_empty();
             let lock = disks[0].lock();

@@ -114,12 +114,7 @@ fn table() {
         };
         let cost = cost(name, ROUNDS).of_a_round(cost(name, 0));
         let each = us as f64 * 1000.0 / bytes as f64;
-        let Cost {
-            exits,
-            ours,
-            kicks,
-            interrupts,
-        } = cost;
+        let Cost { exits, ours, kicks, interrupts } = cost;
         let _ = writeln!(
             table,
             "| {title} | {bytes} | {us} | {each:.1} | {exits} | {ours} | {kicks} | {interrupts} |"

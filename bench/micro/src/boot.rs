@@ -29,11 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let kernel = config.machine.kernel.clone();
     let machine = Machine::new(config.machine, None).unwrap();
     let ram = GuestMemoryMmap::from_ranges(&[(RAM, usize::try_from(MEMORY).unwrap())]).unwrap();
-    let case = |name: &str, run| Case {
-        name: name.to_owned(),
-        times: 1,
-        run,
-    };
+    let case = |name: &str, run| Case { name: name.to_owned(), times: 1, run };
     vec![
         case(
             "loader, an Image recognised, checked and placed",

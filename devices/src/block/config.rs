@@ -34,16 +34,10 @@ pub(super) struct Limit {
 }
 
 /// 1 GiB per segment: punching a hole only changes the file system's metadata.
-pub(super) const DISCARD: Limit = Limit {
-    sectors: 1 << 21,
-    segments: 16,
-};
+pub(super) const DISCARD: Limit = Limit { sectors: 1 << 21, segments: 16 };
 
 /// 32 MiB, in one segment as Linux sends it: the zeroes may have to be written.
-pub(super) const WRITE_ZEROES: Limit = Limit {
-    sectors: 1 << 16,
-    segments: 1,
-};
+pub(super) const WRITE_ZEROES: Limit = Limit { sectors: 1 << 16, segments: 1 };
 
 /// A disk's configuration space. Any vCPU may read it at any time.
 ///

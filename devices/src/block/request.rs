@@ -72,9 +72,7 @@ impl Disk {
             }
         };
         if let Some(observer) = self.observer.as_ref().filter(|_| status != Status::Ok) {
-            observer.see(Event::Failed {
-                status: status as u8,
-            });
+            observer.see(Event::Failed { status: status as u8 });
         }
         chain.writable().put_last(status as u8);
         // A chain has at most 2^32 bytes; for one of exactly that length, one byte less is

@@ -32,10 +32,7 @@ impl Window {
     /// # Errors
     /// The host has no file descriptor left.
     pub fn new(cols: u16, rows: u16) -> io::Result<Window> {
-        Ok(Window {
-            packed: AtomicU32::new(packed(cols, rows)),
-            changed: Signal::new()?,
-        })
+        Ok(Window { packed: AtomicU32::new(packed(cols, rows)), changed: Signal::new()? })
     }
 
     /// Sets the size. Returns whether it changed.

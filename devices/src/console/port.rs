@@ -148,10 +148,7 @@ impl WriteTimeout {
     /// Sets the timer to fire once after `limit`; never if that is zero.
     fn set(&self, limit: Duration) {
         let it_value = Timespec::try_from(limit).unwrap_or_default();
-        let once = Itimerspec {
-            it_interval: Timespec::default(),
-            it_value,
-        };
+        let once = Itimerspec { it_interval: Timespec::default(), it_value };
         // If this fails, output waits for longer, or a little is dropped.
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
     }

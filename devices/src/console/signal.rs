@@ -43,10 +43,7 @@ impl Link {
     /// # Errors
     /// The host has no file descriptor left.
     pub fn new() -> io::Result<Link> {
-        Ok(Link {
-            open: AtomicBool::new(false),
-            changed: Signal::new()?,
-        })
+        Ok(Link { open: AtomicBool::new(false), changed: Signal::new()? })
     }
 
     /// Sets whether a client is connected.

@@ -22,10 +22,7 @@ unsafe impl Send for IoVec {}
 
 impl IoVec {
     pub(super) fn new(host: NonNull<u8>, len: usize) -> Self {
-        IoVec(libc::iovec {
-            iov_base: host.as_ptr().cast(),
-            iov_len: len,
-        })
+        IoVec(libc::iovec { iov_base: host.as_ptr().cast(), iov_len: len })
     }
 
     fn len(&self) -> usize {
@@ -39,12 +36,7 @@ impl IoVec {
     fn split(&self, at: usize) -> (IoVec, IoVec) {
         let at = at.min(self.len());
         let host = self.0.iov_base.cast::<u8>();
-        let piece = |base: *mut u8, iov_len| {
-            IoVec(libc::iovec {
-                iov_base: base.cast(),
-                iov_len,
-            })
-        };
+        let piece = |base: *mut u8, iov_len| IoVec(libc::iovec { iov_base: base.cast(), iov_len });
         (
             piece(host, at),
             piece(host.wrapping_add(at), self.len() - at),
@@ -87,14 +79,7 @@ pub type Writable = IoVecs<FromDevice>;
 
 impl<Direction> IoVecs<Direction> {
     pub(crate) fn new(ram: Memory) -> Self {
-        IoVecs {
-            pieces: Vec::new(),
-            done: 0,
-            len: 0,
-            last: None,
-            ram,
-            direction: PhantomData,
-        }
+        IoVecs { pieces: Vec::new(), done: 0, len: 0, last: None, ram, direction: PhantomData }
     }
 
     pub(crate) fn clear(&mut self) {

@@ -19,11 +19,7 @@ unsafe impl<T: RingWord> Sync for RingWords<T> {}
 
 impl<T> Clone for RingWords<T> {
     fn clone(&self) -> Self {
-        RingWords {
-            first: self.first,
-            count: self.count,
-            ram: self.ram.clone(),
-        }
+        RingWords { first: self.first, count: self.count, ram: self.ram.clone() }
     }
 }
 

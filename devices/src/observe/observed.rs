@@ -89,9 +89,7 @@ impl VirtioDevice for Observed {
     }
 
     fn handle_event(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        let begin = Event::Ready {
-            file: index_u16(index),
-        };
+        let begin = Event::Ready { file: index_u16(index) };
         self.call(begin, queues, |device, queues| {
             device.handle_event(index, queues)
         })

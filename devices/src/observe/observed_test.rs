@@ -54,31 +54,11 @@ fn a_request_is_reported_from_its_kick_to_its_publication() {
     let (queue, head) = (0, 2);
     let expected = [
         Event::Kicked { queue },
-        Event::Popped {
-            queue,
-            head,
-            descriptors: 3,
-            readable: 16,
-            writable: 513,
-            waiting: 1,
-        },
-        Event::Host {
-            call: HostCall::Read,
-            offset: 3 * 512,
-            len: 512,
-        },
+        Event::Popped { queue, head, descriptors: 3, readable: 16, writable: 513, waiting: 1 },
+        Event::Host { call: HostCall::Read, offset: 3 * 512, len: 512 },
         Event::HostDone { ok: true },
-        Event::Used {
-            queue,
-            head,
-            written: 513,
-        },
-        Event::Published {
-            queue,
-            index: 1,
-            count: 1,
-            interrupt: true,
-        },
+        Event::Used { queue, head, written: 513 },
+        Event::Published { queue, index: 1, count: 1, interrupt: true },
         Event::Idle,
     ];
     assert_eq!(witness.take(), expected);

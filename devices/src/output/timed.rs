@@ -56,11 +56,7 @@ impl TimedWriter {
                 Err(_) => (shared, Mode::Polled),
             }
         };
-        Ok(TimedWriter {
-            file,
-            mode,
-            stopped: false,
-        })
+        Ok(TimedWriter { file, mode, stopped: false })
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {

@@ -44,11 +44,8 @@ fn a_reader_that_has_stopped_is_given_up_until_it_goes_on() {
 #[test]
 fn one_that_can_only_be_asked_is_given_up_as_well() {
     let (_reader, output) = io::pipe().unwrap();
-    let mut writer = TimedWriter {
-        file: OwnedFd::from(output).into(),
-        mode: Mode::Polled,
-        stopped: false,
-    };
+    let mut writer =
+        TimedWriter { file: OwnedFd::from(output).into(), mode: Mode::Polled, stopped: false };
     let (sent, error) = fill(&mut writer);
     assert!(sent > 0);
     assert_eq!(error, ErrorKind::TimedOut);

@@ -36,9 +36,7 @@ pub struct Finisher {
 impl Finisher {
     /// A finisher that calls `finish`.
     pub fn new(finish: impl Fn(Finish) + Send + Sync + 'static) -> Finisher {
-        Finisher {
-            finish: Box::new(finish),
-        }
+        Finisher { finish: Box::new(finish) }
     }
 }
 

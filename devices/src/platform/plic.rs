@@ -85,10 +85,7 @@ impl Plic {
 
     /// The wire of source `source`, 1 to [`SOURCES`]. For another number, a wire without effect.
     pub fn source(self: &Arc<Self>, source: u32) -> Box<dyn IrqLine> {
-        Box::new(Source {
-            plic: Arc::clone(self),
-            source,
-        })
+        Box::new(Source { plic: Arc::clone(self), source })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

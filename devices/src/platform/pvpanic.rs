@@ -33,9 +33,7 @@ pub struct Pvpanic {
 impl Pvpanic {
     /// A device that calls `report` each time the guest stores an event.
     pub fn new(report: impl Fn(Panic) + Send + Sync + 'static) -> Pvpanic {
-        Pvpanic {
-            report: Box::new(report),
-        }
+        Pvpanic { report: Box::new(report) }
     }
 }
 

@@ -72,11 +72,7 @@ impl Rtc {
     /// A clock with the host's time. `line`, which must be low, is its interrupt.
     pub fn new(line: Box<dyn IrqLine>) -> Rtc {
         Rtc {
-            shared: Arc::new(Shared {
-                state: Mutex::default(),
-                changed: Condvar::new(),
-                line,
-            }),
+            shared: Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), line }),
             thread: Mutex::default(),
         }
     }

@@ -179,10 +179,7 @@ impl Uart {
         let thread = Builder::new()
             .name("uart".to_owned())
             .spawn(move || thread::serve(&served))?;
-        Ok(Uart {
-            shared,
-            thread: Mutex::new(Some(thread)),
-        })
+        Ok(Uart { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Whether the guest has sent anything.

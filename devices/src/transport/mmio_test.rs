@@ -56,19 +56,9 @@ fn bench() -> Bench {
     let rig = Rig::new(8);
     let wire = Wire::default();
     let (served, resets) = (Arc::default(), Arc::default());
-    let probe = Probe {
-        served: Arc::clone(&served),
-        resets: Arc::clone(&resets),
-    };
+    let probe = Probe { served: Arc::clone(&served), resets: Arc::clone(&resets) };
     let mmio = Mmio::new(Box::new(probe), rig.memory.clone(), Box::new(wire.clone()));
-    Bench {
-        mmio: mmio.unwrap(),
-        rig,
-        wire,
-        served,
-        resets,
-        features: features::VERSION_1,
-    }
+    Bench { mmio: mmio.unwrap(), rig, wire, served, resets, features: features::VERSION_1 }
 }
 
 /// Waits for the device's thread; fails after ten seconds.

@@ -73,9 +73,7 @@ impl VhostUser {
     /// # Errors
     /// The host has no thread or file descriptor left.
     pub fn new(device: Box<dyn VirtioDevice>) -> io::Result<Self> {
-        Ok(VhostUser {
-            backend: Arc::new(Mutex::new(Backend::new(device)?)),
-        })
+        Ok(VhostUser { backend: Arc::new(Mutex::new(Backend::new(device)?)) })
     }
 
     /// Serves the front end on `stream` until it disconnects. After that its memory is not in use,

@@ -44,10 +44,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     pub(crate) fn new(memory: &Memory) -> Self {
-        Buffers {
-            readable: Readable::new(memory.clone()),
-            writable: Writable::new(memory.clone()),
-        }
+        Buffers { readable: Readable::new(memory.clone()), writable: Writable::new(memory.clone()) }
     }
 
     pub(crate) fn clear(&mut self) {

@@ -54,12 +54,7 @@ impl Table {
                 index = 0;
                 continue;
             }
-            let &Descriptor {
-                address,
-                len,
-                flags,
-                next,
-            } = &descriptor;
+            let &Descriptor { address, len, flags, next } = &descriptor;
             if let Err(refused) = buffers.append(address, len, flags & WRITE != 0) {
                 return Err(invalid(&refused, head, &descriptor));
             }
@@ -87,12 +82,7 @@ impl Table {
         descriptor: &Descriptor,
         within: Option<&Descriptor>,
     ) -> Result<&[Entry], QueueError> {
-        let &Descriptor {
-            address,
-            len,
-            flags,
-            ..
-        } = descriptor;
+        let &Descriptor { address, len, flags, .. } = descriptor;
         if let Some(table) = within {
             return Err(table.refused("an indirect descriptor inside the table"));
         }

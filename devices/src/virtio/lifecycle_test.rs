@@ -58,10 +58,7 @@ fn begun(chains: u16, patience: Option<Duration>) -> Bench {
     let ((begin, begun), (go, gone)) = (channel(), channel());
     let kicks: Arc<[EventFd]> = [event().unwrap()].into();
     let notify: Arc<dyn Notify> = rig.interrupt.clone();
-    let slow = Slow {
-        begun: begin,
-        go: gone,
-    };
+    let slow = Slow { begun: begin, go: gone };
     let device = Lifecycle::new(Box::new(slow), Arc::clone(&kicks), notify, patience);
     let mut device = device.unwrap();
     for chain in 0..chains {
@@ -71,13 +68,7 @@ fn begun(chains: u16, patience: Option<Duration>) -> Bench {
     device.start(Queues::new(vec![Some(rig.queue(0))]));
     kicks[0].write(1).unwrap();
     begun.recv().unwrap();
-    Bench {
-        rig,
-        device,
-        kicks,
-        begun,
-        go,
-    }
+    Bench { rig, device, kicks, begun, go }
 }
 
 /// Calls `change` while a request is in progress. Once `change` waits, lets that request end, and

@@ -391,11 +391,9 @@ fn report_descriptors(observer: &QueueObserver, table: &Table, head: u16, popped
 #[cold]
 #[inline(never)]
 fn report_used(observer: &QueueObserver, head: u16, written: u32) {
-    observer.observer.see(Event::Used {
-        queue: observer.queue,
-        head,
-        written,
-    });
+    observer
+        .observer
+        .see(Event::Used { queue: observer.queue, head, written });
 }
 
 /// Reports that the used index went from `old` to `new`.

@@ -160,10 +160,7 @@ fn an_index_outside_its_table_breaks_the_queue() {
     let index = u16::MAX;
     assert_eq!(
         popped,
-        Some(QueueError::DescriptorIndex {
-            index: index.into(),
-            size: 8
-        })
+        Some(QueueError::DescriptorIndex { index: index.into(), size: 8 })
     );
 
     let rig = Rig::new(SIZE);

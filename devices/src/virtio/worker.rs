@@ -83,11 +83,7 @@ impl Worker {
                 served.notify.needs_reset();
             }
         })?;
-        Ok(Worker {
-            shared,
-            thread: Some(thread),
-            patience,
-        })
+        Ok(Worker { shared, thread: Some(thread), patience })
     }
 
     /// A handle that serves queues in another thread.

@@ -67,25 +67,13 @@ fn live(refills: u32) -> Live {
     let rig = Arc::new(Rig::new(4));
     rig.descriptor(0, (DATA, 8), WRITE, 0);
     let ((served, seen), (release, released)) = (channel(), channel());
-    let probe = Probe {
-        served,
-        release: released,
-        refills,
-        rig: Arc::clone(&rig),
-    };
+    let probe = Probe { served, release: released, refills, rig: Arc::clone(&rig) };
     let kicks: Arc<[EventFd]> = [event().unwrap(), event().unwrap()].into();
     let notify: Arc<dyn Notify> = rig.interrupt.clone();
     let device = Lifecycle::new(Box::new(probe), Arc::clone(&kicks), notify, None);
     let mut device = device.unwrap();
     device.start(Queues::new(vec![Some(rig.queue(0)), None]));
-    Live {
-        rig,
-        server: device.inline(),
-        device,
-        kicks,
-        served: seen,
-        release,
-    }
+    Live { rig, server: device.inline(), device, kicks, served: seen, release }
 }
 
 #[test]

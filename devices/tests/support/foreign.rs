@@ -14,10 +14,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::support::{Page, RAM, RAM_LEN, Ram};
 
 /// The memory of all machines in one test program: `Hal` has no `self`.
-pub(crate) static POOL: LazyLock<Pool> = LazyLock::new(|| Pool {
-    ram: Ram::new(),
-    taken: Mutex::new(vec![false; RAM_LEN / PAGE_SIZE]),
-});
+pub(crate) static POOL: LazyLock<Pool> =
+    LazyLock::new(|| Pool { ram: Ram::new(), taken: Mutex::new(vec![false; RAM_LEN / PAGE_SIZE]) });
 
 /// RAM, allocated in pages.
 pub(crate) struct Pool {

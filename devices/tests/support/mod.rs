@@ -74,11 +74,7 @@ impl Ram {
         let offset = FileOffset::new(file.try_clone().unwrap(), 0);
         let range = (GuestAddress(RAM), RAM_LEN, Some(offset));
         let mapping = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
-        Ram {
-            file,
-            mapping: Arc::new(mapping),
-            taken: AtomicUsize::new(0),
-        }
+        Ram { file, mapping: Arc::new(mapping), taken: AtomicUsize::new(0) }
     }
 
     /// The memory for devices.
@@ -141,10 +137,7 @@ impl Page {
         let wire = Wire::default();
         let line = Box::new(wire.clone());
         let mmio = Mmio::new(Box::new(device), ram.memory(), line).unwrap();
-        Page {
-            mmio: Arc::new(mmio),
-            wire,
-        }
+        Page { mmio: Arc::new(mmio), wire }
     }
 
     /// Probes the device for a driver. Fails if there is none.
@@ -229,11 +222,7 @@ pub(crate) fn console(ram: &Ram) -> (Page, Terminal) {
     let (screen, output) = UnixStream::pair().unwrap();
     input.set_nonblocking(true).unwrap();
     output.set_nonblocking(true).unwrap();
-    let terminal = Terminal {
-        keyboard,
-        screen,
-        output: output.try_clone().unwrap(),
-    };
+    let terminal = Terminal { keyboard, screen, output: output.try_clone().unwrap() };
     let file = |stream| File::from(OwnedFd::from(stream));
     let console = Console::new(file(input), file(output));
     (Page::new(ram, console), terminal)

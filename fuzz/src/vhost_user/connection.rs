@@ -34,10 +34,7 @@ impl World {
         self.connection.get_or_insert_with(|| {
             let (stream, theirs) = UnixStream::pair().expect("descriptors");
             let backend = Arc::clone(backend);
-            Connection {
-                stream,
-                served: thread::spawn(move || backend.serve(theirs)),
-            }
+            Connection { stream, served: thread::spawn(move || backend.serve(theirs)) }
         })
     }
 

@@ -34,10 +34,7 @@ impl Frame<'_> {
     pub(super) fn status(&self) -> Result<Region, Error> {
         let len = self.memory.len();
         if len <= HEADER || !(HEADER..len).contains(&self.readable) {
-            return Err(Error::Cuts {
-                cuts: self.readable,
-                request: len,
-            });
+            return Err(Error::Cuts { cuts: self.readable, request: len });
         }
         Ok(self.memory.slice(len - 1..len))
     }
@@ -84,23 +81,13 @@ pub(super) struct Segments {
 
 impl Default for Segments {
     fn default() -> Self {
-        Self {
-            list: [Segment {
-                address: 0,
-                len: 0,
-                writable: false,
-            }; MAX],
-            count: 0,
-        }
+        Self { list: [Segment { address: 0, len: 0, writable: false }; MAX], count: 0 }
     }
 }
 
 impl Segments {
     pub(super) fn push(&mut self, segment: Segment) -> Result<(), Error> {
-        let error = Error::Chain {
-            segments: MAX + 1,
-            bytes: 0,
-        };
+        let error = Error::Chain { segments: MAX + 1, bytes: 0 };
         *self.list.get_mut(self.count).ok_or(error)? = segment;
         self.count += 1;
         Ok(())

@@ -27,34 +27,22 @@ impl Request {
 
     /// Reads from `sector` on.
     pub const fn read(sector: u64) -> Self {
-        Self {
-            kind: Self::IN,
-            sector,
-        }
+        Self { kind: Self::IN, sector }
     }
 
     /// Writes from `sector` on.
     pub const fn write(sector: u64) -> Self {
-        Self {
-            kind: Self::OUT,
-            sector,
-        }
+        Self { kind: Self::OUT, sector }
     }
 
     /// Makes all completed writes durable.
     pub const fn flush() -> Self {
-        Self {
-            kind: Self::FLUSH,
-            sector: 0,
-        }
+        Self { kind: Self::FLUSH, sector: 0 }
     }
 
     /// Asks for the identity.
     pub const fn id() -> Self {
-        Self {
-            kind: Self::GET_ID,
-            sector: 0,
-        }
+        Self { kind: Self::GET_ID, sector: 0 }
     }
 }
 
@@ -95,10 +83,9 @@ pub struct Done {
 pub(super) fn check(done: Done, expected: usize) -> Result<(), Error> {
     let expected = expected as u64;
     match done.status {
-        Status::Ok if u64::from(done.written) < expected => Err(Error::Short {
-            written: done.written,
-            expected,
-        }),
+        Status::Ok if u64::from(done.written) < expected => {
+            Err(Error::Short { written: done.written, expected })
+        }
         Status::Ok => Ok(()),
         other => Err(Error::Request(other)),
     }

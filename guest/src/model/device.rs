@@ -76,10 +76,7 @@ impl<'m> Device<'m> {
             queue: 0,
             handler: Box::new(handler),
         };
-        Self {
-            memory,
-            state: RefCell::new(state),
-        }
+        Self { memory, state: RefCell::new(state) }
     }
 
     /// Makes the device serve a queue without a kick.

@@ -16,11 +16,7 @@ pub(crate) struct Ram {
 
 impl Ram {
     pub(crate) fn new(len: usize) -> Self {
-        Self {
-            len,
-            values: RefCell::default(),
-            written: RefCell::default(),
-        }
+        Self { len, values: RefCell::default(), written: RefCell::default() }
     }
 
     pub(crate) fn set(&self, offset: usize, value: u32) {

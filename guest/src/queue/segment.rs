@@ -24,11 +24,7 @@ impl Segment {
     pub fn readable(region: &Region) -> Self {
         let len = u32::try_from(region.len());
         assert!(len.is_ok(), "a segment of {} bytes", region.len());
-        Self {
-            address: region.bus(),
-            len: len.unwrap_or_default(),
-            writable: false,
-        }
+        Self { address: region.bus(), len: len.unwrap_or_default(), writable: false }
     }
 
     /// All of `region`, for the device to write.
@@ -37,10 +33,7 @@ impl Segment {
     ///
     /// As [`readable`](Self::readable).
     pub fn writable(region: &Region) -> Self {
-        Self {
-            writable: true,
-            ..Self::readable(region)
-        }
+        Self { writable: true, ..Self::readable(region) }
     }
 }
 
@@ -75,10 +68,7 @@ pub(super) fn check(segments: &[Segment], size: u16) -> Result<u64, Error> {
 
 /// The error for a chain that is not legal.
 pub(super) fn refused(segments: &[Segment]) -> Error {
-    Error::Chain {
-        segments: segments.len(),
-        bytes: bytes(segments),
-    }
+    Error::Chain { segments: segments.len(), bytes: bytes(segments) }
 }
 
 fn bytes(segments: &[Segment]) -> u64 {

@@ -34,11 +34,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new() -> Clock {
-        Clock {
-            began: Instant::now(),
-            last: AtomicU64::new(0),
-            called: AtomicBool::new(false),
-        }
+        Clock { began: Instant::now(), last: AtomicU64::new(0), called: AtomicBool::new(false) }
     }
 
     fn read(&self) -> u64 {
@@ -99,9 +95,7 @@ impl Ticks {
     pub(super) fn measured(began: Instant, first: u64) -> Ticks {
         let passed = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let came = ticks(began).saturating_sub(first);
-        Ticks {
-            frequency: scale(came, SECOND, passed),
-        }
+        Ticks { frequency: scale(came, SECOND, passed) }
     }
 
     /// Converts `ticks` to nanoseconds.
@@ -122,9 +116,7 @@ mod tests {
 
     #[test]
     fn ticks_become_nanoseconds_and_saturate() {
-        let ticks = Ticks {
-            frequency: 10_000_000,
-        };
+        let ticks = Ticks { frequency: 10_000_000 };
         assert_eq!(ticks.nanoseconds(35), 3500);
         assert_eq!(ticks.nanoseconds(u64::MAX), u64::MAX);
         assert_eq!(Ticks::NANOSECONDS.nanoseconds(7), 7);

@@ -73,15 +73,7 @@ impl VcpuCounters {
     pub(super) fn exits(&self) -> report::Vcpu {
         let [mmio_read, mmio_write, sbi, csr, ended, interrupted, fault] =
             self.exits.each_ref().map(|counter| counter.load(Relaxed));
-        report::Vcpu {
-            mmio_read,
-            mmio_write,
-            sbi,
-            csr,
-            ended,
-            interrupted,
-            fault,
-        }
+        report::Vcpu { mmio_read, mmio_write, sbi, csr, ended, interrupted, fault }
     }
 
     /// Loads and stores, by register number.
@@ -186,31 +178,19 @@ impl DeviceObserver for DeviceCounters {
             }
             Event::QueueError => add(&self.broken, 1),
             Event::Failed { .. } => add(&self.failed, 1),
-            Event::Popped {
-                queue,
-                head,
-                readable,
-                waiting,
-                ..
-            } => self.queue(queue, |queue| {
+            Event::Popped { queue, head, readable, waiting, .. } => self.queue(queue, |queue| {
                 add(&queue.from_guest, readable);
                 queue.depth.record(waiting.into());
                 queue.taken(head).store(self.clock.taken(), Relaxed);
             }),
-            Event::Used {
-                queue,
-                head,
-                written,
-            } => self.queue(queue, |queue| {
+            Event::Used { queue, head, written } => self.queue(queue, |queue| {
                 add(&queue.requests, 1);
                 add(&queue.to_guest, written.into());
                 let taken = queue.taken(head).load(Relaxed);
                 let now = self.clock.used();
                 queue.latency.record(now.saturating_sub(taken));
             }),
-            Event::Published {
-                queue, interrupt, ..
-            } => self.queue(queue, |queue| {
+            Event::Published { queue, interrupt, .. } => self.queue(queue, |queue| {
                 add(&queue.batches, 1);
                 add(&queue.wanted, interrupt.into());
             }),

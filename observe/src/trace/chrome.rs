@@ -40,12 +40,7 @@ pub(super) struct Thread {
 
 impl Thread {
     pub(super) fn new(name: &str) -> Thread {
-        Thread {
-            name: name.to_owned(),
-            call: None,
-            host: None,
-            popped: None,
-        }
+        Thread { name: name.to_owned(), call: None, host: None, popped: None }
     }
 }
 
@@ -122,11 +117,7 @@ impl<W: Write> Writer<W> {
             true => self.lane(&thread.name)?,
             false => self.lane(lane)?,
         };
-        thread.call = Some(Call {
-            lane,
-            began: at,
-            args,
-        });
+        thread.call = Some(Call { lane, began: at, args });
         Ok(())
     }
 
@@ -137,13 +128,7 @@ impl<W: Write> Writer<W> {
         (number, device): (u8, &str),
         event: Event,
     ) -> io::Result<()> {
-        if let Event::Descriptor {
-            index,
-            address,
-            len,
-            flags,
-        } = event
-        {
+        if let Event::Descriptor { index, address, len, flags } = event {
             // If there is none, the event of its chain was lost.
             if let Some((_, args)) = &mut thread.popped {
                 let comma = if args.ends_with('[') { "" } else { "," };
@@ -175,14 +160,7 @@ impl<W: Write> Writer<W> {
                     return self.span(lane, ("device", name), call.began, took, &call.args);
                 }
             }
-            Event::Popped {
-                queue,
-                head,
-                descriptors,
-                readable,
-                writable,
-                waiting,
-            } => {
+            Event::Popped { queue, head, descriptors, readable, writable, waiting } => {
                 let request = self.next_request;
                 self.next_request += 1;
                 self.requests.insert((number, queue, head), request);
@@ -194,11 +172,7 @@ impl<W: Write> Writer<W> {
                 ));
             }
             Event::Descriptor { .. } => {}
-            Event::Used {
-                queue,
-                head,
-                written,
-            } => {
+            Event::Used { queue, head, written } => {
                 // Null if the event of its taking was lost.
                 let request = self.requests.remove(&(number, queue, head));
                 let request = request.map_or("null".to_owned(), |it| it.to_string());
@@ -207,12 +181,7 @@ impl<W: Write> Writer<W> {
                 );
                 return self.instant(lane, ("queue", "used"), at, &args);
             }
-            Event::Published {
-                queue,
-                index,
-                count,
-                interrupt,
-            } => {
+            Event::Published { queue, index, count, interrupt } => {
                 let args = format!(
                     r#""device":"{device}","queue":{queue},"index":{index},"count":{count},"interrupt":{interrupt}"#
                 );

@@ -80,11 +80,7 @@ pub(crate) struct Model<'m> {
 
 impl Model<'_> {
     fn new(device: impl VirtioDevice + 'static) -> Self {
-        Model {
-            device: Box::new(device),
-            attached: None,
-            resized: None,
-        }
+        Model { device: Box::new(device), attached: None, resized: None }
     }
 }
 
@@ -114,10 +110,7 @@ static TABLE: [Row; 3] = [
         count: Count::Many(|config| config.disks.len()),
         model: disk::model,
         qemu: disk::qemu,
-        served: Some(Served {
-            front_end: "vhost-user-blk",
-            option: disk::option,
-        }),
+        served: Some(Served { front_end: "vhost-user-blk", option: disk::option }),
     },
     Row {
         name: "rng",
@@ -134,10 +127,7 @@ static TABLE: [Row; 3] = [
                 line.add(["-object", "rng-builtin,id=rng", "-device", &device]);
             }
         },
-        served: Some(Served {
-            front_end: "vhost-user-rng",
-            option: |_, _| "rng".into(),
-        }),
+        served: Some(Served { front_end: "vhost-user-rng", option: |_, _| "rng".into() }),
     },
 ];
 
@@ -198,11 +188,7 @@ impl Slot {
     /// them (/dev/vda, …) gets the same numbers as under KVM.
     pub(crate) fn qemu(self, line: &mut Line, machine: &Machine, served: Option<&OsStr>) {
         let number = (self.number + self.of).saturating_sub(2 * self.nth + 1);
-        let place = Place {
-            nth: self.nth,
-            bus: format!("virtio-mmio-bus.{number}"),
-            served,
-        };
+        let place = Place { nth: self.nth, bus: format!("virtio-mmio-bus.{number}"), served };
         (self.row.qemu)(line, machine, &place);
     }
 }
@@ -214,12 +200,7 @@ pub(crate) fn slots(config: &config::Machine) -> Vec<Slot> {
         (0..of).map(move |nth| (row, nth, of))
     };
     let devices = TABLE.iter().flat_map(of_row).enumerate();
-    let slots = devices.map(|(number, (row, nth, of))| Slot {
-        number,
-        row,
-        nth,
-        of,
-    });
+    let slots = devices.map(|(number, (row, nth, of))| Slot { number, row, nth, of });
     slots.collect()
 }
 
@@ -241,16 +222,10 @@ pub(crate) struct Board {
 }
 
 /// This program's board.
-pub(crate) const KVM: Board = Board {
-    whose: "the board's",
-    slots: layout::VIRTIO_SLOTS,
-};
+pub(crate) const KVM: Board = Board { whose: "the board's", slots: layout::VIRTIO_SLOTS };
 
 /// QEMU's.
-pub(crate) const QEMU: Board = Board {
-    whose: "QEMU's",
-    slots: layout::QEMU_SLOTS,
-};
+pub(crate) const QEMU: Board = Board { whose: "QEMU's", slots: layout::QEMU_SLOTS };
 
 /// Checks that the devices of a machine fit into a board's slots.
 ///

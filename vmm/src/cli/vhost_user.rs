@@ -44,10 +44,6 @@ pub struct VhostUser {
 
 impl From<VhostUser> for config::VhostUser {
     fn from(given: VhostUser) -> Self {
-        config::VhostUser {
-            socket: given.socket,
-            device: given.device,
-            once: given.once,
-        }
+        config::VhostUser { socket: given.socket, device: given.device, once: given.once }
     }
 }

@@ -151,10 +151,7 @@ mod tests {
 
     #[test]
     fn a_port_has_a_name_and_a_target_in_any_order() {
-        let expected = Port {
-            name: "org.example.0".into(),
-            target: Target::File("a,b".into()),
-        };
+        let expected = Port { name: "org.example.0".into(), target: Target::File("a,b".into()) };
         for text in [
             "name=org.example.0,target=file:a,,b",
             "target=file:a,,b,name=org.example.0",

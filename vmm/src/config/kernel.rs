@@ -56,10 +56,7 @@ impl Kernel {
                 return Err("format is given twice".into());
             }
         }
-        Ok(Kernel {
-            path,
-            format: format.unwrap_or(KernelFormat::Auto),
-        })
+        Ok(Kernel { path, format: format.unwrap_or(KernelFormat::Auto) })
     }
 }
 

@@ -44,12 +44,7 @@ impl Default for Memory {
 impl Memory {
     /// Creates `size` bytes, with defaults for the rest.
     pub fn new(size: u64) -> Self {
-        Memory {
-            size,
-            hugepages: HugePages::default(),
-            prealloc: false,
-            shared: false,
-        }
+        Memory { size, hugepages: HugePages::default(), prealloc: false, shared: false }
     }
 
     /// Parses `[size=]SIZE[,hugepages=on|off|auto][,prealloc][,shared]`.

@@ -126,14 +126,7 @@ fn full(word: u32) -> Option<Instruction> {
         signed(upper & !0x1f | u16::from(register(word, 7))),
     );
     let plain = |what, size, data, offset| {
-        Some(Instruction {
-            length: 4,
-            what,
-            size,
-            data,
-            base: register(word, 15),
-            offset,
-        })
+        Some(Instruction { length: 4, what, size, data, base: register(word, 15), offset })
     };
     match (word & 0x7f, width) {
         (0x03, 0..=3) => plain(Use::Load, 1 << width, Data::Signed(rd), load),

@@ -78,11 +78,7 @@ enum Finding {
 impl Faults {
     /// Creates the handler for a guest with this memory.
     pub fn new(memory: Arc<GuestMemoryMmap>, budget: Budget) -> Faults {
-        Faults {
-            memory,
-            budget,
-            next: None,
-        }
+        Faults { memory, budget, next: None }
     }
 
     /// Handles a failure of KVM_RUN. Returns `Some` if the hart cannot continue.
@@ -105,10 +101,9 @@ impl Faults {
     fn try_answer(&self, hart: &mut dyn Hart, bus: &Bus) -> io::Result<Option<End>> {
         let (id, pc) = (hart.id(), hart.get(Register::Pc)?);
         match self.find(hart)? {
-            Finding::Exception(Exception {
-                cause: Cause::InstructionAccess,
-                ..
-            }) if pc == vector(hart)? => {
+            Finding::Exception(Exception { cause: Cause::InstructionAccess, .. })
+                if pc == vector(hart)? =>
+            {
                 warn!(
                     "vCPU {id}: the guest's trap vector {pc:#x} (stvec) is at an address where nothing can be executed"
                 );
@@ -190,10 +185,7 @@ impl Faults {
     /// Fetches the instruction at `pc`. Its two halves may lie in different pages.
     fn fetch(&self, paging: Paging, pc: u64) -> Result<u32, Exception> {
         let half = |address| {
-            let refused = |cause| Exception {
-                cause,
-                value: address,
-            };
+            let refused = |cause| Exception { cause, value: address };
             let physical =
                 paging
                     .walk(&self.memory, address, Use::Fetch)

@@ -54,12 +54,7 @@ impl Rig {
         let mut bus = Bus::default();
         bus.insert(DEVICE, 0x1000, Arc::clone(&device) as _)
             .unwrap();
-        Rig {
-            hart,
-            faults: Faults::new(Arc::new(memory), Budget::default()),
-            bus,
-            device,
-        }
+        Rig { hart, faults: Faults::new(Arc::new(memory), Budget::default()), bus, device }
     }
 
     fn answer(&mut self) -> Option<End> {
@@ -111,10 +106,7 @@ fn an_exception_keeps_the_mode_and_the_interrupts_that_were() {
             (Register::Sstatus, before),
             (Register::Stvec, VECTOR | 1),
         ]);
-        let exception = Exception {
-            cause: Cause::LoadAccess,
-            value: 3,
-        };
+        let exception = Exception { cause: Cause::LoadAccess, value: 3 };
         exception.inject(&mut hart).unwrap();
         assert_eq!(hart.value(Register::Sstatus), after);
         assert_eq!(hart.value(Register::Pc), VECTOR);

@@ -88,12 +88,8 @@ impl Disk {
             check_writable(path, &file)?;
         }
         if config.direct {
-            make_direct(&file).map_err(|source| {
-                Error::from(DiskError::Direct {
-                    path: path.clone(),
-                    source,
-                })
-            })?;
+            make_direct(&file)
+                .map_err(|source| Error::from(DiskError::Direct { path: path.clone(), source }))?;
         }
         let one_per_vcpu = u16::try_from(cpus).map_or(QUEUES_MAX, |cpus| cpus.min(QUEUES_MAX));
         let disk = Disk {
@@ -196,10 +192,7 @@ impl Disk {
     }
 
     fn in_use(&self, user: &str) -> Error {
-        Error::from(DiskError::InUse {
-            path: self.config.path.clone(),
-            user: user.into(),
-        })
+        Error::from(DiskError::InUse { path: self.config.path.clone(), user: user.into() })
     }
 
     /// [Claims](Disk::claim) the disk. Prevents other machines, under Hartvisor or QEMU, from
@@ -307,10 +300,7 @@ fn check_writable(path: &Path, mut file: &File) -> Result<(), Error> {
             }));
         }
     };
-    Err(Error::from(DiskError::ReadOnly {
-        path: path.into(),
-        why,
-    }))
+    Err(Error::from(DiskError::ReadOnly { path: path.into(), why }))
 }
 
 /// Returns the size in bytes of a raw image or a block device. The kernel's own files (`/proc`,

@@ -60,11 +60,7 @@ impl FileError {
     pub(crate) fn create(option: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
         move |source| {
             let path = path.into();
-            Error::from(FileError::Create {
-                option,
-                path,
-                source,
-            })
+            Error::from(FileError::Create { option, path, source })
         }
     }
 
@@ -86,11 +82,7 @@ impl FileError {
 
     /// The error of what `path` holds.
     pub(crate) fn content(what: &'static str, path: &Path, problem: impl Into<String>) -> Error {
-        Error::from(FileError::Content {
-            what,
-            path: path.into(),
-            problem: problem.into(),
-        })
+        Error::from(FileError::Content { what, path: path.into(), problem: problem.into() })
     }
 
     /// Returns the error's class.
@@ -113,10 +105,7 @@ pub(crate) fn open_input(what: &'static str, path: &Path) -> Result<(File, u64),
     let metadata = file.metadata().map_err(open_error)?;
     expect_regular(what, path, &metadata)?;
     match metadata.len() {
-        0 => Err(Error::from(FileError::Empty {
-            what,
-            path: path.into(),
-        })),
+        0 => Err(Error::from(FileError::Empty { what, path: path.into() })),
         length => Ok((file, length)),
     }
 }
@@ -134,10 +123,7 @@ impl Stamp {
     /// Returns the current stamp of `file`.
     pub(crate) fn of(file: &File) -> io::Result<Stamp> {
         let metadata = file.metadata()?;
-        Ok(Stamp {
-            length: metadata.len(),
-            written: (metadata.mtime(), metadata.mtime_nsec()),
-        })
+        Ok(Stamp { length: metadata.len(), written: (metadata.mtime(), metadata.mtime_nsec()) })
     }
 }
 
@@ -150,10 +136,7 @@ pub(crate) fn open_disk(path: &Path, readonly: bool) -> Result<File, Error> {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
             if !readonly && File::open(path).is_ok() =>
         {
-            Error::from(FileError::OpenWritable {
-                path: path.into(),
-                source,
-            })
+            Error::from(FileError::OpenWritable { path: path.into(), source })
         }
         _ => open_error(source),
     })?;

@@ -86,10 +86,7 @@ impl Claim {
         if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
             return Err(in_use(path, &file));
         }
-        Ok(Claim {
-            path: path.into(),
-            file,
-        })
+        Ok(Claim { path: path.into(), file })
     }
 
     fn is_at_path(&self) -> io::Result<bool> {

@@ -48,10 +48,7 @@ fn set(nanoseconds: u64) {
         if attributes.sched_policy != SCHED_OTHER.cast_unsigned() {
             return Ok(());
         }
-        let attributes = sched_attr {
-            sched_runtime: nanoseconds,
-            ..attributes
-        };
+        let attributes = sched_attr { sched_runtime: nanoseconds, ..attributes };
         // SAFETY: the kernel reads as many bytes as the structure's size field says.
         match unsafe { libc::syscall(SYS_sched_setattr, 0, &raw const attributes, 0) } {
             0 => Ok(()),

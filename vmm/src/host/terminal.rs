@@ -68,14 +68,7 @@ impl Terminal {
             .name("terminal".into())
             .spawn(move || carrier.run(leave))
             .map_err(Error::host("start the terminal's thread"))?;
-        Ok(Terminal {
-            input,
-            serial,
-            serial_listens,
-            lost,
-            stdout,
-            _restore: restore,
-        })
+        Ok(Terminal { input, serial, serial_listens, lost, stdout, _restore: restore })
     }
 
     /// Returns the read end of the pipe with the input. It never blocks, and ends when stdin has

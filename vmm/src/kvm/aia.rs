@@ -38,10 +38,7 @@ pub(crate) struct Failed {
 }
 
 fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> Failed {
-    move |source| Failed {
-        step: step.into(),
-        source,
-    }
+    move |source| Failed { step: step.into(), source }
 }
 
 impl Aia {
@@ -84,11 +81,8 @@ impl Aia {
 
     /// The first step: whether there is an AIA at all.
     pub(crate) fn create(vm: &VmFd) -> Result<Aia, Failed> {
-        let mut device = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
-            fd: 0,
-            flags: 0,
-        };
+        let mut device =
+            kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, fd: 0, flags: 0 };
         let device = vm.create_device(&mut device).map_err(io::Error::from);
         let device = device.map_err(failed(
             "create it (it takes Linux 6.5 and a CPU with Ssaia)",
@@ -121,10 +115,7 @@ impl Aia {
 
     /// The line of APLIC source `source`.
     pub(crate) fn source(&self, vm: &Arc<VmFd>, source: u32) -> Box<dyn IrqLine> {
-        Box::new(Wire {
-            vm: Arc::clone(vm),
-            source,
-        })
+        Box::new(Wire { vm: Arc::clone(vm), source })
     }
 
     fn configure(&self, what: &str, attribute: u32, value: u32) -> Result<(), Failed> {

@@ -53,12 +53,7 @@ fn apply(
     match (vcpu.set(id, on.into()), on) {
         (Ok(()), _) => {}
         (Err(_), true) => {
-            return Err(KvmError::Extension {
-                option,
-                name,
-                has: has().join(" "),
-            }
-            .into());
+            return Err(KvmError::Extension { option, name, has: has().join(" ") }.into());
         }
         (Err(error), false) => {
             warn!(

@@ -50,12 +50,7 @@ pub enum KvmError {
 impl KvmError {
     /// Converts the error of a call to KVM. `what` is a verb and its object.
     pub(crate) fn call<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Error {
-        move |source| {
-            Error::from(KvmError::Call {
-                what: what.into(),
-                source: source.into(),
-            })
-        }
+        move |source| Error::from(KvmError::Call { what: what.into(), source: source.into() })
     }
 
     /// Returns the error's class.

@@ -74,11 +74,7 @@ fn without_aia(kvm: &Kvm, cpus: u32) -> Result<Hardware, Error> {
     let vcpus = (0..cpus)
         .map(|id| KvmVcpu::new(&vm, id))
         .collect::<Result<_, _>>()?;
-    Ok(Hardware {
-        vm: Arc::new(vm),
-        vcpus,
-        aia: None,
-    })
+    Ok(Hardware { vm: Arc::new(vm), vcpus, aia: None })
 }
 
 #[cfg(all(test, feature = "e2e"))]

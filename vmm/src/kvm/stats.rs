@@ -37,10 +37,7 @@ impl Counters {
     /// Reads all of them.
     pub(crate) fn read(&self) -> KvmCounters {
         let read = |group: &Option<Group>| group.as_ref().map(Group::read).unwrap_or_default();
-        KvmCounters {
-            vm: read(&self.vm),
-            vcpus: self.vcpus.iter().map(read).collect(),
-        }
+        KvmCounters { vm: read(&self.vm), vcpus: self.vcpus.iter().map(read).collect() }
     }
 }
 
@@ -74,10 +71,7 @@ impl Group {
         file.read_exact_at(&mut bytes, descriptors.into()).ok()?;
         let counters = bytes.chunks_exact(size);
         let counters = counters.filter_map(|descriptor| counter(descriptor, data));
-        Some(Group {
-            counters: counters.collect(),
-            file,
-        })
+        Some(Group { counters: counters.collect(), file })
     }
 
     fn read(&self) -> BTreeMap<String, u64> {

@@ -49,22 +49,13 @@ impl VcpuThreads {
     ) -> Result<VcpuThreads, Error> {
         install_kick_handler()?;
         let shared = Arc::new(shared);
-        let mut started = VcpuThreads {
-            shared: Arc::clone(&shared),
-            threads: Vec::new(),
-        };
+        let mut started = VcpuThreads { shared: Arc::clone(&shared), threads: Vec::new() };
         for (id, mut vcpu) in vcpus.into_iter().enumerate() {
             let immediate_exit = vcpu.immediate_exit();
             let probe = observer.vcpu(id);
             let shared = Arc::clone(&shared);
             let run = move || {
-                let Shared {
-                    bus,
-                    console,
-                    faults,
-                    gate,
-                    control,
-                } = &*shared;
+                let Shared { bus, console, faults, gate, control } = &*shared;
                 let faults = faults.clone();
                 let end = match probe {
                     None => vcpu::run(&mut vcpu, bus, console, faults, gate),
@@ -85,10 +76,7 @@ impl VcpuThreads {
             };
             let thread = Builder::new().name(format!("vcpu{id}")).spawn(run);
             let thread = thread.map_err(Error::host(format!("start the thread of vCPU {id}")))?;
-            started.threads.push(VcpuKick {
-                immediate_exit,
-                thread,
-            });
+            started.threads.push(VcpuKick { immediate_exit, thread });
         }
         Ok(started)
     }

@@ -69,11 +69,7 @@ pub(super) fn recognise(path: &Path, file: &File, length: u64) -> Result<Found, 
     file.read_exact_at(&mut head, 0)
         .map_err(FileError::read("kernel", path))?;
     from_head(&head).map_err(|(found, advice)| {
-        Error::from(KernelError::Format {
-            path: path.into(),
-            found,
-            advice,
-        })
+        Error::from(KernelError::Format { path: path.into(), found, advice })
     })
 }
 

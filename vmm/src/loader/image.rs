@@ -87,12 +87,7 @@ impl Header {
         let memory_size = self.image_size.max(length);
         let address = RAM_BASE.checked_add(self.text_offset);
         match address.filter(|address| address.checked_add(memory_size).is_some()) {
-            Some(address) => Ok(Segment {
-                offset: 0,
-                file_size: length,
-                address,
-                memory_size,
-            }),
+            Some(address) => Ok(Segment { offset: 0, file_size: length, address, memory_size }),
             None => Err(format!(
                 "text_offset {:#x} + image_size {:#x} is beyond 2^64",
                 self.text_offset, self.image_size

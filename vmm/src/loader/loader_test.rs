@@ -23,10 +23,7 @@ fn open(bytes: &[u8]) -> Result<Kernel, String> {
 }
 
 fn auto(path: &Path) -> config::Kernel {
-    config::Kernel {
-        path: path.into(),
-        format: KernelFormat::Auto,
-    }
+    config::Kernel { path: path.into(), format: KernelFormat::Auto }
 }
 
 fn two_segments() -> Elf {
@@ -48,12 +45,8 @@ fn an_executable_is_placed_at_its_physical_addresses() {
         (kernel.format(), kernel.entry()),
         (Format::Elf, KERNEL_BASE + 8)
     );
-    let expected = Segment {
-        offset: 276,
-        file_size: 50,
-        address: KERNEL_BASE + 0x1000,
-        memory_size: 0x3000,
-    };
+    let expected =
+        Segment { offset: 276, file_size: 50, address: KERNEL_BASE + 0x1000, memory_size: 0x3000 };
     assert_eq!(kernel.segments()[1], expected);
 }
 
@@ -158,12 +151,8 @@ fn an_image_takes_its_whole_size_with_bss() {
         (kernel.format(), kernel.entry()),
         (Format::Image, KERNEL_BASE)
     );
-    let expected = Segment {
-        offset: 0,
-        file_size: 5000,
-        address: KERNEL_BASE,
-        memory_size: 0x30_0000,
-    };
+    let expected =
+        Segment { offset: 0, file_size: 5000, address: KERNEL_BASE, memory_size: 0x30_0000 };
     assert_eq!(kernel.segments(), [expected]);
     let longer = open(&image(0, 4096, 5000)).unwrap();
     assert_eq!(

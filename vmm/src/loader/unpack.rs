@@ -70,12 +70,7 @@ pub(super) fn unpack(
 ) -> Result<(File, u64), Error> {
     let unpacked = memfd_create(c"unpacked kernel", MemfdFlags::CLOEXEC);
     let unpacked = unpacked.map_err(|errno| cannot_keep(errno.into()))?;
-    let mut sink = Sink {
-        file: unpacked.into(),
-        buffer: vec![0; BUFFER],
-        length: 0,
-        limit,
-    };
+    let mut sink = Sink { file: unpacked.into(), buffer: vec![0; BUFFER], length: 0, limit };
     let mut next = section.start;
     while next == section.start || begins(file, next..section.end, packing) {
         let mut input = BufReader::new(Section {

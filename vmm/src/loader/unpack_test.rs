@@ -167,10 +167,7 @@ fn what_is_inside_is_named_when_it_is_no_kernel() {
         &gzip(b"hello\n"),
         &["decompressed from gzip, 6 bytes: kernel", "a text file"],
     );
-    let other = Elf {
-        machine: 62,
-        ..two_segments()
-    };
+    let other = Elf { machine: 62, ..two_segments() };
     refused(
         &zstd(&other.bytes()),
         &["decompressed from zstd", "an ELF for x86_64"],

@@ -12,11 +12,7 @@ use crate::machine::Machine;
 /// # Errors
 /// Something is to be recorded.
 pub fn start(wanted: &config::Observe, _machine: &Machine) -> Result<Box<dyn Observer>, Error> {
-    let config::Observe {
-        stats,
-        trace,
-        rings,
-    } = wanted;
+    let config::Observe { stats, trace, rings } = wanted;
     match stats.as_ref().or(trace.as_ref()).or(rings.as_ref()) {
         None => Ok(Box::new(Unobserved)),
         Some(_) => Err(missing("--stats, --trace and --rings")),

@@ -21,11 +21,7 @@ use crate::vcpu::Exit;
 /// # Errors
 /// A file cannot be written, a file name is `-`, or the host has no thread left.
 pub fn start(wanted: &config::Observe, machine: &Machine) -> Result<Box<dyn Observer>, Error> {
-    let config::Observe {
-        stats,
-        trace,
-        rings,
-    } = wanted;
+    let config::Observe { stats, trace, rings } = wanted;
     if stats.is_none() && trace.is_none() && rings.is_none() {
         return Ok(Box::new(Unobserved));
     }

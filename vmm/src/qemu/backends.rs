@@ -30,10 +30,7 @@ impl Backends {
     pub(super) fn start(machine: &Machine, observer: &dyn Observer) -> Result<Self, Error> {
         let mut backends = Backends::default();
         machine.disks.iter().try_for_each(Disk::lock)?;
-        let parts = Parts {
-            machine,
-            consoles: None,
-        };
+        let parts = Parts { machine, consoles: None };
         for slot in slots::slots(&machine.config) {
             if slot.is_served() {
                 let device = slot.model(&parts)?.device;

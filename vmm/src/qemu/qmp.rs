@@ -216,10 +216,7 @@ impl Qmp {
         let text = String::from_utf8_lossy(message.get(..200).unwrap_or(message))
             .trim_end()
             .to_owned();
-        Error::from(QemuError::Qmp {
-            program: self.program.clone(),
-            message: text,
-        })
+        Error::from(QemuError::Qmp { program: self.program.clone(), message: text })
     }
 }
 

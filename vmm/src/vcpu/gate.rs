@@ -46,18 +46,8 @@ struct State {
 impl Gate {
     /// An open gate for `vcpus` vCPUs.
     pub fn new(vcpus: usize) -> Gate {
-        let state = State {
-            mode: Mode::Running,
-            vcpus,
-            parked: 0,
-            time: None,
-            end: None,
-        };
-        Gate {
-            open: AtomicBool::new(true),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        }
+        let state = State { mode: Mode::Running, vcpus, parked: 0, time: None, end: None };
+        Gate { open: AtomicBool::new(true), state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Called by a vCPU's thread. Blocks during a pause; returns true when `vcpu` may enter the

@@ -41,11 +41,7 @@ impl Session {
             drop(theirs);
             ended
         })?;
-        Ok(Session {
-            thread: Some(thread),
-            stream: ours,
-            end,
-        })
+        Ok(Session { thread: Some(thread), stream: ours, end })
     }
 
     /// Disconnects the front end if it is still connected, and returns the outcome of serving it.

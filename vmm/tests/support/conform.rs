@@ -84,19 +84,12 @@ pub const KVM_AIA: Column = Column {
 };
 
 /// QEMU's own devices, with CPU emulation.
-pub const QEMU: Column = Column {
-    name: "QEMU's own",
-    ours: false,
-    command: qemu,
-};
+pub const QEMU: Column = Column { name: "QEMU's own", ours: false, command: qemu };
 
 /// Hartvisor's disks and random number generator over vhost-user, with QEMU's virtio-mmio transport
 /// and console.
-pub const VHOST_USER: Column = Column {
-    name: "ours, vhost-user",
-    ours: false,
-    command: vhost_user,
-};
+pub const VHOST_USER: Column =
+    Column { name: "ours, vhost-user", ours: false, command: vhost_user };
 
 /// Returns the path of the conformance guest.
 fn guest() -> PathBuf {

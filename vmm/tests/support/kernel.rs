@@ -46,13 +46,7 @@ impl Elf {
     /// A RISC-V executable with `code` at `address`.
     pub fn new(address: u64, code: &[u8]) -> Self {
         let segments = vec![Segment::load(address, code, code.len() as u64)];
-        Elf {
-            class: 2,
-            machine: 243,
-            kind: 2,
-            entry: address,
-            segments,
-        }
+        Elf { class: 2, machine: 243, kind: 2, entry: address, segments }
     }
 
     /// Returns the bytes of the file: header, program headers, then each segment's data.

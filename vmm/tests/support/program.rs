@@ -163,11 +163,7 @@ pub fn output_within(seconds: u64, command: &Command, input: &[u8]) -> Output {
         }
     }
     let status = wait(&mut child.0);
-    Output {
-        status,
-        stdout,
-        stderr,
-    }
+    Output { status, stdout, stderr }
 }
 
 /// Receives what a program writes to standard output (1) and error (2) until both are closed.

@@ -37,13 +37,7 @@ impl Pty {
             .stderr(end())
             .spawn()
             .unwrap();
-        Pty {
-            master: pty.master.into(),
-            slave: pty.slave,
-            child,
-            before,
-            pending: Vec::new(),
-        }
+        Pty { master: pty.master.into(), slave: pty.slave, child, before, pending: Vec::new() }
     }
 
     pub fn type_in(&mut self, bytes: &[u8]) {

@@ -40,13 +40,7 @@ impl Session {
             .spawn()
             .unwrap();
         let output = listen(&mut child);
-        Session {
-            stdin: child.stdin.take(),
-            child,
-            output,
-            seen: String::new(),
-            read: 0,
-        }
+        Session { stdin: child.stdin.take(), child, output, seen: String::new(), read: 0 }
     }
 
     /// Waits until one of these texts follows the last match, and returns its index. The time limit

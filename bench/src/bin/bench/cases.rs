@@ -57,31 +57,21 @@ pub(crate) fn all(quick: bool) -> Vec<Case> {
         return hosts.into();
     }
     let more = [
-        Case {
-            hugepages: true,
-            ..AIA
-        },
+        Case { hugepages: true, ..AIA },
         Case { cpus: 2, ..AIA },
         Case { cpus: 4, ..AIA },
     ];
     let cases = hosts.into_iter().chain(more);
     let cases =
         cases.flat_map(|case| ["hartvisor", "qemu", "kvmtool"].map(|vmm| Case { vmm, ..case }));
-    let one_queue = Case {
-        cpus: 4,
-        queues: Some(1),
-        ..AIA
-    };
+    let one_queue = Case { cpus: 4, queues: Some(1), ..AIA };
     let counted = Case { stats: true, ..AIA };
     cases.chain([one_queue, counted]).collect()
 }
 
 /// The guest's tests if only start, memory and exit are measured.
 pub(crate) fn nothing() -> Vec<Test> {
-    vec![Test {
-        kind: Kind::Null,
-        operations: 1,
-    }]
+    vec![Test { kind: Kind::Null, operations: 1 }]
 }
 
 /// The guest's tests in each start.
@@ -96,9 +86,6 @@ pub(crate) fn tests(quick: bool) -> Vec<Test> {
         Kind::Console64 => 256,
     };
     let part = if quick { 2 } else { 1 };
-    let test = |kind| Test {
-        kind,
-        operations: usize::max(count(kind) / part, 1),
-    };
+    let test = |kind| Test { kind, operations: usize::max(count(kind) / part, 1) };
     Kind::ALL.map(test).into()
 }

@@ -234,10 +234,7 @@ impl Lab {
         let template = self.project.join("bench/vmm").join(case.vmm);
         let template =
             fs::read_to_string(&template).with_context(|| template.display().to_string())?;
-        let wanted = template::Wanted {
-            hugepages: case.hugepages,
-            stats: case.stats,
-        };
+        let wanted = template::Wanted { hugepages: case.hugepages, stats: case.stats };
         let start = |seed: u64, measure, tests: &[Test]| {
             let tests: Vec<String> = tests.iter().map(Test::to_string).collect();
             let values = BTreeMap::from([

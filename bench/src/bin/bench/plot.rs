@@ -45,13 +45,7 @@ const PANELS: [Panel; 4] = [
         ],
         powers: false,
     },
-    Panel {
-        title: "disks",
-        unit: "disk",
-        also: &[(ONE, 0.0)],
-        metrics: TIMES,
-        powers: false,
-    },
+    Panel { title: "disks", unit: "disk", also: &[(ONE, 0.0)], metrics: TIMES, powers: false },
     Panel {
         title: "memory, GiB",
         unit: "GiB",
@@ -59,13 +53,7 @@ const PANELS: [Panel; 4] = [
         metrics: TIMES,
         powers: true,
     },
-    Panel {
-        title: "vCPUs",
-        unit: "vCPU",
-        also: &[(ONE, 1.0)],
-        metrics: TIMES,
-        powers: true,
-    },
+    Panel { title: "vCPUs", unit: "vCPU", also: &[(ONE, 1.0)], metrics: TIMES, powers: true },
 ];
 
 /// Draws the results of `bench scale`.

@@ -10,16 +10,12 @@ pub(crate) const DISKS: usize = 6;
 /// Returns all scenes, curve by curve.
 pub(crate) fn all() -> Vec<Scene> {
     let mut scenes = vec![
-        Scene {
-            rounds: 100,
-            ..ending("100 starts, one after another", 1)
-        },
+        Scene { rounds: 100, ..ending("100 starts, one after another", 1) },
         ending("20 starts at once", 20),
     ];
-    scenes.extend([1, 2, 5, 10, 20].map(|vms| Scene {
-        vms,
-        ..waiting(&plural(vms, "VM"), 256, 1, 0)
-    }));
+    scenes.extend(
+        [1, 2, 5, 10, 20].map(|vms| Scene { vms, ..waiting(&plural(vms, "VM"), 256, 1, 0) }),
+    );
     scenes.extend((1..=DISKS).map(|disks| waiting(&plural(disks as u64, "disk"), 256, 1, disks)));
     scenes.extend([1, 4, 64].map(|gib| waiting(&format!("{gib} GiB"), gib << 10, 1, 0)));
     scenes.extend([2, 4, 8].map(|cpus| waiting(&plural(cpus, "vCPU"), 256, cpus, 0)));
@@ -47,14 +43,7 @@ fn ending(name: &str, vms: u64) -> Scene {
     let mut command = vmm(256, 1);
     command.extend(["--kernel".into(), format!("{FOLDER}/guest")]);
     command.extend(["--cmdline".into(), "poweroff".into()]);
-    Scene {
-        name: name.to_owned(),
-        command,
-        rounds: 1,
-        vms,
-        ram: 256 << 10,
-        waits: None,
-    }
+    Scene { name: name.to_owned(), command, rounds: 1, vms, ram: 256 << 10, waits: None }
 }
 
 /// A VM whose guest waits for a key.
@@ -69,10 +58,7 @@ fn waiting(name: &str, mib: u64, cpus: u64, disks: usize) -> Scene {
         rounds: 1,
         vms: 1,
         ram: mib << 10,
-        waits: Some(Waits {
-            ready: "echo: ".to_owned(),
-            go: "\u{4}".to_owned(),
-        }),
+        waits: Some(Waits { ready: "echo: ".to_owned(), go: "\u{4}".to_owned() }),
     }
 }
 

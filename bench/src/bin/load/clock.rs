@@ -7,10 +7,7 @@ use nix::libc::{CLOCK_MONOTONIC, SYS_clock_gettime, syscall, timespec};
 /// Nanoseconds of CLOCK_MONOTONIC.
 #[allow(unsafe_code)]
 pub(crate) fn now() -> Result<u64> {
-    let mut time = timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel fills in our timespec.
     let result = unsafe { syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &raw mut time) };
     ensure!(result == 0, "clock_gettime");

@@ -46,11 +46,7 @@ impl Buffer {
         // Not zero, so that the pages are allocated.
         let bytes = vec![0xaa; length + BLOCK];
         let start = bytes.as_ptr().align_offset(BLOCK);
-        Buffer {
-            bytes,
-            start,
-            length,
-        }
+        Buffer { bytes, start, length }
     }
 
     fn get(&self) -> &[u8] {
@@ -111,12 +107,7 @@ impl Disk {
                 }
             }
         }
-        Ok(Job {
-            kind: test.kind,
-            places,
-            buffer,
-            length,
-        })
+        Ok(Job { kind: test.kind, places, buffer, length })
     }
 }
 

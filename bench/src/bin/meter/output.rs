@@ -18,10 +18,7 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn new(pipe: PipeReader) -> Output {
-        Output {
-            pipe,
-            seen: Vec::new(),
-        }
+        Output { pipe, seen: Vec::new() }
     }
 
     /// Waits for more output and returns its number of bytes: 0 at the end.

@@ -123,11 +123,7 @@ impl Vm {
             .spawn()
             .with_context(|| format!("start {program}"))?;
         let keyboard = child.stdin.take().context("a pipe was asked for")?;
-        Ok(Vm {
-            child,
-            keyboard,
-            output: Output::new(console),
-        })
+        Ok(Vm { child, keyboard, output: Output::new(console) })
     }
 
     fn wait_for(&mut self, waits: &Waits) -> Result<()> {

@@ -121,12 +121,7 @@ impl Running {
         let memory = self.memory(ram)?;
         Ok(Record {
             measure: start.measure,
-            times: Times {
-                run: entry - self.started,
-                output,
-                init,
-                exit: self.end()?,
-            },
+            times: Times { run: entry - self.started, output, init, exit: self.end()? },
             memory,
             boot,
             tests,

@@ -32,10 +32,7 @@ fn at<const N: usize>(file: &File, offset: u64) -> [u8; N] {
 
 fn bench(file: &File, readonly: bool) -> Bench {
     let image = Image::qcow2(file.try_clone().unwrap(), readonly).unwrap();
-    let options = Options {
-        readonly,
-        ..Options::default()
-    };
+    let options = Options { readonly, ..Options::default() };
     let size = image.size().unwrap();
     Bench::of(Block::of(image, size, &options), file)
 }

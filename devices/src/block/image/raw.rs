@@ -216,10 +216,7 @@ pub(super) struct Direct {
 
 impl Direct {
     /// No requirements.
-    const NONE: Direct = Direct {
-        memory: 1,
-        offset: 1,
-    };
+    const NONE: Direct = Direct { memory: 1, offset: 1 };
 
     /// The requirements of `file`, if it was opened with O_DIRECT.
     fn of(file: &File) -> Option<Direct> {
@@ -243,10 +240,7 @@ impl Direct {
             && offset.is_power_of_two()
             && memory as usize <= BOUNCE
             && offset as usize <= BOUNCE;
-        (known && sane).then(|| Direct {
-            memory,
-            offset: offset.max(512),
-        })
+        (known && sane).then(|| Direct { memory, offset: offset.max(512) })
     }
 
     /// Whether a request meets the requirements.

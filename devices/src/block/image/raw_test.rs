@@ -37,18 +37,9 @@ fn direct(folder: &Path, align: Option<Direct>) -> Option<Bench> {
 
 /// The alignments under test; the host's own comes last.
 const ALIGNMENTS: [Option<Direct>; 4] = [
-    Some(Direct {
-        memory: 512,
-        offset: 512,
-    }),
-    Some(Direct {
-        memory: 4,
-        offset: 4096,
-    }),
-    Some(Direct {
-        memory: 4096,
-        offset: 65536,
-    }),
+    Some(Direct { memory: 512, offset: 512 }),
+    Some(Direct { memory: 4, offset: 4096 }),
+    Some(Direct { memory: 4096, offset: 65536 }),
     None,
 ];
 

@@ -71,11 +71,7 @@ pub(super) fn is_readable(inputs: &[Input]) -> bool {
 }
 
 fn pollfd(file: &impl AsRawFd, events: libc::c_short) -> libc::pollfd {
-    libc::pollfd {
-        fd: file.as_raw_fd(),
-        events,
-        revents: 0,
-    }
+    libc::pollfd { fd: file.as_raw_fd(), events, revents: 0 }
 }
 
 /// Waits for one of `fds`, for at most `timeout` milliseconds, or forever if that is negative.

@@ -136,11 +136,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         _log: u64,
     ) -> Result<()> {
         self.change_ring(index, |ring| {
-            ring.areas = Some(Areas {
-                descriptors,
-                driver,
-                device,
-            });
+            ring.areas = Some(Areas { descriptors, driver, device });
             Ok(())
         })
     }

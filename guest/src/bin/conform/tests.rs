@@ -19,50 +19,17 @@ use crate::device::{Device, Kind};
 
 /// The areas, in the order in which they are tested.
 pub(crate) const AREAS: &[Area] = &[
-    Area {
-        tests: transport::TESTS,
-        hostile: false,
-    },
-    Area {
-        tests: life::TESTS,
-        hostile: false,
-    },
-    Area {
-        tests: queue::TESTS,
-        hostile: false,
-    },
-    Area {
-        tests: suppression::TESTS,
-        hostile: false,
-    },
-    Area {
-        tests: block::TESTS,
-        hostile: false,
-    },
-    Area {
-        tests: block_features::TESTS,
-        hostile: false,
-    },
-    Area {
-        tests: console::TESTS,
-        hostile: false,
-    },
-    Area {
-        tests: rng::TESTS,
-        hostile: false,
-    },
-    Area {
-        tests: hostile::ring::TESTS,
-        hostile: true,
-    },
-    Area {
-        tests: hostile::registers::TESTS,
-        hostile: true,
-    },
-    Area {
-        tests: hostile::requests::TESTS,
-        hostile: true,
-    },
+    Area { tests: transport::TESTS, hostile: false },
+    Area { tests: life::TESTS, hostile: false },
+    Area { tests: queue::TESTS, hostile: false },
+    Area { tests: suppression::TESTS, hostile: false },
+    Area { tests: block::TESTS, hostile: false },
+    Area { tests: block_features::TESTS, hostile: false },
+    Area { tests: console::TESTS, hostile: false },
+    Area { tests: rng::TESTS, hostile: false },
+    Area { tests: hostile::ring::TESTS, hostile: true },
+    Area { tests: hostile::registers::TESTS, hostile: true },
+    Area { tests: hostile::requests::TESTS, hostile: true },
 ];
 
 /// Tests that belong together.
@@ -95,12 +62,7 @@ const fn test(
     on: &'static [Kind],
     run: fn(&mut Device) -> Verdict,
 ) -> Test {
-    Test {
-        section,
-        name,
-        on,
-        run,
-    }
+    Test { section, name, on, run }
 }
 
 /// Requirements on every device.

@@ -158,11 +158,7 @@ pub(crate) fn run(board: &Board<'_>, uart: Option<u64>) -> Outcome {
                 println!("fault: {space:?} {name}: done {:x}", taken.a0);
                 continue;
             }
-            let show = |value| Relative {
-                value,
-                address,
-                code: fault::place(space),
-            };
+            let show = |value| Relative { value, address, code: fault::place(space) };
             let [spp, spie, sie] = taken.bits().map(u8::from);
             println!(
                 "fault: {space:?} {name}: cause {} at {}, value {}, spp {spp}, spie {spie}, sie {sie}",

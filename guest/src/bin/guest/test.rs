@@ -37,12 +37,7 @@ struct Rig<'a> {
 
 /// Runs all tests.
 pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
-    let mut rig = Rig {
-        tap: Tap::new(Output, PLAN),
-        fdt: boot.fdt,
-        board,
-        dma: boot.dma,
-    };
+    let mut rig = Rig { tap: Tap::new(Output, PLAN), fdt: boot.fdt, board, dma: boot.dma };
     machine::run(&mut rig, boot.hart);
     features::run(&mut rig);
     block::run(&mut rig);

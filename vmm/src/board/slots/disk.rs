@@ -32,10 +32,7 @@ pub(super) fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Erro
             false
         }
     };
-    Ok(Model {
-        resized: Some(Box::new(resized)),
-        ..Model::new(device)
-    })
+    Ok(Model { resized: Some(Box::new(resized)), ..Model::new(device) })
 }
 
 pub(super) fn alone(disk: &config::Disk) -> Result<Box<dyn VirtioDevice>, Error> {

@@ -83,12 +83,7 @@ pub(super) fn qcow2_size(path: &Path, file: &File) -> Result<u64, Error> {
     }
     let image = file.try_clone().and_then(|file| qcow2(file, true));
     let size = image.and_then(|image| image.size());
-    size.map_err(|source| {
-        Error::from(DiskError::Image {
-            path: path.into(),
-            source,
-        })
-    })
+    size.map_err(|source| Error::from(DiskError::Image { path: path.into(), source }))
 }
 
 /// Opens the qcow2 image in `file`.

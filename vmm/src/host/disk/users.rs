@@ -182,11 +182,7 @@ fn swaps(disk: Identity) -> Vec<User> {
         .filter_map(|line| line.split_whitespace().next());
     paths
         .filter(|path| Identity::at(path).is_some_and(|swap| disk.overlaps(swap)))
-        .map(|path| User {
-            what: format!("{path} is swap space"),
-            writes: true,
-            claims: true,
-        })
+        .map(|path| User { what: format!("{path} is swap space"), writes: true, claims: true })
         .collect()
 }
 

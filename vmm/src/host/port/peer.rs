@@ -34,11 +34,7 @@ pub(super) enum Peer {
 impl Peer {
     /// Listens at `path`, which `option` names.
     pub(super) fn listen(option: &'static str, path: &Path) -> Result<Peer, Error> {
-        Ok(Peer::Socket {
-            listener: Socket::listen(option, path)?,
-            client: None,
-            ended: false,
-        })
+        Ok(Peer::Socket { listener: Socket::listen(option, path)?, client: None, ended: false })
     }
 
     /// Creates a raw pseudo-terminal, and returns it with the path of its slave.
@@ -60,10 +56,7 @@ impl Peer {
         tcsetattr(&slave, OptionalActions::Now, &mode)?;
         fcntl_setfl(&master, OFlags::NONBLOCK)?;
         // With the slave closed here, the master shows whether another program has it open.
-        let peer = Peer::Pty {
-            master: master.into(),
-            present: false,
-        };
+        let peer = Peer::Pty { master: master.into(), present: false };
         Ok((peer, name))
     }
 
@@ -95,12 +88,7 @@ impl Peer {
     /// Accepts a waiting client, and drops one that has hung up.
     pub(super) fn look(&mut self) {
         match self {
-            Peer::Socket {
-                listener,
-                client,
-                ended,
-                ..
-            } => {
+            Peer::Socket { listener, client, ended, .. } => {
                 if *ended && client.as_ref().is_some_and(is_hung_up) {
                     *client = None;
                 }

@@ -45,11 +45,7 @@ impl Relay {
             input: Buffer::default(),
         };
         let thread = Builder::new().name("relay".into()).spawn(|| relay.run())?;
-        Ok(Relay {
-            stop,
-            thread: Some(thread),
-            link,
-        })
+        Ok(Relay { stop, thread: Some(thread), link })
     }
 
     /// Returns whether a client is connected.
@@ -203,10 +199,7 @@ impl Buffer {
 }
 
 const fn milliseconds(count: i64) -> Timespec {
-    Timespec {
-        tv_sec: 0,
-        tv_nsec: count * 1_000_000,
-    }
+    Timespec { tv_sec: 0, tv_nsec: count * 1_000_000 }
 }
 
 fn is_temporary(error: &io::Error) -> bool {

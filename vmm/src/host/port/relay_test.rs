@@ -19,11 +19,7 @@ fn rig() -> Rig {
     guest
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
-    Rig {
-        folder,
-        guest: Some(guest),
-        relay: Some(Relay::start(theirs, peer).unwrap()),
-    }
+    Rig { folder, guest: Some(guest), relay: Some(Relay::start(theirs, peer).unwrap()) }
 }
 
 impl Rig {

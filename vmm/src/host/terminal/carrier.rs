@@ -29,10 +29,7 @@ const TYPED_MAX: usize = 4 << 20;
 const PIPED_MAX: usize = 1 << 16;
 /// Interval at which a waiting thread checks whether the guest has opened or closed its serial port,
 /// and whether the process is in the foreground again: 100 ms.
-const LOOK: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 100_000_000,
-};
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// The state of the thread.
 pub(super) struct Carrier {

@@ -48,10 +48,7 @@ impl Stdout {
             Ok(own) => own,
             Err(_) => return Stdout::relayed(TimedWriter::new(stdout.as_fd())?, lost),
         };
-        Ok(Stdout {
-            output,
-            _relay: None,
-        })
+        Ok(Stdout { output, _relay: None })
     }
 
     fn relayed(to: TimedWriter, lost: &Arc<Lost>) -> io::Result<Stdout> {
@@ -63,10 +60,7 @@ impl Stdout {
         Builder::new()
             .name("stdout".into())
             .spawn(move || carry(from, to, &lost, end))?;
-        Ok(Stdout {
-            output,
-            _relay: Some(Relay { consoles, ended }),
-        })
+        Ok(Stdout { output, _relay: Some(Relay { consoles, ended }) })
     }
 }
 

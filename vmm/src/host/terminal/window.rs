@@ -38,10 +38,7 @@ impl Watch {
             }
         };
         let thread = Builder::new().name("window".into()).spawn(watch)?;
-        Ok(Watch {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Watch { stop: Some(stop), thread: Some(thread) })
     }
 }
 

@@ -17,11 +17,7 @@ use crate::disk::OK;
 
 /// Offers the plain request with an invalid data buffer: it must not be reported as done.
 fn impossible_data(device: &mut Device, address: u64, len: u32) -> Verdict {
-    offer_with(device, |data| Descriptor {
-        address,
-        len,
-        ..data
-    });
+    offer_with(device, |data| Descriptor { address, len, ..data });
     not_done(device)
 }
 

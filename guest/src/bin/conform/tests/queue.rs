@@ -73,10 +73,7 @@ fn stray_next(device: &mut Device) -> Verdict {
     let table = device.ring().descriptors();
     link(table, 0, buffers.get(..count).unwrap_or_default());
     if let (Some(last), Ok(at)) = (buffers.get(count - 1), u16::try_from(count - 1)) {
-        let stray = Descriptor {
-            next: 0xbeef,
-            ..*last
-        };
+        let stray = Descriptor { next: 0xbeef, ..*last };
         describe(table, at, stray);
     }
     device.offer(&[0]);

@@ -76,10 +76,7 @@ pub(super) fn run(rig: &mut Rig<'_>, boot: usize) {
     let others = ids(rig, boot).count();
     rig.tap
         .comment(format_args!("{others} harts beside hart {boot}"));
-    let harts = Harts {
-        boot: hart::start(boot),
-        others,
-    };
+    let harts = Harts { boot: hart::start(boot), others };
     // All following tests depend on the second test.
     let mut started = true;
     for (number, (name, test)) in TESTS.iter().enumerate() {

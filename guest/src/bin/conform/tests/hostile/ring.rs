@@ -196,18 +196,9 @@ fn rewritten(device: &mut Device) -> Verdict {
         device.offer(&[0]);
         for wild in [
             Descriptor { len: 0, ..data },
-            Descriptor {
-                address: u64::MAX - 99,
-                ..data
-            },
-            Descriptor {
-                next: at,
-                ..data.with(NEXT)
-            },
-            Descriptor {
-                len: 512 * (round % 4),
-                ..data
-            },
+            Descriptor { address: u64::MAX - 99, ..data },
+            Descriptor { next: at, ..data.with(NEXT) },
+            Descriptor { len: 512 * (round % 4), ..data },
         ] {
             describe(device.ring().descriptors(), at, wild);
         }

@@ -42,12 +42,7 @@ impl Disk {
                     let len = usize::try_from(SCRATCH).unwrap_or(0) * SECTOR;
                     let block = Block::new(transport, dma, block::WANTED, QUEUE_SIZE)?;
                     let (memory, saved) = (dma.alloc(len + AROUND)?, dma.alloc(len)?);
-                    Ok(Self {
-                        slot,
-                        block,
-                        memory,
-                        saved,
-                    })
+                    Ok(Self { slot, block, memory, saved })
                 }));
             }
         }
@@ -88,20 +83,10 @@ impl Disk {
         let cuts = fit(&mut cuts, memory.len());
         pattern(&data, seed);
         let readable = HEADER + bytes;
-        let frame = Frame {
-            memory: &memory,
-            readable,
-            cuts,
-            layout,
-        };
+        let frame = Frame { memory: &memory, readable, cuts, layout };
         self.framed_request(Request::write(first), &frame, 1)?;
         data.fill(!seed);
-        let frame = Frame {
-            memory: &memory,
-            readable: HEADER,
-            cuts,
-            layout,
-        };
+        let frame = Frame { memory: &memory, readable: HEADER, cuts, layout };
         self.framed_request(Request::read(first), &frame, bytes + 1)?;
         verify(&data, seed)
     }

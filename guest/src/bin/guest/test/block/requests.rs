@@ -115,10 +115,7 @@ pub(super) fn beyond(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
 }
 
 pub(super) fn unknown(_: &mut Rig<'_>, disk: &mut Disk) -> Verdict {
-    let request = Request {
-        kind: UNKNOWN,
-        sector: 0,
-    };
+    let request = Request { kind: UNKNOWN, sector: 0 };
     let done = disk.block.request(request, &[], &mut deadline())?;
     expect(request, done, Status::Unsupp)?;
     Ok(Point::Pass)

@@ -27,7 +27,7 @@ pub const OUTPUT_MAX: usize = 4 << 20;
 /// Bytes of the end of standard error that are kept.
 const MESSAGES_MAX: usize = 16 << 10;
 /// Time from SIGTERM to SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(5);
+const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which the counting run reads the memory of a command.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -250,7 +250,7 @@ impl Running {
             self.ended = status.map(|status| (status, Instant::now()));
             if self.ended.is_some() {
                 // Its children may hold its output open, but only for a short time.
-                self.kill.get_or_insert(Instant::now() + PATIENCE);
+                self.kill.get_or_insert(Instant::now() + QUIT_TIMEOUT);
             }
         }
         Ok(signal)
@@ -260,7 +260,7 @@ impl Running {
     fn stop(&mut self, why: Stop) {
         if self.stop.is_none() && self.ended.is_none() {
             self.stop = Some(why);
-            self.kill = Some(Instant::now() + PATIENCE);
+            self.kill = Some(Instant::now() + QUIT_TIMEOUT);
             self.signal(1, Signal::SIGTERM);
         }
     }
@@ -273,7 +273,7 @@ impl Running {
         if self.kill.is_some_and(|kill| now >= kill) {
             // Its whole process group, so that the streams close.
             self.signal(-1, Signal::SIGKILL);
-            self.kill = Some(now + PATIENCE);
+            self.kill = Some(now + QUIT_TIMEOUT);
             // Do not wait for a process that left the group and holds them open.
             let again = std::mem::replace(&mut self.killed, true);
             if again && self.ended.is_some() {

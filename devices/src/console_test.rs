@@ -13,7 +13,7 @@ const TRANSMIT: usize = 1;
 const TIMER: usize = 2;
 
 /// A console with one live queue, and the terminal's ends of its files.
-struct Bench {
+struct Fixture {
     rig: Rig,
     console: Console,
     queues: Queues,
@@ -21,7 +21,7 @@ struct Bench {
     screen: Option<PipeReader>,
 }
 
-fn bench(queue: usize) -> Bench {
+fn fixture(queue: usize) -> Fixture {
     let (input, keyboard) = pipe().unwrap();
     let (screen, output) = pipe().unwrap();
     nonblocking(&input);
@@ -29,7 +29,7 @@ fn bench(queue: usize) -> Bench {
     let rig = Rig::new(64);
     let mut queues = vec![None, None];
     queues[queue] = Some(rig.queue(0));
-    Bench {
+    Fixture {
         console: Console::new(
             OwnedFd::from(input).into(),
             File::from(OwnedFd::from(output)),
@@ -51,33 +51,33 @@ fn blocking(file: &impl AsFd) {
 
 #[test]
 fn output_to_a_full_disk_is_counted_as_lost_and_the_guest_continues() {
-    let mut bench = bench(TRANSMIT);
+    let mut fixture = fixture(TRANSMIT);
     let full = File::options().write(true).open("/dev/full").unwrap();
     let lost = Arc::new(Lost::new("a console"));
     let output = Output::new(full, Arc::clone(&lost));
-    bench.console = Console::new(File::open("/dev/null").unwrap(), output);
-    bench.rig.chain(0, &[(DATA, 6, 0), (DATA + 6, 5, 0)]);
-    bench.rig.offer(0);
-    let (console, queues) = (&mut bench.console, &mut bench.queues);
+    fixture.console = Console::new(File::open("/dev/null").unwrap(), output);
+    fixture.rig.chain(0, &[(DATA, 6, 0), (DATA + 6, 5, 0)]);
+    fixture.rig.offer(0);
+    let (console, queues) = (&mut fixture.console, &mut fixture.queues);
     console.process_queue(TRANSMIT, queues).unwrap();
-    assert_eq!(bench.rig.used(0), (0, 0));
+    assert_eq!(fixture.rig.used(0), (0, 0));
     assert_eq!(lost.bytes(), 11);
 }
 
 #[test]
 fn output_goes_out_in_order() {
-    let mut bench = bench(TRANSMIT);
-    bench.rig.write(DATA, b"hello world");
-    bench.rig.chain(0, &[(DATA, 6, 0), (DATA + 6, 5, 0)]);
-    bench.rig.offer(0);
-    bench
+    let mut fixture = fixture(TRANSMIT);
+    fixture.rig.write(DATA, b"hello world");
+    fixture.rig.chain(0, &[(DATA, 6, 0), (DATA + 6, 5, 0)]);
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(TRANSMIT, &mut bench.queues)
+        .process_queue(TRANSMIT, &mut fixture.queues)
         .unwrap();
     let mut seen = [0; 11];
-    bench.screen.unwrap().read_exact(&mut seen).unwrap();
+    fixture.screen.unwrap().read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"hello world");
-    assert_eq!(bench.rig.used(0), (0, 0));
+    assert_eq!(fixture.rig.used(0), (0, 0));
 }
 
 #[test]
@@ -106,103 +106,103 @@ fn the_consoles_output_is_served_inline_unless_it_may_block() {
 
 #[test]
 fn output_waits_for_a_slow_reader_and_none_is_lost() {
-    let mut bench = bench(TRANSMIT);
+    let mut fixture = fixture(TRANSMIT);
     // More than a pipe holds.
     let len = 300_000_u32;
     let text: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
-    bench.rig.write(DATA, &text);
-    bench.rig.chain(0, &[(DATA, len, 0)]);
-    bench.rig.offer(0);
-    bench
+    fixture.rig.write(DATA, &text);
+    fixture.rig.chain(0, &[(DATA, len, 0)]);
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(TRANSMIT, &mut bench.queues)
+        .process_queue(TRANSMIT, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 0, "held back, not blocked");
-    let mut screen = bench.screen.unwrap();
+    assert_eq!(fixture.rig.used_idx(), 0, "held back, not blocked");
+    let mut screen = fixture.screen.unwrap();
     let mut seen: Vec<u8> = Vec::new();
     while seen.len() < text.len() {
         let mut part = [0; 65536];
         let count = screen.read(&mut part).unwrap();
         seen.extend(&part[..count]);
-        bench
+        fixture
             .console
-            .handle_event(TRANSMIT, &mut bench.queues)
+            .handle_event(TRANSMIT, &mut fixture.queues)
             .unwrap();
     }
     assert_eq!(seen, text);
-    assert_eq!(bench.rig.used_idx(), 1);
+    assert_eq!(fixture.rig.used_idx(), 1);
 }
 
 #[test]
 fn output_without_a_reader_is_dropped() {
-    let mut bench = bench(TRANSMIT);
-    drop(bench.screen.take());
-    bench.rig.chain(0, &[(DATA, 5, 0)]);
-    bench.rig.offer(0);
-    bench
+    let mut fixture = fixture(TRANSMIT);
+    drop(fixture.screen.take());
+    fixture.rig.chain(0, &[(DATA, 5, 0)]);
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(TRANSMIT, &mut bench.queues)
+        .process_queue(TRANSMIT, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 1);
+    assert_eq!(fixture.rig.used_idx(), 1);
 }
 
 #[test]
 fn input_fills_the_available_buffers_and_the_rest_waits() {
-    let mut bench = bench(RECEIVE);
-    let mut keyboard = bench.keyboard.take().unwrap();
+    let mut fixture = fixture(RECEIVE);
+    let mut keyboard = fixture.keyboard.take().unwrap();
     keyboard.write_all(b"abcdef").unwrap();
-    bench
+    fixture
         .console
-        .handle_event(RECEIVE, &mut bench.queues)
+        .handle_event(RECEIVE, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 0);
+    assert_eq!(fixture.rig.used_idx(), 0);
     for expected in [b"abcd".as_slice(), b"ef"] {
-        bench.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
-        bench.rig.offer(0);
-        bench
+        fixture.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
+        fixture.rig.offer(0);
+        fixture
             .console
-            .process_queue(RECEIVE, &mut bench.queues)
+            .process_queue(RECEIVE, &mut fixture.queues)
             .unwrap();
-        let (_, len) = bench.rig.used(bench.rig.used_idx() - 1);
-        assert_eq!(bench.rig.read(DATA, len as usize), expected);
+        let (_, len) = fixture.rig.used(fixture.rig.used_idx() - 1);
+        assert_eq!(fixture.rig.read(DATA, len as usize), expected);
     }
     // A buffer that came before the input is filled when the input comes.
-    bench.rig.offer(0);
-    bench
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(RECEIVE, &mut bench.queues)
+        .process_queue(RECEIVE, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 2);
+    assert_eq!(fixture.rig.used_idx(), 2);
     keyboard.write_all(b"!").unwrap();
-    bench
+    fixture
         .console
-        .handle_event(RECEIVE, &mut bench.queues)
+        .handle_event(RECEIVE, &mut fixture.queues)
         .unwrap();
-    assert_eq!((bench.rig.used_idx(), bench.rig.used(2)), (3, (0, 1)));
+    assert_eq!((fixture.rig.used_idx(), fixture.rig.used(2)), (3, (0, 1)));
 }
 
 #[test]
 fn the_end_of_input_is_not_a_flood_of_empty_buffers() {
-    let mut bench = bench(RECEIVE);
-    drop(bench.keyboard.take());
-    bench.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
-    (0..8).for_each(|_| bench.rig.offer(0));
+    let mut fixture = fixture(RECEIVE);
+    drop(fixture.keyboard.take());
+    fixture.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
+    (0..8).for_each(|_| fixture.rig.offer(0));
     for _ in 0..3 {
-        bench
+        fixture
             .console
-            .handle_event(RECEIVE, &mut bench.queues)
+            .handle_event(RECEIVE, &mut fixture.queues)
             .unwrap();
-        bench
+        fixture
             .console
-            .process_queue(RECEIVE, &mut bench.queues)
+            .process_queue(RECEIVE, &mut fixture.queues)
             .unwrap();
     }
-    assert_eq!(bench.rig.used_idx(), 0);
+    assert_eq!(fixture.rig.used_idx(), 0);
 }
 
 #[test]
 fn buffers_of_the_wrong_direction_are_returned_untouched() {
-    let mut receive = bench(RECEIVE);
+    let mut receive = fixture(RECEIVE);
     receive
         .keyboard
         .as_mut()
@@ -219,7 +219,7 @@ fn buffers_of_the_wrong_direction_are_returned_untouched() {
     assert_eq!(receive.rig.used(0), (0, 0));
     assert_eq!(receive.rig.read(DATA, 4), b"keep");
 
-    let mut transmit = bench(TRANSMIT);
+    let mut transmit = fixture(TRANSMIT);
     transmit.rig.chain(0, &[(DATA, 4, rig::WRITE)]);
     transmit.rig.offer(0);
     transmit
@@ -231,15 +231,18 @@ fn buffers_of_the_wrong_direction_are_returned_untouched() {
 
 #[test]
 fn a_queue_that_is_not_enabled_is_not_served() {
-    let mut bench = bench(TRANSMIT);
-    bench
+    let mut fixture = fixture(TRANSMIT);
+    fixture
         .console
-        .process_queue(RECEIVE, &mut bench.queues)
+        .process_queue(RECEIVE, &mut fixture.queues)
         .unwrap();
-    bench.console.process_queue(7, &mut bench.queues).unwrap();
-    bench
+    fixture
         .console
-        .handle_event(RECEIVE, &mut bench.queues)
+        .process_queue(7, &mut fixture.queues)
+        .unwrap();
+    fixture
+        .console
+        .handle_event(RECEIVE, &mut fixture.queues)
         .unwrap();
 }
 
@@ -266,97 +269,97 @@ fn a_change_of_the_windows_size_changes_the_configuration() {
 
 #[test]
 fn a_reader_that_stops_loses_output_and_one_that_returns_gets_it_again() {
-    let mut bench = bench(TRANSMIT);
+    let mut fixture = fixture(TRANSMIT);
     let text = vec![b'.'; 300_000];
-    bench.rig.write(DATA, &text);
-    bench.rig.chain(0, &[(DATA, 300_000, 0)]);
-    bench.rig.offer(0);
-    bench
+    fixture.rig.write(DATA, &text);
+    fixture.rig.chain(0, &[(DATA, 300_000, 0)]);
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(TRANSMIT, &mut bench.queues)
+        .process_queue(TRANSMIT, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 0, "it waits");
+    assert_eq!(fixture.rig.used_idx(), 0, "it waits");
     // The device's thread does this when the timer fires.
-    bench
+    fixture
         .console
-        .handle_event(TIMER, &mut bench.queues)
+        .handle_event(TIMER, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 1, "it is dropped");
-    bench.rig.offer(0);
-    bench
+    assert_eq!(fixture.rig.used_idx(), 1, "it is dropped");
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(TRANSMIT, &mut bench.queues)
+        .process_queue(TRANSMIT, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 2, "at once from then on");
-    let mut screen = bench.screen.take().unwrap();
+    assert_eq!(fixture.rig.used_idx(), 2, "at once from then on");
+    let mut screen = fixture.screen.take().unwrap();
     let mut part = [0; 65536];
     assert!(screen.read(&mut part).unwrap() > 0);
-    bench.rig.offer(0);
-    bench
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(TRANSMIT, &mut bench.queues)
+        .process_queue(TRANSMIT, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 2, "it waits again");
+    assert_eq!(fixture.rig.used_idx(), 2, "it waits again");
 }
 
 #[test]
 fn the_timer_runs_only_while_output_waits() {
-    let mut bench = bench(TRANSMIT);
+    let mut fixture = fixture(TRANSMIT);
     let armed = |console: &Console| {
         let timeout = console.ports[0].timeout.as_ref();
         timeout.unwrap().is_running()
     };
-    assert!(!armed(&bench.console));
-    bench.rig.write(DATA, &vec![b'.'; 300_000]);
-    bench.rig.chain(0, &[(DATA, 300_000, 0)]);
-    bench.rig.offer(0);
-    bench
+    assert!(!armed(&fixture.console));
+    fixture.rig.write(DATA, &vec![b'.'; 300_000]);
+    fixture.rig.chain(0, &[(DATA, 300_000, 0)]);
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(TRANSMIT, &mut bench.queues)
+        .process_queue(TRANSMIT, &mut fixture.queues)
         .unwrap();
-    assert!(armed(&bench.console));
-    bench.console.queue_reset(TRANSMIT);
-    assert!(!armed(&bench.console));
-    bench
+    assert!(armed(&fixture.console));
+    fixture.console.queue_reset(TRANSMIT);
+    assert!(!armed(&fixture.console));
+    fixture
         .console
-        .handle_event(TRANSMIT, &mut bench.queues)
+        .handle_event(TRANSMIT, &mut fixture.queues)
         .unwrap();
-    assert!(armed(&bench.console));
-    drop(bench.screen.take());
-    bench
+    assert!(armed(&fixture.console));
+    drop(fixture.screen.take());
+    fixture
         .console
-        .handle_event(TRANSMIT, &mut bench.queues)
+        .handle_event(TRANSMIT, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 1);
-    bench.console.reset();
-    assert!(!armed(&bench.console));
+    assert_eq!(fixture.rig.used_idx(), 1);
+    fixture.console.reset();
+    assert!(!armed(&fixture.console));
 }
 
 #[test]
 fn a_timer_that_fires_again_does_not_start_another_wait() {
-    let mut bench = bench(TRANSMIT);
-    bench.rig.write(DATA, &vec![b'.'; 300_000]);
-    bench.rig.chain(0, &[(DATA, 300_000, 0)]);
-    bench.rig.offer(0);
-    bench
+    let mut fixture = fixture(TRANSMIT);
+    fixture.rig.write(DATA, &vec![b'.'; 300_000]);
+    fixture.rig.chain(0, &[(DATA, 300_000, 0)]);
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(TRANSMIT, &mut bench.queues)
+        .process_queue(TRANSMIT, &mut fixture.queues)
         .unwrap();
     // The second call stands for another thread that starts to wait for the timer.
-    bench
+    fixture
         .console
-        .handle_event(TIMER, &mut bench.queues)
+        .handle_event(TIMER, &mut fixture.queues)
         .unwrap();
-    bench
+    fixture
         .console
-        .handle_event(TIMER, &mut bench.queues)
+        .handle_event(TIMER, &mut fixture.queues)
         .unwrap();
-    bench.rig.offer(0);
-    bench
+    fixture.rig.offer(0);
+    fixture
         .console
-        .process_queue(TRANSMIT, &mut bench.queues)
+        .process_queue(TRANSMIT, &mut fixture.queues)
         .unwrap();
-    assert_eq!(bench.rig.used_idx(), 2, "still dropped at once");
+    assert_eq!(fixture.rig.used_idx(), 2, "still dropped at once");
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl Memory {
 
     /// Records that `len` bytes at host address `host`, which `translate` returned, were written.
     #[inline]
-    fn wrote(&self, host: *const u8, len: usize) {
+    fn mark_dirty(&self, host: *const u8, len: usize) {
         if let Some(dirty) = &self.0.dirty {
             dirty.mark(&self.0.regions, host, len);
         }

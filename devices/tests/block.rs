@@ -12,7 +12,7 @@ use guest::block::{Done, Frame, Request, SECTOR, Status, WANTED};
 use guest::mmio::{INTERRUPT_CONFIG, INTERRUPT_USED, acknowledge};
 use guest::virtio::{feature, status};
 use guest::{Block, Error, Layout, Registers, Segment};
-use support::{Ram, disk, image, patience, pattern, wait_for};
+use support::{Ram, disk, image, pattern, timeout, wait_for};
 
 #[test]
 fn written_data_is_in_the_file_and_reads_back() {
@@ -29,17 +29,17 @@ fn written_data_is_in_the_file_and_reads_back() {
 
         // More than the driver's bounce buffer of 128 sectors.
         let data: Vec<u8> = (0..200).flat_map(|n| [0xff - n; SECTOR]).collect();
-        block.write(7, &data, &mut patience()).unwrap();
-        block.flush(&mut patience()).unwrap();
+        block.write(7, &data, &mut timeout()).unwrap();
+        block.flush(&mut timeout()).unwrap();
         assert_eq!(on_file(&file, 6), [6; SECTOR]);
         assert_eq!(on_file(&file, 7), [0xff; SECTOR]);
         assert_eq!(on_file(&file, 206), [0xff - 199; SECTOR]);
         assert_eq!(on_file(&file, 207), [207; SECTOR]);
         let mut back = vec![0; data.len()];
-        block.read(7, &mut back, &mut patience()).unwrap();
+        block.read(7, &mut back, &mut timeout()).unwrap();
         assert_eq!(back, data);
 
-        let id = block.id(&mut patience()).unwrap();
+        let id = block.id(&mut timeout()).unwrap();
         assert_eq!(&id, b"disk-1\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
         block.transport().alive().unwrap();
     }
@@ -50,7 +50,7 @@ fn a_read_only_disk_offers_ro_and_refuses_writes() {
     let (ram, file, page) = machine(true);
     let mut block = open(&ram, &page, WANTED);
     assert!(block.read_only());
-    let refused = block.write(3, &[0xaa; SECTOR], &mut patience());
+    let refused = block.write(3, &[0xaa; SECTOR], &mut timeout());
     assert_eq!(refused, Err(Error::Request(Status::IoErr)));
     assert_eq!(on_file(&file, 3), [3; SECTOR]);
     check_read(&mut block, 3);
@@ -72,7 +72,7 @@ fn invalid_requests_get_an_error_status_and_the_device_continues() {
         (Request { kind: u32::MAX, sector: 0 }, write, Status::Unsupp),
     ];
     for (request, segment, status) in cases {
-        let done = block.request(request, &[segment], &mut patience());
+        let done = block.request(request, &[segment], &mut timeout());
         assert_eq!(done, Ok(Done { status, written: 1 }), "{request:?}");
         check_read(&mut block, 5);
     }
@@ -109,7 +109,7 @@ fn a_request_may_be_cut_anywhere() {
                     Err(Error::Chain { .. }) if layout != Layout::Direct => return None,
                     token => token.unwrap(),
                 };
-                Some(block.finish(token, &mut patience()).unwrap())
+                Some(block.finish(token, &mut timeout()).unwrap())
             };
             for cuts in READ {
                 memory.fill(0xee);
@@ -154,7 +154,7 @@ fn many_requests_in_flight_each_get_their_own_answer() {
             assert_eq!(block.queue().in_flight(), 40);
             // Waits in another order than they were submitted.
             for (n, token) in tokens.into_iter().enumerate().rev() {
-                let done = block.finish(token, &mut patience()).unwrap();
+                let done = block.finish(token, &mut timeout()).unwrap();
                 assert_eq!((done.status, done.written), (Status::Ok, 513));
                 let mut seen = [0; SECTOR];
                 place(n).read(0, &mut seen);
@@ -183,7 +183,7 @@ fn the_ring_indices_wrap() {
                 })
                 .collect();
             for token in tokens {
-                let done = block.finish(token, &mut patience()).unwrap();
+                let done = block.finish(token, &mut timeout()).unwrap();
                 assert_eq!((done.status, done.written), (Status::Ok, 21));
                 requests += 1;
             }
@@ -258,7 +258,7 @@ fn a_broken_disk_needs_a_reset_while_the_other_one_works() {
 
     let nowhere = Segment { address: 0x1000, len: 512, writable: true };
     let token = broken.submit(Request::read(0), &[nowhere]).unwrap();
-    let mut more = patience();
+    let mut more = timeout();
     let mut until_it_gives_up =
         || page.probe().status() & status::DEVICE_NEEDS_RESET == 0 && more();
     let error = broken.finish(token, &mut until_it_gives_up).unwrap_err();
@@ -279,10 +279,10 @@ fn a_driver_that_cannot_flush_writes_through() {
     let (ram, file, page) = machine(false);
     let mut block = open(&ram, &page, feature::VERSION_1);
     assert_eq!(block.transport().features(), feature::VERSION_1);
-    block.write(2, &[0xcc; SECTOR], &mut patience()).unwrap();
+    block.write(2, &[0xcc; SECTOR], &mut timeout()).unwrap();
     assert_eq!(on_file(&file, 2), [0xcc; SECTOR]);
     // There is nothing to flush, so the driver sends no request.
-    block.flush(&mut patience()).unwrap();
+    block.flush(&mut timeout()).unwrap();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use guest::block::{SECTOR, Status, WANTED, features};
 use guest::mmio::{INTERRUPT_CONFIG, acknowledge};
 use guest::virtio::feature;
 use guest::{Error, Registers, Segment};
-use support::{Page, Ram, image, patience, pattern, wait_for};
+use support::{Page, Ram, image, pattern, timeout, wait_for};
 
 #[test]
 fn zeroes_and_discards_reach_the_file() {
@@ -22,7 +22,7 @@ fn zeroes_and_discards_reach_the_file() {
         let mut block = open(&ram, &page, WANTED & !ring);
         for (sector, unmap) in [(10, false), (20, true)] {
             block
-                .write_zeroes(sector, 3, unmap, &mut patience())
+                .write_zeroes(sector, 3, unmap, &mut timeout())
                 .unwrap();
             let zeroed = sector..sector + 3;
             for sector in sector - 1..sector + 4 {
@@ -31,15 +31,15 @@ fn zeroes_and_discards_reach_the_file() {
                     false => pattern(sector),
                 };
                 let mut data = [0xee; SECTOR];
-                block.read(sector, &mut data, &mut patience()).unwrap();
+                block.read(sector, &mut data, &mut timeout()).unwrap();
                 assert_eq!(data, [expected; SECTOR], "sector {sector}");
                 assert_eq!(on_file(&file, sector), data);
             }
         }
-        block.discard(100, 10, &mut patience()).unwrap();
+        block.discard(100, 10, &mut timeout()).unwrap();
         check_read(&mut block, 99);
         check_read(&mut block, 110);
-        let beyond = block.discard(SECTORS, 1, &mut patience());
+        let beyond = block.discard(SECTORS, 1, &mut timeout());
         assert_eq!(beyond, Err(Error::Request(Status::IoErr)));
     }
 }
@@ -49,8 +49,8 @@ fn a_driver_without_discard_cannot_discard() {
     let (ram, file, page) = machine(false);
     let mut block = open(&ram, &page, feature::VERSION_1);
     let unsupported = Err(Error::Request(Status::Unsupp));
-    assert_eq!(block.discard(3, 1, &mut patience()), unsupported);
-    let zeroes = block.write_zeroes(3, 1, false, &mut patience());
+    assert_eq!(block.discard(3, 1, &mut timeout()), unsupported);
+    let zeroes = block.write_zeroes(3, 1, false, &mut timeout());
     assert_eq!(zeroes, unsupported);
     assert_eq!(on_file(&file, 3), [3; SECTOR]);
 }
@@ -82,7 +82,7 @@ fn a_driver_that_turns_the_cache_off_writes_through() {
     let wanted = WANTED | features::CONFIG_WCE;
     let mut block = open(&ram, &page, wanted);
     page.mmio.write(WRITEBACK, &[0]);
-    block.write(2, &[0xcc; SECTOR], &mut patience()).unwrap();
+    block.write(2, &[0xcc; SECTOR], &mut timeout()).unwrap();
     assert_eq!(on_file(&file, 2), [0xcc; SECTOR]);
 }
 
@@ -144,8 +144,8 @@ fn a_disk_that_grows_and_shrinks_notifies_its_driver() {
         assert_ne!(page.read(0xfc), generation);
         assert_eq!(u64::from(page.read(0x100)), sectors);
         let mut data = [0xee; SECTOR];
-        block.read(sectors - 1, &mut data, &mut patience()).unwrap();
-        let beyond = block.read(sectors, &mut data, &mut patience());
+        block.read(sectors - 1, &mut data, &mut timeout()).unwrap();
+        let beyond = block.read(sectors, &mut data, &mut timeout());
         assert_eq!(beyond, Err(Error::Request(Status::IoErr)));
         // The interrupts of the requests.
         acknowledge(&page);

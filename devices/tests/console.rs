@@ -10,7 +10,7 @@ use std::thread;
 use guest::console::WANTED;
 use guest::virtio::feature;
 use guest::{Block, Console, Error};
-use support::{Page, Ram, Terminal, console, disk, image, patience, pattern};
+use support::{Page, Ram, Terminal, console, disk, image, pattern, timeout};
 
 const RINGS: [u64; 4] = [
     0,
@@ -38,7 +38,7 @@ fn text(len: usize) -> Vec<u8> {
 
 /// Receives `len` bytes, in portions of at most `portion`.
 fn receive(console: &mut Console<Page>, len: usize, portion: usize) -> Vec<u8> {
-    let mut wait = patience();
+    let mut wait = timeout();
     let mut seen = Vec::new();
     let mut into = vec![0; portion];
     while seen.len() < len {
@@ -60,7 +60,7 @@ fn input_reaches_the_driver_and_output_the_terminal() {
             terminal.keyboard.write_all(line.as_bytes()).unwrap();
             let echo = receive(&mut console, line.len(), 64);
             assert_eq!(echo, line.as_bytes());
-            console.send(&echo, &mut patience()).unwrap();
+            console.send(&echo, &mut timeout()).unwrap();
             let mut seen = vec![0; line.len()];
             terminal.screen.read_exact(&mut seen).unwrap();
             assert_eq!(seen, line.as_bytes());
@@ -98,7 +98,7 @@ fn a_mebibyte_of_output_reaches_a_slow_terminal_whole() {
                 }
                 seen
             });
-            console.send(&output, &mut patience()).unwrap();
+            console.send(&output, &mut timeout()).unwrap();
             let seen = reader.join().unwrap();
             assert!(seen[clogged..] == output);
         });
@@ -118,7 +118,7 @@ fn a_terminal_that_takes_nothing_stalls_neither_input_nor_another_device() {
     let mut sector = 0;
     let mut read_the_disk = || {
         let mut data = [0; 512];
-        disk.read(sector % 64, &mut data, &mut patience()).unwrap();
+        disk.read(sector % 64, &mut data, &mut timeout()).unwrap();
         assert_eq!(data, [pattern(sector % 64); 512]);
         sector += 1;
         sector < 100
@@ -131,7 +131,7 @@ fn a_terminal_that_takes_nothing_stalls_neither_input_nor_another_device() {
     let mut seen = vec![0; clogged + 14];
     terminal.screen.read_exact(&mut seen).unwrap();
     assert_eq!(&seen[clogged..], b"late, not lost");
-    console.send(b"; and on", &mut patience()).unwrap();
+    console.send(b"; and on", &mut timeout()).unwrap();
     let mut seen = [0; 8];
     terminal.screen.read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"; and on");
@@ -150,7 +150,7 @@ fn a_reset_while_stalled_frees_the_device() {
     let mut console = Console::new(page.probe(), &mut ram.dma(), WANTED).unwrap();
     let mut seen = vec![0; clogged];
     terminal.screen.read_exact(&mut seen).unwrap();
-    console.send(b"after it", &mut patience()).unwrap();
+    console.send(b"after it", &mut timeout()).unwrap();
     let mut seen = [0; 8];
     terminal.screen.read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"after it");
@@ -176,7 +176,7 @@ fn a_closed_terminal_does_not_hang_the_guest() {
     let ram = Ram::new();
     let (_page, mut console, terminal) = open(&ram, WANTED);
     drop(terminal);
-    console.send(&text(100_000), &mut patience()).unwrap();
+    console.send(&text(100_000), &mut timeout()).unwrap();
     assert_eq!(console.receive(&mut [0; 64]), Ok(0));
     console.transport().alive().unwrap();
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use guest::block::{SECTOR, Status, WANTED};
 use guest::{Block, Error};
-use support::{Page, Ram, patience};
+use support::{Page, Ram, timeout};
 
 /// The disk's sectors, and those that fit on the host.
 const SECTORS: u64 = 2048;
@@ -70,28 +70,28 @@ fn a_full_host_loses_no_flushed_data_and_is_reported_once() {
     let content: Vec<u8> = (0..ROOM)
         .flat_map(|n| [n.to_le_bytes(); 64].concat())
         .collect();
-    block.write(0, &content, &mut patience()).unwrap();
-    block.flush(&mut patience()).unwrap();
+    block.write(0, &content, &mut timeout()).unwrap();
+    block.flush(&mut timeout()).unwrap();
 
     let refused = Err(Error::Request(Status::IoErr));
     for sector in [ROOM, SECTORS - 1, ROOM, ROOM + 1] {
-        let full = block.write(sector, &[0xaa; SECTOR], &mut patience());
+        let full = block.write(sector, &[0xaa; SECTOR], &mut timeout());
         assert_eq!(full, refused, "sector {sector}");
     }
     // The first half of this request fits.
-    let half = block.write(ROOM - 1, &[0xbb; 2 * SECTOR], &mut patience());
+    let half = block.write(ROOM - 1, &[0xbb; 2 * SECTOR], &mut timeout());
     assert_eq!(half, refused);
     assert_eq!(WARNINGS.load(Ordering::SeqCst), 1);
 
     // A guest cannot fill the log by rebooting, which makes a new device for the same disk.
-    let full = rebooted.write(ROOM, &[0xaa; SECTOR], &mut patience());
+    let full = rebooted.write(ROOM, &[0xaa; SECTOR], &mut timeout());
     assert_eq!(full, refused);
     assert_eq!(WARNINGS.load(Ordering::SeqCst), 1);
 
-    block.flush(&mut patience()).unwrap();
+    block.flush(&mut timeout()).unwrap();
     let flushed = content.len() - SECTOR;
     let mut seen = vec![0; flushed];
-    block.read(0, &mut seen, &mut patience()).unwrap();
+    block.read(0, &mut seen, &mut timeout()).unwrap();
     assert!(
         seen == content[..flushed],
         "the driver reads what it flushed"
@@ -101,9 +101,9 @@ fn a_full_host_loses_no_flushed_data_and_is_reported_once() {
 
     // There is space again.
     limit(libc::RLIM_INFINITY);
-    block.write(ROOM, &[0xaa; SECTOR], &mut patience()).unwrap();
-    block.flush(&mut patience()).unwrap();
+    block.write(ROOM, &[0xaa; SECTOR], &mut timeout()).unwrap();
+    block.flush(&mut timeout()).unwrap();
     let mut back = [0; SECTOR];
-    block.read(ROOM, &mut back, &mut patience()).unwrap();
+    block.read(ROOM, &mut back, &mut timeout()).unwrap();
     assert_eq!(back, [0xaa; SECTOR]);
 }

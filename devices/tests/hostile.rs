@@ -17,7 +17,7 @@ use guest::block::{Request, SECTOR, WANTED};
 use guest::mmio::offset;
 use guest::virtio::{feature, status};
 use guest::{Block, Queue, Region, Registers, Transport};
-use support::{Page, RAM, RAM_LEN, Ram, disk, image, patience, pattern, wait_for};
+use support::{Page, RAM, RAM_LEN, Ram, disk, image, pattern, timeout, wait_for};
 
 const SECTORS: u64 = 64;
 const SIZE: u16 = 16;
@@ -164,7 +164,7 @@ fn describe(ram: &Ram, table: u64, index: u16, buffer: (u64, u32), flags: u16, n
 fn check_reads(block: &mut Block<Page>) {
     for sector in 0..8 {
         let mut data = [0xee; SECTOR];
-        block.read(sector, &mut data, &mut patience()).unwrap();
+        block.read(sector, &mut data, &mut timeout()).unwrap();
         assert_eq!(data, [pattern(sector); SECTOR]);
     }
 }

@@ -15,7 +15,7 @@ use std::thread;
 
 use foreign::{Bounce, POOL, Port};
 use guest::virtio::feature;
-use support::{PATIENCE, console, disk, image, pattern, wait_for};
+use support::{TIMEOUT, console, disk, image, pattern, wait_for};
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::{BlkReq, BlkResp, RespStatus, SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::device::console::VirtIOConsole;
@@ -38,10 +38,10 @@ fn within_patience(test: impl FnOnce() + Send + 'static) {
     });
     // Disconnected: it panicked, and `join` reports that.
     let timed_out =
-        finished.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+        finished.recv_timeout(TIMEOUT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
     assert!(
         !timed_out,
-        "the driver still waits for its device after {PATIENCE:?}"
+        "the driver still waits for its device after {TIMEOUT:?}"
     );
     thread.join().unwrap();
 }

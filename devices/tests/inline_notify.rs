@@ -14,7 +14,7 @@ use devices::virtio::QueueError;
 use devices::virtio::{ConfigSpace, DeviceId, Queues, VirtioDevice};
 use guest::mmio::offset;
 use guest::{Console, Dma, Queue, Region, Registers, Segment, Transport};
-use support::{Page, Ram, console, patience, wait_for};
+use support::{Page, Ram, console, timeout, wait_for};
 
 const RING_RESET: u64 = 1 << 40;
 
@@ -200,10 +200,10 @@ fn concurrent_input_and_output_lose_nothing() {
             seen
         });
         let (mut into, mut count) = ([0; 100], 0);
-        let mut wait = patience();
+        let mut wait = timeout();
         while count < MUCH {
             let received = console.receive(&mut into).unwrap();
-            console.send(&into[..received], &mut patience()).unwrap();
+            console.send(&into[..received], &mut timeout()).unwrap();
             count += received;
             assert!(received > 0 || wait(), "{count} bytes came");
         }

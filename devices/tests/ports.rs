@@ -16,7 +16,7 @@ use devices::virtio::VirtioDevice;
 use guest::console::{emergency_write, features};
 use guest::mmio::offset;
 use guest::{Dma, Head, Queue, Region, Registers, Segment, Transport};
-use support::{PATIENCE, Page, Ram, wait_for};
+use support::{Page, Ram, TIMEOUT, wait_for};
 
 const CONTROL_RECEIVE: u16 = 2;
 const CONTROL_TRANSMIT: u16 = 3;
@@ -50,7 +50,7 @@ fn host(further: usize) -> Host {
     let mut ends = || {
         let (theirs, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        theirs.set_read_timeout(Some(PATIENCE)).unwrap();
+        theirs.set_read_timeout(Some(TIMEOUT)).unwrap();
         let file = || File::from(OwnedFd::from(ours.try_clone().unwrap()));
         let files = (file(), file());
         far.push(theirs);

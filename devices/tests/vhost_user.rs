@@ -25,7 +25,7 @@ use guest::block::{Request, SECTOR, WANTED};
 use guest::mmio::acknowledge;
 use guest::virtio::feature;
 use guest::{Block, Dma, Segment};
-use support::{RAM, RAM_LEN, Ram, block, image, patience, wait_for};
+use support::{RAM, RAM_LEN, Ram, block, image, timeout, wait_for};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserConfigFlags;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
@@ -56,12 +56,12 @@ fn a_driver_behind_a_front_end_reads_and_writes() {
         assert_eq!((block.capacity(), block.read_only()), (SECTORS, false));
         (0..SECTORS).for_each(|sector| check_read(&mut block, sector));
         let data: Vec<u8> = (0..200).flat_map(|n| [0xff - n; SECTOR]).collect();
-        block.write(7, &data, &mut patience()).unwrap();
-        block.flush(&mut patience()).unwrap();
+        block.write(7, &data, &mut timeout()).unwrap();
+        block.flush(&mut timeout()).unwrap();
         let mut on_file = vec![0; data.len()];
         file.read_exact_at(&mut on_file, 7 * 512).unwrap();
         assert_eq!(on_file, data);
-        let id = block.id(&mut patience()).unwrap();
+        let id = block.id(&mut timeout()).unwrap();
         assert_eq!(&id, b"disk-1\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
         front.hang_up().unwrap();
     }
@@ -143,7 +143,7 @@ fn chains_offered_to_a_stopped_ring_wait() {
     assert_eq!(front.state().client.get_vring_base(0).unwrap(), base);
     assert!(block.poll(&token).unwrap().is_none());
     front.state().start_ring(0, base as u16);
-    assert!(block.finish(token, &mut patience()).is_ok());
+    assert!(block.finish(token, &mut timeout()).is_ok());
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_disabled_ring_is_not_served_until_it_is_enabled() {
     enable(false);
     assert!(block.poll(&token).unwrap().is_none());
     enable(true);
-    assert!(block.finish(token, &mut patience()).is_ok());
+    assert!(block.finish(token, &mut timeout()).is_ok());
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn one_front_end_after_another_is_served() {
         let mut block = open(&front, &mut ram.dma(), WANTED);
         check_read(&mut block, 9);
         let data = [round; SECTOR];
-        block.write(3, &data, &mut patience()).unwrap();
+        block.write(3, &data, &mut timeout()).unwrap();
         // Some of them disconnect with requests in flight.
         let token = block.submit(Request::write(4), &[]);
         drop(token);
@@ -220,7 +220,7 @@ fn a_new_back_end_continues_in_the_rings_of_a_running_driver() {
     let token = block.submit(Request::read(5), &[Segment::writable(&data)]);
     let token = token.unwrap();
     block.kick();
-    assert!(block.finish(token, &mut patience()).is_ok());
+    assert!(block.finish(token, &mut timeout()).is_ok());
     check_read(&mut block, 100);
 }
 

@@ -23,7 +23,7 @@ use front_end::{PROTOCOL_FEATURES, Served, Service, USER};
 use guest::block::{Request, SECTOR, WANTED};
 use guest::virtio::feature;
 use guest::{Block, Segment};
-use support::{RAM, RAM_LEN, Ram, block, image, memory_file, patience, pattern, wait_for};
+use support::{RAM, RAM_LEN, Ram, block, image, memory_file, pattern, timeout, wait_for};
 use vhost::VhostBackend;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
@@ -135,7 +135,7 @@ fn check(service: &Service) {
     let front = service.front_end(ram, BLOCK);
     let mut block = Block::new(front.probe(), &mut ram.dma(), WANTED, 64).unwrap();
     let mut data = [0; SECTOR];
-    block.read(5, &mut data, &mut patience()).unwrap();
+    block.read(5, &mut data, &mut timeout()).unwrap();
     assert_eq!(data, [pattern(5); SECTOR]);
     front.hang_up().unwrap();
 }
@@ -334,7 +334,7 @@ fn a_full_call_eventfd_does_not_block_the_device() {
     front.state().client.set_vring_call(0, &full).unwrap();
     for sector in 0..20 {
         let token = block.submit(Request::read(sector), &[Segment::writable(&data)]);
-        block.finish(token.unwrap(), &mut patience()).unwrap();
+        block.finish(token.unwrap(), &mut timeout()).unwrap();
     }
     // This waits for the device's thread.
     front.hang_up().unwrap();

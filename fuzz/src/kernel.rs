@@ -59,7 +59,7 @@ pub fn run(case: &[u8]) {
         return;
     };
     let length = kernel.file().metadata().expect("a file").len();
-    if kernel.packing().is_some() {
+    if kernel.compression().is_some() {
         assert!(length <= MEMORY, "{length} bytes were unpacked");
     }
     let mut free = 0;

@@ -45,7 +45,7 @@ pub struct Kernel {
     file: File,
     /// Detects writes since it was opened.
     stamp: Stamp,
-    packing: Option<&'static str>,
+    compression: Option<&'static str>,
     format: Format,
     entry: u64,
     segments: Vec<Segment>,
@@ -131,22 +131,22 @@ impl Kernel {
         if option.format == KernelFormat::Raw {
             return Kernel::raw(path, file, length);
         }
-        let (packing, section) = match format::recognise(path, &file, length)? {
+        let (compression, section) = match format::recognise(path, &file, length)? {
             found @ (Found::Elf | Found::Image) => {
                 return Kernel::parse(option, file, length, found);
             }
-            Found::Packed(packing) => (packing, 0..length),
+            Found::Packed(compression) => (compression, 0..length),
             Found::Zboot => zboot::payload(path, &file, length)?,
         };
-        let (file, length) = unpack::unpack(path, &file, section, packing, memory)?;
+        let (file, length) = unpack::unpack(path, &file, section, compression, memory)?;
         let inside = || {
             let found = format::recognise(path, &file, length)?;
             Kernel::parse(option, file, length, found)
         };
         match inside() {
-            Ok(kernel) => Ok(Kernel { packing: Some(packing.name()), ..kernel }),
+            Ok(kernel) => Ok(Kernel { compression: Some(compression.name()), ..kernel }),
             Err(error) => Err(Error::from(KernelError::InUnpacked {
-                packing: packing.name(),
+                compression: compression.name(),
                 length,
                 source: Box::new(error),
             })),
@@ -181,7 +181,7 @@ impl Kernel {
             path: path.into(),
             stamp: stamp("kernel", path, &file)?,
             file,
-            packing: None,
+            compression: None,
             format,
             entry,
             segments,
@@ -196,7 +196,7 @@ impl Kernel {
             path: path.into(),
             stamp: stamp("kernel", path, &file)?,
             file,
-            packing: None,
+            compression: None,
             format: Format::Raw,
             entry: KERNEL_BASE,
             segments: vec![segment],
@@ -204,8 +204,8 @@ impl Kernel {
     }
 
     /// Returns how the user's file is compressed, if it is: "gzip" or "zstd".
-    pub fn packing(&self) -> Option<&'static str> {
-        self.packing
+    pub fn compression(&self) -> Option<&'static str> {
+        self.compression
     }
 
     /// Returns the path as given by the user.

@@ -50,7 +50,7 @@ pub use qmp::{OLDEST, OLDEST_TEXT};
 use qmp::{Qmp, Reason};
 
 /// How long QEMU may take to exit, including writing back its disks, before it is killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a machine under QEMU until the guest ends, the user quits, or a signal comes.
 ///
@@ -228,7 +228,7 @@ impl Running {
                     Signal::KILL
                 });
                 signal.get_or_insert(number);
-                deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+                deadline.get_or_insert_with(|| Instant::now() + QUIT_TIMEOUT);
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 self.send(Signal::KILL);

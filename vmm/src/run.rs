@@ -83,7 +83,7 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     }
     slots::check(&machine.config, slots::QEMU)?;
     let kernel = &machine.kernel;
-    let made = match (kernel.format(), kernel.packing()) {
+    let made = match (kernel.format(), kernel.compression()) {
         (Format::StaticPie, _) => {
             Some("position-independent: run gives QEMU a copy with addresses")
         }

@@ -38,7 +38,7 @@ fn start_each(kernels: &[String], folder: &Path, arguments: &str) -> (String, Ve
 }
 
 #[test]
-fn the_guest_runs_from_each_packing() {
+fn the_guest_runs_from_each_compression() {
     let rows = [
         "ELF, gzip",
         "ELF, zstd",

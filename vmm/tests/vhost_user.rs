@@ -22,7 +22,7 @@ mod support;
 use support::folder::{Folder, expect};
 use support::program::{self, output, undisturbed};
 
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A running back end. Dropping it kills it.
 struct Server(Child);
@@ -59,11 +59,11 @@ impl Drop for Server {
 
 /// Connects as soon as the socket accepts connections.
 fn connect(path: &Path) -> UnixStream {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match UnixStream::connect(path) {
             Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                 return stream;
             }
             Err(error) => assert!(Instant::now() < deadline, "{error}"),

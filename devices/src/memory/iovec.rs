@@ -151,13 +151,13 @@ impl<Direction> IoVecs<Direction> {
     }
 
     /// Records that the first `count` bytes left were written.
-    fn wrote(&self, mut count: u64) {
+    fn mark_dirty(&self, mut count: u64) {
         if !self.ram.is_recorded() {
             return;
         }
         for piece in self.pieces.iter().skip(self.done) {
             let here = usize::try_from(count).map_or(piece.len(), |count| count.min(piece.len()));
-            self.ram.wrote(piece.host(), here);
+            self.ram.mark_dirty(piece.host(), here);
             count -= here as u64;
         }
     }
@@ -186,7 +186,7 @@ impl<Direction> IoVecs<Direction> {
             // `IoVec` is `repr(transparent)` over iovec.
             if let Ok(moved) = u64::try_from(call(left.as_ptr().cast(), count)) {
                 if fills {
-                    self.wrote(moved);
+                    self.mark_dirty(moved);
                 }
                 self.skip(moved);
                 return Ok(moved);
@@ -198,7 +198,7 @@ impl<Direction> IoVecs<Direction> {
                 _ => {
                     // Direct I/O may have filled a part before it failed.
                     if fills {
-                        self.wrote(self.len);
+                        self.mark_dirty(self.len);
                     }
                     return Err(error);
                 }
@@ -285,7 +285,7 @@ impl Writable {
             };
             let count = rest.len().min(piece.len());
             piece.volatile().copy_from(rest);
-            self.ram.wrote(piece.host(), count);
+            self.ram.mark_dirty(piece.host(), count);
             copied += count;
         }
         self.skip(copied as u64);
@@ -336,7 +336,7 @@ impl Writable {
     pub fn put_last(&mut self, value: u8) {
         if let Some(byte) = self.last.take() {
             byte.volatile().copy_from(&[value]);
-            self.ram.wrote(byte.host(), 1);
+            self.ram.mark_dirty(byte.host(), 1);
         }
     }
 }

@@ -48,7 +48,7 @@ impl<T: RingWord> RingWords<T> {
     #[inline]
     pub(crate) fn store(&self, index: usize, value: T::Value, ordering: Ordering) {
         self.put(index, value, ordering);
-        self.wrote(index, 1);
+        self.mark_dirty(index, 1);
     }
 
     /// Like [`store`](Self::store), but leaves dirty tracking to a later [`wrote`](Self::wrote),
@@ -60,7 +60,7 @@ impl<T: RingWord> RingWords<T> {
 
     /// Records that `count` words from `index` on were stored.
     #[inline]
-    pub(crate) fn wrote(&self, index: usize, count: usize) {
+    pub(crate) fn mark_dirty(&self, index: usize, count: usize) {
         if self.ram.is_recorded() {
             self.record(index, count);
         }
@@ -70,7 +70,7 @@ impl<T: RingWord> RingWords<T> {
     fn record(&self, index: usize, count: usize) {
         for index in index..index + count {
             let word = std::ptr::from_ref(self.at(index));
-            self.ram.wrote(word.cast(), size_of::<T>());
+            self.ram.mark_dirty(word.cast(), size_of::<T>());
         }
     }
 

@@ -37,7 +37,7 @@ impl<T: RingWord> RingWords<T> {
         self.at(index).set(value, ordering);
     }
 
-    pub(crate) fn wrote(&self, _: usize, _: usize) {}
+    pub(crate) fn mark_dirty(&self, _: usize, _: usize) {}
 
     pub(crate) fn at(&self, index: usize) -> &T {
         &self.0[index % self.0.len()]

@@ -42,7 +42,7 @@ impl VirtioDevice for Probe {
     }
 }
 
-struct Bench {
+struct Fixture {
     rig: Rig,
     wire: Wire,
     mmio: Mmio,
@@ -52,13 +52,13 @@ struct Bench {
     features: u64,
 }
 
-fn bench() -> Bench {
+fn fixture() -> Fixture {
     let rig = Rig::new(8);
     let wire = Wire::default();
     let (served, resets) = (Arc::default(), Arc::default());
     let probe = Probe { served: Arc::clone(&served), resets: Arc::clone(&resets) };
     let mmio = Mmio::new(Box::new(probe), rig.memory.clone(), Box::new(wire.clone()));
-    Bench { mmio: mmio.unwrap(), rig, wire, served, resets, features: features::VERSION_1 }
+    Fixture { mmio: mmio.unwrap(), rig, wire, served, resets, features: features::VERSION_1 }
 }
 
 /// Waits for the device's thread; fails after ten seconds.
@@ -75,7 +75,7 @@ const LIVE: u32 = NEGOTIATED | status::DRIVER_OK as u32;
 const RESETTABLE: u64 = features::VERSION_1 | features::RING_RESET;
 const NEEDS_RESET: u32 = status::DEVICE_NEEDS_RESET as u32;
 
-impl Bench {
+impl Fixture {
     fn get(&self, offset: u64) -> u32 {
         let mut data = [0; 4];
         self.mmio.read(offset, &mut data);
@@ -128,54 +128,54 @@ impl Bench {
 
 #[test]
 fn the_constant_registers_identify_the_device() {
-    let bench = bench();
-    assert_eq!(bench.get(register::MAGIC_VALUE).to_le_bytes(), *b"virt");
-    assert_eq!(bench.get(register::VERSION), 2);
-    assert_eq!(bench.get(register::DEVICE_ID), 2);
-    assert_eq!(bench.get(register::VENDOR_ID).to_le_bytes(), *b"QEMU");
-    bench.set(register::DEVICE_FEATURES_SEL, 0);
+    let fixture = fixture();
+    assert_eq!(fixture.get(register::MAGIC_VALUE).to_le_bytes(), *b"virt");
+    assert_eq!(fixture.get(register::VERSION), 2);
+    assert_eq!(fixture.get(register::DEVICE_ID), 2);
+    assert_eq!(fixture.get(register::VENDOR_ID).to_le_bytes(), *b"QEMU");
+    fixture.set(register::DEVICE_FEATURES_SEL, 0);
     assert_eq!(
-        bench.get(register::DEVICE_FEATURES),
+        fixture.get(register::DEVICE_FEATURES),
         1 << 9 | 1 << 28 | 1 << 29
     );
-    bench.set(register::DEVICE_FEATURES_SEL, 1);
-    assert_eq!(bench.get(register::DEVICE_FEATURES), 1 | 1 << 8);
-    bench.set(register::DEVICE_FEATURES_SEL, 2);
-    assert_eq!(bench.get(register::DEVICE_FEATURES), 0);
+    fixture.set(register::DEVICE_FEATURES_SEL, 1);
+    assert_eq!(fixture.get(register::DEVICE_FEATURES), 1 | 1 << 8);
+    fixture.set(register::DEVICE_FEATURES_SEL, 2);
+    assert_eq!(fixture.get(register::DEVICE_FEATURES), 0);
     for region in [0, 1, 255, u32::MAX] {
-        bench.set(0xac, region);
+        fixture.set(0xac, region);
         for shm in [0xb0, 0xb4, 0xb8, 0xbc] {
-            assert_eq!(bench.get(shm), u32::MAX);
+            assert_eq!(fixture.get(shm), u32::MAX);
         }
     }
 }
 
 #[test]
 fn a_request_is_served_and_interrupts_until_acknowledged() {
-    let mut bench = bench();
-    bench.go_live();
-    bench.offer_and_kick();
-    wait_for("the interrupt", || bench.wire.is_high());
-    assert_eq!(bench.get(register::INTERRUPT_STATUS), 1);
-    assert_eq!(bench.rig.used(0), (0, 7));
-    bench.set(register::INTERRUPT_ACK, 2);
-    assert!(bench.wire.is_high());
-    bench.set(register::INTERRUPT_ACK, 1);
-    assert!(!bench.wire.is_high());
-    assert_eq!(bench.get(register::INTERRUPT_STATUS), 0);
+    let mut fixture = fixture();
+    fixture.go_live();
+    fixture.offer_and_kick();
+    wait_for("the interrupt", || fixture.wire.is_high());
+    assert_eq!(fixture.get(register::INTERRUPT_STATUS), 1);
+    assert_eq!(fixture.rig.used(0), (0, 7));
+    fixture.set(register::INTERRUPT_ACK, 2);
+    assert!(fixture.wire.is_high());
+    fixture.set(register::INTERRUPT_ACK, 1);
+    assert!(!fixture.wire.is_high());
+    assert_eq!(fixture.get(register::INTERRUPT_STATUS), 0);
 }
 
 #[test]
 fn a_chain_made_available_before_driver_ok_waits_for_it() {
-    let mut bench = bench();
-    bench.rig.config.size = 4;
-    bench.negotiate(features::VERSION_1);
-    bench.set_up_queue(0);
-    bench.offer_and_kick();
-    assert!(!bench.mmio.setup().device.is_live(), "no worker yet");
-    assert_eq!(bench.rig.used_idx(), 0);
-    bench.set(register::STATUS, LIVE);
-    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
+    let mut fixture = fixture();
+    fixture.rig.config.size = 4;
+    fixture.negotiate(features::VERSION_1);
+    fixture.set_up_queue(0);
+    fixture.offer_and_kick();
+    assert!(!fixture.mmio.setup().device.is_live(), "no worker yet");
+    assert_eq!(fixture.rig.used_idx(), 0);
+    fixture.set(register::STATUS, LIVE);
+    wait_for("the request", || fixture.served.load(Ordering::SeqCst) == 1);
 }
 
 #[test]
@@ -186,85 +186,85 @@ fn features_that_were_not_offered_or_lack_version_1_are_refused() {
         features::VERSION_1 | 1,
         features::VERSION_1 | 1 << 63,
     ] {
-        let bench = bench();
-        assert_eq!(bench.negotiate(wrong), 3, "{wrong:#x}");
+        let fixture = fixture();
+        assert_eq!(fixture.negotiate(wrong), 3, "{wrong:#x}");
         // DRIVER_OK without FEATURES_OK is not a valid transition.
-        bench.set(register::STATUS, LIVE);
-        assert_eq!(bench.get(register::STATUS), 3);
+        fixture.set(register::STATUS, LIVE);
+        assert_eq!(fixture.get(register::STATUS), 3);
         // Another attempt, after a reset or not.
-        assert_eq!(bench.negotiate(features::VERSION_1), NEGOTIATED);
-        bench.set(register::STATUS, 0);
-        assert_eq!(bench.negotiate(features::VERSION_1 | 1 << 9), NEGOTIATED);
+        assert_eq!(fixture.negotiate(features::VERSION_1), NEGOTIATED);
+        fixture.set(register::STATUS, 0);
+        assert_eq!(fixture.negotiate(features::VERSION_1 | 1 << 9), NEGOTIATED);
     }
 }
 
 #[test]
 fn features_are_frozen_by_features_ok() {
-    let bench = bench();
-    bench.negotiate(features::VERSION_1);
-    bench.accept(u64::MAX);
-    assert_eq!(bench.mmio.setup().accepted, features::VERSION_1);
+    let fixture = fixture();
+    fixture.negotiate(features::VERSION_1);
+    fixture.accept(u64::MAX);
+    assert_eq!(fixture.mmio.setup().accepted, features::VERSION_1);
 }
 
 #[test]
 fn status_bits_come_in_order_and_only_a_reset_clears_them() {
-    let bench = bench();
+    let fixture = fixture();
     for (written, seen) in [(4, 0), (8, 0), (1, 1), (4, 1), (3, 3), (1, 3), (7, 3)] {
-        bench.set(register::STATUS, written);
-        assert_eq!(bench.get(register::STATUS), seen, "wrote {written}");
+        fixture.set(register::STATUS, written);
+        assert_eq!(fixture.get(register::STATUS), seen, "wrote {written}");
     }
-    bench.set(register::STATUS, 0x83);
-    assert_eq!(bench.get(register::STATUS), 0x83);
-    bench.set(register::STATUS, 0xffff_ff00);
-    assert_eq!(bench.get(register::STATUS), 0x83);
-    bench.set(register::STATUS, 0);
-    assert_eq!(bench.get(register::STATUS), 0);
+    fixture.set(register::STATUS, 0x83);
+    assert_eq!(fixture.get(register::STATUS), 0x83);
+    fixture.set(register::STATUS, 0xffff_ff00);
+    assert_eq!(fixture.get(register::STATUS), 0x83);
+    fixture.set(register::STATUS, 0);
+    assert_eq!(fixture.get(register::STATUS), 0);
 }
 
 #[test]
 fn a_driver_that_forgets_acknowledge_is_served_all_the_same() {
-    let bench = bench();
+    let fixture = fixture();
     let (driver, features_ok) = (u32::from(status::DRIVER), u32::from(status::FEATURES_OK));
-    bench.set(register::STATUS, driver);
-    bench.accept(features::VERSION_1);
-    bench.set(register::STATUS, driver | features_ok);
-    assert_eq!(bench.get(register::STATUS), driver | features_ok);
-    bench.set(register::STATUS, driver | features_ok | 1);
-    assert_eq!(bench.get(register::STATUS), NEGOTIATED);
+    fixture.set(register::STATUS, driver);
+    fixture.accept(features::VERSION_1);
+    fixture.set(register::STATUS, driver | features_ok);
+    assert_eq!(fixture.get(register::STATUS), driver | features_ok);
+    fixture.set(register::STATUS, driver | features_ok | 1);
+    assert_eq!(fixture.get(register::STATUS), NEGOTIATED);
 }
 
 #[test]
 fn queue_registers_are_frozen_while_the_queue_is_ready() {
-    let bench = bench();
-    bench.negotiate(features::VERSION_1);
-    bench.set_up_queue(0);
-    let before = bench.mmio.setup().queues[0].clone();
-    bench.set(register::QUEUE_SIZE, 2);
+    let fixture = fixture();
+    fixture.negotiate(features::VERSION_1);
+    fixture.set_up_queue(0);
+    let before = fixture.mmio.setup().queues[0].clone();
+    fixture.set(register::QUEUE_SIZE, 2);
     for offset in [0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4] {
-        bench.set(offset, 0x1234_5678);
+        fixture.set(offset, 0x1234_5678);
     }
-    let after = bench.mmio.setup().queues[0].clone();
+    let after = fixture.mmio.setup().queues[0].clone();
     assert_eq!(format!("{before:?}"), format!("{after:?}"));
 }
 
 #[test]
 fn an_absent_queue_reads_as_zero_and_ignores_writes() {
-    let bench = bench();
-    bench.negotiate(features::VERSION_1);
+    let fixture = fixture();
+    fixture.negotiate(features::VERSION_1);
     for index in [2, 255, u32::MAX] {
-        bench.set(register::QUEUE_SEL, index);
+        fixture.set(register::QUEUE_SEL, index);
         for offset in (0x34..0x100).step_by(4) {
             if !matches!(offset, register::STATUS | register::QUEUE_NOTIFY) {
-                bench.set(offset, u32::MAX);
+                fixture.set(offset, u32::MAX);
             }
         }
-        assert_eq!(bench.get(register::QUEUE_SIZE_MAX), 0);
-        assert_eq!(bench.get(register::QUEUE_READY), 0);
-        bench.set(register::QUEUE_NOTIFY, index);
+        assert_eq!(fixture.get(register::QUEUE_SIZE_MAX), 0);
+        assert_eq!(fixture.get(register::QUEUE_READY), 0);
+        fixture.set(register::QUEUE_NOTIFY, index);
     }
-    bench.set(register::QUEUE_SEL, 1);
-    assert_eq!(bench.get(register::QUEUE_SIZE_MAX), 4);
-    assert_eq!(bench.get(register::QUEUE_READY), 0);
+    fixture.set(register::QUEUE_SEL, 1);
+    assert_eq!(fixture.get(register::QUEUE_SIZE_MAX), 4);
+    assert_eq!(fixture.get(register::QUEUE_READY), 0);
 }
 
 #[test]
@@ -276,213 +276,223 @@ fn an_invalid_queue_makes_the_device_need_a_reset() {
         &[(register::QUEUE_DEVICE_HIGH, u32::MAX)],
     ];
     for set_up in set_ups {
-        let bench = bench();
-        bench.negotiate(features::VERSION_1);
-        bench.set_up_queue(0);
-        bench.set(register::QUEUE_READY, 0);
+        let fixture = fixture();
+        fixture.negotiate(features::VERSION_1);
+        fixture.set_up_queue(0);
+        fixture.set(register::QUEUE_READY, 0);
         set_up
             .iter()
-            .for_each(|&(offset, value)| bench.set(offset, value));
-        bench.set(register::QUEUE_READY, 1);
-        bench.set(register::STATUS, LIVE);
+            .for_each(|&(offset, value)| fixture.set(offset, value));
+        fixture.set(register::QUEUE_READY, 1);
+        fixture.set(register::STATUS, LIVE);
         assert_eq!(
-            bench.get(register::STATUS),
+            fixture.get(register::STATUS),
             LIVE | NEEDS_RESET,
             "{set_up:x?}"
         );
-        assert_eq!(bench.get(register::INTERRUPT_STATUS), 2);
-        assert!(bench.wire.is_high());
-        bench.offer_and_kick();
-        bench.set(register::STATUS, 0);
-        assert_eq!(bench.get(register::STATUS), 0);
-        assert!(!bench.wire.is_high());
-        assert_eq!(bench.served.load(Ordering::SeqCst), 0);
+        assert_eq!(fixture.get(register::INTERRUPT_STATUS), 2);
+        assert!(fixture.wire.is_high());
+        fixture.offer_and_kick();
+        fixture.set(register::STATUS, 0);
+        assert_eq!(fixture.get(register::STATUS), 0);
+        assert!(!fixture.wire.is_high());
+        assert_eq!(fixture.served.load(Ordering::SeqCst), 0);
     }
 }
 
 #[test]
 fn an_invalid_ring_needs_a_reset_and_is_not_served_until_then() {
-    let mut bench = bench();
-    bench.go_live();
-    bench.rig.offer(99);
-    bench.set(register::QUEUE_NOTIFY, 0);
+    let mut fixture = fixture();
+    fixture.go_live();
+    fixture.rig.offer(99);
+    fixture.set(register::QUEUE_NOTIFY, 0);
     wait_for("DEVICE_NEEDS_RESET", || {
-        bench.get(register::STATUS) == LIVE | NEEDS_RESET
+        fixture.get(register::STATUS) == LIVE | NEEDS_RESET
     });
     wait_for("its interrupt", || {
-        bench.get(register::INTERRUPT_STATUS) == 2
+        fixture.get(register::INTERRUPT_STATUS) == 2
     });
-    bench.set(register::STATUS, 0);
-    bench.rig.write(DRIVER, &[0; 64]);
-    bench.rig.write(DEVICE, &[0; 64]);
-    bench.go_live();
-    bench.offer_and_kick();
-    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
+    fixture.set(register::STATUS, 0);
+    fixture.rig.write(DRIVER, &[0; 64]);
+    fixture.rig.write(DEVICE, &[0; 64]);
+    fixture.go_live();
+    fixture.offer_and_kick();
+    wait_for("the request", || fixture.served.load(Ordering::SeqCst) == 1);
 }
 
 #[test]
 fn a_reset_leaves_the_rings_alone_and_sets_every_register_to_its_initial_value() {
-    let mut bench = bench();
-    bench.go_live();
-    bench.offer_and_kick();
-    wait_for("the interrupt", || bench.wire.is_high());
-    bench.set(register::STATUS, 0);
-    assert_eq!(bench.resets.load(Ordering::SeqCst), 1);
-    assert!(!bench.wire.is_high());
+    let mut fixture = fixture();
+    fixture.go_live();
+    fixture.offer_and_kick();
+    wait_for("the interrupt", || fixture.wire.is_high());
+    fixture.set(register::STATUS, 0);
+    assert_eq!(fixture.resets.load(Ordering::SeqCst), 1);
+    assert!(!fixture.wire.is_high());
     for offset in [
         register::STATUS,
         register::INTERRUPT_STATUS,
         register::QUEUE_READY,
     ] {
-        assert_eq!(bench.get(offset), 0);
+        assert_eq!(fixture.get(offset), 0);
     }
-    let before = bench.rig.read(RAM, 0x8000);
-    bench.set(register::QUEUE_NOTIFY, 0);
-    let notified = bench.rig.read(RAM, 0x8000);
-    assert!(!bench.mmio.setup().device.is_live(), "no worker");
+    let before = fixture.rig.read(RAM, 0x8000);
+    fixture.set(register::QUEUE_NOTIFY, 0);
+    let notified = fixture.rig.read(RAM, 0x8000);
+    assert!(!fixture.mmio.setup().device.is_live(), "no worker");
     assert_eq!(before, notified);
 }
 
 /// § 4.2.2.2: the device does not access a queue whose QueueReady is 0.
 #[test]
 fn a_queue_disabled_while_live_is_no_longer_served() {
-    let mut bench = bench();
-    bench.go_live();
-    bench.set(register::QUEUE_READY, 0);
-    assert_eq!(bench.get(register::QUEUE_READY), 0);
-    bench.offer_and_kick();
-    bench.mmio.stop();
+    let mut fixture = fixture();
+    fixture.go_live();
+    fixture.set(register::QUEUE_READY, 0);
+    assert_eq!(fixture.get(register::QUEUE_READY), 0);
+    fixture.offer_and_kick();
+    fixture.mmio.stop();
     assert_eq!(
-        (bench.rig.used_idx(), bench.served.load(Ordering::SeqCst)),
+        (
+            fixture.rig.used_idx(),
+            fixture.served.load(Ordering::SeqCst)
+        ),
         (0, 0)
     );
 }
 
 #[test]
 fn a_queue_enabled_again_while_live_starts_from_the_beginning() {
-    let mut bench = bench();
-    bench.go_live();
-    bench.offer_and_kick();
-    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
-    bench.set(register::QUEUE_READY, 0);
-    bench.rig.write(DRIVER, &[0; 64]);
-    bench.rig.write(DEVICE, &[0; 64]);
-    bench.set_up_queue(0);
-    assert_eq!(bench.get(register::QUEUE_READY), 1);
-    bench.offer_and_kick();
-    wait_for("another", || bench.served.load(Ordering::SeqCst) == 2);
-    wait_for("its place", || bench.rig.used_idx() == 1);
-    assert_eq!(bench.get(register::STATUS), LIVE);
+    let mut fixture = fixture();
+    fixture.go_live();
+    fixture.offer_and_kick();
+    wait_for("the request", || fixture.served.load(Ordering::SeqCst) == 1);
+    fixture.set(register::QUEUE_READY, 0);
+    fixture.rig.write(DRIVER, &[0; 64]);
+    fixture.rig.write(DEVICE, &[0; 64]);
+    fixture.set_up_queue(0);
+    assert_eq!(fixture.get(register::QUEUE_READY), 1);
+    fixture.offer_and_kick();
+    wait_for("another", || fixture.served.load(Ordering::SeqCst) == 2);
+    wait_for("its place", || fixture.rig.used_idx() == 1);
+    assert_eq!(fixture.get(register::STATUS), LIVE);
 }
 
 #[test]
 fn a_queue_reset_needs_the_feature_and_the_value_one() {
-    let mut bench = bench();
-    bench.go_live();
-    bench.set(register::QUEUE_RESET, 1);
-    assert_eq!(bench.get(register::QUEUE_READY), 1, "not negotiated");
-    bench.set(register::STATUS, 0);
-    bench.features = RESETTABLE;
-    bench.go_live();
+    let mut fixture = fixture();
+    fixture.go_live();
+    fixture.set(register::QUEUE_RESET, 1);
+    assert_eq!(fixture.get(register::QUEUE_READY), 1, "not negotiated");
+    fixture.set(register::STATUS, 0);
+    fixture.features = RESETTABLE;
+    fixture.go_live();
     for value in [0, 2, u32::MAX] {
-        bench.set(register::QUEUE_RESET, value);
-        assert_eq!(bench.get(register::QUEUE_READY), 1, "wrote {value:#x}");
+        fixture.set(register::QUEUE_RESET, value);
+        assert_eq!(fixture.get(register::QUEUE_READY), 1, "wrote {value:#x}");
     }
-    bench.set(register::QUEUE_SEL, 7);
-    bench.set(register::QUEUE_RESET, 1);
-    bench.set(register::QUEUE_SEL, 0);
-    assert_eq!(bench.get(register::QUEUE_READY), 1, "another queue's");
-    bench.set(register::QUEUE_RESET, 1);
-    assert_eq!(bench.get(register::QUEUE_READY), 0);
-    assert_eq!(bench.get(register::QUEUE_RESET), 0);
-    let queue = bench.mmio.setup().queues[0].clone();
+    fixture.set(register::QUEUE_SEL, 7);
+    fixture.set(register::QUEUE_RESET, 1);
+    fixture.set(register::QUEUE_SEL, 0);
+    assert_eq!(fixture.get(register::QUEUE_READY), 1, "another queue's");
+    fixture.set(register::QUEUE_RESET, 1);
+    assert_eq!(fixture.get(register::QUEUE_READY), 0);
+    assert_eq!(fixture.get(register::QUEUE_RESET), 0);
+    let queue = fixture.mmio.setup().queues[0].clone();
     assert_eq!(format!("{queue:?}"), format!("{:?}", QueueConfig::new(8)));
-    bench.offer_and_kick();
-    bench.mmio.stop();
-    let (used, served) = (bench.rig.used_idx(), bench.served.load(Ordering::SeqCst));
+    fixture.offer_and_kick();
+    fixture.mmio.stop();
+    let (used, served) = (
+        fixture.rig.used_idx(),
+        fixture.served.load(Ordering::SeqCst),
+    );
     assert_eq!((used, served), (0, 0), "nothing of it is executed");
-    assert!(!bench.wire.is_high(), "or notified");
+    assert!(!fixture.wire.is_high(), "or notified");
 }
 
 /// § 2.6.1: re-enabling uses the new configuration.
 #[test]
 fn a_queue_that_was_reset_may_return_smaller_and_at_other_addresses() {
     const AWAY: u64 = 0x2_0000;
-    let mut bench = bench();
-    bench.features = RESETTABLE;
-    bench.go_live();
-    bench.offer_and_kick();
-    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
-    bench.set(register::QUEUE_RESET, 1);
-    bench.set(register::QUEUE_SIZE, 2);
-    bench.set(register::QUEUE_DESC_LOW, half(TABLE + AWAY, 0));
-    bench.set(register::QUEUE_DRIVER_LOW, half(DRIVER + AWAY, 0));
-    bench.set(register::QUEUE_DEVICE_LOW, half(DEVICE + AWAY, 0));
-    bench.set(register::QUEUE_READY, 1);
-    let old = bench.rig.read(DEVICE, 0x100);
+    let mut fixture = fixture();
+    fixture.features = RESETTABLE;
+    fixture.go_live();
+    fixture.offer_and_kick();
+    wait_for("the request", || fixture.served.load(Ordering::SeqCst) == 1);
+    fixture.set(register::QUEUE_RESET, 1);
+    fixture.set(register::QUEUE_SIZE, 2);
+    fixture.set(register::QUEUE_DESC_LOW, half(TABLE + AWAY, 0));
+    fixture.set(register::QUEUE_DRIVER_LOW, half(DRIVER + AWAY, 0));
+    fixture.set(register::QUEUE_DEVICE_LOW, half(DEVICE + AWAY, 0));
+    fixture.set(register::QUEUE_READY, 1);
+    let old = fixture.rig.read(DEVICE, 0x100);
     let entry = (DATA, 64);
-    bench
+    fixture
         .rig
         .descriptor_at(TABLE + AWAY, 1, entry, rig::WRITE, 0);
     for idx in 1..=3_u16 {
         let slot = u64::from((idx - 1) % 2);
-        bench
+        fixture
             .rig
             .write(DRIVER + AWAY + 4 + 2 * slot, &1_u16.to_le_bytes());
-        bench.rig.write(DRIVER + AWAY + 2, &idx.to_le_bytes());
-        bench.set(register::QUEUE_NOTIFY, 0);
-        wait_for("its place", || bench.rig.u16(DEVICE + AWAY + 2) == idx);
+        fixture.rig.write(DRIVER + AWAY + 2, &idx.to_le_bytes());
+        fixture.set(register::QUEUE_NOTIFY, 0);
+        wait_for("its place", || fixture.rig.u16(DEVICE + AWAY + 2) == idx);
     }
-    assert_eq!(bench.rig.read(DEVICE, 0x100), old, "the old ring is let go");
+    assert_eq!(
+        fixture.rig.read(DEVICE, 0x100),
+        old,
+        "the old ring is let go"
+    );
 }
 
 #[test]
 fn a_queue_that_returns_invalid_makes_the_device_need_a_reset() {
-    let mut bench = bench();
-    bench.features = RESETTABLE;
-    bench.go_live();
-    bench.set(register::QUEUE_RESET, 1);
-    bench.set(register::QUEUE_SIZE, 3);
-    bench.set(register::QUEUE_READY, 1);
-    assert_eq!(bench.get(register::STATUS), LIVE | NEEDS_RESET);
-    assert_eq!(bench.get(register::INTERRUPT_STATUS), 2);
-    bench.set(register::STATUS, 0);
-    bench.go_live();
-    bench.offer_and_kick();
-    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
+    let mut fixture = fixture();
+    fixture.features = RESETTABLE;
+    fixture.go_live();
+    fixture.set(register::QUEUE_RESET, 1);
+    fixture.set(register::QUEUE_SIZE, 3);
+    fixture.set(register::QUEUE_READY, 1);
+    assert_eq!(fixture.get(register::STATUS), LIVE | NEEDS_RESET);
+    assert_eq!(fixture.get(register::INTERRUPT_STATUS), 2);
+    fixture.set(register::STATUS, 0);
+    fixture.go_live();
+    fixture.offer_and_kick();
+    wait_for("the request", || fixture.served.load(Ordering::SeqCst) == 1);
 }
 
 #[test]
 fn odd_stores_have_no_effect_and_odd_loads_return_the_bytes_at_their_offset() {
-    let bench = bench();
-    bench.negotiate(features::VERSION_1);
+    let fixture = fixture();
+    fixture.negotiate(features::VERSION_1);
     for width in [1, 2, 3, 8] {
         for offset in [0, 1, 2, 4, 0x70, 0x71, 0xfc, 0xfe] {
             let mut data = vec![0; width];
-            bench.mmio.read(offset, &mut data);
-            bench.mmio.write(offset, &vec![0; width]);
+            fixture.mmio.read(offset, &mut data);
+            fixture.mmio.write(offset, &vec![0; width]);
         }
     }
     let mut data = [0; 8];
-    bench.mmio.read(2, &mut data);
+    fixture.mmio.read(2, &mut data);
     assert_eq!(data, [b'r', b't', 2, 0, 0, 0, 2, 0]);
-    assert_eq!(bench.get(register::STATUS), NEGOTIATED);
+    assert_eq!(fixture.get(register::STATUS), NEGOTIATED);
     for offset in (0..0x100)
         .step_by(4)
         .filter(|&offset| offset != register::STATUS)
     {
-        bench.get(offset);
-        bench.set(offset, u32::MAX);
+        fixture.get(offset);
+        fixture.set(offset, u32::MAX);
     }
-    assert_eq!(bench.get(register::STATUS), NEGOTIATED);
+    assert_eq!(fixture.get(register::STATUS), NEGOTIATED);
 }
 
 #[test]
 fn the_configuration_has_natural_widths_and_an_end() {
-    let bench = bench();
+    let fixture = fixture();
     let read = |offset, width: usize| {
         let mut data = vec![0; width];
-        bench.mmio.read(register::CONFIG + offset, &mut data);
+        fixture.mmio.read(register::CONFIG + offset, &mut data);
         data
     };
     assert_eq!(read(0, 1), [1]);
@@ -494,34 +504,34 @@ fn the_configuration_has_natural_widths_and_an_end() {
 
 #[test]
 fn a_hundred_thousand_kicks_and_resets_under_load_do_no_harm() {
-    let mut bench = bench();
-    bench.go_live();
+    let mut fixture = fixture();
+    fixture.go_live();
     for _ in 0..100_000 {
-        bench.set(register::QUEUE_NOTIFY, 0);
+        fixture.set(register::QUEUE_NOTIFY, 0);
     }
     for _ in 0..200 {
-        bench.offer_and_kick();
-        bench.set(register::STATUS, 0);
-        bench.rig.write(DRIVER, &[0; 64]);
-        bench.rig.write(DEVICE, &[0; 64]);
-        bench.go_live();
+        fixture.offer_and_kick();
+        fixture.set(register::STATUS, 0);
+        fixture.rig.write(DRIVER, &[0; 64]);
+        fixture.rig.write(DEVICE, &[0; 64]);
+        fixture.go_live();
     }
-    let before = bench.served.load(Ordering::SeqCst);
-    bench.offer_and_kick();
+    let before = fixture.served.load(Ordering::SeqCst);
+    fixture.offer_and_kick();
     wait_for("the request", || {
-        bench.served.load(Ordering::SeqCst) == before + 1
+        fixture.served.load(Ordering::SeqCst) == before + 1
     });
 }
 
 #[test]
 fn dropping_a_live_device_ends_its_thread() {
-    let mut bench = bench();
-    bench.go_live();
-    bench.offer_and_kick();
-    wait_for("the request", || bench.served.load(Ordering::SeqCst) == 1);
-    drop(bench.mmio);
+    let mut fixture = fixture();
+    fixture.go_live();
+    fixture.offer_and_kick();
+    wait_for("the request", || fixture.served.load(Ordering::SeqCst) == 1);
+    drop(fixture.mmio);
     assert_eq!(
-        Arc::strong_count(&bench.served),
+        Arc::strong_count(&fixture.served),
         1,
         "the device was dropped"
     );
@@ -531,51 +541,55 @@ fn dropping_a_live_device_ends_its_thread() {
 /// once the device no longer uses the rings.
 #[test]
 fn when_the_status_reads_0_the_rings_are_not_in_use() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     for _ in 0..200 {
-        bench.go_live();
-        bench.offer_and_kick();
+        fixture.go_live();
+        fixture.offer_and_kick();
         std::thread::scope(|scope| {
-            scope.spawn(|| bench.set(register::STATUS, 0));
-            while bench.get(register::STATUS) != 0 {
+            scope.spawn(|| fixture.set(register::STATUS, 0));
+            while fixture.get(register::STATUS) != 0 {
                 std::thread::yield_now();
             }
-            bench.rig.write(DEVICE, &[0x5a; 64]);
-            bench.rig.write(DRIVER, &[0; 64]);
+            fixture.rig.write(DEVICE, &[0x5a; 64]);
+            fixture.rig.write(DRIVER, &[0; 64]);
         });
-        assert_eq!(bench.rig.read(DEVICE, 64), [0x5a; 64]);
-        bench.rig.write(DEVICE, &[0; 64]);
+        assert_eq!(fixture.rig.read(DEVICE, 64), [0x5a; 64]);
+        fixture.rig.write(DEVICE, &[0; 64]);
     }
 }
 
 /// The device's thread sets DEVICE_NEEDS_RESET while vCPUs set and clear the other bits.
 #[test]
 fn concurrent_changes_of_the_status_are_not_lost() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     for _ in 0..200 {
-        bench.go_live();
-        bench.rig.set_available(1000);
-        bench.set(register::QUEUE_NOTIFY, 0);
-        bench.set(register::STATUS, LIVE | u32::from(status::FAILED));
+        fixture.go_live();
+        fixture.rig.set_available(1000);
+        fixture.set(register::QUEUE_NOTIFY, 0);
+        fixture.set(register::STATUS, LIVE | u32::from(status::FAILED));
         let all = LIVE | u32::from(status::FAILED) | NEEDS_RESET;
-        wait_for("the worker", || bench.get(register::STATUS) == all);
+        wait_for("the worker", || fixture.get(register::STATUS) == all);
         // The interrupt comes after the status that caused it.
         wait_for("its interrupt", || {
-            bench.get(register::INTERRUPT_STATUS) == 2
+            fixture.get(register::INTERRUPT_STATUS) == 2
         });
-        bench.set(register::STATUS, 0);
-        assert_eq!(bench.get(register::STATUS), 0);
-        assert_eq!(bench.get(register::INTERRUPT_STATUS), 0);
-        bench.rig.write(DRIVER, &[0; 64]);
+        fixture.set(register::STATUS, 0);
+        assert_eq!(fixture.get(register::STATUS), 0);
+        assert_eq!(fixture.get(register::INTERRUPT_STATUS), 0);
+        fixture.rig.write(DRIVER, &[0; 64]);
     }
 }
 
 #[test]
 fn a_changed_configuration_appears_between_two_generations() {
-    let bench = bench();
-    let before = bench.get(register::CONFIG_GENERATION);
-    bench.mmio.config_changed();
-    assert_eq!(bench.get(register::CONFIG_GENERATION), before + 2);
-    assert_eq!(bench.get(register::CONFIG), 0x0403_0201);
-    assert_eq!(bench.get(register::INTERRUPT_STATUS), 0, "nobody drives it");
+    let fixture = fixture();
+    let before = fixture.get(register::CONFIG_GENERATION);
+    fixture.mmio.config_changed();
+    assert_eq!(fixture.get(register::CONFIG_GENERATION), before + 2);
+    assert_eq!(fixture.get(register::CONFIG), 0x0403_0201);
+    assert_eq!(
+        fixture.get(register::INTERRUPT_STATUS),
+        0,
+        "nobody drives it"
+    );
 }

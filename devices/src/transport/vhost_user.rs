@@ -49,7 +49,7 @@ use table::Table;
 /// The longest time that a device may take to finish the request in progress when its front end
 /// changes a ring or disconnects. The front end shares our call eventfd: it can fill it and make it
 /// blocking, and our thread then blocks in a write forever. The device is then [lost](Error::Lost).
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why serving a front end ended.
 #[derive(Debug, Error)]
@@ -58,7 +58,7 @@ pub enum Error {
     #[error("the front end broke the protocol: {0}")]
     Protocol(protocol::Error),
     /// A request did not end in time. No other front end can be served.
-    #[error("the device is lost: a request has not ended for {} s", PATIENCE.as_secs())]
+    #[error("the device is lost: a request has not ended for {} s", REQUEST_TIMEOUT.as_secs())]
     Lost,
 }
 
@@ -138,7 +138,7 @@ impl Backend {
                 device,
                 Arc::new([]),
                 Arc::new(Errors::default()),
-                Some(PATIENCE),
+                Some(REQUEST_TIMEOUT),
             )?,
         })
     }

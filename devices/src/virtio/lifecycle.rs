@@ -44,7 +44,7 @@ pub(crate) struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Offers `device`. Kick `i` notifies its queue `i`; `notify` notifies the driver. `patience`
+    /// Offers `device`. Kick `i` notifies its queue `i`; `notify` notifies the driver. `timeout`
     /// is the longest that a call waits for the request in progress; `None` is no limit.
     ///
     /// # Errors
@@ -53,10 +53,10 @@ impl Lifecycle {
         device: Box<dyn VirtioDevice>,
         kicks: Arc<[EventFd]>,
         notify: Arc<dyn Notify>,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> io::Result<Lifecycle> {
         Ok(Lifecycle {
-            worker: Worker::start(device, kicks, notify, patience)?,
+            worker: Worker::start(device, kicks, notify, timeout)?,
             state: State::Offered,
         })
     }

@@ -251,7 +251,7 @@ impl Queue {
         // written its data when it returns.
         self.device.store(IDX, new, Ordering::Release);
         self.used
-            .wrote(self.slot(old), usize::from(new.wrapping_sub(old)));
+            .mark_dirty(self.slot(old), usize::from(new.wrapping_sub(old)));
         self.published = new;
         // The driver enables interrupts (avail.flags or used_event), then loads used.idx for the
         // last time before it sleeps (§ 2.7.14). We store used.idx, then load avail.flags or

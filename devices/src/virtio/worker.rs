@@ -38,7 +38,7 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     pub(super) thread: Option<JoinHandle<()>>,
     /// The longest wait of [`with`](Self::with); `None` is no limit.
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
 }
 
 impl Worker {
@@ -50,7 +50,7 @@ impl Worker {
         device: Box<dyn VirtioDevice>,
         kicks: Arc<[EventFd]>,
         notify: Arc<dyn Notify>,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> io::Result<Worker> {
         let name = format!("{:?}", device.id()).to_lowercase();
         let shared = Arc::new(Shared {
@@ -83,7 +83,7 @@ impl Worker {
                 served.notify.needs_reset();
             }
         })?;
-        Ok(Worker { shared, thread: Some(thread), patience })
+        Ok(Worker { shared, thread: Some(thread), timeout })
     }
 
     /// A handle that serves queues in another thread.
@@ -104,7 +104,7 @@ impl Worker {
         let shared = &*self.shared;
         let _turn = lock(&shared.turn);
         shared.stop.set(true);
-        let mut served = shared.lock_within(self.patience).inspect_err(|Stuck| {
+        let mut served = shared.lock_within(self.timeout).inspect_err(|Stuck| {
             // The stop flag stays set, and the thread ends once the request ends.
             shared.ended.store(true, Ordering::SeqCst);
         })?;
@@ -132,7 +132,7 @@ impl Drop for Worker {
             return;
         };
         // A thread that is stuck in a request is detached. It keeps everything that it uses alive.
-        if self.patience.is_none() || self.shared.lock_within(self.patience).is_ok() {
+        if self.timeout.is_none() || self.shared.lock_within(self.timeout).is_ok() {
             // The panic hook has reported any panic.
             let _ = thread.join();
         }
@@ -224,8 +224,8 @@ impl Shared {
         drop(lock(&self.turn));
     }
 
-    fn lock_within(&self, patience: Option<Duration>) -> Result<MutexGuard<'_, Served>, Stuck> {
-        let Some(patience) = patience else {
+    fn lock_within(&self, timeout: Option<Duration>) -> Result<MutexGuard<'_, Served>, Stuck> {
+        let Some(timeout) = timeout else {
             return Ok(lock(&self.served));
         };
         let began = Instant::now();
@@ -233,7 +233,7 @@ impl Shared {
             match self.served.try_lock() {
                 Ok(served) => return Ok(served),
                 Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if began.elapsed() < patience => {
+                Err(TryLockError::WouldBlock) if began.elapsed() < timeout => {
                     thread::sleep(RETRY);
                 }
                 Err(TryLockError::WouldBlock) => return Err(Stuck),

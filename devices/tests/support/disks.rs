@@ -7,7 +7,7 @@ use guest::block::{Request, SECTOR, WANTED};
 use guest::virtio::feature;
 use guest::{Block, Registers, Segment};
 
-use crate::support::{Page, Ram, disk, image, patience, pattern};
+use crate::support::{Page, Ram, disk, image, pattern, timeout};
 
 pub(crate) const SECTORS: u64 = 256;
 
@@ -37,7 +37,7 @@ pub(crate) fn open(ram: &Ram, page: &Page, wanted: u64) -> Block<Page> {
 /// Makes one read, and compares it with the pattern of a new disk.
 pub(crate) fn check_read(block: &mut Block<impl Registers>, sector: u64) {
     let mut data = [0xee; SECTOR];
-    block.read(sector, &mut data, &mut patience()).unwrap();
+    block.read(sector, &mut data, &mut timeout()).unwrap();
     assert_eq!(data, [pattern(sector); SECTOR], "sector {sector}");
 }
 

@@ -42,11 +42,11 @@ pub(crate) const RAM_LEN: usize = 16 << 20;
 const ARENA: usize = 1 << 20;
 
 /// A deadline that is long enough for any machine under any load.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A [`guest::Wait`] that lets the devices' threads run, up to a deadline.
-pub(crate) fn patience() -> impl FnMut() -> bool {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn timeout() -> impl FnMut() -> bool {
+    let deadline = Instant::now() + TIMEOUT;
     move || {
         std::thread::yield_now();
         Instant::now() < deadline
@@ -55,9 +55,9 @@ pub(crate) fn patience() -> impl FnMut() -> bool {
 
 /// Waits until `done` returns true. Fails after the deadline.
 pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let mut wait = patience();
+    let mut wait = timeout();
     while !done() {
-        assert!(wait(), "{what}: not within {PATIENCE:?}");
+        assert!(wait(), "{what}: not within {TIMEOUT:?}");
     }
 }
 

@@ -20,13 +20,13 @@ pub enum KernelError {
 
     /// The decompressed kernel is larger than the guest's RAM.
     #[error(
-        "kernel {path:?}: decompressed from {packing} it is larger than the guest's RAM, {memory}: raise --memory"
+        "kernel {path:?}: decompressed from {compression} it is larger than the guest's RAM, {memory}: raise --memory"
     )]
-    Unpacked { path: PathBuf, packing: &'static str, memory: String },
+    Unpacked { path: PathBuf, compression: &'static str, memory: String },
 
     /// The decompressed kernel is invalid.
-    #[error("decompressed from {packing}, {length} bytes")]
-    InUnpacked { packing: &'static str, length: u64, source: Box<Error> },
+    #[error("decompressed from {compression}, {length} bytes")]
+    InUnpacked { compression: &'static str, length: u64, source: Box<Error> },
 
     /// A part of the kernel must be loaded outside RAM.
     #[error(

@@ -10,7 +10,7 @@ use object::elf::{
 };
 
 use super::error::KernelError;
-use super::unpack::Packing;
+use super::unpack::Compression;
 use super::zboot;
 use crate::error::Error;
 use crate::host::files::FileError;
@@ -23,7 +23,7 @@ pub(super) enum Found {
     /// A flat Image with the RISC-V boot image header.
     Image,
     /// An ELF file or an Image, compressed as a whole.
-    Packed(Packing),
+    Packed(Compression),
     /// An ELF file or an Image, compressed inside an EFI program that decompresses it.
     Zboot,
 }
@@ -84,8 +84,8 @@ fn from_head(head: &[u8]) -> Result<Found, (String, &'static str)> {
     if has(super::image::MAGIC2_OFFSET, super::image::MAGIC2) {
         return Ok(Found::Image);
     }
-    if let Some(packing) = Packing::of(head) {
-        return Ok(Found::Packed(packing));
+    if let Some(compression) = Compression::of(head) {
+        return Ok(Found::Packed(compression));
     }
     if has(0, b"MZ") && has(zboot::MAGIC_OFFSET, zboot::MAGIC) {
         return Ok(Found::Zboot);
@@ -191,11 +191,11 @@ mod tests {
     fn what_is_packed_is_recognised_by_its_content() {
         assert_eq!(
             from_head(b"\x1f\x8b\x08\0"),
-            Ok(Found::Packed(Packing::Gzip))
+            Ok(Found::Packed(Compression::Gzip))
         );
         assert_eq!(
             from_head(b"\x28\xb5\x2f\xfd\0"),
-            Ok(Found::Packed(Packing::Zstd))
+            Ok(Found::Packed(Compression::Zstd))
         );
         assert_eq!(from_head(b"MZ\0\0zimg"), Ok(Found::Zboot));
     }

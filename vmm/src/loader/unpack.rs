@@ -23,35 +23,35 @@ const BUFFER: usize = 1 << 16;
 
 /// A compression format of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(super) enum Compression {
     /// RFC 1952.
     Gzip,
     /// RFC 8878, with windows up to 128 MiB, the default limit of zstd(1).
     Zstd,
 }
 
-impl Packing {
-    const ALL: [Packing; 2] = [Packing::Gzip, Packing::Zstd];
+impl Compression {
+    const ALL: [Compression; 2] = [Compression::Gzip, Compression::Zstd];
 
     /// Detects the format by the first bytes.
-    pub(super) fn of(head: &[u8]) -> Option<Packing> {
+    pub(super) fn of(head: &[u8]) -> Option<Compression> {
         Self::ALL
             .into_iter()
-            .find(|packing| head.starts_with(packing.magic()))
+            .find(|compression| head.starts_with(compression.magic()))
     }
 
     fn magic(self) -> &'static [u8] {
         match self {
-            Packing::Gzip => b"\x1f\x8b",
-            Packing::Zstd => b"\x28\xb5\x2f\xfd",
+            Compression::Gzip => b"\x1f\x8b",
+            Compression::Zstd => b"\x28\xb5\x2f\xfd",
         }
     }
 
     /// Returns its name for messages.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Packing::Gzip => "gzip",
-            Packing::Zstd => "zstd",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
         }
     }
 }
@@ -65,14 +65,14 @@ pub(super) fn unpack(
     path: &Path,
     file: &File,
     section: Range<u64>,
-    packing: Packing,
+    compression: Compression,
     limit: u64,
 ) -> Result<(File, u64), Error> {
     let unpacked = memfd_create(c"unpacked kernel", MemfdFlags::CLOEXEC);
     let unpacked = unpacked.map_err(|errno| cannot_keep(errno.into()))?;
     let mut sink = Sink { file: unpacked.into(), buffer: vec![0; BUFFER], length: 0, limit };
     let mut next = section.start;
-    while next == section.start || begins(file, next..section.end, packing) {
+    while next == section.start || begins(file, next..section.end, compression) {
         let mut input = BufReader::new(Section {
             file,
             at: next,
@@ -80,14 +80,14 @@ pub(super) fn unpack(
             ended: false,
             failed: None,
         });
-        let outcome = match packing {
-            Packing::Gzip => sink.fill(&mut GzDecoder::new(&mut input)),
-            Packing::Zstd => zstd_frame(&mut input, &mut sink),
+        let outcome = match compression {
+            Compression::Gzip => sink.fill(&mut GzDecoder::new(&mut input)),
+            Compression::Zstd => zstd_frame(&mut input, &mut sink),
         };
         let ahead = input.buffer().len() as u64;
         let input = input.into_inner();
         next = input.at.saturating_sub(ahead);
-        outcome.map_err(|fault| explain(fault, path, packing, limit, &section, input))?;
+        outcome.map_err(|fault| explain(fault, path, compression, limit, &section, input))?;
     }
     if next < section.end {
         log::debug!("{} bytes after the compressed kernel", section.end - next);
@@ -96,20 +96,20 @@ pub(super) fn unpack(
         0 => Err(FileError::content(
             "kernel",
             path,
-            format!("what its {} holds is empty", packing.name()),
+            format!("what its {} holds is empty", compression.name()),
         )),
         length => Ok((sink.file, length)),
     }
 }
 
 /// Whether another member or frame starts here.
-fn begins(file: &File, section: Range<u64>, packing: Packing) -> bool {
+fn begins(file: &File, section: Range<u64>, compression: Compression) -> bool {
     let mut head = [0; 4];
     let room = usize::try_from(section.end - section.start).unwrap_or(usize::MAX);
-    let Some(head) = head.get_mut(..packing.magic().len().min(room)) else {
+    let Some(head) = head.get_mut(..compression.magic().len().min(room)) else {
         return false;
     };
-    file.read_exact_at(head, section.start).is_ok() && head == packing.magic()
+    file.read_exact_at(head, section.start).is_ok() && head == compression.magic()
 }
 
 /// Decompresses one frame and checks its checksum, if any: the decoder computes it but does not
@@ -143,7 +143,7 @@ enum Fault {
 fn explain(
     fault: Fault,
     path: &Path,
-    packing: Packing,
+    compression: Compression,
     limit: u64,
     section: &Range<u64>,
     input: Section<'_>,
@@ -152,7 +152,7 @@ fn explain(
         (Fault::TooLarge, _) => {
             return Error::from(KernelError::Unpacked {
                 path: path.into(),
-                packing: packing.name(),
+                compression: compression.name(),
                 memory: size::show(limit),
             });
         }
@@ -162,11 +162,11 @@ fn explain(
         }
         (Fault::Input(_), None) if input.ended => format!(
             "its {} data is truncated: it does not end within {} bytes",
-            packing.name(),
+            compression.name(),
             section.end - section.start
         ),
         (Fault::Input(problem), None) => {
-            format!("its {} data is corrupt: {problem}", packing.name())
+            format!("its {} data is corrupt: {problem}", compression.name())
         }
     };
     FileError::content("kernel", path, problem)

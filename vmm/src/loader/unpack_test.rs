@@ -22,12 +22,12 @@ fn content(kernel: &Kernel, length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn an_elf_or_image_is_found_in_each_packing() {
+fn an_elf_or_image_is_found_in_each_compression() {
     let (elf, image) = (two_segments().bytes(), image(0x20_0000, 0x30_0000, 200_000));
     for (what, format) in [(&elf, Format::Elf), (&image, Format::Image)] {
         let plain = kernel(what);
-        assert_eq!(plain.packing(), None);
-        for (packed, packing) in [
+        assert_eq!(plain.compression(), None);
+        for (packed, compression) in [
             (gzip(what), "gzip"),
             (zstd(what), "zstd"),
             (zboot("gzip", &gzip(what)), "gzip"),
@@ -35,7 +35,7 @@ fn an_elf_or_image_is_found_in_each_packing() {
             (zboot("zstd22", &zstd(what)), "zstd"),
         ] {
             let unpacked = kernel(&packed);
-            assert_eq!(unpacked.packing(), Some(packing));
+            assert_eq!(unpacked.compression(), Some(compression));
             assert_eq!(unpacked.format(), format);
             assert_eq!(unpacked.entry(), plain.entry());
             assert_eq!(unpacked.segments(), plain.segments());
@@ -214,7 +214,7 @@ fn a_format_asked_for_is_insisted_on() {
     // Raw is raw, regardless of the content.
     let raw = open(&gzip(&elf), KernelFormat::Raw).unwrap();
     assert_eq!(
-        (raw.format(), raw.packing(), raw.entry()),
+        (raw.format(), raw.compression(), raw.entry()),
         (Format::Raw, None, KERNEL_BASE)
     );
     assert_eq!(raw.segments()[0].memory_size, gzip(&elf).len() as u64);

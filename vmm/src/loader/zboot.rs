@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::header::Headed;
-use super::unpack::Packing;
+use super::unpack::Compression;
 use crate::error::Error;
 
 /// Offset of the magic number, in bytes.
@@ -29,7 +29,7 @@ pub(super) fn payload(
     path: &Path,
     file: &File,
     length: u64,
-) -> Result<(Packing, Range<u64>), Error> {
+) -> Result<(Compression, Range<u64>), Error> {
     let headed = Headed { path, file, length };
     let header = headed.read::<HEADER>("EFI zboot header")?;
     let word = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?).into());
@@ -38,9 +38,9 @@ pub(super) fn payload(
     };
     let (offset, size): (u64, u64) = (offset, size);
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    let packing = match name {
-        b"gzip" => Packing::Gzip,
-        b"zstd" | b"zstd22" => Packing::Zstd,
+    let compression = match name {
+        b"gzip" => Compression::Gzip,
+        b"zstd" | b"zstd22" => Compression::Zstd,
         name => {
             return Err(headed.wrong(format!(
                 "its EFI zboot payload is compressed by {:?}, expected gzip or zstd",
@@ -55,6 +55,6 @@ pub(super) fn payload(
     }
     match offset + size {
         end if end > length => Err(headed.truncated("EFI zboot payload", end)),
-        end => Ok((packing, offset..end)),
+        end => Ok((compression, offset..end)),
     }
 }

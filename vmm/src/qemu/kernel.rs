@@ -31,7 +31,7 @@ pub(super) enum Startable<'a> {
 impl Startable<'_> {
     /// Chooses the user's file or makes a copy.
     pub(super) fn new(kernel: &Kernel) -> Result<Startable<'_>, Error> {
-        let copy = match (kernel.format(), kernel.packing()) {
+        let copy = match (kernel.format(), kernel.compression()) {
             (Format::Elf | Format::Image, None) => return Ok(Startable::Original(kernel.path())),
             (Format::Elf | Format::Image, Some(_)) => kernel.file().try_clone(),
             (Format::StaticPie | Format::Raw, _) => copy(kernel),

@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 use super::lab::{self, hartvisor, project};
 
 /// Time limit in seconds of one guest run in the emulated host, far above what it needs.
-const PATIENCE: &str = "600";
+const TIMEOUT: &str = "600";
 /// The same for QEMU on this machine.
-const QEMU_PATIENCE: &str = "120";
+const QEMU_TIMEOUT: &str = "120";
 /// Input typed on the virtio console.
 const TYPED: &[u8] = b"conform\n";
 /// Size of the disks in bytes.
@@ -97,7 +97,7 @@ fn guest() -> PathBuf {
 }
 
 fn kvm(host: &[&str], folder: &Path, cmdline: &str) -> Command {
-    let options = [&["--timeout", PATIENCE], host].concat();
+    let options = [&["--timeout", TIMEOUT], host].concat();
     let mut command = lab::lab(&options, &[folder]);
     // The disks are on a file system that supports punching holes, the report on one that outlives
     // the emulated host.
@@ -116,7 +116,7 @@ fn kvm(host: &[&str], folder: &Path, cmdline: &str) -> Command {
 fn qemu(folder: &Path, cmdline: &str) -> Command {
     let at = |name: &str| folder.join(name).display().to_string();
     let mut command = Command::new("timeout");
-    command.args([QEMU_PATIENCE, "qemu-system-riscv64", "-machine", "virt"]);
+    command.args([QEMU_TIMEOUT, "qemu-system-riscv64", "-machine", "virt"]);
     command.args([
         "-m",
         "256M",
@@ -149,7 +149,7 @@ fn qemu(folder: &Path, cmdline: &str) -> Command {
 fn vhost_user(folder: &Path, cmdline: &str) -> Command {
     let at = |name: &str| folder.join(name).display().to_string();
     let mut command = Command::new("timeout");
-    command.args([QEMU_PATIENCE, env!("CARGO_BIN_EXE_hartvisor")]);
+    command.args([QEMU_TIMEOUT, env!("CARGO_BIN_EXE_hartvisor")]);
     command.args(["run", "--accel", "qemu", "--cmdline", cmdline, "--kernel"]);
     command.arg(guest());
     command.args(["--serial", &format!("file:{}", at("report"))]);

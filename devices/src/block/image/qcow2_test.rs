@@ -5,7 +5,7 @@ use imago::FormatCreateBuilder;
 use super::super::Image;
 use super::*;
 use crate::block::request::{DISCARD, FLUSH, IN, OUT, UNMAP, WRITE_ZEROES};
-use crate::block::tests::{Bench, IOERR, OK, PAYLOAD};
+use crate::block::tests::{Fixture, IOERR, OK, PAYLOAD};
 use crate::block::{Block, Options};
 use crate::rig::WRITE;
 
@@ -30,41 +30,41 @@ fn at<const N: usize>(file: &File, offset: u64) -> [u8; N] {
     bytes
 }
 
-fn bench(file: &File, readonly: bool) -> Bench {
+fn fixture(file: &File, readonly: bool) -> Fixture {
     let image = Image::qcow2(file.try_clone().unwrap(), readonly).unwrap();
     let options = Options { readonly, ..Options::default() };
     let size = image.size().unwrap();
-    Bench::of(Block::of(image, size, &options), file)
+    Fixture::of(Block::of(image, size, &options), file)
 }
 
 /// Fills the sectors from `first` on with `value`. Returns the status.
-fn write(bench: &mut Bench, first: u64, sectors: u32, value: u8) -> u8 {
+fn write(fixture: &mut Fixture, first: u64, sectors: u32, value: u8) -> u8 {
     let len = sectors * 512;
-    bench.rig.write(PAYLOAD, &vec![value; len as usize]);
-    bench.request(OUT, first, &[(PAYLOAD, len, 0)]).0
+    fixture.rig.write(PAYLOAD, &vec![value; len as usize]);
+    fixture.request(OUT, first, &[(PAYLOAD, len, 0)]).0
 }
 
 /// Reads the sectors from `first` on. Returns the status, and the value of all their bytes if they
 /// are equal.
-fn read(bench: &mut Bench, first: u64, sectors: u32) -> (u8, Option<u8>) {
+fn read(fixture: &mut Fixture, first: u64, sectors: u32) -> (u8, Option<u8>) {
     let len = sectors * 512;
-    bench.rig.write(PAYLOAD, &vec![0xee; len as usize]);
-    let (status, _) = bench.request(IN, first, &[(PAYLOAD, len, WRITE)]);
-    let data = bench.rig.read(PAYLOAD, len as usize);
+    fixture.rig.write(PAYLOAD, &vec![0xee; len as usize]);
+    let (status, _) = fixture.request(IN, first, &[(PAYLOAD, len, WRITE)]);
+    let data = fixture.rig.read(PAYLOAD, len as usize);
     let value = data[0];
     (status, data.iter().all(|it| *it == value).then_some(value))
 }
 
-fn segment(bench: &mut Bench, kind: u32, first: u64, sectors: u32, flags: u32) -> u8 {
+fn segment(fixture: &mut Fixture, kind: u32, first: u64, sectors: u32, flags: u32) -> u8 {
     let segment = u128::from(first) | u128::from(sectors) << 64 | u128::from(flags) << 96;
-    bench.rig.write(PAYLOAD, &segment.to_le_bytes());
-    bench.request(kind, 0, &[(PAYLOAD, 16, 0)]).0
+    fixture.rig.write(PAYLOAD, &segment.to_le_bytes());
+    fixture.request(kind, 0, &[(PAYLOAD, 16, 0)]).0
 }
 
 #[test]
 fn flushed_data_is_there_when_the_image_is_opened_again() {
     let file = image();
-    let mut first = bench(&file, false);
+    let mut first = fixture(&file, false);
     assert_eq!(read(&mut first, 0, 64), (OK, Some(0)));
     assert_eq!(write(&mut first, 3, 200, 7), OK);
     assert_eq!(write(&mut first, SIZE / 512 - 1, 1, 9), OK);
@@ -72,7 +72,7 @@ fn flushed_data_is_there_when_the_image_is_opened_again() {
     // As if killed: the image is not closed.
     std::mem::forget(first);
     for readonly in [true, false] {
-        let mut again = bench(&file, readonly);
+        let mut again = fixture(&file, readonly);
         assert_eq!(read(&mut again, 2, 1), (OK, Some(0)));
         assert_eq!(read(&mut again, 3, 200), (OK, Some(7)));
         assert_eq!(read(&mut again, SIZE / 512 - 1, 1), (OK, Some(9)));
@@ -93,11 +93,11 @@ fn an_image_may_be_opened_with_o_direct() {
     let Ok(file) = options.open(&path) else {
         return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
     };
-    let mut first = bench(&file, false);
+    let mut first = fixture(&file, false);
     assert_eq!(write(&mut first, 3, 200, 7), OK);
     assert_eq!(write(&mut first, 100, 1, 8), OK);
     drop(first);
-    let mut again = bench(&File::open(&path).unwrap(), true);
+    let mut again = fixture(&File::open(&path).unwrap(), true);
     assert_eq!(read(&mut again, 3, 97), (OK, Some(7)));
     assert_eq!(read(&mut again, 100, 1), (OK, Some(8)));
     assert_eq!(read(&mut again, 101, 102), (OK, Some(7)));
@@ -106,24 +106,24 @@ fn an_image_may_be_opened_with_o_direct() {
 #[test]
 fn zeroes_are_zeroes_and_what_is_around_them_stays() {
     for unmap in [0, UNMAP] {
-        let mut bench = bench(&image(), false);
-        assert_eq!(write(&mut bench, 0, 200, 7), OK);
-        assert_eq!(segment(&mut bench, WRITE_ZEROES, 3, 100, unmap), OK);
-        assert_eq!(read(&mut bench, 0, 3), (OK, Some(7)));
-        assert_eq!(read(&mut bench, 3, 100), (OK, Some(0)));
-        assert_eq!(read(&mut bench, 103, 97), (OK, Some(7)));
+        let mut fixture = fixture(&image(), false);
+        assert_eq!(write(&mut fixture, 0, 200, 7), OK);
+        assert_eq!(segment(&mut fixture, WRITE_ZEROES, 3, 100, unmap), OK);
+        assert_eq!(read(&mut fixture, 0, 3), (OK, Some(7)));
+        assert_eq!(read(&mut fixture, 3, 100), (OK, Some(0)));
+        assert_eq!(read(&mut fixture, 103, 97), (OK, Some(7)));
     }
 }
 
 #[test]
 fn discarded_clusters_are_used_again() {
     let file = image();
-    let mut bench = bench(&file, false);
+    let mut fixture = fixture(&file, false);
     let mut len = 0;
     for round in 0..20 {
-        assert_eq!(write(&mut bench, 0, 256, round), OK);
-        assert_eq!(segment(&mut bench, DISCARD, 0, 256, 0), OK);
-        assert_eq!(bench.request(FLUSH, 0, &[]).0, OK);
+        assert_eq!(write(&mut fixture, 0, 256, round), OK);
+        assert_eq!(segment(&mut fixture, DISCARD, 0, 256, 0), OK);
+        assert_eq!(fixture.request(FLUSH, 0, &[]).0, OK);
         if round == 1 {
             len = file.metadata().unwrap().len();
         }
@@ -133,20 +133,20 @@ fn discarded_clusters_are_used_again() {
 
 #[test]
 fn the_driver_learns_of_the_virtual_size_and_of_clusters() {
-    let bench = bench(&image(), false);
-    assert_eq!(bench.config(0, 8), (SIZE / 512).to_le_bytes());
+    let fixture = fixture(&image(), false);
+    assert_eq!(fixture.config(0, 8), (SIZE / 512).to_le_bytes());
     // opt_io_size: a cluster in logical blocks.
-    assert_eq!(bench.config(28, 4), 8_u32.to_le_bytes());
+    assert_eq!(fixture.config(28, 4), 8_u32.to_le_bytes());
 }
 
 #[test]
 fn a_read_only_image_is_not_touched() {
     let file = image();
     let before = content(&file);
-    let mut bench = bench(&file, true);
-    assert_eq!(read(&mut bench, 0, 8), (OK, Some(0)));
-    assert_eq!(write(&mut bench, 0, 1, 1), IOERR);
-    drop(bench);
+    let mut fixture = fixture(&file, true);
+    assert_eq!(read(&mut fixture, 0, 8), (OK, Some(0)));
+    assert_eq!(write(&mut fixture, 0, 1, 1), IOERR);
+    drop(fixture);
     assert_eq!(content(&file), before);
 }
 
@@ -224,11 +224,11 @@ impl Chance {
 fn a_damaged_image_causes_no_more_than_an_error() {
     let whole = {
         let file = image();
-        let mut bench = bench(&file, false);
+        let mut fixture = fixture(&file, false);
         for sector in [0, 100, 5000, 8000] {
-            assert_eq!(write(&mut bench, sector, 16, 5), OK);
+            assert_eq!(write(&mut fixture, sector, 16, 5), OK);
         }
-        drop(bench);
+        drop(fixture);
         content(&file)
     };
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
@@ -263,14 +263,14 @@ fn a_damaged_image_causes_no_more_than_an_error() {
         };
         opened += 1;
         let size = image.size().unwrap();
-        let mut bench = Bench::of(Block::of(image, size, &Options::default()), &file);
+        let mut fixture = Fixture::of(Block::of(image, size, &Options::default()), &file);
         for sector in [0, 100, 5000, 8000] {
             let statuses = [
-                read(&mut bench, sector, 16).0,
-                write(&mut bench, sector, 8, 6),
-                segment(&mut bench, WRITE_ZEROES, sector, 40, UNMAP),
-                segment(&mut bench, DISCARD, sector, 40, 0),
-                bench.request(FLUSH, 0, &[]).0,
+                read(&mut fixture, sector, 16).0,
+                write(&mut fixture, sector, 8, 6),
+                segment(&mut fixture, WRITE_ZEROES, sector, 40, UNMAP),
+                segment(&mut fixture, DISCARD, sector, 40, 0),
+                fixture.request(FLUSH, 0, &[]).0,
             ];
             failed += statuses.iter().filter(|it| **it == IOERR).count();
         }

@@ -6,33 +6,33 @@ use std::path::Path;
 use super::*;
 use crate::block::Options;
 use crate::block::request::{IN, OUT, WRITE_ZEROES};
-use crate::block::tests::{Bench, IOERR, OK, PAYLOAD};
+use crate::block::tests::{Fixture, IOERR, OK, PAYLOAD};
 use crate::rig::WRITE;
 
 /// A disk of 128 KiB whose sector `n` is filled with byte `n`: opened with O_DIRECT, or normally
 /// with the requirements `align` forced. `None` if the file system does not support O_DIRECT.
-fn direct(folder: &Path, align: Option<Direct>) -> Option<Bench> {
+fn direct(folder: &Path, align: Option<Direct>) -> Option<Fixture> {
     let path = folder.join("disk");
     let content: Vec<u8> = (0..=255).flat_map(|sector| [sector; 512]).collect();
     fs::write(&path, content).unwrap();
     let mut options = File::options();
     options.read(true).write(true);
-    let mut bench = match align {
+    let mut fixture = match align {
         // As if the host required that.
-        Some(_) => Bench::new(options.open(&path).unwrap(), &Options::default()),
+        Some(_) => Fixture::new(options.open(&path).unwrap(), &Options::default()),
         None => {
             let file = options.custom_flags(libc::O_DIRECT).open(&path).ok()?;
-            Bench::new(file, &Options::default())
+            Fixture::new(file, &Options::default())
         }
     };
     if let Some(align) = align {
-        let image = bench.block.disk.image.as_raw();
+        let image = fixture.block.disk.image.as_raw();
         image.direct = Some(align);
         image.bounce = Bounce::new(align);
     }
     // For reading the content without the code under test.
-    bench.file = File::open(&path).unwrap();
-    Some(bench)
+    fixture.file = File::open(&path).unwrap();
+    Some(fixture)
 }
 
 /// The alignments under test; the host's own comes last.
@@ -60,26 +60,30 @@ fn direct_reads_and_writes_take_any_sector_and_any_buffer() {
     let folder = tempfile::tempdir().unwrap();
     for align in ALIGNMENTS {
         for (sector, count, shift) in CASES {
-            let Some(mut bench) = direct(folder.path(), align) else {
+            let Some(mut fixture) = direct(folder.path(), align) else {
                 return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
             };
             let (at, len) = (PAYLOAD + shift, count * 512);
             let read = (at, len, WRITE);
-            assert_eq!(bench.request(IN, sector.into(), &[read]), (OK, len + 1));
-            let data = bench.rig.read(at, len as usize);
+            assert_eq!(fixture.request(IN, sector.into(), &[read]), (OK, len + 1));
+            let data = fixture.rig.read(at, len as usize);
             let expected: Vec<u8> = (sector..=255).take(count as usize).collect();
             let seen: Vec<u8> = data.chunks(512).map(|sector| sector[0]).collect();
             assert_eq!(seen, expected, "{align:?} {sector} {count} {shift}");
             assert!(data.chunks(512).all(|sector| sector == [sector[0]; 512]));
 
-            bench.rig.write(at, &vec![0xaa; len as usize]);
+            fixture.rig.write(at, &vec![0xaa; len as usize]);
             let write = (at, len, 0);
-            assert_eq!(bench.request(OUT, sector.into(), &[write]), (OK, 1));
+            assert_eq!(fixture.request(OUT, sector.into(), &[write]), (OK, 1));
             for (other, number) in (0_u8..=255).zip(0_u64..) {
                 let written = number.checked_sub(sector.into());
                 let written = written.is_some_and(|distance| distance < count.into());
                 let expected = if written { 0xaa } else { other };
-                assert_eq!(bench.sector(number), [expected; 512], "{align:?} {number}");
+                assert_eq!(
+                    fixture.sector(number),
+                    [expected; 512],
+                    "{align:?} {number}"
+                );
             }
         }
     }
@@ -89,27 +93,27 @@ fn direct_reads_and_writes_take_any_sector_and_any_buffer() {
 fn direct_zeroes_keep_what_is_around_them() {
     let folder = tempfile::tempdir().unwrap();
     for align in ALIGNMENTS {
-        let Some(mut bench) = direct(folder.path(), align) else {
+        let Some(mut fixture) = direct(folder.path(), align) else {
             return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
         };
         let mut segment = 3_u64.to_le_bytes().to_vec();
         segment.extend(200_u32.to_le_bytes());
         segment.extend([0; 4]);
-        bench.rig.write(PAYLOAD, &segment);
+        fixture.rig.write(PAYLOAD, &segment);
         let list = (PAYLOAD, 16, 0);
-        assert_eq!(bench.request(WRITE_ZEROES, 0, &[list]), (OK, 1));
-        assert_eq!(bench.sector(2), [2; 512]);
-        assert_eq!(bench.sector(203), [203; 512]);
-        assert!((3..203).all(|sector| bench.sector(sector) == [0; 512]));
+        assert_eq!(fixture.request(WRITE_ZEROES, 0, &[list]), (OK, 1));
+        assert_eq!(fixture.sector(2), [2; 512]);
+        assert_eq!(fixture.sector(203), [203; 512]);
+        assert!((3..203).all(|sector| fixture.sector(sector) == [0; 512]));
 
         // The same with zeroes that are written; ones show the difference.
-        let image = bench.block.disk.image.as_raw();
+        let image = fixture.block.disk.image.as_raw();
         let file = image.file.try_clone().unwrap();
         let ones = |buffer: &mut [u8]| buffer.fill(1);
         image.bounce.write(&file, 3 * 512, 200 * 512, ones).unwrap();
-        assert_eq!(bench.sector(2), [2; 512]);
-        assert_eq!(bench.sector(203), [203; 512]);
-        assert!((3..203).all(|sector| bench.sector(sector) == [1; 512]));
+        assert_eq!(fixture.sector(2), [2; 512]);
+        assert_eq!(fixture.sector(203), [203; 512]);
+        assert!((3..203).all(|sector| fixture.sector(sector) == [1; 512]));
     }
 }
 
@@ -117,7 +121,7 @@ fn direct_zeroes_keep_what_is_around_them() {
 fn reading_past_the_end_of_a_truncated_direct_file_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let align = ALIGNMENTS[1];
-    let mut bench = direct(folder.path(), align).unwrap();
+    let mut fixture = direct(folder.path(), align).unwrap();
     let path = folder.path().join("disk");
     File::options()
         .write(true)
@@ -126,10 +130,10 @@ fn reading_past_the_end_of_a_truncated_direct_file_is_an_error() {
         .set_len(1000)
         .unwrap();
     let read = |count: u32| (PAYLOAD, count * 512, WRITE);
-    assert_eq!(bench.request(IN, 0, &[read(1)]), (OK, 513));
-    assert_eq!(bench.request(IN, 1, &[read(1)]), (IOERR, 1));
-    assert_eq!(bench.request(IN, 0, &[read(20)]), (IOERR, 1));
-    assert_eq!(bench.request(OUT, 9, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
+    assert_eq!(fixture.request(IN, 0, &[read(1)]), (OK, 513));
+    assert_eq!(fixture.request(IN, 1, &[read(1)]), (IOERR, 1));
+    assert_eq!(fixture.request(IN, 0, &[read(20)]), (IOERR, 1));
+    assert_eq!(fixture.request(OUT, 9, &[(PAYLOAD, 512, 0)]), (IOERR, 1));
 }
 
 /// The block size that the guest sees, on which its partition table depends, is the same with
@@ -137,18 +141,18 @@ fn reading_past_the_end_of_a_truncated_direct_file_is_an_error() {
 #[test]
 fn a_direct_disk_has_the_usual_block_size_and_reports_its_unit() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(mut bench) = direct(folder.path(), None) else {
+    let Some(mut fixture) = direct(folder.path(), None) else {
         return eprintln!("skipped: no O_DIRECT in {}", folder.path().display());
     };
-    assert_eq!(bench.config(20, 4), 512_u32.to_le_bytes());
-    let unit = granularity(&bench.block.disk.image.as_raw().file);
-    let exponent = u64::from(bench.config(24, 1)[0]);
+    assert_eq!(fixture.config(20, 4), 512_u32.to_le_bytes());
+    let unit = granularity(&fixture.block.disk.image.as_raw().file);
+    let exponent = u64::from(fixture.config(24, 1)[0]);
     assert!(512 << exponent >= unit, "{exponent} for {unit}");
     // A part of a unit at the end cannot be written, so it is not in the capacity.
     let size = unit * 5 + 512;
-    bench.block.shared_config().resize(size);
+    fixture.block.shared_config().resize(size);
     let sectors = (size - size % unit) / 512;
-    assert_eq!(bench.config(0, 8), sectors.to_le_bytes());
+    assert_eq!(fixture.config(0, 8), sectors.to_le_bytes());
 }
 
 /// Tests the block devices of this machine, whatever they are: sysfs is readable for everyone.

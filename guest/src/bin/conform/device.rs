@@ -13,7 +13,7 @@ use guest::{Dma, Error, MmioRegisters, Region, Registers, Transport, ensure};
 
 /// Longest time for a device to answer, in microseconds: it may be emulated twice, on a busy
 /// machine.
-const PATIENCE: u64 = 5_000_000;
+const TIMEOUT: u64 = 5_000_000;
 /// How long to watch for an event that must not happen, in microseconds.
 const QUIET: u64 = 10_000;
 /// How long a device may take to react to a hostile ring, in microseconds.
@@ -193,7 +193,7 @@ impl Device {
     pub(crate) fn reset(&self) -> Result<(), Failure> {
         self.registers.write(offset::STATUS, 0);
         ensure!(
-            until(PATIENCE, || self.status() == 0),
+            until(TIMEOUT, || self.status() == 0),
             "status {:#x} after a reset, not 0",
             self.status()
         );
@@ -260,8 +260,8 @@ impl Device {
     /// Waits for the next used entry of that queue: `id` and `len`.
     pub(crate) fn answer(&mut self) -> Result<(u32, u32), Failure> {
         let (ring, seen) = (self.ring(), self.seen);
-        let moved = until(PATIENCE, || ring.used() != seen || self.is_broken());
-        ensure!(moved, "no answer within {} s", PATIENCE / 1_000_000);
+        let moved = until(TIMEOUT, || ring.used() != seen || self.is_broken());
+        ensure!(moved, "no answer within {} s", TIMEOUT / 1_000_000);
         ensure!(
             ring.used() != seen,
             "no answer, but status {:#x}",

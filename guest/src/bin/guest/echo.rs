@@ -12,7 +12,7 @@ const EOT: u8 = 0x04;
 /// Prints that the console is ready for input.
 const GREETING: &[u8] = b"echo: what you type comes back, Ctrl-d ends\n";
 /// Longest time for the terminal to accept output, in microseconds.
-const PATIENCE: u64 = 60_000_000;
+const TIMEOUT: u64 = 60_000_000;
 /// Interval of polls of the firmware's console, in microseconds: it does not interrupt.
 const FIRMWARE_POLL: u64 = 20_000;
 
@@ -56,16 +56,16 @@ fn open(board: &Board<'_>, dma: &mut Dma) -> Result<Option<Console<MmioRegisters
 }
 
 fn virtio(mut console: Console<MmioRegisters>) -> Result<(), Error> {
-    console.send(GREETING, &mut Deadline::after(PATIENCE))?;
+    console.send(GREETING, &mut Deadline::after(TIMEOUT))?;
     let mut bytes = [0; 256];
     loop {
         // Created before the poll of the queue, so that no interrupt is missed in between.
-        let mut wait = Deadline::after(PATIENCE);
+        let mut wait = Deadline::after(TIMEOUT);
         let count = console.receive(&mut bytes)?;
         let arrived = bytes.get(..count).unwrap_or_default();
         let end = arrived.iter().position(|byte| *byte == EOT);
         let echo = arrived.get(..end.unwrap_or(count)).unwrap_or_default();
-        console.send(echo, &mut Deadline::after(PATIENCE))?;
+        console.send(echo, &mut Deadline::after(TIMEOUT))?;
         if end.is_some() {
             return Ok(());
         }

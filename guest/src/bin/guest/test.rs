@@ -18,7 +18,7 @@ use guest::{Dma, Error, MmioRegisters, Transport, mmio};
 
 /// Longest time for a device to answer, in microseconds. Far above the usual, since the whole
 /// machine may be emulated twice.
-const PATIENCE: u64 = 10_000_000;
+const TIMEOUT: u64 = 10_000_000;
 
 /// Test points in all: those of machine, features, block, console and the other harts.
 const PLAN: u32 =
@@ -52,7 +52,7 @@ pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
 
 /// A wait for a device's answer.
 fn deadline() -> Deadline {
-    Deadline::after(PATIENCE)
+    Deadline::after(TIMEOUT)
 }
 
 /// The device in a slot, `None` if the slot is empty.

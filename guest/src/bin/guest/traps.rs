@@ -32,7 +32,7 @@ const BLOCKS: usize = 64;
 /// Requests of a batch.
 const BATCH: usize = 16;
 /// Longest time for one answer, in microseconds.
-const PATIENCE: u64 = 10_000_000;
+const TIMEOUT: u64 = 10_000_000;
 
 /// Lines of dots.
 #[expect(clippy::indexing_slicing, reason = "when this is compiled")]
@@ -210,7 +210,7 @@ impl Machine<'_> {
                 let mut console = Console::new(transport, &mut self.dma, console::WANTED)?;
                 timed(rounds, || {
                     let mut chunks = TEXT.chunks(each);
-                    chunks.try_for_each(|it| console.send(it, &mut Deadline::after(PATIENCE)))?;
+                    chunks.try_for_each(|it| console.send(it, &mut Deadline::after(TIMEOUT)))?;
                     Ok(())
                 })?
             }
@@ -273,7 +273,7 @@ fn call(put: fn(u8) -> bool) -> Result<(), Failure> {
 
 /// One store per byte, and one load of the state per FIFO.
 fn transmit(uart: &MmioRegisters) -> Result<(), Failure> {
-    let end = timer::now() + timer::ticks(PATIENCE);
+    let end = timer::now() + timer::ticks(TIMEOUT);
     for fifo in TEXT.chunks(FIFO) {
         while uart.read_u8(LSR) & THR_EMPTY == 0 {
             ensure!(timer::now() < end, "the transmitter takes no more");
@@ -302,7 +302,7 @@ fn read<const N: usize>(
             *token = Some((begin, disk.submit(request, &[Segment::writable(&into)])?));
         }
         for (begin, token) in tokens.into_iter().flatten() {
-            let done = disk.finish(token, &mut Deadline::after(PATIENCE))?;
+            let done = disk.finish(token, &mut Deadline::after(TIMEOUT))?;
             latencies.note(timer::now() - begin);
             ensure!(
                 done.status == Status::Ok,

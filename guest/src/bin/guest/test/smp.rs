@@ -11,7 +11,7 @@ use guest::timer::until;
 use guest::virtio::device;
 use guest::{Block, block, ensure, irq, patch};
 
-use super::{PATIENCE, Rig, deadline, devices, interrupt};
+use super::{Rig, TIMEOUT, deadline, devices, interrupt};
 
 pub(super) const POINTS: u32 = 10;
 
@@ -120,7 +120,7 @@ fn start(rig: &mut Rig<'_>, harts: &Harts) -> Verdict {
 fn alive(hart: &Hart, starts: u32) -> Result<(), Failure> {
     let id = hart.id();
     ensure!(
-        until(PATIENCE, || hart.starts() == starts),
+        until(TIMEOUT, || hart.starts() == starts),
         "hart {id}: {} starts, not {starts}",
         hart.starts()
     );
@@ -129,10 +129,10 @@ fn alive(hart: &Hart, starts: u32) -> Result<(), Failure> {
     // While it spins, it is neither suspended nor stopped.
     hart.word.store(0, Ordering::Relaxed);
     ensure!(hart.give(tasks::spin), "hart {id} cannot be rung");
-    let spins = until(PATIENCE, || hart.word.load(Ordering::Acquire) == 1);
+    let spins = until(TIMEOUT, || hart.word.load(Ordering::Acquire) == 1);
     let status = hart::status(id);
     hart.word.store(2, Ordering::Release);
-    let ended = hart.finish(PATIENCE).is_some();
+    let ended = hart.finish(TIMEOUT).is_some();
     ensure!(spins && ended, "hart {id} does not take a task");
     ensure!(
         status.error == 0 && status.value == STARTED,
@@ -174,14 +174,14 @@ fn rings(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
         let answer = hart.ring();
         ensure!(answer.is_ok(), "to hart {id}: {answer:?}");
         ensure!(
-            until(PATIENCE, || hart.ipis() != before),
+            until(TIMEOUT, || hart.ipis() != before),
             "hart {id} did not get its IPI"
         );
         let before = harts.boot.ipis();
-        let answer = hart.run(tasks::ring_boot, PATIENCE);
+        let answer = hart.run(tasks::ring_boot, TIMEOUT);
         ensure!(answer == Some(0), "hart {id} sends: {answer:x?}");
         ensure!(
-            until(PATIENCE, || harts.boot.ipis() != before),
+            until(TIMEOUT, || harts.boot.ipis() != before),
             "the IPI of hart {id} did not come"
         );
     }
@@ -195,7 +195,7 @@ fn counts(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
     }
     tasks::count(harts.boot);
     for hart in harts.others() {
-        let ended = hart.finish(PATIENCE).is_some();
+        let ended = hart.finish(TIMEOUT).is_some();
         ensure!(ended, "hart {} does not end", hart.id());
     }
     let expected = tasks::ROUNDS * (harts.others + 1);
@@ -216,7 +216,7 @@ fn fences(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
         ] {
             ensure!(answer.is_ok(), "hart {id}: {answer:?}");
         }
-        let found = hart.run(tasks::call, PATIENCE);
+        let found = hart.run(tasks::call, TIMEOUT);
         ensure!(
             found == Some(value.into()),
             "hart {id}: {found:?}, not {value}"
@@ -231,14 +231,14 @@ fn suspends(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
         hart.word.store(0, Ordering::Relaxed);
         ensure!(hart.give(tasks::suspend), "hart {id} is busy");
         // KVM also reports SUSPENDED for a hart that waits for its task (WFI).
-        let reached = until(PATIENCE, || hart.word.load(Ordering::Acquire) == 1);
+        let reached = until(TIMEOUT, || hart.word.load(Ordering::Acquire) == 1);
         ensure!(reached, "hart {id} does not take a task");
         let asleep = || {
             let status = hart::status(id);
             status.error == 0 && status.value == SUSPENDED
         };
         ensure!(
-            until(PATIENCE, asleep),
+            until(TIMEOUT, asleep),
             "hart {id} is not SUSPENDED: {:?}",
             hart::status(id)
         );
@@ -247,7 +247,7 @@ fn suspends(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
         let before = hart.ipis();
         let answer = hart.ring();
         ensure!(answer.is_ok(), "to hart {id}: {answer:?}");
-        let answer = hart.finish(PATIENCE);
+        let answer = hart.finish(TIMEOUT);
         ensure!(answer == Some(0), "hart {id} suspends: {answer:x?}");
         ensure!(
             hart.ipis() != before,
@@ -267,7 +267,7 @@ fn restarts(_: &mut Rig<'_>, harts: &Harts) -> Verdict {
                 status.error == 0 && status.value == STOPPED
             };
             ensure!(
-                until(PATIENCE, stopped),
+                until(TIMEOUT, stopped),
                 "hart {id} is not STOPPED: {:?}",
                 hart::status(id)
             );
@@ -298,7 +298,7 @@ fn elsewhere(rig: &mut Rig<'_>, harts: &Harts) -> Verdict {
         irq::ignore(slot.source);
         irq::prepare(hart.index(), controller);
         hart.word.store(slot.source as usize, Ordering::Relaxed);
-        let listens = hart.run(tasks::listen, PATIENCE);
+        let listens = hart.run(tasks::listen, TIMEOUT);
         ensure!(listens == Some(1), "hart {id} does not listen");
         let read = || {
             let mut sector = [0; block::SECTOR];
@@ -320,7 +320,7 @@ fn elsewhere(rig: &mut Rig<'_>, harts: &Harts) -> Verdict {
             "it went to number {handled}, not to {}",
             hart.index()
         );
-        let ignores = hart.run(tasks::ignore, PATIENCE);
+        let ignores = hart.run(tasks::ignore, TIMEOUT);
         ensure!(ignores.is_some(), "hart {id} is stuck");
     }
     disk.into_transport().reset()?;

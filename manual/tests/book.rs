@@ -166,6 +166,52 @@ fn every_file_with_unsafe_code_is_in_the_table_of_the_design() {
     assert_eq!(table, found);
 }
 
+/// Lines of code in `path`, a source file or a directory of them: without blank lines, comments
+/// and tests.
+fn code_lines(path: &Path) -> usize {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).unwrap();
+        return entries
+            .map(|entry| code_lines(&entry.unwrap().path()))
+            .sum();
+    }
+    let name = path.to_str().unwrap();
+    if name.ends_with("_test.rs") || name.ends_with("_loom.rs") || name.ends_with("/rig.rs") {
+        return 0;
+    }
+    let text = fs::read_to_string(path).unwrap();
+    let product = text.split("\nmod tests {").next().unwrap();
+    let lines = product.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with("//"))
+        .count()
+}
+
+#[test]
+fn every_room_is_within_its_budget() {
+    let design = fs::read_to_string(project().join("docs/design.md")).unwrap();
+    let (_, section) = design.split_once("## Budgets").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let mut rooms = 0;
+    for row in section.lines().filter(|line| line.contains("| `")) {
+        let cells: Vec<&str> = row.split('|').collect();
+        let of = |cell: &str| -> usize {
+            let paths = paths(cell).into_iter();
+            paths.map(|path| code_lines(&project().join(path))).sum()
+        };
+        let lines = of(cells[2]) - of(cells[3]);
+        let budget: usize = cells[4].replace(' ', "").parse().unwrap();
+        let room = cells[1].trim();
+        assert!(
+            lines <= budget,
+            "{room}: {lines} lines of code, allowed are {budget}"
+        );
+        println!("{room}: {lines} of {budget}");
+        rooms += 1;
+    }
+    assert!(rooms > 0, "no room has a budget");
+}
+
 #[test]
 #[ignore = "it needs what make builds, QEMU and the lab: make test-docs"]
 fn what_commands_print_is_what_the_pages_say() {

@@ -51,8 +51,8 @@ impl<T: RingWord> RingWords<T> {
         self.mark_dirty(index, 1);
     }
 
-    /// Like [`store`](Self::store), but leaves dirty tracking to a later [`wrote`](Self::wrote),
-    /// for batches.
+    /// Like [`store`](Self::store), but leaves dirty tracking to a later
+    /// [`mark_dirty`](Self::mark_dirty), for batches.
     #[inline]
     pub(crate) fn put(&self, index: usize, value: T::Value, ordering: Ordering) {
         self.at(index).set(value, ordering);

@@ -38,17 +38,20 @@ FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features fu
 	'book: $(MAKE) --no-print-directory test-docs'
 
 .DEFAULT_GOAL := all
-.PHONY: all setup install run qemu test test-full compare compare-build man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup install run qemu test test-full compare man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
+# A call per package: the library features of one must not be enabled in another.
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
 	cargo build --release --package vmm
+	cargo build --release --package compare
 	lab/cargo build --release --target $(LINUX) --package vmm
+	lab/cargo build --release --target $(LINUX) --package compare
 	lab/cargo build --release --target $(METAL) --package guest
 
-setup: ## install what is missing: RISC-V targets, cross linker, QEMU, a riscv64 kernel
+setup: ## install what is missing: RISC-V targets, linker, QEMU, a riscv64 kernel
 	@lab/setup
 
-install: compare-build man ## hartvisor for this machine, with man pages and completions, in PREFIX=/usr/local
+install: all man ## install the program, man pages and completions in PREFIX=/usr/local
 	install -D --target-directory=$(DESTDIR)$(PREFIX)/bin $(TARGET)/release/hartvisor $(TARGET)/release/hartvisor-compare
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/man/man1 $(TARGET)/manual/man1/*.1
 	install -D --mode=644 $(TARGET)/manual/completions/hartvisor.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hartvisor
@@ -58,7 +61,7 @@ install: compare-build man ## hartvisor for this machine, with man pages and com
 run: all ## the guest in our VMM on RISC-V KVM, then the same guest under QEMU
 	@lab/demo
 
-qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE=echo; Ctrl-a x)
+qemu: all ## the guest under plain QEMU, without our VMM (CMDLINE=echo; Ctrl-a x leaves)
 	@truncate --size=1M $(DISK)
 	@echo "Ctrl-a x leaves, Ctrl-a h helps"
 	qemu-system-riscv64 -machine virt -m 256M -nodefaults -display none -no-reboot \
@@ -68,10 +71,10 @@ qemu: all ## the guest under plain qemu-system-riscv64, without our VMM (CMDLINE
 		-drive file=$(DISK),format=raw,if=none,id=disk \
 		-device virtio-blk-device,bus=virtio-mmio-bus.1,drive=disk
 
-test: all ## unit tests, then end to end in the emulated host and under QEMU; a table at the end
+test: all ## unit tests, then end to end in the emulated host and under QEMU
 	@lab/suite $(UNITS) $(E2E)
 
-test-full: compare-build ## test, and the long tests: Debian, its next kernel, Chromium (all fetched first)
+test-full: all ## test, and long tests: Debian, its next kernel, Chromium (all fetched first)
 	lab/fetch
 	lab/cargo build --release --target $(LINUX) --package vmm --features qcow2 --target-dir $(TARGET)/qcow2
 	lab/cargo build --release --target $(LINUX) --package vmm --example kexec
@@ -83,37 +86,33 @@ units: setup ## unit tests, on this machine and as a RISC-V build in the emulate
 interleavings: ## queue and interrupt under every order that their memory orderings allow
 	RUSTFLAGS="--cfg loom" cargo test --package devices --lib --target-dir $(TARGET)/loom interleavings
 
-compare: compare-build ## our guest and Debian in every way possible here: tables, and pages in target/compare
+compare: all ## our guest and Debian in every way possible here: tables, and pages
 	lab/compare $(COMPARE)
-
-compare-build: all
-	cargo build --release --package compare
-	lab/cargo build --release --target $(LINUX) --package compare
 
 man: setup ## man pages, and completions for bash, zsh and fish, in target/manual
 	cargo run --quiet --package manual -- $(TARGET)/manual
 
-test-docs: compare-build ## run the commands of README.md and docs, and compare their output
+test-docs: all ## run the commands of README.md and docs, and compare their output
 	cargo test --package manual --test book -- --include-ignored
 
-conform: all ## the conformance guest on our devices and on QEMU's (AIA=1; WRITE=1: into the docs)
+conform: all ## our devices and QEMU's against the specification (AIA=1; WRITE=1: into docs)
 	$(if $(AIA),HARTVISOR_CONFORM_AIA=1) $(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
 		cargo test --quiet --package vmm --features e2e --test conform -- --ignored --nocapture every_column
 
-traps: all ## the same bytes, from one trap per byte to a batch of requests (WRITE=1: into the docs)
+traps: all ## from one trap per byte to a batch of requests (WRITE=1: into the docs)
 	$(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
 		cargo test --quiet --package vmm --features e2e --test traps -- --ignored --nocapture
 
-fuzz: setup ## fuzz targets, T=30 seconds each, two at a time (FUZZ=block: one; INPUT=FILE: run it again)
+fuzz: setup ## fuzz targets, T=30 seconds each (FUZZ=block: one; INPUT=FILE: run it again)
 	FUZZ_SECONDS=$(T) FUZZ_INPUT=$(INPUT) fuzz/run $(FUZZ)
 
-crash: all ## kill the monitor CYCLES=100 times while Linux writes; synced data must survive
+crash: all ## kill the monitor CYCLES=100 times while Linux writes; synced data survives
 	HARTVISOR_CRASH_CYCLES=$(CYCLES) cargo test --package vmm --features e2e --test crash killed -- --nocapture
 
 coverage: setup ## the lines of devices/ that its own tests reach
 	@lab/coverage
 
-bench: bench-build ## the costs of hartvisor and QEMU, by the lab's instruction clock (HOST_KERNEL=next)
+bench: bench-build ## the costs of hartvisor and QEMU, by an instruction clock (HOST_KERNEL=next)
 	lab/fetch qemu
 	cargo run --quiet --package bench --bin bench -- run --host-kernel $(HOST_KERNEL)
 
@@ -151,7 +150,7 @@ check: setup ## formatting, lints on every target, documentation, scripts
 	perl -wc lab/record
 	perl -wc lab/timer
 
-lab: all ## a shell in the emulated RISC-V KVM host, with the fresh hartvisor on its PATH
+lab: all ## a shell in the emulated RISC-V KVM host, with hartvisor on its PATH
 	@lab/run
 
 clean: ## remove all build products

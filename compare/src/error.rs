@@ -56,6 +56,13 @@ pub enum Error {
     #[error("the emulated host gave no observations: {0}")]
     Lab(String),
 
+    /// The program for the emulated host is missing.
+    #[error("the emulated host has no {program}: make builds it")]
+    NotBuilt {
+        /// Its name.
+        program: &'static str,
+    },
+
     /// A plan, or kept results, cannot be read.
     #[error("cannot read {path:?} as {what}")]
     Json {
@@ -102,7 +109,11 @@ impl Error {
             Error::Signal(number) => {
                 u8::try_from(*number).map_or(u8::MAX, |number| number.saturating_add(128))
             }
-            Error::Start { .. } | Error::Lab(_) | Error::Host { .. } | Error::Draw(_) => 4,
+            Error::Start { .. }
+            | Error::Lab(_)
+            | Error::NotBuilt { .. }
+            | Error::Host { .. }
+            | Error::Draw(_) => 4,
         }
     }
 

@@ -60,9 +60,16 @@ pub fn run(
         ram: 0,
     };
     let seen = once(&outer, false, OUTPUT_MAX, signals)?;
-    if seen.ending != Ending::Status(0) {
-        let last = seen.messages.lines().last().unwrap_or("it said nothing");
-        return Err(Error::Lab(format!("{last} ({:?})", seen.ending)));
+    match seen.ending {
+        Ending::Status(0) => {}
+        // From the shell that starts it.
+        Ending::Status(127) if seen.messages.contains(PROGRAM) => {
+            return Err(Error::NotBuilt { program: PROGRAM });
+        }
+        ending => {
+            let last = seen.messages.lines().last().unwrap_or("it said nothing");
+            return Err(Error::Lab(format!("{last} ({ending})")));
+        }
     }
     let runs = seen
         .lines

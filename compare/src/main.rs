@@ -42,11 +42,18 @@ fn hartvisor_compare() -> Result<bool, Error> {
     let ways = ways::all(&compare, &place)?;
     let signals = Signals::catch()?;
     let mut seen = Vec::new();
-    for way in ways {
-        say(&format!("{} ({})", way.name, way.clock.title()));
-        seen.push(run(way, &compare, directory.path(), &signals)?);
+    let count = ways.len();
+    for (index, way) in ways.into_iter().enumerate() {
+        let name = format!(
+            "{} of {count}: {} ({})",
+            index + 1,
+            way.name,
+            way.clock.title()
+        );
+        let progress = Progress { name, runs: compare.options.runs };
+        seen.push(run(way, &compare, directory.path(), &signals, &progress)?);
     }
-    say("");
+    Progress::end();
     let report = Report::new(setting(&compare), seen);
     // A closed stdout is not an error.
     let _ = io::stdout().write_all(table::show(&report).as_bytes());
@@ -58,7 +65,13 @@ fn hartvisor_compare() -> Result<bool, Error> {
 }
 
 /// Runs the guest in one way. A way that fails is not an error of the comparison.
-fn run(way: Way, compare: &Compare, directory: &Path, signals: &Signals) -> Result<Seen, Error> {
+fn run(
+    way: Way,
+    compare: &Compare,
+    directory: &Path,
+    signals: &Signals,
+    progress: &Progress,
+) -> Result<Seen, Error> {
     let mut seen = Seen {
         name: way.name,
         clock: way.clock,
@@ -74,12 +87,14 @@ fn run(way: Way, compare: &Compare, directory: &Path, signals: &Signals) -> Resu
         }
     };
     seen.command.clone_from(&plan.command);
+    progress.begin();
     let runs = match (&compare.options.lab, way.clock) {
         (Some(lab), Clock::Lab) => lab::run(lab, &plan, compare, directory, signals),
         _ => {
             let mut runs = Vec::new();
             let take = |run| {
                 runs.push(run);
+                progress.ran(runs.len());
                 Ok(())
             };
             observe(&plan, signals, take).map(|()| runs)
@@ -87,7 +102,9 @@ fn run(way: Way, compare: &Compare, directory: &Path, signals: &Signals) -> Resu
     };
     seen.runs = match runs {
         Ok(runs) => Ok(runs),
-        Err(error @ (Error::Start { .. } | Error::Lab(_))) => Err(error.chain()),
+        Err(error @ (Error::Start { .. } | Error::Lab(_) | Error::NotBuilt { .. })) => {
+            Err(error.chain())
+        }
         Err(error) => return Err(error),
     };
     Ok(seen)
@@ -136,9 +153,36 @@ fn hartvisor() -> PathBuf {
     beside.unwrap_or_else(|| "hartvisor".into())
 }
 
-/// Shows progress at a terminal, in a line that the next one replaces.
-fn say(text: &str) {
-    if io::stderr().is_terminal() {
-        let _ = write!(io::stderr(), "\r\x1b[K{text}");
+/// Shows which way runs.
+struct Progress {
+    /// The way: "2 of 3: hartvisor (KVM of this machine)".
+    name: String,
+    /// The number of its timed runs. One that counts follows.
+    runs: u32,
+}
+
+impl Progress {
+    /// Before the first run.
+    fn begin(&self) {
+        if io::stderr().is_terminal() {
+            self.ran(0);
+        } else {
+            let _ = writeln!(io::stderr(), "hartvisor compare: {}", self.name);
+        }
+    }
+
+    /// After run `number`, from 1: at a terminal, in a line that the next one replaces.
+    fn ran(&self, number: usize) {
+        if io::stderr().is_terminal() {
+            let (done, all) = (number, self.runs + 1);
+            let _ = write!(io::stderr(), "\r\x1b[K{}: {done} of {all} runs", self.name);
+        }
+    }
+
+    /// Removes the line.
+    fn end() {
+        if io::stderr().is_terminal() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
     }
 }

@@ -126,15 +126,25 @@ fn grid(report: &Report) -> Markup {
                     @for row in table::rows(report) {
                         tr {
                             th { (row.label) }
-                            @for (index, cell) in row.cells.iter().enumerate() {
+                            @for (index, (cell, way)) in row.cells.iter().zip(&ways).enumerate() {
                                 @let cell = cell.as_deref().unwrap_or("–");
-                                td.begins[begins(index)].bad[loud(cell)] { (cell) }
+                                // The style for phones shows the attribute instead of the head.
+                                td.begins[begins(index)].bad[loud(cell)] data-way=(label(way)) { (cell) }
                             }
                         }
                     }
                 }
             }
         }
+    }
+}
+
+/// The name of a way and, in brief, its clock.
+fn label(way: &Measured) -> String {
+    match way.clock {
+        Clock::Kvm => format!("{}, KVM here", way.name),
+        Clock::Lab => format!("{}, emulated host", way.name),
+        Clock::Tcg => format!("{}, TCG", way.name),
     }
 }
 
@@ -211,11 +221,6 @@ fn course(report: &Report, run: &Run) -> Course {
 
 /// The pictures of the counts, if there are any.
 fn counted(ways: &[(usize, &Measured)]) -> Result<Option<Markup>, Error> {
-    let label = |way: &Measured| match way.clock {
-        Clock::Kvm => format!("{}, KVM here", way.name),
-        Clock::Lab => format!("{}, emulated host", way.name),
-        Clock::Tcg => format!("{}, TCG", way.name),
-    };
     let bar = |series, label, value| Bar {
         label,
         text: counts::grouped(value),
@@ -238,16 +243,20 @@ fn counted(ways: &[(usize, &Measured)]) -> Result<Option<Markup>, Error> {
         }
         let latencies = stats.devices.iter().filter_map(counts::latency).cloned();
         let most = latencies.max_by_key(|histogram| histogram.count);
-        histograms.extend(most.map(|histogram| (*series, label(way), histogram)));
+        histograms.extend(most.map(|histogram| (*series, *way, histogram)));
     }
-    let curves = histograms
-        .iter()
-        .map(|(series, _, it)| Curve::counted(*series, it));
-    let curves: Vec<_> = curves.collect();
-    if memory.is_empty() && exits.is_empty() && curves.is_empty() {
+    if memory.is_empty() && exits.is_empty() && histograms.is_empty() {
         return Ok(None);
     }
-    let clocks = "In the VMM, from taking a request to its place in the used ring. Curves of different clocks are not compared.";
+    let mut latencies = Vec::new();
+    for of in histograms.chunk_by(|a, b| a.1.clock == b.1.clock) {
+        let curves: Vec<_> = of
+            .iter()
+            .map(|(series, _, it)| Curve::counted(*series, it))
+            .collect();
+        let picture = figure::latencies("how the latencies of requests are distributed", &curves)?;
+        latencies.push((of, picture));
+    }
     Ok(Some(html! {
         @if !memory.is_empty() {
             (framed("VMM memory beside the guest's RAM, KiB", &figure::bars("memory of the VMM", &memory)?,
@@ -256,13 +265,13 @@ fn counted(ways: &[(usize, &Measured)]) -> Result<Option<Markup>, Error> {
         @if !exits.is_empty() {
             (framed("Exits to the VMM", &figure::bars("exits by kind", &exits)?, None))
         }
-        @if !curves.is_empty() {
+        @for (of, picture) in &latencies {
             figure {
                 h3 { "Requests of the first disk done within" }
-                (PreEscaped(figure::latencies("how the latencies of requests are distributed", &curves)?))
+                (PreEscaped(picture))
                 figcaption {
-                    @for (series, label, _) in &histograms { span.(swatch(*series)) {} (label) }
-                    p { (clocks) }
+                    @for (series, way, _) in *of { span.(swatch(*series)) {} (label(way)) }
+                    p { "In the VMM, from taking a request to its place in the used ring." }
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! What to run, and the observations, as the JSON that is exchanged with the emulated host.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,17 @@ pub enum Ending {
     TimedOut,
     /// It wrote more than [`crate::observe::OUTPUT_MAX`], and was ended.
     TooMuch,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ending::Status(status) => write!(out, "it ended with status {status}"),
+            Ending::Signal(signal) => write!(out, "it ended by signal {signal}"),
+            Ending::TimedOut => out.write_str("the time was up"),
+            Ending::TooMuch => out.write_str("it wrote too much"),
+        }
+    }
 }
 
 /// A line that a run wrote.

@@ -210,8 +210,8 @@ fn a_page_of_our_guest_is_whole_on_a_desk_and_on_a_phone() {
         let look = browser.look(&written, screen);
         assert_eq!(look.faults(), [""; 0], "{name}");
         assert_eq!(look.width, f64::from(screen.0), "{name}");
-        // Two groups of three pictures, and three of counts.
-        assert_eq!(look.pictures.len(), 9, "{name}: {look:?}");
+        // Two groups of three pictures, and four of counts.
+        assert_eq!(look.pictures.len(), 10, "{name}: {look:?}");
         browser.picture(&written, screen, &kept.join(name));
     }
 }

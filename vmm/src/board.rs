@@ -7,6 +7,7 @@ use devices::irq::IrqLine;
 use devices::memory::Memory;
 use devices::platform::bus::Bus;
 use devices::transport::mmio::{self, Mmio};
+use log::debug;
 
 use crate::consoles::Consoles;
 use crate::error::Error;
@@ -50,6 +51,8 @@ impl<'m> Devices<'m> {
         let mut devices = Devices::default();
         for slot in slots::slots(&machine.config) {
             let model = slot.model(&parts)?;
+            let (name, address, irq) = (slot.name(), slot.address(), slot.irq());
+            debug!("{name}: registers at {address:#x}, interrupt {irq}");
             let line = line(slot.irq());
             let (device, line) = observe::device(observer, &slot.name(), model.device, line);
             // A vCPU that serves a queue inline does not wait for the device's thread.
@@ -98,5 +101,7 @@ impl<'m> Devices<'m> {
 }
 
 fn descriptors(source: io::Error) -> Error {
-    Error::host("give a device its file descriptors")(source)
+    Error::host("give a device its file descriptors (ulimit -n 256 is enough for most machines)")(
+        source,
+    )
 }

@@ -4,58 +4,107 @@ use std::io::{self, Write};
 use std::process::Command;
 
 use rustix::system::uname;
+use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::qemu;
 use crate::qemu::QemuError;
 
-/// Prints the report. Returns the exit status: 0 if at least one accelerator can run guests here,
-/// else 3.
-pub fn check() -> Result<u8, Error> {
-    let kvm = crate::kvm::usable();
-    let qemu = find_qemu();
-    let mut report = Report::default();
-    report.add("host", host());
-    match &kvm {
-        Ok(()) => report.add("kvm", "usable".into()),
-        Err(why) => report.add("kvm", format!("no: {}", why.chain())),
-    }
-    if kvm.is_ok() {
-        for (name, text) in crate::kvm::report() {
-            report.add(name, text);
-        }
-    }
-    match &qemu {
-        Ok(found) => report.add("qemu", found.clone()),
-        Err(why) => report.add("qemu", format!("no: {}", why.chain())),
-    }
-    let (auto, status) = match (&kvm, &qemu) {
-        (Ok(()), _) => ("KVM", 0),
-        (Err(_), Ok(_)) => ("QEMU", 0),
-        (Err(_), Err(_)) => ("nothing: guests cannot run here", 3),
+/// Prints the report, as text or as JSON. Returns the exit status: 0 if at least one accelerator can
+/// run guests here, else 3.
+///
+/// # Errors
+/// Stdout does not accept it.
+pub fn check(json: bool) -> Result<u8, Error> {
+    let report = Report::new();
+    let text = match json {
+        true => format!("{:#}\n", report.json()),
+        false => report.text(),
     };
-    report.add("--accel auto", format!("takes {auto}"));
     io::stdout()
-        .write_all(report.text().as_bytes())
+        .write_all(text.as_bytes())
         .map_err(Error::host("write to stdout"))?;
-    Ok(status)
+    Ok(report.auto().map_or(3, |_| 0))
 }
 
-/// Names and texts, printed in two columns.
-#[derive(Default)]
-struct Report(Vec<(&'static str, String)>);
+/// What this host offers.
+struct Report {
+    host: String,
+    /// Facts about a usable KVM, or why it cannot be used.
+    kvm: Result<Vec<(&'static str, String)>, String>,
+    /// The version of a usable QEMU, or why there is none.
+    qemu: Result<String, String>,
+}
 
 impl Report {
-    fn add(&mut self, name: &'static str, text: String) {
-        self.0.push((name, text));
+    fn new() -> Report {
+        let kvm = crate::kvm::usable();
+        Report {
+            host: host(),
+            kvm: kvm
+                .map(|()| crate::kvm::report())
+                .map_err(|why| why.chain()),
+            qemu: find_qemu().map_err(|why| why.chain()),
+        }
     }
 
+    /// The accelerator that `--accel auto` uses.
+    fn auto(&self) -> Option<&'static str> {
+        match (&self.kvm, &self.qemu) {
+            (Ok(_), _) => Some("kvm"),
+            (Err(_), Ok(_)) => Some("qemu"),
+            (Err(_), Err(_)) => None,
+        }
+    }
+
+    /// Names and texts, in two columns.
     fn text(&self) -> String {
-        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        self.0
-            .iter()
+        let mut lines = vec![("host", self.host.clone())];
+        match &self.kvm {
+            Ok(facts) => {
+                lines.push(("kvm", "usable".into()));
+                lines.extend(facts.iter().cloned());
+            }
+            Err(why) => lines.push(("kvm", format!("no: {why}"))),
+        }
+        lines.push(match &self.qemu {
+            Ok(version) => (
+                "qemu",
+                format!(
+                    "{version} ({}), with its own CPU emulation (TCG)",
+                    qemu::program().display()
+                ),
+            ),
+            Err(why) => ("qemu", format!("no: {why}")),
+        });
+        let auto = match self.auto() {
+            Some("kvm") => "takes KVM",
+            Some(_) => "takes QEMU",
+            None => "takes nothing: guests cannot run here",
+        };
+        lines.push(("--accel auto", auto.into()));
+        let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let lines = lines.into_iter();
+        lines
             .map(|(name, text)| format!("{name:width$}  {text}\n"))
             .collect()
+    }
+
+    fn json(&self) -> Value {
+        let kvm = match &self.kvm {
+            Ok(facts) => {
+                let facts = facts
+                    .iter()
+                    .map(|(name, text)| ((*name).to_owned(), json!(text)));
+                json!({ "usable": true, "facts": Map::from_iter(facts) })
+            }
+            Err(why) => json!({ "usable": false, "why": why }),
+        };
+        let qemu = match &self.qemu {
+            Ok(version) => json!({ "usable": true, "version": version }),
+            Err(why) => json!({ "usable": false, "why": why }),
+        };
+        json!({ "host": self.host, "kvm": kvm, "qemu": qemu, "auto": self.auto() })
     }
 }
 
@@ -75,9 +124,9 @@ fn find_qemu() -> Result<String, Error> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = output.status.success().then(|| version(&text)).flatten();
     let Some((number, text)) = version else {
-        return Err(Error::from(QemuError::Failed {
+        return Err(Error::from(QemuError::NotQemu {
             program: name,
-            status: format!("{}, no version", output.status),
+            status: output.status,
         }));
     };
     if number < qemu::OLDEST {
@@ -87,7 +136,7 @@ fn find_qemu() -> Result<String, Error> {
             needed: qemu::OLDEST_TEXT,
         }));
     }
-    Ok(format!("{text} ({name}), with its own CPU emulation (TCG)"))
+    Ok(text.to_owned())
 }
 
 /// Parses the major and minor number, and the whole version, of "QEMU emulator version 10.0.2
@@ -103,6 +152,26 @@ fn version(text: &str) -> Option<((u64, u64), &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_and_the_json_say_the_same() {
+        let why = "no /dev/kvm".to_owned();
+        let report =
+            Report { host: "x86_64".into(), kvm: Err(why.clone()), qemu: Ok("10.0.2".into()) };
+        assert!(report.text().contains("kvm           no: no /dev/kvm\n"));
+        assert!(report.text().ends_with("--accel auto  takes QEMU\n"));
+        let json = report.json();
+        assert_eq!(json["kvm"], json!({ "usable": false, "why": why }));
+        assert_eq!(json["qemu"]["version"], "10.0.2");
+        assert_eq!(json["auto"], "qemu");
+        let facts = vec![("paging", "sv57".to_owned())];
+        let report = Report { kvm: Ok(facts), qemu: Err("none".into()), ..report };
+        assert!(report.text().contains("\npaging        sv57\n"));
+        assert_eq!(report.json()["kvm"]["facts"]["paging"], "sv57");
+        assert_eq!(report.json()["auto"], "kvm");
+        let report = Report { kvm: Err("none".into()), ..report };
+        assert!(report.json()["auto"].is_null());
+    }
 
     #[test]
     fn versions_are_found_and_compared() {

@@ -95,7 +95,16 @@ pub enum Command {
     /// Draw the rings recorded by run --rings
     Rings(Rings),
     /// Report what this host offers, what is missing and why
-    Check,
+    Check(Check),
+}
+
+/// The arguments of `hartvisor check`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Check {
+    /// Print the report as one JSON object. Its "auto" is the accelerator that --accel auto uses:
+    /// "kvm", "qemu" or null
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The arguments of `hartvisor compare`. `hartvisor-compare` parses them.
@@ -184,7 +193,7 @@ pub struct Run {
     )]
     pub isa: Vec<Switch>,
 
-    /// Enable or disable SBI extensions, such as pmu=off (KVM only)
+    /// Enable or disable SBI extensions, such as pmu=off. KVM only: an error under QEMU
     #[arg(
         long,
         value_name = "EXT=on|off[,...]",
@@ -255,8 +264,8 @@ pub struct Run {
     )]
     pub serial: Target,
 
-    /// Add a port to the virtio console, for a program in the guest (/dev/virtio-ports/NAME in
-    /// Linux) to talk to a program on the host. Targets are as for --console. Ports are lossless: a
+    /// Add a port to the virtio console, for a program in the guest (in Linux with udev:
+    /// /dev/virtio-ports/NAME, else /dev/vport0p1, …) to talk to a program on the host. Targets are as for --console. Ports are lossless: a
     /// writer blocks until the reader catches up. Up to 30 times. Double a comma in a value
     #[arg(
         long = "port",
@@ -345,11 +354,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
         None => Error::Usage(text),
         Some(path) => FileError::content("config", path, text),
     };
-    let help = match arguments.get(1) {
-        Some(command) if command == "vhost-user" => "hartvisor vhost-user --help",
-        Some(command) if command == "trace" => "hartvisor trace --help",
-        Some(command) if command == "rings" => "hartvisor rings --help",
-        _ => "hartvisor run --help",
+    let help = match arguments.get(1).and_then(|command| command.to_str()) {
+        Some("run") => "hartvisor run --help",
+        Some("vhost-user") => "hartvisor vhost-user --help",
+        Some("trace") => "hartvisor trace --help",
+        Some("rings") => "hartvisor rings --help",
+        Some("check") => "hartvisor check --help",
+        _ => "hartvisor --help",
     };
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => Ok(Parsed::Command(cli.command)),
@@ -360,7 +371,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Er
                     "nothing to do, expected a command: run, vhost-user, compare, trace, rings or check (see hartvisor --help)".into(),
                 ))
             }
-            _ => Err(usage(one_line(&error.to_string(), help))),
+            _ => {
+                let error = one_line(&error.to_string(), help);
+                Err(usage(match single_dash(&arguments) {
+                    Some(option) => format!("{error}; did you mean -{option}?"),
+                    None => error,
+                }))
+            }
         },
     }
 }
@@ -376,6 +393,18 @@ fn run_alone(arguments: &[OsString]) -> Option<Run> {
     let run = Run::augment_args(clap::Command::new("run")).disable_help_flag(true);
     let mut matches = run.try_get_matches_from(options).ok()?;
     Run::from_arg_matches_mut(&mut matches).ok()
+}
+
+/// Returns the first argument that is an option of `hartvisor run` but for a second dash, such as
+/// QEMU's `-kernel`. There are no short options: `-kernel` would be `-k ernel`.
+fn single_dash(arguments: &[OsString]) -> Option<&str> {
+    let run = Run::augment_args(clap::Command::new("run"));
+    let mut arguments = arguments.iter().filter_map(|argument| argument.to_str());
+    arguments.find(|argument| {
+        let name = argument.strip_prefix('-').unwrap_or_default();
+        run.get_arguments()
+            .any(|known| known.get_long() == Some(name))
+    })
 }
 
 /// Returns clap's message on one line, without "error: " and the usage and help paragraphs.

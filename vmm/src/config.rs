@@ -165,15 +165,13 @@ pub enum BackEnd {
 }
 
 impl BackEnd {
-    /// Parses `rng`, or `block,path=` followed by what [`Disk::parse`] accepts.
+    /// Parses `rng`, or `block,` followed by what [`Disk::parse`] accepts.
     ///
     /// # Errors
     /// A message that says what is wrong and what is expected.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
         match text.as_bytes().strip_prefix(b"block,") {
-            Some(disk) if disk.starts_with(b"path=") => {
-                Disk::parse(OsStr::from_bytes(disk)).map(BackEnd::Block)
-            }
+            Some(disk) => Disk::parse(OsStr::from_bytes(disk)).map(BackEnd::Block),
             None if text == "rng" => Ok(BackEnd::Rng),
             _ => Err("expected block,path=FILE[,readonly][,serial=TEXT] or rng".into()),
         }

@@ -5,11 +5,13 @@
 //!   port ──── socket     back ends of consoles and ports
 //!   terminal             stdin and stdout, raw mode, Ctrl-a
 //!   slice                the scheduler: threads that run at once
+//!   hugepages            how many are free
 //!   pidfile
 //! ```
 
 pub mod disk;
 pub(crate) mod files;
+pub(crate) mod hugepages;
 pub mod pidfile;
 pub mod port;
 pub(crate) mod slice;

@@ -64,6 +64,7 @@ pub(crate) fn open() -> Result<Kvm, Error> {
     })?;
     match kvm.get_api_version() {
         12 => Ok(kvm),
+        ..0 => Err(Error::from(KvmError::NotKvm)),
         other => Err(Error::from(KvmError::Lacks {
             what: format!("API version 12 (it has {other})"),
             why: "no other is stable",

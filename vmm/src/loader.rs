@@ -262,7 +262,7 @@ pub fn place(kernel: &Kernel, initrd_len: Option<u64>, memory: u64) -> Result<Pl
                 need,
                 room: gaps().map(|gap| gap.end - gap.start).max().unwrap_or(0),
                 below: end,
-                advice: if end < LOW_END {
+                advice: if end < LOW_END && need <= LOW_END - ram.start {
                     format!("raise --memory (now {})", size::show(memory))
                 } else {
                     "more RAM would be above that, so use less".into()

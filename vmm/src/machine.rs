@@ -1,7 +1,9 @@
 //! The requested machine: everything is checked and opened before any guest starts.
 
+use std::fmt;
 use std::path::PathBuf;
 
+use log::info;
 use rustix::system::sysinfo;
 
 use crate::config::ConfigError;
@@ -62,6 +64,49 @@ impl Machine {
             config.ports.clear();
         }
         Ok(Machine { config, kernel, initrd, dtb, dump_dtb, disks, placement })
+    }
+}
+
+impl Machine {
+    /// Logs what the run consists of.
+    pub(crate) fn log(&self) {
+        let (config, kernel) = (&self.config, &self.kernel);
+        let form = match kernel.format() {
+            Format::Elf => "ELF",
+            Format::StaticPie => "position-independent ELF",
+            Format::Image => "flat Image",
+            Format::Raw => "raw binary",
+        };
+        let unpacked = kernel.compression();
+        let unpacked = unpacked.map_or(String::new(), |by| format!(", compressed by {by}"));
+        let segments = kernel.segments();
+        let start = segments.first().map_or(0, |first| first.address);
+        let end = segments.last().map_or(0, |last| last.range().end);
+        let entry = kernel.entry();
+        info!(
+            "kernel {:?}: {form}{unpacked}, {start:#x}..{end:#x}, entry {entry:#x}",
+            kernel.path()
+        );
+        if let (Some(initrd), Some(at)) = (&self.initrd, &self.placement.initrd) {
+            info!(
+                "initrd {:?}: {:#x}..{:#x} on KVM",
+                initrd.path, at.start, at.end
+            );
+        }
+        match &self.dtb {
+            Some(dtb) => info!("device tree {:?}", dtb.path),
+            None => info!(
+                "device tree: generated, at {:#x} on KVM",
+                self.placement.fdt
+            ),
+        }
+        info!("vCPUs: {}; RAM: {}", config.cpus, config.memory);
+        for (index, disk) in self.disks.iter().enumerate() {
+            info!("disk{index} {disk}");
+        }
+        for (_, label, target) in config.consoles() {
+            info!("{label} {target}");
+        }
     }
 }
 
@@ -130,6 +175,19 @@ impl End {
                 u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
             }
         }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            End::PowerOff => "the guest powered off",
+            End::Reboot => "the guest asked for a reboot",
+            End::Failure => "the guest reported a failure",
+            End::Panic => "the guest's kernel panicked",
+            End::Left => "the user quit with Ctrl-a x",
+            End::Signal(number) => return write!(out, "ended by signal {number}"),
+        })
     }
 }
 

@@ -31,7 +31,7 @@ fn hartvisor() -> Result<u8, Error> {
         }
         Parsed::Command(Command::Trace(options)) => show::trace(&options),
         Parsed::Command(Command::Rings(options)) => show::rings(&options),
-        Parsed::Command(Command::Check) => check::check(),
+        Parsed::Command(Command::Check(options)) => check::check(options.json),
         Parsed::Text(text) => {
             // Fails if stdout is closed, in which case nobody reads the text.
             let _ = text.print();

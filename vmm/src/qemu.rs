@@ -25,8 +25,9 @@ use rustix::process::{
 };
 
 use crate::board::slots;
-use crate::config::{self, Target};
+use crate::config::{self, HugePages, Target};
 use crate::error::Error;
+use crate::host::hugepages;
 use crate::host::terminal::{self, Restore};
 use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
@@ -61,8 +62,8 @@ pub fn run(machine: &Machine, observer: &dyn Observer, why: Option<&str>) -> Res
     if let Some(path) = &machine.dump_dtb {
         return dump::device_tree(machine, path).map(|()| End::PowerOff);
     }
-    if !machine.config.sbi.is_empty() {
-        warn!("--sbi is for KVM: under QEMU the firmware has the SBI extensions that it has");
+    if machine.config.memory.hugepages == HugePages::On {
+        hugepages::check(machine.config.memory.size)?;
     }
     match start(machine, observer, why, machine.config.devices) {
         // A QEMU without vhost-user reports that only when a front end is requested.
@@ -155,6 +156,12 @@ fn how_it_ended(qmp: &Qmp, signal: Option<i32>, status: ExitStatus) -> Result<En
         (None, Some(Reason::HostOther)) => Ok(End::Left),
         // Ctrl-a x makes QEMU exit so abruptly that its reason may be lost.
         (None, None) if qmp.resumed() && status.success() => Ok(End::Left),
+        (None, None) if !qmp.greeted() && status.success() => {
+            Err(Error::from(QemuError::NotQemu {
+                program: qmp.program().into(),
+                status,
+            }))
+        }
         (None, None) => Err(Error::from(QemuError::Failed {
             program: qmp.program().into(),
             status: status.to_string(),

@@ -1,18 +1,20 @@
 //! `hartvisor run`: checks the machine, then chooses the accelerator.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStringExt;
 
+use log::info;
+
 use crate::board::slots;
-use crate::config::{self, Accel, Devices};
+use crate::config::{self, Accel, Devices, Target};
 use crate::error::Error;
 use crate::host::pidfile::PidFile;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
 use crate::observe::{self, Moment, Observer, Unobserved};
 use crate::qemu::QemuError;
-use crate::{qemu, signals};
+use crate::{qemu, signals, size, stderr};
 
 /// Runs the guest of `run` until it ends, and returns the exit status.
 ///
@@ -49,7 +51,11 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
         return accelerate(&machine, run.accel, &Unobserved);
     }
     let observer = observe::start(&run.observe, &machine)?;
+    machine.log();
     let end = accelerate(&machine, run.accel, &*observer);
+    if let Ok(end) = &end {
+        info!("{end}");
+    }
     observer.notify(Moment::Ended(&end));
     end
 }
@@ -57,14 +63,46 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
 /// Runs the machine with the requested accelerator.
 fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Result<End, Error> {
     match accel {
-        Accel::Kvm => crate::control_loop::run(machine, observer),
-        Accel::Qemu => qemu::run(machine, observer, None),
+        Accel::Kvm => {
+            info!("accelerator: KVM (--accel kvm)");
+            crate::control_loop::run(machine, observer)
+        }
+        Accel::Qemu => {
+            info!("accelerator: QEMU (--accel qemu)");
+            qemu::run(machine, observer, None)
+        }
         Accel::Auto => match crate::kvm::usable() {
-            Ok(()) => crate::control_loop::run(machine, observer),
+            Ok(()) if machine.config.devices == Devices::Qemu => Err(Error::Usage(
+                "--devices qemu: --accel auto uses KVM here, where QEMU has no devices (add --accel qemu)"
+                    .into(),
+            )),
+            Ok(()) => {
+                info!("accelerator: KVM (it is usable)");
+                if machine.dump_dtb.is_none() {
+                    greet(&machine.config);
+                }
+                crate::control_loop::run(machine, observer)
+            }
             Err(why) => qemu::run(machine, observer, Some(&why.chain()))
                 .map_err(|error| neither(&why, error)),
         },
     }
+}
+
+/// Tells a user at a terminal that the guest starts. Its first output may take a while.
+fn greet(config: &config::Machine) {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return;
+    }
+    let (cpus, memory) = (config.cpus, size::show(config.memory.size));
+    let plural = if cpus == 1 { "" } else { "s" };
+    let keys = match [&config.console, &config.serial].contains(&&Target::Stdio) {
+        true => "; Ctrl-a x quits, Ctrl-a h helps",
+        false => "",
+    };
+    stderr::line(format_args!(
+        "using KVM: {cpus} vCPU{plural}, {memory}{keys}"
+    ));
 }
 
 /// If there is no QEMU either, the error includes why KVM cannot be used.
@@ -81,7 +119,7 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
         let problem = "--print-command shows the QEMU command line, there is none with --accel kvm";
         return Err(Error::Usage(problem.into()));
     }
-    slots::check(&machine.config, slots::QEMU)?;
+    qemu::check(machine)?;
     let kernel = &machine.kernel;
     let made = match (kernel.format(), kernel.compression()) {
         (Format::StaticPie, _) => {

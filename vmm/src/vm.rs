@@ -15,6 +15,7 @@ use devices::platform::bus::Bus;
 use devices::platform::uart::Uart;
 use kvm_ioctls::{Kvm, VmFd};
 use linux_loader::loader::load_dtb;
+use log::info;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::board::Devices;
@@ -94,8 +95,14 @@ impl<'a> Vm<'a> {
         let ram = Arc::new(ram::map(&vm, &machine.config.memory)?);
         let mut bus = Bus::default();
         let irqchip = match aia {
-            Some(aia) => Irqchip::Aia(aia),
-            None => Irqchip::plic(&mut bus, &vcpus)?,
+            Some(aia) => {
+                info!("interrupt controller: in-kernel AIA, {}", aia.mode());
+                Irqchip::Aia(aia)
+            }
+            None => {
+                info!("interrupt controller: PLIC in user space");
+                Irqchip::plic(&mut bus, &vcpus)?
+            }
         };
         let line = |irq| irqchip.source(&vm, irq);
         let memory = Memory::new(Arc::clone(&ram));

@@ -22,6 +22,12 @@ pub enum ConfigError {
     #[error("--memory {given}: this host has {available} of RAM and swap; give less than that")]
     HostMemory { given: String, available: String },
 
+    /// The host does not have the requested huge pages.
+    #[error(
+        "--memory hugepages=on: {needed} huge pages of 2M are needed, {free} are free (as root: echo {needed} > /proc/sys/vm/nr_hugepages)"
+    )]
+    HugePages { needed: u64, free: u64 },
+
     /// The number of vCPUs is not supported.
     #[error("--cpus {given}: expected 1 to {limit}, {why}")]
     Cpus { given: u32, limit: u32, why: &'static str },
@@ -47,7 +53,7 @@ impl ConfigError {
     /// Returns the error's class.
     pub(crate) fn class(&self) -> Class {
         match self {
-            ConfigError::HostMemory { .. } => Class::Host,
+            ConfigError::HostMemory { .. } | ConfigError::HugePages { .. } => Class::Host,
             _ => Class::Usage,
         }
     }

@@ -1,5 +1,7 @@
 //! RAM: `--memory [size=]SIZE[,hugepages=on|off|auto][,prealloc][,shared]`.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::layout::MIB;
@@ -33,6 +35,19 @@ pub enum HugePages {
     Off,
     /// Only if enough are free.
     Auto,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&size::show(self.size))?;
+        out.write_str(match self.hugepages {
+            HugePages::On => ",hugepages=on",
+            HugePages::Off => "",
+            HugePages::Auto => ",hugepages=auto",
+        })?;
+        out.write_str(if self.prealloc { ",prealloc" } else { "" })?;
+        out.write_str(if self.shared { ",shared" } else { "" })
+    }
 }
 
 impl Default for Memory {

@@ -24,6 +24,10 @@ pub enum KvmError {
     )]
     Permission { group: String },
 
+    /// `/dev/kvm` is another kind of file.
+    #[error("/dev/kvm is not the device of KVM: it does not answer KVM_GET_API_VERSION")]
+    NotKvm,
+
     /// KVM lacks a feature that the guest requires.
     #[error("this host's KVM lacks {what}: {why}")]
     Lacks { what: String, why: &'static str },
@@ -35,12 +39,6 @@ pub enum KvmError {
     /// A step of the requested AIA's set-up failed.
     #[error("--irqchip aia: this host's KVM cannot {step} (--irqchip auto uses a PLIC then)")]
     Aia { step: String, source: io::Error },
-
-    /// The host does not have the requested huge pages.
-    #[error(
-        "--memory hugepages=on: {needed} huge pages of 2M are needed, {free} are free (as root: echo {needed} > /proc/sys/vm/nr_hugepages)"
-    )]
-    HugePages { needed: u64, free: u64 },
 
     /// A required call to KVM failed.
     #[error("KVM: {what}")]

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 
 use kvm_bindings::{KVM_CAP_VM_GPA_BITS, kvm_userspace_memory_region};
@@ -10,6 +10,7 @@ use kvm_ioctls::VmFd;
 use libc::{
     MAP_ANONYMOUS, MAP_HUGE_2MB, MAP_HUGETLB, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
 };
+use log::info;
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
@@ -21,11 +22,9 @@ use super::error::KvmError;
 use crate::config::ConfigError;
 use crate::config::{HugePages, Memory};
 use crate::error::Error;
-use crate::layout::{MEMORY_ALIGN, RAM_BASE};
+use crate::host::hugepages;
+use crate::layout::RAM_BASE;
 use crate::size;
-
-/// The kernel's state of its 2 MiB huge pages.
-pub(crate) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
 /// Maps guest RAM for `vm`: zeroed pages, allocated as the guest touches them or at once. [`show`]
 /// registers them with KVM.
@@ -36,8 +35,13 @@ pub(crate) fn map(vm: &VmFd, option: &Memory) -> Result<GuestMemoryMmap, Error> 
     check_address_bits(vm, option.size)?;
     let wanted = match option.hugepages {
         HugePages::Off => map_pages(option, false),
-        HugePages::On => map_pages(option, true).map_err(|error| too_few(option, error)),
-        HugePages::Auto => map_pages(option, true).or_else(|_| map_pages(option, false)),
+        // The usual reason is that too few are free.
+        HugePages::On => map_pages(option, true)
+            .map_err(|error| hugepages::check(option.size).err().unwrap_or(error)),
+        HugePages::Auto => map_pages(option, true).or_else(|error| {
+            info!("ordinary pages instead of huge pages: {}", error.chain());
+            map_pages(option, false)
+        }),
     };
     let region = wanted.and_then(|mapping| {
         let region = GuestRegionMmap::new(mapping, GuestAddress(RAM_BASE));
@@ -138,17 +142,4 @@ fn shared_file(size: u64, huge: bool) -> io::Result<File> {
     let file = File::from(memfd_create("guest-ram", flags)?);
     file.set_len(size)?;
     Ok(file)
-}
-
-fn too_few(option: &Memory, error: Error) -> Error {
-    let count = |name| {
-        let text = fs::read_to_string(format!("{HUGE_PAGES}/{name}")).unwrap_or_default();
-        text.trim().parse::<u64>().unwrap_or(0)
-    };
-    let free = count("free_hugepages").saturating_sub(count("resv_hugepages"));
-    let needed = option.size / MEMORY_ALIGN;
-    match free < needed {
-        true => Error::from(KvmError::HugePages { needed, free }),
-        false => error,
-    }
 }

@@ -1,7 +1,5 @@
 //! What this host's KVM offers, for `hartvisor check`.
 
-use std::fs;
-
 use kvm_bindings::KVM_CAP_VM_GPA_BITS;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use rustix::system::uname;
@@ -9,10 +7,10 @@ use rustix::system::uname;
 use super::aia::Aia;
 use super::cpu;
 use super::error::KvmError;
-use super::ext::register;
-use super::ram::HUGE_PAGES;
+use super::ext::{SBI_DBCN, register};
 use super::vcpu::KvmVcpu;
 use crate::error::Error;
+use crate::host::hugepages;
 use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS};
 
 /// One line per fact: its name and value, and advice where something is missing.
@@ -81,14 +79,15 @@ fn sbi(vcpu: &KvmVcpu) -> String {
     let has = |number| vcpu.get(register::sbi_extension(number));
     let names = SBI_EXTENSIONS.into_iter().zip(0..);
     let names = names.filter_map(|(name, number)| match has(number)? {
-        0 => Some(format!("{name} (off)")),
+        // KVM has the debug console off by default, every guest here has it on.
+        0 if number != SBI_DBCN => Some(format!("{name} (off)")),
         _ => Some(name.to_owned()),
     });
     names.collect::<Vec<_>>().join(" ")
 }
 
 fn debug_console(vcpu: &KvmVcpu) -> String {
-    match vcpu.get(register::sbi_extension(super::ext::SBI_DBCN)) {
+    match vcpu.get(register::sbi_extension(SBI_DBCN)) {
         Some(_) => "yes",
         None => "no: KVM has it from Linux 6.7 on; the legacy console serves instead",
     }
@@ -132,11 +131,10 @@ fn kernel() -> Option<(u32, u32)> {
 }
 
 fn huge_pages() -> String {
-    let free = fs::read_to_string(format!("{HUGE_PAGES}/free_hugepages"));
-    match free.as_deref().map(str::trim) {
-        Err(_) => "no: this kernel has no huge pages of 2M".to_owned(),
-        Ok("0") => "none free (as root: echo N > /proc/sys/vm/nr_hugepages)".to_owned(),
-        Ok(free) => format!("{free} of 2M free"),
+    match hugepages::free() {
+        None => "no: this kernel has no huge pages of 2M".to_owned(),
+        Some(0) => "none free (as root: echo N > /proc/sys/vm/nr_hugepages)".to_owned(),
+        Some(free) => format!("{free} of 2M free"),
     }
 }
 

@@ -9,6 +9,7 @@ use super::error::QemuError;
 use crate::board::{Line, slots};
 use crate::config::{HugePages, Irqchip};
 use crate::error::Error;
+use crate::host::hugepages;
 use crate::isa::Switch;
 use crate::layout::KERNEL_BASE;
 use crate::loader::Format;
@@ -25,14 +26,17 @@ pub fn program() -> OsString {
         .unwrap_or_else(|| "qemu-system-riscv64".into())
 }
 
-/// Rejects machines that QEMU cannot run: more devices than its board has slots, and a kernel below
-/// the usual address, where QEMU's firmware is.
+/// Rejects machines that QEMU cannot run: more devices than its board has slots, options for KVM
+/// only, and a kernel below the usual address, where QEMU's firmware is.
 ///
 /// # Errors
-/// One of the two.
-/// Which of the two it is.
+/// The first of these that applies.
 pub fn check(machine: &Machine) -> Result<(), Error> {
     slots::check(&machine.config, slots::QEMU)?;
+    if !machine.config.sbi.is_empty() {
+        let why = "its firmware decides which SBI extensions there are";
+        return Err(Error::from(QemuError::KvmOnly { option: "--sbi", why }));
+    }
     let lowest = machine
         .kernel
         .segments()
@@ -60,13 +64,18 @@ pub enum Devices<'a> {
 }
 
 /// Returns the arguments for a machine: the same devices at the same addresses as under KVM.
-/// `kernel` is the file to start.
+/// `kernel` is the file to start. With `hugepages=auto` they depend on the host's free pages.
 pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec<OsString> {
     let mut line = Line::default();
     let ram = &machine.config.memory;
     let memory = size::show(ram.size);
     let mut keys = String::new();
-    if ram.hugepages == HugePages::On {
+    let huge = match ram.hugepages {
+        HugePages::On => true,
+        HugePages::Off => false,
+        HugePages::Auto => hugepages::check(ram.size).is_ok(),
+    };
+    if huge {
         keys += ",hugetlb=on,hugetlbsize=2M";
     }
     if ram.prealloc {
@@ -83,7 +92,7 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
         Devices::Qemu => &[],
         Devices::Ours(addresses) => addresses,
     };
-    if !ours.is_empty() || !keys.is_empty() {
+    if !ours.is_empty() || !keys.is_empty() || ram.shared {
         // A memfd that the back ends map, too. It is sealed so that it cannot shrink.
         board += ",memory-backend=ram";
         let memory = format!("memory-backend-memfd,id=ram,size={memory},share=on,seal=on{keys}");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 use crate::error::Class;
 
@@ -20,6 +21,16 @@ pub enum QemuError {
         "no {program} found: install it (Debian: apt-get install qemu-system-riscv; elsewhere possibly qemu-system-misc), or set HARTVISOR_QEMU"
     )]
     Missing { program: String },
+
+    /// The program exits like QEMU, but does not answer like it.
+    #[error(
+        "{program} is not QEMU: it ended with {status} and did not give a version (HARTVISOR_QEMU names another program)"
+    )]
+    NotQemu { program: String, status: ExitStatus },
+
+    /// The machine has options that only KVM supports.
+    #[error("{option} is not possible under QEMU: {why}; remove it, or use --accel kvm")]
+    KvmOnly { option: &'static str, why: &'static str },
 
     /// QEMU is too old to report how the guest ended.
     #[error(
@@ -44,8 +55,10 @@ impl QemuError {
     /// Returns the error's class.
     pub(crate) fn class(&self) -> Class {
         match self {
-            QemuError::InFirmware { .. } => Class::Usage,
-            QemuError::Missing { .. } | QemuError::Old { .. } => Class::Host,
+            QemuError::InFirmware { .. } | QemuError::KvmOnly { .. } => Class::Usage,
+            QemuError::Missing { .. } | QemuError::NotQemu { .. } | QemuError::Old { .. } => {
+                Class::Host
+            }
             _ => Class::Own,
         }
     }

@@ -75,6 +75,11 @@ impl Qmp {
         &self.program
     }
 
+    /// Whether QEMU has answered.
+    pub(super) fn greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Whether the guest was started.
     pub(super) fn resumed(&self) -> bool {
         self.resumed

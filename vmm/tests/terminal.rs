@@ -268,6 +268,22 @@ fn a_job_that_was_never_stopped_takes_the_terminal_in_the_foreground_and_not_bef
     pty.wait();
 }
 
+/// The shell may do so before, while or after the terminal is opened and its thread starts.
+#[test]
+fn a_job_in_the_background_is_raw_soon_after_it_comes_to_the_foreground() {
+    for milliseconds in (0..30).step_by(3) {
+        let script = format!(r#""$@" & sleep 0.{milliseconds:03}; fg %1; echo "status $?""#);
+        let shell = ["setsid", "--ctty", "bash", "-mc", &script, "bash"];
+        let mut pty = Pty::start(&mut through(&shell, &part("echo")));
+        pty.expect("ready");
+        let mut deadline = program::Deadline::of(pty.child.id(), program::LIMIT);
+        program::until("raw mode", &mut deadline, || pty.is_raw().then_some(()));
+        pty.type_in(b"\x01x");
+        pty.expect("status 7");
+        pty.wait();
+    }
+}
+
 #[test]
 fn deadly_signals_restore_the_terminal() {
     for signal in [

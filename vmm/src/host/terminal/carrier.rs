@@ -66,7 +66,7 @@ impl Carrier {
         // A read in the background then fails; it would stop the process.
         let _ = block_signal(libc::SIGTTIN);
         while !self.ended || !self.pending.is_empty() {
-            self.look();
+            self.background = self.escape.is_some() && !mode::follow_shell();
             let readable = self.wait();
             if readable && self.take() {
                 return leave();
@@ -75,16 +75,6 @@ impl Carrier {
                 return;
             }
         }
-    }
-
-    /// Finds out whether the process is in the foreground. A shell sends no SIGCONT when it moves a
-    /// job there that was never stopped.
-    fn look(&mut self) {
-        let background = self.escape.is_some() && !mode::is_foreground();
-        if self.background && !background {
-            mode::continued();
-        }
-        self.background = background;
     }
 
     fn sink(&self) -> &File {

@@ -15,6 +15,8 @@ static FOUND: OnceLock<Termios> = OnceLock::new();
 static CHANGED: AtomicBool = AtomicBool::new(false);
 /// Whether this run needs raw mode while it is in the foreground.
 static RAW: AtomicBool = AtomicBool::new(false);
+/// Whether raw mode waits until this process is in the foreground.
+static POSTPONED: AtomicBool = AtomicBool::new(false);
 
 /// Signals that kill a process that does not handle them: sent by a user, or raised by a fault.
 const DEADLY: [c_int; 9] = [
@@ -47,7 +49,8 @@ impl Restore {
     }
 
     /// Saves the mode and sets raw mode: no line editing, no signals, no echo. In the background
-    /// this is postponed until the shell brings this process to the foreground ([`continued`]).
+    /// this is postponed until the shell brings this process to the foreground ([`continued`],
+    /// [`follow_shell`]).
     pub(super) fn raw() -> io::Result<Restore> {
         let restore = Restore::later()?;
         RAW.store(io::stdin().is_terminal(), Ordering::SeqCst);
@@ -58,6 +61,8 @@ impl Restore {
 
 impl Drop for Restore {
     fn drop(&mut self) {
+        // follow_shell() sets no mode after this.
+        RAW.store(false, Ordering::SeqCst);
         restore();
     }
 }
@@ -84,12 +89,16 @@ pub(super) fn is_foreground() -> bool {
     foreground < 0 || foreground == own
 }
 
-/// Sets raw mode, if this run needs it and may change the mode.
+/// Sets raw mode, if this run needs it. In the background, postpones it.
 fn take() -> io::Result<()> {
     if RAW.load(Ordering::SeqCst)
-        && is_foreground()
         && let Some(mode) = FOUND.get()
     {
+        let foreground = is_foreground();
+        POSTPONED.store(!foreground, Ordering::SeqCst);
+        if !foreground {
+            return Ok(());
+        }
         let mut mode = mode.clone();
         make_raw(&mut mode);
         CHANGED.store(true, Ordering::SeqCst);
@@ -114,6 +123,18 @@ pub fn suspend(stop: impl FnOnce()) {
 pub fn continued() {
     // A closed terminal needs no mode.
     let _ = take();
+}
+
+/// Returns whether this process is in the foreground, and sets the mode that was postponed until
+/// then. A shell sends no SIGCONT when it moves a job there that was never stopped.
+pub(super) fn follow_shell() -> bool {
+    let foreground = is_foreground();
+    if !foreground {
+        POSTPONED.store(true, Ordering::SeqCst);
+    } else if POSTPONED.load(Ordering::SeqCst) {
+        continued();
+    }
+    foreground
 }
 
 /// Restores the terminal's mode, once. Async-signal-safe: an atomic, plain data, tcsetattr(3).

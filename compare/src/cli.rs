@@ -36,9 +36,10 @@ Examples:
 
 /// Options of `hartvisor run` that a comparison sets itself, or that make no sense for it. They are
 /// ignored in a `--config` file, which may be written for runs.
-const NOT_HERE: [&str; 8] = [
+const NOT_HERE: [&str; 9] = [
     "accel",
     "devices",
+    "firmware",
     "print-command",
     "dump-dtb",
     "pidfile",
@@ -73,6 +74,14 @@ pub struct Compare {
     /// Its disks, as given.
     #[arg(skip)]
     pub disks: Vec<String>,
+}
+
+impl Compare {
+    /// Returns the guest's kernel, which is required here.
+    pub fn kernel(&self) -> &Path {
+        let kernel = self.guest.kernel.as_ref();
+        kernel.map_or(Path::new(""), |kernel| &kernel.path)
+    }
 }
 
 /// How to compare.
@@ -162,7 +171,9 @@ pub fn command() -> Command {
     let given = Compare::command();
     given.mut_args(|option| {
         let hidden = not_here(&option);
-        option.hide(hidden)
+        // Peers have a place for a kernel, none for firmware.
+        let required = option.get_id() == "kernel";
+        option.hide(hidden).required(required)
     })
 }
 

@@ -83,7 +83,7 @@ pub fn run(
 fn files(compare: &Compare, plan: &Plan) -> BTreeSet<PathBuf> {
     let guest = &compare.guest;
     let options = [
-        Some(&guest.kernel.path),
+        guest.kernel.as_ref().map(|kernel| &kernel.path),
         guest.initrd.as_ref(),
         guest.dtb.as_ref(),
     ];

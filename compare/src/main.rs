@@ -135,7 +135,7 @@ fn keep(compare: &Compare, report: &Report) -> Result<(), Error> {
 fn setting(compare: &Compare) -> Setting {
     let (guest, options) = (&compare.guest, &compare.options);
     Setting {
-        kernel: guest.kernel.path.display().to_string(),
+        kernel: compare.kernel().display().to_string(),
         cmdline: guest.cmdline.clone(),
         cpus: guest.cpus,
         memory: guest.memory.size,

@@ -111,7 +111,7 @@ fn peer_plan(compare: &Compare, peer: &Peer, directory: &Path) -> Result<Plan, E
     let guest = Guest::new(compare, directory)?;
     let run = &compare.guest;
     let mut values = BTreeMap::from([
-        ("kernel", text(run.kernel.path.as_os_str())?),
+        ("kernel", text(compare.kernel().as_os_str())?),
         ("cmdline", run.cmdline.clone()),
         ("memory", (run.memory.size >> 20).to_string()),
         ("cpus", run.cpus.to_string()),

@@ -48,7 +48,8 @@ Examples:
       --cpus 2 --memory 1G --disk root.ext4,serial=root --disk tools.img,readonly
   hartvisor run --kernel Image --memory 2G,hugepages=auto --irqchip aia --cpu zbb=off
   hartvisor run --kernel vmlinuz.gz --initrd initrd.img --cmdline 'console=hvc0'
-  hartvisor run --kernel u-boot.bin,format=raw --disk root.img
+  hartvisor run --disk debian-cloud.img --memory 1G --cpus 2
+  hartvisor run --firmware u-boot.bin --disk debian-cloud.img --memory 1G
   hartvisor run --config vm.toml --memory 2G --pidfile /run/vm.pid
   hartvisor run --kernel guest --dump-dtb /dev/stdout | dtc -I dtb
   hartvisor run --kernel Image --cmdline console=ttyS0 --console null --serial pty
@@ -132,7 +133,14 @@ pub struct Run {
         value_name = "FILE[,format=FORMAT]",
         value_parser = OsStringValueParser::new().try_map(|text| Kernel::parse(&text))
     )]
-    pub kernel: Kernel,
+    pub kernel: Option<Kernel>,
+
+    /// Firmware that boots a disk, instead of --kernel: an ELF or a flat binary that runs in S-mode
+    /// at 0x80200000, such as U-Boot for QEMU. Without --kernel and --firmware it is u-boot.bin in
+    /// the directory of hartvisor, in ../share/hartvisor from there, or of Debian's package
+    /// u-boot-qemu. It uses the serial port; under QEMU hvc0 then is null unless --console is given
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
 
     /// The initial RAM disk for the kernel
     #[arg(long, value_name = "FILE")]
@@ -303,6 +311,7 @@ impl From<Run> for config::Run {
         config::Run {
             machine: config::Machine {
                 kernel: run.kernel,
+                firmware: run.firmware,
                 initrd: run.initrd,
                 cmdline: run.cmdline,
                 dtb: run.dtb,

@@ -35,8 +35,12 @@ use crate::isa::{self, Switch};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Machine {
-    /// The kernel.
-    pub kernel: Kernel,
+    /// The kernel. Without one, firmware boots a disk.
+    #[serde(default)]
+    pub kernel: Option<Kernel>,
+    /// The firmware, if there is no kernel and it is not the installed one.
+    #[serde(default)]
+    pub firmware: Option<PathBuf>,
     /// The initial RAM disk.
     #[serde(default)]
     pub initrd: Option<PathBuf>,
@@ -95,8 +99,18 @@ fn yes() -> bool {
 impl Machine {
     /// Creates a machine that starts `kernel`, with the defaults of the command line.
     pub fn new(kernel: Kernel) -> Self {
+        Machine { kernel: Some(kernel), ..Machine::empty() }
+    }
+
+    /// Creates a machine whose firmware boots one of `disks`, with the defaults of the command line.
+    pub fn from_disks(disks: Vec<Disk>) -> Self {
+        Machine { disks, ..Machine::empty() }
+    }
+
+    fn empty() -> Self {
         Machine {
-            kernel,
+            kernel: None,
+            firmware: None,
             initrd: None,
             cmdline: String::new(),
             dtb: None,

@@ -21,6 +21,8 @@ fn values_are_read_back_as_they_were_written() {
         rng: false,
         console: Target::File("log".into()),
         serial: Target::Null,
+        kernel: None,
+        firmware: Some("u-boot.bin".into()),
         ports: vec![Port { name: "x".into(), target: Target::Pty }],
         devices: Devices::Qemu,
         ..machine()
@@ -36,7 +38,6 @@ fn what_is_not_said_has_the_default_of_the_command_line() {
     let read = serde_json::from_str::<Machine>(r#"{"kernel": {"path": "Image"}}"#);
     assert_eq!(read.unwrap(), machine());
     for wrong in [
-        r#"{}"#,
         r#"{"kernel": {"path": "Image"}, "cpu": 2}"#,
         r#"{"kernel": {"path": "Image"}, "isa": ["zzz=off"]}"#,
         r#"{"kernel": {"path": "Image"}, "disks": [{"path": "a", "ro": true}]}"#,

@@ -3,6 +3,7 @@
 //! ```text
 //!   disk ──── files      a disk's format, size, lock, other users
 //!   port ──── socket     back ends of consoles and ports
+//!   firmware             where the firmware of guests without a kernel is installed
 //!   terminal             stdin and stdout, raw mode, Ctrl-a
 //!   slice                the scheduler: threads that run at once
 //!   hugepages            how many are free
@@ -11,6 +12,7 @@
 
 pub mod disk;
 pub(crate) mod files;
+pub(crate) mod firmware;
 pub(crate) mod hugepages;
 pub mod pidfile;
 pub mod port;

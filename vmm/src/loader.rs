@@ -135,6 +135,7 @@ impl Kernel {
             found @ (Found::Elf | Found::Image) => {
                 return Kernel::parse(option, file, length, found);
             }
+            found @ Found::Other => return Kernel::parse(option, file, length, found),
             Found::Packed(compression) => (compression, 0..length),
             Found::Zboot => zboot::payload(path, &file, length)?,
         };
@@ -150,6 +151,29 @@ impl Kernel {
                 length,
                 source: Box::new(error),
             })),
+        }
+    }
+
+    /// Opens firmware for S-mode: a binary without a header, which is loaded at
+    /// [`layout::KERNEL_BASE`], or what [`Kernel::open`] accepts.
+    ///
+    /// # Errors
+    /// It cannot be read, or is of a known format that is not one of these.
+    pub fn firmware(path: &Path, memory: u64) -> Result<Kernel, Error> {
+        let (file, length) = files::open_input("firmware", path)?;
+        match format::recognise(path, &file, length) {
+            Ok(Found::Other) => Kernel::raw(path, file, length),
+            Ok(_) => {
+                let path = path.into();
+                Kernel::open(&config::Kernel { path, format: KernelFormat::Auto }, memory)
+            }
+            Err(Error::Kernel(KernelError::Format { found, .. })) => {
+                let problem = format!(
+                    "it is {found}, expected a binary that runs in S-mode at {KERNEL_BASE:#x}, or an ELF of it, such as U-Boot's qemu-riscv64_smode"
+                );
+                Err(FileError::content("firmware", path, problem))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -172,6 +196,7 @@ impl Kernel {
             }
             (Found::Elf, _) => elf::read(path, &file, length)?,
             (Found::Image, _) => image::read(path, &file, length)?,
+            (Found::Other, _) => return Err(wrong("of an unknown format", format::UNKNOWN)),
             (Found::Packed(_) | Found::Zboot, _) => {
                 let advice = "only one layer of compression is supported, remove the outer one";
                 return Err(wrong("compressed twice", advice));

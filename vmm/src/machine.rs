@@ -12,6 +12,7 @@ use crate::dtb::Dtb;
 use crate::error::Error;
 use crate::host::disk;
 pub use crate::host::disk::Disk;
+use crate::host::firmware;
 use crate::layout::MEMORY_ALIGN;
 use crate::loader::{self, Format, Initrd, Kernel, Placement};
 use crate::size;
@@ -21,7 +22,7 @@ use crate::size;
 pub struct Machine {
     /// The validated configuration.
     pub config: config::Machine,
-    /// The kernel.
+    /// The kernel, or the firmware that boots a disk.
     pub kernel: Kernel,
     /// The initial RAM disk.
     pub initrd: Option<Initrd>,
@@ -45,7 +46,11 @@ impl Machine {
         config.validate()?;
         check_host_memory(config.memory)?;
         let memory = config.memory.size;
-        let kernel = Kernel::open(&config.kernel, memory)?;
+        let kernel = match (&config.kernel, &config.firmware) {
+            (Some(kernel), _) => Kernel::open(kernel, memory)?,
+            (None, Some(firmware)) => Kernel::firmware(firmware, memory)?,
+            (None, None) => Kernel::firmware(&firmware::find()?, memory)?,
+        };
         check_cmdline(&config.cmdline, kernel.format())?;
         let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
         let disks = disk::open(&config.disks, config.cpus)?;

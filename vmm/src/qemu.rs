@@ -140,7 +140,10 @@ fn start(
 /// never the board's serial port.
 fn keys_miss_the_guest(machine: &Machine) -> bool {
     let config = &machine.config;
-    // Firmware such as U-Boot is a raw binary.
+    // With firmware the virtio console does not share the terminal.
+    if config.kernel.is_none() {
+        return false;
+    }
     let serial = machine.kernel.format() == Format::Raw || config.cmdline.contains("console=ttyS");
     serial && (&config.console, &config.serial) == (&Target::Stdio, &Target::Stdio)
 }

@@ -125,6 +125,8 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
         (Format::StaticPie, _) => {
             Some("position-independent: run gives QEMU a copy with addresses")
         }
+        // QEMU loads a file of no known format to the same address.
+        (Format::Raw, _) if machine.config.kernel.is_none() => None,
         (Format::Raw, _) => Some("a raw binary: run gives QEMU an ELF file made from it"),
         (_, Some(_)) => Some("compressed: run gives QEMU the decompressed kernel"),
         (_, None) => None,

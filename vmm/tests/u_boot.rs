@@ -13,9 +13,8 @@ use std::process::Command;
 
 mod support;
 
-#[cfg(feature = "full")]
-use support::lab;
-use support::lab::cached;
+use support::efi;
+use support::lab::{self, cached};
 #[cfg(feature = "full")]
 use support::linux::initramfs;
 use support::linux::succeed;
@@ -94,6 +93,44 @@ fn u_boot_comes_to_its_prompt_and_reads_the_disk() {
 #[test]
 fn u_boot_as_a_raw_binary_does_the_same_on_a_host_with_aia() {
     u_boot("u-boot.bin", "raw", &["--aia-guests", "2"]);
+}
+
+/// Without --kernel the firmware is found, here in the directory of the program, and boots the disk.
+#[test]
+fn a_disk_alone_is_booted_by_firmware() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = efi::disk(folder.path());
+    let program = folder.path().join("hartvisor");
+    fs::copy(lab::hartvisor(), &program).unwrap();
+    fs::copy(
+        cached("u-boot", "u-boot.bin"),
+        folder.path().join("u-boot.bin"),
+    )
+    .unwrap();
+    let mut command = lab::lab(&["--timeout", "3600"], &[folder.path()]);
+    command.arg(&program).args(["run", "--accel", "kvm"]);
+    let mut guest = Session::start(command.arg("--disk").arg(&disk));
+    guest.expect(efi::TEXT, 5 * STEP);
+    let (status, seen) = guest.end(STEP);
+    assert_eq!(status, Some(0), "{seen}");
+}
+
+/// Under QEMU, too. What is typed reaches the firmware, though nothing says which console it uses.
+#[test]
+fn firmware_under_qemu_takes_keys_and_boots_a_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = efi::disk(folder.path());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
+    command.args(["run", "--accel", "qemu", "--firmware"]);
+    command.arg(cached("u-boot", "u-boot.bin"));
+    let mut guest = Session::start(command.arg("--disk").arg(&disk));
+    guest.expect("Hit any key to stop autoboot", STEP);
+    guest.send("\n");
+    guest.expect("=> ", STEP);
+    guest.send("boot\n");
+    guest.expect(efi::TEXT, STEP);
+    let (status, seen) = guest.end(STEP);
+    assert_eq!(status, Some(0), "{seen}");
 }
 
 /// The command line that U-Boot passes to Debian's kernel.

@@ -26,7 +26,9 @@ pub(crate) fn cases() -> Vec<Case> {
         return Vec::new();
     };
     let config = vmm::config::Run::from(*options);
-    let kernel = config.machine.kernel.clone();
+    let Some(kernel) = config.machine.kernel.clone() else {
+        return Vec::new();
+    };
     let machine = Machine::new(config.machine, None).unwrap();
     let ram = GuestMemoryMmap::from_ranges(&[(RAM, usize::try_from(MEMORY).unwrap())]).unwrap();
     let case = |name: &str, run| Case { name: name.to_owned(), times: 1, run };

@@ -32,9 +32,8 @@ pub(super) fn merge(arguments: Vec<OsString>) -> Result<Merged, Error> {
     if !names_file(&arguments) {
         return Ok((arguments, None));
     }
-    let command = Cli::command().mut_subcommand("run", without_kernel);
     // Errors in the arguments themselves are reported when they are parsed again.
-    let matches = command.try_get_matches_from(&arguments).ok();
+    let matches = Cli::command().try_get_matches_from(&arguments).ok();
     match matches.as_ref().and_then(|matches| matches.subcommand()) {
         Some(("run", given)) => append(arguments, given, &[]),
         _ => Ok((arguments, None)),
@@ -54,7 +53,9 @@ pub fn merge_for(
     if !names_file(&arguments) {
         return Ok((arguments, None));
     }
-    match without_kernel(command).try_get_matches_from(&arguments) {
+    // The file may name the kernel, which the other program may require.
+    let command = command.mut_arg("kernel", |kernel| kernel.required(false));
+    match command.try_get_matches_from(&arguments) {
         Ok(given) => append(arguments, &given, passed_over),
         Err(_) => Ok((arguments, None)),
     }
@@ -65,11 +66,6 @@ pub fn merge_for(
 fn names_file(arguments: &[OsString]) -> bool {
     let names = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--config");
     arguments.iter().any(names)
-}
-
-/// Makes the kernel optional, as the file may name it.
-fn without_kernel(run: Command) -> Command {
-    run.mut_arg("kernel", |kernel| kernel.required(false))
 }
 
 /// Appends the file's options to the arguments, except those that were `given`.

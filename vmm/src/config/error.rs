@@ -14,6 +14,30 @@ pub enum ConfigError {
     #[error("--cmdline has a NUL at byte {at}, where it would end for the guest")]
     CommandLineNul { at: usize },
 
+    /// There is neither a kernel nor a disk to boot.
+    #[error(
+        "nothing to start: --kernel FILE starts a kernel, --disk FILE alone boots the system of that disk by firmware"
+    )]
+    NothingToStart,
+
+    /// The firmware would not use this option.
+    #[error(
+        "{option} needs --kernel: without one, firmware boots a disk, which has its own kernel, initrd and command line"
+    )]
+    ForKernel { option: &'static str },
+
+    /// A guest starts at one of the two.
+    #[error(
+        "--kernel and --firmware are both given: firmware boots the kernel of a disk, so give one of them"
+    )]
+    KernelAndFirmware,
+
+    /// No firmware is installed.
+    #[error(
+        "no firmware to boot the disk: none of {tried} exists; install Debian's u-boot-qemu, or give --firmware FILE (or --kernel FILE)"
+    )]
+    NoFirmware { tried: String },
+
     /// The board cannot have this amount of RAM.
     #[error("--memory {given}: {problem}")]
     Memory { given: String, problem: String },
@@ -53,7 +77,9 @@ impl ConfigError {
     /// Returns the error's class.
     pub(crate) fn class(&self) -> Class {
         match self {
-            ConfigError::HostMemory { .. } | ConfigError::HugePages { .. } => Class::Host,
+            ConfigError::HostMemory { .. }
+            | ConfigError::HugePages { .. }
+            | ConfigError::NoFirmware { .. } => Class::Host,
             _ => Class::Usage,
         }
     }

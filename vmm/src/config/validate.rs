@@ -14,6 +14,7 @@ impl Machine {
     /// # Errors
     /// The first invalid value. The message says what is expected.
     pub fn validate(&self) -> Result<(), Error> {
+        self.start()?;
         cpus(self.cpus)?;
         memory(&self.memory)?;
         if let Some(at) = self.cmdline.find('\0') {
@@ -25,6 +26,19 @@ impl Machine {
         }
         ports(&self.ports)?;
         self.targets()
+    }
+
+    /// Checks that there is something to start, and that it uses what is given to it.
+    fn start(&self) -> Result<(), Error> {
+        let for_kernel = |option| Err(Error::from(ConfigError::ForKernel { option }));
+        match (&self.kernel, &self.firmware) {
+            (Some(_), Some(_)) => Err(Error::from(ConfigError::KernelAndFirmware)),
+            (Some(_), None) => Ok(()),
+            (None, None) if self.disks.is_empty() => Err(Error::from(ConfigError::NothingToStart)),
+            (None, _) if self.initrd.is_some() => for_kernel("--initrd"),
+            (None, _) if !self.cmdline.is_empty() => for_kernel("--cmdline"),
+            (None, _) => Ok(()),
+        }
     }
 
     /// Checks that no two consoles share an output.
@@ -122,6 +136,40 @@ fn ports(ports: &[Port]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Disk, Kernel, KernelFormat};
+
+    #[test]
+    fn a_guest_starts_at_its_kernel_or_at_firmware_that_boots_a_disk() {
+        let disk = Disk::parse("d".as_ref()).unwrap();
+        let disks = Machine::from_disks(vec![disk]);
+        let problem = |change: fn(&mut Machine)| {
+            let mut machine = disks.clone();
+            change(&mut machine);
+            let error = machine.validate().err()?;
+            assert_eq!(error.exit_code(), 2, "{error}");
+            Some(error.to_string())
+        };
+        assert_eq!(problem(|_| ()), None);
+        assert_eq!(problem(|it| it.firmware = Some("f".into())), None);
+        for (change, part) in [
+            (
+                (|it| it.disks.clear()) as fn(&mut Machine),
+                "nothing to start: --kernel FILE",
+            ),
+            (|it| it.initrd = Some("i".into()), "--initrd needs --kernel"),
+            (|it| it.cmdline = "quiet".into(), "--cmdline needs --kernel"),
+            (
+                |it| {
+                    it.kernel = Some(Kernel { path: "k".into(), format: KernelFormat::Auto });
+                    it.firmware = Some("f".into());
+                },
+                "both given",
+            ),
+        ] {
+            let problem = problem(change).unwrap();
+            assert!(problem.contains(part), "{problem}");
+        }
+    }
 
     fn problem(size: u64) -> String {
         memory(&Memory::new(size)).unwrap_err().to_string()

@@ -26,6 +26,8 @@ pub(super) enum Found {
     Packed(Compression),
     /// An ELF file or an Image, compressed inside an EFI program that decompresses it.
     Zboot,
+    /// Bytes that are not text and have no signature of a known format.
+    Other,
 }
 
 /// Bytes to examine: up to the setup header of an x86 bzImage.
@@ -34,7 +36,7 @@ const HEAD: usize = 0x206;
 /// What is expected, for the error message.
 const EXPECTED: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, uncompressed or compressed by gzip, zstd or EFI zboot";
 const DECOMPRESS: &str = "only gzip and zstd are supported, decompress it first";
-const UNKNOWN: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, uncompressed or compressed by gzip, zstd or EFI zboot; a binary without any header takes --kernel FILE,format=raw";
+pub(super) const UNKNOWN: &str = "expected a flat RISC-V Linux Image or a RISC-V 64-bit ELF, uncompressed or compressed by gzip, zstd or EFI zboot; a binary without any header takes --kernel FILE,format=raw";
 
 /// Unsupported formats by a signature at an offset. Those that may also start a PE file come first.
 const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
@@ -60,6 +62,13 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     ),
     (0, b"070701", "a cpio archive: an initrd?", EXPECTED),
     (0, b"QFI\xfb", "a qcow2 disk image", EXPECTED),
+    // UEFI PI 1.8 vol. 3 § 3.2.1: the header of a firmware volume.
+    (
+        0x28,
+        b"_FVH",
+        "EDK2 for flash memory, which the board does not have",
+        EXPECTED,
+    ),
     (0, b"#!", "a script", EXPECTED),
 ];
 
@@ -99,11 +108,10 @@ fn from_head(head: &[u8]) -> Result<Found, (String, &'static str)> {
     let text = head
         .iter()
         .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
-    Err(if text {
-        ("a text file".into(), EXPECTED)
-    } else {
-        ("of an unknown format".into(), UNKNOWN)
-    })
+    if text {
+        return Err(("a text file".into(), EXPECTED));
+    }
+    Ok(Found::Other)
 }
 
 /// Checks class, byte order and machine, which are at the same offsets in every ELF file.
@@ -184,7 +192,10 @@ mod tests {
         assert_eq!(refused(&arm64), "an arm64 Image");
         assert_eq!(refused(b"\xfd7zXZ\0"), "xz-compressed");
         assert_eq!(refused(b"root:x:0:0:root:/root:/bin/bash\n"), "a text file");
-        assert_eq!(refused(b"\0\0\0\0"), "of an unknown format");
+        let mut volume = vec![0; 0x30];
+        volume[0x28..0x2c].copy_from_slice(b"_FVH");
+        assert!(refused(&volume).starts_with("EDK2 for flash memory"));
+        assert_eq!(from_head(b"\0\0\0\0"), Ok(Found::Other));
     }
 
     #[test]

@@ -20,11 +20,16 @@ pub(super) fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Err
 }
 
 /// Adds the virtio console, the serial port (which the firmware uses, too) and their back ends. If
-/// both use the terminal, Ctrl-a c switches the keyboard between them.
+/// both use the terminal, Ctrl-a c switches the keyboard between them, and the virtio console has it
+/// first. Firmware uses the serial port. So with firmware the virtio console gets no terminal.
 pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let config = &machine.config;
-    line.chardev("console", &config.console);
-    let serial = match (&config.console, &config.serial) {
+    let console = match (&config.console, &config.serial) {
+        (Target::Stdio, Target::Stdio) if config.kernel.is_none() => &Target::Null,
+        (console, _) => console,
+    };
+    line.chardev("console", console);
+    let serial = match (console, &config.serial) {
         (Target::Stdio, Target::Stdio) => "console",
         (_, serial) => {
             line.chardev("serial", serial);

@@ -13,6 +13,7 @@ use crate::cli::{Compare, text};
 use crate::error::Error;
 use crate::observe::{self, Signals, once};
 use crate::plan::{Ending, Plan, Run};
+use vmm::config::CloudInit;
 
 /// The argument with which this program runs inside the host.
 pub const OBSERVE: &str = "observe";
@@ -88,11 +89,14 @@ fn files(compare: &Compare, plan: &Plan) -> BTreeSet<PathBuf> {
         guest.dtb.as_ref(),
     ];
     let disks = guest.disks.iter().map(|disk| &disk.path);
+    let cloud_init = guest.cloud_init.iter().flat_map(CloudInit::files);
+    let cloud_init = cloud_init.map(|(_, path)| path);
     let copies = plan.copies.iter().map(|(from, _)| from);
     let named = options
         .into_iter()
         .flatten()
         .chain(disks)
+        .chain(cloud_init)
         .chain(copies)
         .chain(&plan.input);
     named

@@ -11,7 +11,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{self, Accel, Devices, Disk, Irqchip, Kernel, Memory, Port, Target};
+use crate::config::{self, Accel, CloudInit, Devices, Disk, Irqchip, Kernel, Memory, Port, Target};
 use crate::error::Error;
 use crate::host::files::FileError;
 use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
@@ -50,6 +50,7 @@ Examples:
   hartvisor run --kernel vmlinuz.gz --initrd initrd.img --cmdline 'console=hvc0'
   hartvisor run --disk debian-cloud.img --memory 1G --cpus 2
   hartvisor run --firmware u-boot.bin --disk debian-cloud.img --memory 1G
+  hartvisor run --disk debian-cloud.img --cloud-init user-data=user.yaml,ssh-key=id_ed25519.pub
   hartvisor run --config vm.toml --memory 2G --pidfile /run/vm.pid
   hartvisor run --kernel guest --dump-dtb /dev/stdout | dtc -I dtb
   hartvisor run --kernel Image --cmdline console=ttyS0 --console null --serial pty
@@ -219,6 +220,17 @@ pub struct Run {
     )]
     pub disks: Vec<Disk>,
 
+    /// Add a read-only disk for cloud-init (its NoCloud data source), made from these files, after
+    /// the other disks. ssh-key is a public key to log in with as the image's default user: alone,
+    /// it makes the user data. Without meta-data, the instance ID follows from the contents. Double
+    /// a comma in FILE
+    #[arg(
+        long,
+        value_name = "user-data=FILE[,meta-data=FILE][,ssh-key=FILE]",
+        value_parser = OsStringValueParser::new().try_map(|text| CloudInit::parse(&text))
+    )]
+    pub cloud_init: Option<CloudInit>,
+
     /// Read options from a TOML or JSON file (detected by its extension, else by its content),
     /// under the same names: kernel = "Image", disk = ["a.img", "b.img,readonly"], print-command =
     /// true. Options on the command line override the file. Relative paths are relative to the
@@ -321,6 +333,7 @@ impl From<Run> for config::Run {
                 isa: run.isa,
                 sbi: run.sbi,
                 disks: run.disks,
+                cloud_init: run.cloud_init,
                 rng: !run.no_rng,
                 console: run.console,
                 serial: run.serial,

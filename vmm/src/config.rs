@@ -7,6 +7,7 @@
 //! A value with a text form (`FILE,KEY=VALUE`, …) parses and formats itself, so the form is the
 //! same everywhere.
 
+mod cloud_init;
 mod console;
 mod disk;
 mod error;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use cloud_init::CloudInit;
 pub use console::{Port, Target};
 pub use disk::{Disk, DiskFormat};
 pub use kernel::{Kernel, KernelFormat};
@@ -68,6 +70,9 @@ pub struct Machine {
     /// The disks, in the guest's order.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// The files of cloud-init's disk, which comes after the others.
+    #[serde(default)]
+    pub cloud_init: Option<CloudInit>,
     /// Whether there is a virtio random number generator.
     #[serde(default = "yes")]
     pub rng: bool,
@@ -120,6 +125,7 @@ impl Machine {
             isa: Vec::new(),
             sbi: Vec::new(),
             disks: Vec::new(),
+            cloud_init: None,
             rng: yes(),
             console: Target::default(),
             serial: Target::default(),
@@ -127,6 +133,11 @@ impl Machine {
             devices: Devices::default(),
             no_reboot: None,
         }
+    }
+
+    /// Returns the number of disks, with cloud-init's.
+    pub(crate) fn disk_count(&self) -> usize {
+        self.disks.len() + usize::from(self.cloud_init.is_some())
     }
 }
 
@@ -174,20 +185,31 @@ pub struct VhostUser {
 pub enum BackEnd {
     /// A disk.
     Block(Disk),
+    /// The disk for cloud-init.
+    CloudInit(CloudInit),
     /// A random number generator.
     Rng,
 }
 
 impl BackEnd {
-    /// Parses `rng`, or `block,` followed by what [`Disk::parse`] accepts.
+    /// Parses `rng`, `block,` followed by what [`Disk::parse`] accepts, or `cloud-init,`
+    /// followed by what [`CloudInit::parse`] accepts.
     ///
     /// # Errors
     /// A message that says what is wrong and what is expected.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
-        match text.as_bytes().strip_prefix(b"block,") {
-            Some(disk) => Disk::parse(OsStr::from_bytes(disk)).map(BackEnd::Block),
-            None if text == "rng" => Ok(BackEnd::Rng),
-            _ => Err("expected block,path=FILE[,readonly][,serial=TEXT] or rng".into()),
+        let keys = |name: &str| {
+            let keys = text.as_bytes().strip_prefix(name.as_bytes())?;
+            Some(OsStr::from_bytes(keys))
+        };
+        match (keys("block,"), keys("cloud-init,")) {
+            (Some(disk), _) => Disk::parse(disk).map(BackEnd::Block),
+            (_, Some(files)) => CloudInit::parse(files).map(BackEnd::CloudInit),
+            (None, None) if text == "rng" => Ok(BackEnd::Rng),
+            _ => Err(
+                "expected block,path=FILE[,readonly][,serial=TEXT], cloud-init,user-data=FILE or rng"
+                    .into(),
+            ),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   disk ──── files      a disk's format, size, lock, other users
+//!   cloud_init           a disk made of files
 //!   port ──── socket     back ends of consoles and ports
 //!   firmware             where the firmware of guests without a kernel is installed
 //!   terminal             stdin and stdout, raw mode, Ctrl-a
@@ -10,6 +11,7 @@
 //!   pidfile
 //! ```
 
+pub(crate) mod cloud_init;
 pub mod disk;
 pub(crate) mod files;
 pub(crate) mod firmware;

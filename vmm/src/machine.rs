@@ -10,9 +10,8 @@ use crate::config::ConfigError;
 use crate::config::{self, HugePages, Memory, Target};
 use crate::dtb::Dtb;
 use crate::error::Error;
-use crate::host::disk;
 pub use crate::host::disk::Disk;
-use crate::host::firmware;
+use crate::host::{cloud_init, disk, firmware};
 use crate::layout::MEMORY_ALIGN;
 use crate::loader::{self, Format, Initrd, Kernel, Placement};
 use crate::size;
@@ -30,7 +29,7 @@ pub struct Machine {
     pub dtb: Option<Dtb>,
     /// Where to write the guest's device tree, instead of running the guest.
     pub dump_dtb: Option<PathBuf>,
-    /// The disks, in the guest's order.
+    /// The disks, in the guest's order. The last is cloud-init's, if there is one.
     pub disks: Vec<Disk>,
     /// Where the kernel, initrd and device tree lie if no firmware decides that.
     pub placement: Placement,
@@ -53,7 +52,10 @@ impl Machine {
         };
         check_cmdline(&config.cmdline, kernel.format())?;
         let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
-        let disks = disk::open(&config.disks, config.cpus)?;
+        let mut disks = disk::open(&config.disks, config.cpus)?;
+        if let Some(files) = &config.cloud_init {
+            disks.push(cloud_init::disk(files)?);
+        }
         for (option, _, target) in config.consoles() {
             target.check(option)?;
         }

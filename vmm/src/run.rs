@@ -119,6 +119,10 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
         let problem = "--print-command shows the QEMU command line, there is none with --accel kvm";
         return Err(Error::Usage(problem.into()));
     }
+    if machine.config.cloud_init.is_some() && machine.config.devices == Devices::Qemu {
+        let problem = "--cloud-init makes its disk in memory, which --print-command cannot give to QEMU's own devices: leave out --devices qemu";
+        return Err(Error::Usage(problem.into()));
+    }
     qemu::check(machine)?;
     let kernel = &machine.kernel;
     let made = match (kernel.format(), kernel.compression()) {

@@ -107,7 +107,7 @@ static TABLE: [Row; 3] = [
     Row {
         name: "disk",
         title: "the disks",
-        count: Count::Many(|config| config.disks.len()),
+        count: Count::Many(config::Machine::disk_count),
         model: disk::model,
         qemu: disk::qemu,
         served: Some(Served { front_end: "vhost-user-blk", option: disk::option }),
@@ -246,7 +246,10 @@ pub(crate) fn check(config: &config::Machine, board: Board) -> Result<(), Error>
         several => format!("{} take one each", several.join(" and ")),
     };
     Err(Error::from(ConfigError::TooManyDisks {
-        given: config.disks.len(),
+        given: match config.cloud_init {
+            None => format!("{} disks", config.disks.len()),
+            Some(_) => format!("{} disks with that of --cloud-init", config.disk_count()),
+        },
         limit: board.slots.saturating_sub(titles.len()),
         whose: board.whose,
         slots: board.slots,
@@ -267,6 +270,7 @@ pub(crate) fn front_ends() -> impl Iterator<Item = &'static str> {
 pub(crate) fn alone(device: &BackEnd) -> Result<Box<dyn VirtioDevice>, Error> {
     match device {
         BackEnd::Block(disk) => disk::alone(disk),
+        BackEnd::CloudInit(files) => disk::alone_for_cloud_init(files),
         BackEnd::Rng => Ok(Box::new(Rng::default())),
     }
 }

@@ -28,11 +28,11 @@ pub struct VhostUser {
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
 
-    /// The device: a disk, with the keys of hartvisor run --disk after FILE, or a random number
-    /// generator
+    /// The device: a disk, with the keys of hartvisor run --disk after FILE, the disk of hartvisor
+    /// run --cloud-init, with its keys, or a random number generator
     #[arg(
         long,
-        value_name = "block,path=FILE[,readonly][,serial=TEXT]|rng",
+        value_name = "block,path=FILE[,readonly][,serial=TEXT]|cloud-init,user-data=FILE|rng",
         value_parser = OsStringValueParser::new().try_map(|text| BackEnd::parse(&text))
     )]
     pub device: BackEnd,

@@ -57,8 +57,8 @@ pub enum ConfigError {
     Cpus { given: u32, limit: u32, why: &'static str },
 
     /// There are more disks than virtio-mmio slots.
-    #[error("{given} disks, at most {limit} fit: of {whose} {slots} virtio-mmio slots {taken}")]
-    TooManyDisks { given: usize, limit: usize, whose: &'static str, slots: usize, taken: String },
+    #[error("{given}, at most {limit} fit: of {whose} {slots} virtio-mmio slots {taken}")]
+    TooManyDisks { given: String, limit: usize, whose: &'static str, slots: usize, taken: String },
 
     /// There are more ports than the console supports.
     #[error("--port is given {given} times, the virtio console has at most {limit}")]

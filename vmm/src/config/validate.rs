@@ -24,6 +24,10 @@ impl Machine {
             let named = |problem| Error::Usage(format!("--disk {:?}: {problem}", disk.path));
             disk.check().map_err(named)?;
         }
+        if let Some(files) = &self.cloud_init {
+            let named = |problem| Error::Usage(format!("--cloud-init: {problem}"));
+            files.check().map_err(named)?;
+        }
         ports(&self.ports)?;
         self.targets()
     }

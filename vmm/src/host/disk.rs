@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -105,6 +106,27 @@ impl Disk {
         };
         disk.check_size()?;
         Ok(disk)
+    }
+
+    /// Creates a read-only disk from `file`, which no other process has.
+    pub(crate) fn private(file: File, size: u64) -> Disk {
+        // A name that other programs of this user, such as QEMU, can open.
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        let config = config::Disk {
+            readonly: true,
+            lock: false,
+            format: Some(DiskFormat::Raw),
+            ..config::Disk::new(path.into())
+        };
+        Disk {
+            config,
+            file,
+            size,
+            queues: 1,
+            format: DiskFormat::Raw,
+            held: OnceLock::new(),
+            reported: Arc::default(),
+        }
     }
 
     fn check_size(&self) -> Result<(), Error> {

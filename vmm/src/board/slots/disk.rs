@@ -10,8 +10,9 @@ use log::{info, warn};
 
 use super::{Model, Parts, Place};
 use crate::board::Line;
-use crate::config::{self, DiskFormat, double_commas};
+use crate::config::{self, CloudInit, DiskFormat, double_commas};
 use crate::error::Error;
+use crate::host::cloud_init;
 use crate::machine::{Disk, Machine};
 
 pub(super) fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Error> {
@@ -43,11 +44,22 @@ pub(super) fn alone(disk: &config::Disk) -> Result<Box<dyn VirtioDevice>, Error>
     Ok(Box::new(disk.device().map_err(opened)?))
 }
 
+pub(super) fn alone_for_cloud_init(files: &CloudInit) -> Result<Box<dyn VirtioDevice>, Error> {
+    Ok(Box::new(cloud_init::disk(files)?.device().map_err(opened)?))
+}
+
 fn opened(source: io::Error) -> Error {
     Error::host("open a disk")(source)
 }
 
 pub(super) fn option(machine: &Machine, nth: usize) -> OsString {
+    if let Some(files) = &machine.config.cloud_init
+        && nth == machine.config.disks.len()
+    {
+        let mut option = OsString::from("cloud-init,");
+        option.push(files.text());
+        return option;
+    }
     let mut option = OsString::from("block,path=");
     if let Some(disk) = machine.disks.get(nth) {
         option.push(disk.option());

@@ -8,6 +8,7 @@ use std::path::Path;
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
+mod pages;
 pub mod session;
 
 /// The shells that get completions.
@@ -31,9 +32,12 @@ pub fn write(directory: &Path) -> io::Result<()> {
     let (pages, completions) = (directory.join("man1"), directory.join("completions"));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;
-    clap_mangen::generate_to(command(), &pages)?;
+    let mut command = command().disable_help_subcommand(true);
+    command.build();
+    let names = pages::names(&command);
+    pages::write(&mut command, &names, &pages)?;
     for shell in SHELLS {
-        clap_complete::generate_to(shell, &mut command(), "hartvisor", &completions)?;
+        clap_complete::generate_to(shell, &mut self::command(), "hartvisor", &completions)?;
     }
     Ok(())
 }

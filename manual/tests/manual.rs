@@ -36,6 +36,28 @@ fn every_option_has_its_place_in_a_man_page() {
 }
 
 #[test]
+fn a_page_has_the_sections_of_a_man_page() {
+    let directory = written("sections");
+    let page = fs::read_to_string(directory.join("man1/hartvisor-run.1")).unwrap();
+    for part in [
+        "hartvisor run [OPTIONS] \\-\\-kernel <FILE[,format=FORMAT]>",
+        ".SH EXAMPLES\n",
+        ".SH SEE ALSO\nhartvisor(1), ",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
+    assert!(!page.contains(".SH EXTRA"), "{page}");
+    let page = fs::read_to_string(directory.join("man1/hartvisor.1")).unwrap();
+    for part in [
+        ".SH EXIT STATUS\n",
+        ".SH ENVIRONMENT\n",
+        "hartvisor\\-trace\\-show(1)",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
+}
+
+#[test]
 fn bash_understands_its_completions() {
     let script = written("bash").join("completions/hartvisor.bash");
     let checked = Command::new("bash")

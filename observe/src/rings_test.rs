@@ -77,9 +77,11 @@ fn the_drawing_is_well_formed_and_marks_entries_of_the_device() {
     queue.device = "<&".into();
     let drawing = svg::draw(&[&queue, &queue]);
     assert!(drawing.starts_with("<svg ") && drawing.ends_with("</svg>\n"));
-    // Two ring slots, three descriptors; the table has two entries. Twice.
-    assert_eq!(drawing.matches("class=\"device\"").count(), 2 * 5);
-    assert_eq!(drawing.matches("class=\"table\"").count(), 2 * 2);
+    // Two ring slots, three descriptors; the table has two entries. Twice, and the legend.
+    assert_eq!(drawing.matches("class=\"device\"").count(), 2 * 5 + 1);
+    assert_eq!(drawing.matches("class=\"table\"").count(), 2 * 2 + 1);
+    // A free slot shows no head. The fixture has one.
+    assert!(drawing.contains(">  3:<"), "{drawing}");
     assert_eq!(
         drawing.matches("<text").count(),
         drawing.matches("</text>").count()

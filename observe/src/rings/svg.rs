@@ -8,6 +8,8 @@ use super::{Descriptor, Queue};
 /// The most slots around the indices, and the most chains, that are drawn.
 const SLOTS: u16 = 24;
 const CHAINS: usize = 20;
+/// How many free slots are drawn after the last filled one.
+const FREE: u16 = 2;
 
 /// Lengths in the drawing's units.
 const ROW: usize = 22;
@@ -25,7 +27,8 @@ path{fill:none;stroke:#59636e}.idx{fill:#c92a2a}";
 /// Draws all queues, one below the other.
 pub(super) fn draw(queues: &[&Queue]) -> String {
     let mut body = String::new();
-    let mut top = 10;
+    legend(&mut body);
+    let mut top = 40;
     for queue in queues {
         top = one(&mut body, queue, top) + 30;
     }
@@ -33,6 +36,22 @@ pub(super) fn draw(queues: &[&Queue]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {top}\" width=\"{WIDTH}\" height=\"{top}\">\
          <style>{STYLE}</style><rect x=\"0\" y=\"0\" width=\"{WIDTH}\" height=\"{top}\" style=\"stroke:none\"/>\n{body}</svg>\n"
     )
+}
+
+/// Explains the colours.
+fn legend(out: &mut String) {
+    let entries = [
+        (16, "device", "in flight: the device's"),
+        (CHAIN_AT, "table", "a table of descriptors"),
+        (CHAIN_AT + STEP, "", "the driver's"),
+    ];
+    for (x, class, label) in entries {
+        let _ = writeln!(
+            out,
+            "<rect x=\"{x}\" y=\"12\" width=\"14\" height=\"14\" rx=\"3\" class=\"{class}\"/>"
+        );
+        text(out, (x + 22, 24), "note", label);
+    }
 }
 
 /// Draws a queue at `top`. Returns the position of its lower end.
@@ -78,22 +97,21 @@ fn one(out: &mut String, queue: &Queue, top: usize) -> usize {
     }
     let first = heads + 30;
     // From the last few used slots to the first free ones.
-    let shown = SLOTS.min(size);
     let begin = used.idx.wrapping_sub(4.min(used.idx));
+    let filled = available.idx.wrapping_sub(begin).saturating_add(FREE);
+    let shown = SLOTS.min(size).min(filled);
     for (n, row) in (0..shown).zip(0..) {
         let idx = begin.wrapping_add(n);
         let slot = usize::from(idx) % usize::from(size.max(1));
         let y = first + row * ROW;
         let is_in_flight = usize::from(idx.wrapping_sub(used.idx)) < queue.in_flight.len();
         let class = if is_in_flight { "device" } else { "" };
-        let head = available.ring.get(slot).copied().unwrap_or(0);
-        cell(
-            out,
-            (16, y),
-            RING,
-            class,
-            &format!("{slot:>3}: head {head}"),
-        );
+        let label = match available.ring.get(slot) {
+            Some(head) if is_in_flight => format!("{slot:>3}: head {head}"),
+            // A slot that was never used has no head, and an old one is the driver's again.
+            _ => format!("{slot:>3}:"),
+        };
+        cell(out, (16, y), RING, class, &label);
         let is_used = used.idx.wrapping_sub(idx).wrapping_sub(1) < 4;
         let label = match used.ring.get(slot) {
             Some((head, written)) if is_used => format!("{slot:>3}: head {head}, {written}"),

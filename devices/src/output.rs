@@ -23,6 +23,7 @@ pub struct Lost {
     name: String,
     bytes: AtomicU64,
     warned: AtomicBool,
+    mid_line: AtomicBool,
 }
 
 impl Lost {
@@ -34,6 +35,11 @@ impl Lost {
     /// The user's name of the output.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the last byte that was written is not the end of a line.
+    pub fn is_mid_line(&self) -> bool {
+        self.mid_line.load(Ordering::Relaxed)
     }
 
     /// Bytes lost so far.
@@ -98,6 +104,9 @@ impl Output {
         match (&self.file).write(bytes) {
             Ok(count) => {
                 *lock(&self.full_since) = None;
+                if let Some(last) = bytes.get(..count).and_then(<[u8]>::last) {
+                    self.lost.mid_line.store(*last != b'\n', Ordering::Relaxed);
+                }
                 return Some(count);
             }
             Err(error)
@@ -143,6 +152,16 @@ mod tests {
         assert_eq!(output.write(b"lost"), Some(4));
         assert_eq!(output.write(b"too"), Some(3));
         assert_eq!(output.lost().bytes(), 7);
+    }
+
+    #[test]
+    fn the_end_of_a_line_is_known() {
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        let output = Output::from(null);
+        for (text, mid_line) in [("", false), ("a", true), ("b\n", false), ("c\r", true)] {
+            assert_eq!(output.write(text.as_bytes()), Some(text.len()));
+            assert_eq!(output.lost().is_mid_line(), mid_line, "{text:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! shell, a pager) never find them non-blocking or raw afterwards.
 
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,8 +27,9 @@ mod window;
 
 use carrier::Carrier;
 use escape::Escape;
+use mode::Restore;
 pub(crate) use mode::restore;
-pub use mode::{Restore, continued, install_panic_hook, suspend};
+pub use mode::{continued, install_panic_hook, suspend};
 use stdout::Stdout;
 pub use window::{Watch, size};
 
@@ -101,6 +102,16 @@ impl Terminal {
     /// Returns the count of lost output.
     pub fn lost(&self) -> &Arc<Lost> {
         &self.lost
+    }
+}
+
+impl Drop for Terminal {
+    /// Begins a new line for the shell's prompt and for messages.
+    fn drop(&mut self) {
+        if self.lost.is_mid_line() && io::stdin().is_terminal() && io::stdout().is_terminal() {
+            // There is no way to report an error.
+            let _ = (&self.stdout.output).write(b"\n");
+        }
     }
 }
 

@@ -274,8 +274,8 @@ pub struct Run {
     pub console: Target,
 
     /// Back end of the serial port (ttyS0) and the SBI console, likewise. If both are stdio, the
-    /// keyboard goes to the serial port while the guest has it open; under QEMU to the virtio
-    /// console, and Ctrl-a c switches
+    /// keyboard goes to the serial port while the guest has it open. Under QEMU it goes to the
+    /// console that --cmdline names last (console=), else to the one that the guest wrote to last
     #[arg(
         long,
         value_name = "stdio|pty|file:PATH|socket:PATH|null",
@@ -285,8 +285,9 @@ pub struct Run {
     pub serial: Target,
 
     /// Add a port to the virtio console, for a program in the guest (in Linux with udev:
-    /// /dev/virtio-ports/NAME, else /dev/vport0p1, …) to talk to a program on the host. Targets are as for --console. Ports are lossless: a
-    /// writer blocks until the reader catches up. Up to 30 times. Double a comma in a value
+    /// /dev/virtio-ports/NAME, else /dev/vport0p1, …) to talk to a program on the host. Targets are
+    /// as for --console. Ports are lossless: a writer blocks until the reader catches up. Up to 30
+    /// times. Double a comma in a value
     #[arg(
         long = "port",
         value_name = "name=NAME,target=pty|file:PATH|socket:PATH|null",

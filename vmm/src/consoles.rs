@@ -53,8 +53,6 @@ impl Consoles {
             window = Some(Arc::clone(&shared));
             watch = Some(watch_window(shared, Arc::clone(&shown))?);
         }
-        let console = Port::open("--console", "--console", &config.console)?;
-        let serial = Port::open("--serial", "--serial", &config.serial)?;
         let mut ports = Vec::new();
         for port in &config.ports {
             // A port cannot use the terminal.
@@ -62,6 +60,22 @@ impl Consoles {
                 ports.push((port.name.clone(), open));
             }
         }
+        let consoles = Consoles::without_ports(machine, leave)?;
+        Ok(Consoles { ports, window, shown, _watch: watch, ..consoles })
+    }
+
+    /// As [`Consoles::open`], for a virtio console in another process: without its ports and the
+    /// terminal's size.
+    ///
+    /// # Errors
+    /// A back end cannot be opened.
+    pub fn without_ports(
+        machine: &Machine,
+        leave: impl FnOnce() + Send + 'static,
+    ) -> Result<Consoles, Error> {
+        let config = &machine.config;
+        let console = Port::open("--console", "--console", &config.console)?;
+        let serial = Port::open("--serial", "--serial", &config.serial)?;
         // Without a console on it, the terminal stays in its mode, and Ctrl-c works.
         let terminal = match (&console, &serial) {
             (Some(_), Some(_)) => None,
@@ -71,11 +85,11 @@ impl Consoles {
             terminal,
             console,
             serial,
-            ports,
-            window,
+            ports: Vec::new(),
+            window: None,
             used: Arc::default(),
-            shown,
-            _watch: watch,
+            shown: Arc::default(),
+            _watch: None,
         })
     }
 
@@ -84,7 +98,7 @@ impl Consoles {
     /// # Errors
     /// The host has no file descriptor left.
     pub fn virtio(&self) -> Result<Console, Error> {
-        let (input, output) = self.ends(self.console.as_ref())?;
+        let (input, output) = self.console()?;
         let mut console = Console::new(input, output).noting_driver(Arc::clone(&self.used));
         if let Some(window) = &self.window {
             console = console.in_window(Arc::clone(window));
@@ -93,6 +107,14 @@ impl Consoles {
             console = console.with_port(name, port.input()?, port.output()?, port.link());
         }
         Ok(console)
+    }
+
+    /// Returns input and output of the virtio console.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn console(&self) -> Result<(File, Output), Error> {
+        self.ends(self.console.as_ref())
     }
 
     /// Records output from the guest on a console other than the virtio console.

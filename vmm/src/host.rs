@@ -5,12 +5,14 @@
 //!   cloud_init           a disk made of files
 //!   port ──── socket     back ends of consoles and ports
 //!   firmware             where the firmware of guests without a kernel is installed
+//!   buffer               bytes in transit
 //!   terminal             stdin and stdout, raw mode, Ctrl-a
 //!   slice                the scheduler: threads that run at once
 //!   hugepages            how many are free
 //!   pidfile
 //! ```
 
+pub(crate) mod buffer;
 pub(crate) mod cloud_init;
 pub mod disk;
 pub(crate) mod files;

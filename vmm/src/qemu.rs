@@ -1,42 +1,46 @@
 //! Runs the same machine under QEMU's CPU emulation (TCG), for hosts without RISC-V KVM.
 //!
 //! ```text
-//!   hartvisor ── QMP over a socket pair ──▶ qemu-system-riscv64 ── inherits stdin, stdout, stderr
-//!     │ │           why did the guest end?      │
-//!     │ └── SIGTERM if we get a signal; if we die, the kernel sends it to QEMU
-//!     └─ our disks and random numbers ◀─────────┘ vhost-user over socket pairs
+//!   hartvisor ── QMP over a socket pair ──▶ qemu-system-riscv64 ── inherits stdout, stderr
+//!     │ │ │         why did the guest end?    │ │
+//!     │ │ └── SIGTERM if we get a signal; if we die, the kernel sends it to QEMU
+//!     │ └─ our disks and random numbers ◀─────┘ │ vhost-user over socket pairs
+//!     └─ back ends of the consoles ◀────────────┘ bytes over socket pairs
 //! ```
 //! QEMU starts paused and is resumed once QMP works, so that a guest that ends within its first
 //! millisecond is not missed.
 
 use std::ffi::OsStr;
-use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use devices::output::timed;
 use log::warn;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
     Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
 };
 
-use crate::board::slots;
+use crate::board::slots::{self, ConsoleSockets};
 use crate::config::{self, HugePages, Target};
 use crate::error::Error;
+use crate::host::files::FileError;
 use crate::host::hugepages;
-use crate::host::terminal::{self, Restore};
-use crate::loader::Format;
+use crate::host::terminal;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
-use crate::signals::{self, REPORT, SUSPEND, SignalFd};
+use crate::signals::{self, CONTINUED, REPORT, SUSPEND, SignalFd};
 use crate::stderr;
 
 mod backends;
 mod command;
+mod consoles;
 mod dump;
 mod error;
 mod kernel;
@@ -46,6 +50,7 @@ pub use error::QemuError;
 
 use backends::Backends;
 pub use command::{Devices, arguments, check, program, shell_line};
+use consoles::Carried;
 use kernel::Startable;
 pub use qmp::{OLDEST, OLDEST_TEXT};
 use qmp::{Qmp, Reason};
@@ -99,11 +104,19 @@ fn start(
 ) -> Result<End, Error> {
     // Blocked before QEMU starts, so that no signal is lost in between.
     signals::block(&[SUSPEND])?;
-    let signals = [&signals::ending()[..], &[REPORT, SUSPEND]].concat();
+    let signals = [&signals::ending()[..], &[REPORT, SUSPEND, CONTINUED]].concat();
     let signals = SignalFd::new(&signals).map_err(Error::host("wait for signals"))?;
 
-    let _restore = Restore::later().map_err(Error::host("read the terminal's mode"))?;
-    let _flags = StatusFlags::remember()?;
+    check_ports(machine)?;
+    let left = Arc::new(
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(Error::host("create an eventfd"))?,
+    );
+    let leave = Arc::clone(&left);
+    let mut consoles = Carried::open(machine, observer, move || {
+        // Cannot fail: the counter is far from its limit.
+        let _ = rustix::io::write(&leave, &1_u64.to_ne_bytes());
+    })?;
     let (ours, theirs) = UnixStream::pair().map_err(Error::host("create a socket pair"))?;
     let mut backends = match devices {
         config::Devices::Ours => Backends::start(machine, observer)?,
@@ -118,46 +131,46 @@ fn start(
         config::Devices::Ours => Devices::Ours(&addresses),
         config::Devices::Qemu => Devices::Qemu,
     };
-    let mut qemu = Running::start(machine, &devices, theirs.into())?;
+    let mut qemu = Running::start(
+        machine,
+        &devices,
+        consoles.sockets().as_ref(),
+        theirs.into(),
+    )?;
     backends.inherited();
+    consoles.inherited();
     if let Some(why) = why {
         stderr::line(format_args!("using QEMU: {why}"));
     }
-    if io::stdin().is_terminal() && keys_miss_the_guest(machine) {
-        warn!(
-            "QEMU sends the keyboard to the virtio console first: Ctrl-a c switches to the serial port (--console null does so permanently)"
-        );
-    }
     let mut qmp = Qmp::new(ours, program())?;
-    let signal = qemu.watch(&mut qmp, &signals, observer)?;
+    let end = qemu.watch(&mut qmp, &signals, &left, observer)?;
     let status = qemu.finish()?;
     backends.finish();
-    how_it_ended(&qmp, signal, status)
+    consoles.finish();
+    how_it_ended(&qmp, end, status)
 }
 
-/// Whether the guest seems to read the serial port while QEMU sends the keyboard to the virtio
-/// console. If two front ends share a terminal, QEMU first selects the one created last, which is
-/// never the board's serial port.
-fn keys_miss_the_guest(machine: &Machine) -> bool {
-    let config = &machine.config;
-    // With firmware the virtio console does not share the terminal.
-    if config.kernel.is_none() {
-        return false;
+/// Checks that QEMU can create the files of `--port`, so that the error is the same as on KVM.
+fn check_ports(machine: &Machine) -> Result<(), Error> {
+    for port in &machine.config.ports {
+        if let Target::File(path) = &port.target {
+            timed::create(path).map_err(FileError::create("--port", path))?;
+        }
     }
-    let serial = machine.kernel.format() == Format::Raw || config.cmdline.contains("console=ttyS");
-    serial && (&config.console, &config.serial) == (&Target::Stdio, &Target::Stdio)
+    Ok(())
 }
 
-fn how_it_ended(qmp: &Qmp, signal: Option<i32>, status: ExitStatus) -> Result<End, Error> {
-    match (signal, qmp.reason()) {
-        (Some(number), _) => Ok(End::Signal(number)),
+/// `end` is why this process ended QEMU, if it did.
+fn how_it_ended(qmp: &Qmp, end: Option<End>, status: ExitStatus) -> Result<End, Error> {
+    match (end, qmp.reason()) {
+        (Some(end), _) => Ok(end),
         (None, Some(Reason::GuestShutdown)) => Ok(End::PowerOff),
         (None, Some(Reason::GuestReset)) => Ok(End::Reboot),
         (None, Some(Reason::GuestPanic)) => Ok(End::Failure),
         // QEMU itself received a signal.
         (None, Some(Reason::HostSignal)) => Ok(End::Signal(libc::SIGTERM)),
         (None, Some(Reason::HostOther)) => Ok(End::Left),
-        // Ctrl-a x makes QEMU exit so abruptly that its reason may be lost.
+        // Another program told QEMU to quit, so abruptly that its reason was lost.
         (None, None) if qmp.resumed() && status.success() => Ok(End::Left),
         (None, None) if !qmp.greeted() && status.success() => {
             Err(Error::from(QemuError::NotQemu {
@@ -179,13 +192,19 @@ struct Running {
 
 impl Running {
     /// Starts QEMU with `qmp` as its end of the QMP connection.
-    fn start(machine: &Machine, devices: &Devices<'_>, qmp: OwnedFd) -> Result<Running, Error> {
+    fn start(
+        machine: &Machine,
+        devices: &Devices<'_>,
+        consoles: Option<&ConsoleSockets>,
+        qmp: OwnedFd,
+    ) -> Result<Running, Error> {
         let program = program();
         let kernel = Startable::new(&machine.kernel)?;
         let mut command = Command::new(&program);
         command
-            .args(arguments(machine, kernel.path(), devices))
-            .args(command::run_arguments(&qmp, io::stdin().is_terminal()));
+            .args(command::carried(machine, kernel.path(), devices, consoles))
+            .args(command::run_arguments(&qmp))
+            .stdin(Stdio::null());
         inherit(&qmp)?;
         if let Startable::Copy(copy, _) = &kernel {
             inherit(copy)?;
@@ -217,27 +236,31 @@ impl Running {
         Ok(Running { child })
     }
 
-    /// Serves QMP until QEMU closes it. Returns the signal that made us end QEMU, if any.
+    /// Serves QMP until QEMU closes it. Returns why this process ended QEMU, if it did: a signal,
+    /// or the user, which `left` reports.
     fn watch(
         &mut self,
         qmp: &mut Qmp,
         signals: &SignalFd,
+        left: &OwnedFd,
         observer: &dyn Observer,
-    ) -> Result<Option<i32>, Error> {
-        let mut signal = None;
+    ) -> Result<Option<End>, Error> {
+        let mut end = None;
         let mut deadline: Option<Instant> = None;
         loop {
             let timeout = deadline.map(|it| it.saturating_duration_since(Instant::now()));
-            let ready = signals.wait(qmp, timeout);
-            let ready = ready.map_err(Error::host("wait for QEMU"))?;
-            if let Some(number) = next_signal(signals, observer, qmp)? {
-                // After a second signal, do not wait.
-                self.send(if signal.is_none() {
+            let ready = signals.wait_for([qmp.as_fd(), left.as_fd()], timeout);
+            let [ready, _] = ready.map_err(Error::host("wait for QEMU"))?;
+            let signal = next_signal(signals, observer, qmp)?.map(End::Signal);
+            let user = rustix::io::read(left, &mut [0; 8]).is_ok();
+            if let Some(asked) = signal.or(user.then_some(End::Left)) {
+                // When asked again, do not wait.
+                self.send(if end.is_none() {
                     Signal::TERM
                 } else {
                     Signal::KILL
                 });
-                signal.get_or_insert(number);
+                end.get_or_insert(asked);
                 deadline.get_or_insert_with(|| Instant::now() + QUIT_TIMEOUT);
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -246,7 +269,8 @@ impl Running {
             }
             if ready && !qmp.serve()? {
                 // A signal to the whole process group reaches QEMU as well, and possibly first.
-                return Ok(signal.or(next_signal(signals, observer, qmp)?));
+                let signal = next_signal(signals, observer, qmp)?;
+                return Ok(end.or(signal.map(End::Signal)));
             }
             if qmp.take_stopped() {
                 self.send(Signal::STOP);
@@ -285,6 +309,7 @@ fn next_signal(
         match signals.take().map_err(Error::host("read a signal"))? {
             Some(REPORT) => observer.notify(Moment::Report(None)),
             Some(SUSPEND) => qmp.stop()?,
+            Some(CONTINUED) => terminal::continued(),
             other => return Ok(other),
         }
     }
@@ -293,34 +318,6 @@ fn next_signal(
 /// Lets a child inherit a descriptor under the same number.
 fn inherit(fd: &OwnedFd) -> Result<(), Error> {
     fcntl_setfd(fd, FdFlags::empty()).map_err(Error::host("pass a descriptor to QEMU"))
-}
-
-/// The status flags of stdin and stdout. QEMU sets both to non-blocking and cannot undo that when
-/// it is killed. Dropping this restores them.
-struct StatusFlags {
-    stdin: OFlags,
-    stdout: OFlags,
-}
-
-impl StatusFlags {
-    fn remember() -> Result<Self, Error> {
-        let flags = |fd: BorrowedFd| {
-            fcntl_getfl(fd).map_err(Error::host("read the flags of stdin and stdout"))
-        };
-        Ok(
-            StatusFlags {
-                stdin: flags(io::stdin().as_fd())?,
-                stdout: flags(io::stdout().as_fd())?,
-            },
-        )
-    }
-}
-
-impl Drop for StatusFlags {
-    fn drop(&mut self) {
-        let _ = fcntl_setfl(io::stdin(), self.stdin);
-        let _ = fcntl_setfl(io::stdout(), self.stdout);
-    }
 }
 
 /// Returns why QEMU could not be started: it does not exist, or may not be executed.

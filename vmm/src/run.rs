@@ -83,8 +83,11 @@ fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Resul
                 }
                 crate::control_loop::run(machine, observer)
             }
-            Err(why) => qemu::run(machine, observer, Some(&why.chain()))
-                .map_err(|error| neither(&why, error)),
+            Err(why) => {
+                info!("accelerator: QEMU (KVM is not usable)");
+                qemu::run(machine, observer, Some(&why.chain()))
+                    .map_err(|error| neither(&why, error))
+            }
         },
     }
 }

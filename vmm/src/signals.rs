@@ -129,17 +129,32 @@ impl SignalFd {
     /// # Errors
     /// The host has no memory left.
     pub fn wait(&self, other: &impl AsFd, timeout: Option<Duration>) -> io::Result<bool> {
+        let [ready] = self.wait_for([other.as_fd()], timeout)?;
+        Ok(ready)
+    }
+
+    /// Waits until a signal can be taken or one of `others` has an event. Returns which have one.
+    ///
+    /// # Errors
+    /// The host has no memory left.
+    pub fn wait_for<const N: usize>(
+        &self,
+        others: [BorrowedFd<'_>; N],
+        timeout: Option<Duration>,
+    ) -> io::Result<[bool; N]> {
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let mut fds = [
-            PollFd::new(other, PollFlags::IN),
-            PollFd::new(&self.0, PollFlags::IN),
-        ];
+        let poll_fd = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds: Vec<_> = others
+            .into_iter()
+            .chain([self.0.as_fd()])
+            .map(poll_fd)
+            .collect();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let [other, _] = fds;
-        Ok(!other.revents().is_empty())
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        Ok(others.map(|_| ready.next().unwrap_or(false)))
     }
 }
 

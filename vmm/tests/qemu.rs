@@ -22,6 +22,7 @@ use vmm::config::Disk;
 mod support;
 
 use support::kernel::{Elf, fail_by_finisher, reboot, shutdown, wait};
+use support::lab::cached;
 use support::program::{self, Deadline, LIMIT, output, until};
 use support::pty::Pty;
 use support::session::Session;
@@ -223,6 +224,49 @@ fn ctrl_a_x_leaves_with_0_and_the_terminal_restored() {
     assert_eq!(pty.wait().code(), Some(0));
     assert_eq!(pty.mode(), pty.before);
     assert!(!pty.is_nonblocking());
+}
+
+/// U-Boot uses the serial port, and has a driver for neither of the virtio console's queues.
+#[test]
+fn keys_reach_the_console_that_the_guest_uses() {
+    let u_boot = cached("u-boot", "u-boot.bin");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
+    command.args(["run", "--accel", "qemu", "--kernel"]);
+    let mut pty = Pty::start(command.arg(format!("{},format=raw", u_boot.display())));
+    pty.expect("U-Boot 20");
+    // It does not wait for the end of its countdown.
+    pty.type_in(b"\n");
+    pty.expect("=> ");
+    pty.type_in(b"echo typed as $baudrate\n");
+    pty.expect("typed as 115200");
+    pty.type_in(b"\x01h");
+    pty.expect("leave the guest");
+    pty.type_in(b"\x01x");
+    assert_eq!(pty.wait().code(), Some(0));
+}
+
+#[test]
+fn consoles_and_their_errors_are_those_of_kvm() {
+    let kernel = Kernel::new(&shutdown(0));
+    let mut command = kernel.command();
+    let run = output(command.args(["--console", "null", "--serial", "pty"]));
+    let text = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(0), "{text}");
+    assert!(
+        text.starts_with("hartvisor: --serial is at /dev/pts/"),
+        "{text}"
+    );
+    for (option, value) in [
+        ("--console", "file:/proc/none"),
+        ("--serial", "file:/proc/none"),
+        ("--port", "name=x,target=file:/proc/none"),
+    ] {
+        let run = output(kernel.command().args([option, value]));
+        let text = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.code(), Some(2), "{text}");
+        let expected = format!("hartvisor: {option}: cannot create \"/proc/none\"");
+        assert!(text.starts_with(&expected), "{text}");
+    }
 }
 
 #[test]

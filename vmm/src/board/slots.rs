@@ -24,6 +24,8 @@ use crate::machine::Machine;
 mod console;
 mod disk;
 
+pub(crate) use console::{ConsoleSockets, virtio_target};
+
 /// A row: one kind of device.
 pub(crate) struct Row {
     /// The device's name, or its prefix if there can be several: `disk0`, `disk1`, ….
@@ -92,6 +94,8 @@ pub(crate) struct Place<'a> {
     pub(crate) bus: String,
     /// The address of the vhost-user back end (`path=…` or `fd=…`). `None`: QEMU's own device.
     pub(crate) served: Option<&'a OsStr>,
+    /// The back ends of the consoles, unless QEMU has them.
+    pub(crate) consoles: Option<&'a ConsoleSockets>,
 }
 
 /// The table, in slot order.
@@ -181,14 +185,22 @@ impl Slot {
         self.row.served.is_some()
     }
 
-    /// Adds it to QEMU's arguments. `served` is the address of its vhost-user back end.
+    /// Adds it to QEMU's arguments. `served` is the address of its vhost-user back end, `consoles`
+    /// are those of the consoles.
     ///
     /// QEMU lists the slots in reverse order in its device tree. So the first device of a kind goes
     /// into the highest slot of its kind, and a guest that numbers devices in the order it finds
     /// them (/dev/vda, …) gets the same numbers as under KVM.
-    pub(crate) fn qemu(self, line: &mut Line, machine: &Machine, served: Option<&OsStr>) {
+    pub(crate) fn qemu(
+        self,
+        line: &mut Line,
+        machine: &Machine,
+        served: Option<&OsStr>,
+        consoles: Option<&ConsoleSockets>,
+    ) {
         let number = (self.number + self.of).saturating_sub(2 * self.nth + 1);
-        let place = Place { nth: self.nth, bus: format!("virtio-mmio-bus.{number}"), served };
+        let bus = format!("virtio-mmio-bus.{number}");
+        let place = Place { nth: self.nth, bus, served, consoles };
         (self.row.qemu)(line, machine, &place);
     }
 }

@@ -6,7 +6,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use super::error::QemuError;
-use crate::board::{Line, slots};
+use crate::board::Line;
+use crate::board::slots::{self, ConsoleSockets};
 use crate::config::{HugePages, Irqchip};
 use crate::error::Error;
 use crate::host::hugepages;
@@ -63,9 +64,21 @@ pub enum Devices<'a> {
     Ours(&'a [OsString]),
 }
 
+/// Returns the arguments for a machine whose consoles have their back ends in QEMU. See
+/// [`carried`].
+pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec<OsString> {
+    carried(machine, kernel, devices, None)
+}
+
 /// Returns the arguments for a machine: the same devices at the same addresses as under KVM.
 /// `kernel` is the file to start. With `hugepages=auto` they depend on the host's free pages.
-pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec<OsString> {
+/// `consoles` are the back ends of the consoles, unless QEMU has them.
+pub(super) fn carried(
+    machine: &Machine,
+    kernel: &Path,
+    devices: &Devices<'_>,
+    consoles: Option<&ConsoleSockets>,
+) -> Vec<OsString> {
     let mut line = Line::default();
     let ram = &machine.config.memory;
     let memory = size::show(ram.size);
@@ -133,15 +146,18 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
     let mut ours = ours.iter();
     for slot in slots::slots(&machine.config) {
         let served = if slot.is_served() { ours.next() } else { None };
-        slot.qemu(&mut line, machine, served.map(OsString::as_os_str));
+        slot.qemu(
+            &mut line,
+            machine,
+            served.map(OsString::as_os_str),
+            consoles,
+        );
     }
     line.0
 }
 
 /// Returns the additional arguments of a run: QMP over an inherited socket, and start paused.
-/// Without a user at the keyboard there is no escape key: input from a file or a pipe is passed on
-/// unchanged.
-pub(super) fn run_arguments(socket: &OwnedFd, typed: bool) -> Vec<OsString> {
+pub(super) fn run_arguments(socket: &OwnedFd) -> Vec<OsString> {
     let mut line = Line::default();
     let chardev = format!("socket,id=qmp,fd={}", socket.as_raw_fd());
     line.add([
@@ -151,10 +167,6 @@ pub(super) fn run_arguments(socket: &OwnedFd, typed: bool) -> Vec<OsString> {
         "-mon",
         "chardev=qmp,mode=control",
     ]);
-    if !typed {
-        // No byte has this value, so the escape key is disabled.
-        line.add(["-echr", "0x100"]);
-    }
     line.0
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Model, Parts, Place};
 use crate::board::Line;
-use crate::config::{Target, double_commas};
+use crate::config::{self, Target, double_commas};
 use crate::error::Error;
 use crate::machine::Machine;
 
@@ -19,19 +19,40 @@ pub(super) fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Err
     })
 }
 
-/// Adds the virtio console, the serial port (which the firmware uses, too) and their back ends. If
-/// both use the terminal, Ctrl-a c switches the keyboard between them, and the virtio console has it
-/// first. Firmware uses the serial port. So with firmware the virtio console gets no terminal.
-pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
-    let config = &machine.config;
-    let console = match (&config.console, &config.serial) {
+/// The back ends of QEMU's consoles in another process, as addresses for its -chardev socket.
+pub(crate) struct ConsoleSockets {
+    /// The virtio console, if it has a back end.
+    pub(crate) console: Option<OsString>,
+    /// The serial port.
+    pub(crate) serial: OsString,
+}
+
+/// Returns the virtio console's back end under QEMU. Firmware uses the serial port, so with firmware
+/// that has the terminal alone: QEMU does not report which of the two the guest has open.
+pub(crate) fn virtio_target(config: &config::Machine) -> &Target {
+    match (&config.console, &config.serial) {
         (Target::Stdio, Target::Stdio) if config.kernel.is_none() => &Target::Null,
         (console, _) => console,
-    };
-    line.chardev("console", console);
-    let serial = match (console, &config.serial) {
-        (Target::Stdio, Target::Stdio) => "console",
-        (_, serial) => {
+    }
+}
+
+/// Adds the virtio console, the serial port (which the firmware uses, too) and their back ends.
+/// Without sockets QEMU has the back ends; if both are the terminal, its Ctrl-a c switches the
+/// keyboard between them.
+pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
+    let config = &machine.config;
+    let sockets = place.consoles;
+    match sockets.and_then(|sockets| sockets.console.as_ref()) {
+        Some(socket) => line.socket("console", socket),
+        None => line.chardev("console", virtio_target(config)),
+    }
+    let serial = match (sockets, virtio_target(config), &config.serial) {
+        (Some(sockets), ..) => {
+            line.socket("serial", &sockets.serial);
+            "serial"
+        }
+        (None, Target::Stdio, Target::Stdio) => "console",
+        (None, _, serial) => {
             line.chardev("serial", serial);
             "serial"
         }

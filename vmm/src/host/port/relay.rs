@@ -5,7 +5,7 @@
 //! read and dropped.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -16,11 +16,10 @@ use devices::console::Link;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::peer::{Peer, guest_end};
+use crate::host::buffer::{Buffer, is_temporary};
 
 /// Polling interval for a client whose arrival cannot be polled.
 const LOOK: Timespec = milliseconds(200);
-/// Buffer size in bytes per direction.
-const SIZE: usize = 1 << 16;
 /// How long the last output may take to reach the client.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -159,51 +158,8 @@ impl RelayThread {
     }
 }
 
-/// Bytes in transit.
-#[derive(Debug, Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    /// How many of them were written.
-    sent: usize,
-}
-
-impl Buffer {
-    fn is_empty(&self) -> bool {
-        self.sent == self.bytes.len()
-    }
-
-    fn clear(&mut self) {
-        self.sent = self.bytes.len();
-    }
-
-    /// Reads from `from`. Returns the number of bytes, 0 at the end.
-    fn fill(&mut self, mut from: &File) -> io::Result<usize> {
-        self.bytes.resize(SIZE, 0);
-        let got = from.read(&mut self.bytes);
-        self.bytes.truncate(got.as_ref().map_or(0, |count| *count));
-        self.sent = 0;
-        got
-    }
-
-    /// Writes as much as `to` accepts.
-    fn empty_into(&mut self, mut to: &File) -> io::Result<()> {
-        while !self.is_empty() {
-            match to.write(self.bytes.get(self.sent..).unwrap_or_default()) {
-                Ok(count) => self.sent += count,
-                Err(error) if is_temporary(&error) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
 const fn milliseconds(count: i64) -> Timespec {
     Timespec { tv_sec: 0, tv_nsec: count * 1_000_000 }
-}
-
-fn is_temporary(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 #[cfg(test)]

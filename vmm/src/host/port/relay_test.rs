@@ -1,6 +1,7 @@
 //! A relay with a socket, and one with a pseudo-terminal.
 
 use std::fs::OpenOptions;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::*;

@@ -34,11 +34,11 @@ const DEADLY: [c_int; 9] = [
 /// Restores the terminal's mode when dropped, on a panic (see [`install_panic_hook`]) or on a
 /// deadly signal.
 #[derive(Debug)]
-pub struct Restore(());
+pub(super) struct Restore(());
 
 impl Restore {
-    /// Saves the mode for a child that will change it. Does nothing if stdin is not a terminal.
-    pub fn later() -> io::Result<Restore> {
+    /// Saves the mode. Does nothing if stdin is not a terminal.
+    fn saved() -> io::Result<Restore> {
         if io::stdin().is_terminal() {
             let mode = tcgetattr(io::stdin())?;
             FOUND.get_or_init(|| mode);
@@ -52,7 +52,7 @@ impl Restore {
     /// this is postponed until the shell brings this process to the foreground ([`continued`],
     /// [`follow_shell`]).
     pub(super) fn raw() -> io::Result<Restore> {
-        let restore = Restore::later()?;
+        let restore = Restore::saved()?;
         RAW.store(io::stdin().is_terminal(), Ordering::SeqCst);
         take()?;
         Ok(restore)
@@ -110,11 +110,8 @@ fn take() -> io::Result<()> {
 /// Restores the original mode, calls `stop`, which stops the process as job control does, and sets
 /// raw mode again afterwards, if the process is in the foreground then.
 pub fn suspend(stop: impl FnOnce()) {
-    let changed = CHANGED.load(Ordering::SeqCst);
     restore();
     stop();
-    // A child that sets the mode, such as QEMU, sets it again.
-    CHANGED.store(changed, Ordering::SeqCst);
     continued();
 }
 

@@ -15,6 +15,7 @@
 //!    │        │             ├─ fdt            the device tree
 //!    │        │             ├─ platform       serial port, clock, finisher
 //!    │        │             └─ consoles ─ host  the back ends of the consoles
+//!    │        ├─ story                        what a run consists of, in the log
 //!    │        ├─ qemu                         the same machine as a QEMU command
 //!    │        └─ observe                      interface for observers; the crate observe records
 //!    ├── vhost_user                           one device on a socket
@@ -64,6 +65,7 @@ pub mod shutdown;
 pub mod signals;
 pub mod size;
 pub mod stderr;
+pub mod story;
 pub mod vcpu;
 pub mod vhost_user;
 #[cfg(target_arch = "riscv64")]

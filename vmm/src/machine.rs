@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use log::info;
 use rustix::system::sysinfo;
 
 use crate::config::ConfigError;
@@ -71,49 +70,6 @@ impl Machine {
             config.ports.clear();
         }
         Ok(Machine { config, kernel, initrd, dtb, dump_dtb, disks, placement })
-    }
-}
-
-impl Machine {
-    /// Logs what the run consists of.
-    pub(crate) fn log(&self) {
-        let (config, kernel) = (&self.config, &self.kernel);
-        let form = match kernel.format() {
-            Format::Elf => "ELF",
-            Format::StaticPie => "position-independent ELF",
-            Format::Image => "flat Image",
-            Format::Raw => "raw binary",
-        };
-        let unpacked = kernel.compression();
-        let unpacked = unpacked.map_or(String::new(), |by| format!(", compressed by {by}"));
-        let segments = kernel.segments();
-        let start = segments.first().map_or(0, |first| first.address);
-        let end = segments.last().map_or(0, |last| last.range().end);
-        let entry = kernel.entry();
-        info!(
-            "kernel {:?}: {form}{unpacked}, {start:#x}..{end:#x}, entry {entry:#x}",
-            kernel.path()
-        );
-        if let (Some(initrd), Some(at)) = (&self.initrd, &self.placement.initrd) {
-            info!(
-                "initrd {:?}: {:#x}..{:#x} on KVM",
-                initrd.path, at.start, at.end
-            );
-        }
-        match &self.dtb {
-            Some(dtb) => info!("device tree {:?}", dtb.path),
-            None => info!(
-                "device tree: generated, at {:#x} on KVM",
-                self.placement.fdt
-            ),
-        }
-        info!("vCPUs: {}; RAM: {}", config.cpus, config.memory);
-        for (index, disk) in self.disks.iter().enumerate() {
-            info!("disk{index} {disk}");
-        }
-        for (_, label, target) in config.consoles() {
-            info!("{label} {target}");
-        }
     }
 }
 

@@ -1,20 +1,20 @@
 //! `hartvisor run`: checks the machine, then chooses the accelerator.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 
 use log::info;
 
 use crate::board::slots;
-use crate::config::{self, Accel, Devices, Target};
+use crate::config::{self, Accel, Devices};
 use crate::error::Error;
 use crate::host::pidfile::PidFile;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
 use crate::observe::{self, Moment, Observer, Unobserved};
 use crate::qemu::QemuError;
-use crate::{qemu, signals, size, stderr};
+use crate::{qemu, signals, story};
 
 /// Runs the guest of `run` until it ends, and returns the exit status.
 ///
@@ -51,7 +51,7 @@ fn to_its_end(run: config::Run) -> Result<End, Error> {
         return accelerate(&machine, run.accel, &Unobserved);
     }
     let observer = observe::start(&run.observe, &machine)?;
-    machine.log();
+    story::log(&machine);
     let end = accelerate(&machine, run.accel, &*observer);
     if let Ok(end) = &end {
         info!("{end}");
@@ -79,7 +79,7 @@ fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Resul
             Ok(()) => {
                 info!("accelerator: KVM (it is usable)");
                 if machine.dump_dtb.is_none() {
-                    greet(&machine.config);
+                    story::greet(&machine.config);
                 }
                 crate::control_loop::run(machine, observer)
             }
@@ -90,22 +90,6 @@ fn accelerate(machine: &Machine, accel: Accel, observer: &dyn Observer) -> Resul
             }
         },
     }
-}
-
-/// Tells a user at a terminal that the guest starts. Its first output may take a while.
-fn greet(config: &config::Machine) {
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return;
-    }
-    let (cpus, memory) = (config.cpus, size::show(config.memory.size));
-    let plural = if cpus == 1 { "" } else { "s" };
-    let keys = match [&config.console, &config.serial].contains(&&Target::Stdio) {
-        true => "; Ctrl-a x quits, Ctrl-a h helps",
-        false => "",
-    };
-    stderr::line(format_args!(
-        "using KVM: {cpus} vCPU{plural}, {memory}{keys}"
-    ));
 }
 
 /// If there is no QEMU either, the error includes why KVM cannot be used.

@@ -8,7 +8,6 @@ mod users;
 pub use error::DiskError;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
@@ -24,7 +23,6 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use crate::config::{self, DiskFormat};
 use crate::error::Error;
 use crate::host::files::{self, FileError};
-use crate::size;
 
 use self::users::Identity;
 
@@ -299,34 +297,6 @@ impl Disk {
             DiskFormat::Raw => length(&self.file),
             DiskFormat::Qcow2 => Ok(self.size),
         }
-    }
-}
-
-/// For the log: everything that distinguishes this disk from another.
-impl fmt::Display for Disk {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let config = &self.config;
-        let format = match self.format {
-            DiskFormat::Raw => "raw",
-            DiskFormat::Qcow2 => "qcow2",
-        };
-        let access = match config.readonly {
-            true => "read-only",
-            false => "read-write",
-        };
-        let cache = match (config.direct, config.write_through) {
-            (true, false) => "direct",
-            (true, true) => "direct, writethrough",
-            (false, false) => "writeback",
-            (false, true) => "writethrough",
-        };
-        let lock = if config.lock { "on" } else { "off" };
-        let (path, size, queues) = (&config.path, size::show(self.size), self.queues);
-        let block_size = config.block_size;
-        write!(
-            out,
-            "{path:?}: {format}, {size}, {access}, cache={cache}, lock={lock}, queues={queues}, block-size={block_size}"
-        )
     }
 }
 

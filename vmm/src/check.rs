@@ -1,12 +1,14 @@
 //! `hartvisor check`: what this host offers, what is missing and why, and what `--accel auto` uses.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::system::uname;
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
+use crate::host::firmware;
 use crate::qemu;
 use crate::qemu::QemuError;
 
@@ -34,6 +36,8 @@ struct Report {
     kvm: Result<Vec<(&'static str, String)>, String>,
     /// The version of a usable QEMU, or why there is none.
     qemu: Result<String, String>,
+    /// The firmware that boots disks without a kernel, or why there is none.
+    firmware: Result<PathBuf, String>,
 }
 
 impl Report {
@@ -45,6 +49,7 @@ impl Report {
                 .map(|()| crate::kvm::report())
                 .map_err(|why| why.chain()),
             qemu: find_qemu().map_err(|why| why.chain()),
+            firmware: firmware::find().map_err(|why| why.chain()),
         }
     }
 
@@ -77,6 +82,10 @@ impl Report {
             ),
             Err(why) => ("qemu", format!("no: {why}")),
         });
+        lines.push(match &self.firmware {
+            Ok(path) => ("firmware", path.display().to_string()),
+            Err(why) => ("firmware", why.clone()),
+        });
         let auto = match self.auto() {
             Some("kvm") => "takes KVM",
             Some(_) => "takes QEMU",
@@ -104,7 +113,10 @@ impl Report {
             Ok(version) => json!({ "usable": true, "version": version }),
             Err(why) => json!({ "usable": false, "why": why }),
         };
-        json!({ "host": self.host, "kvm": kvm, "qemu": qemu, "auto": self.auto() })
+        let firmware = self.firmware.as_ref().ok();
+        json!({
+            "host": self.host, "kvm": kvm, "qemu": qemu, "firmware": firmware, "auto": self.auto(),
+        })
     }
 }
 
@@ -156,8 +168,14 @@ mod tests {
     #[test]
     fn the_text_and_the_json_say_the_same() {
         let why = "no /dev/kvm".to_owned();
-        let report =
-            Report { host: "x86_64".into(), kvm: Err(why.clone()), qemu: Ok("10.0.2".into()) };
+        let report = Report {
+            host: "x86_64".into(),
+            kvm: Err(why.clone()),
+            qemu: Ok("10.0.2".into()),
+            firmware: Ok("/usr/u-boot.bin".into()),
+        };
+        assert!(report.text().contains("firmware      /usr/u-boot.bin\n"));
+        assert_eq!(report.json()["firmware"], "/usr/u-boot.bin");
         assert!(report.text().contains("kvm           no: no /dev/kvm\n"));
         assert!(report.text().ends_with("--accel auto  takes QEMU\n"));
         let json = report.json();

@@ -64,8 +64,7 @@ pub enum Devices<'a> {
     Ours(&'a [OsString]),
 }
 
-/// Returns the arguments for a machine whose consoles have their back ends in QEMU. See
-/// [`carried`].
+/// Returns the arguments for a machine whose consoles have their back ends in QEMU.
 pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec<OsString> {
     carried(machine, kernel, devices, None)
 }

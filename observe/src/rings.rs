@@ -269,8 +269,11 @@ pub fn draw(path: &Path, selection: &Selection<'_>) -> Result<String, Error> {
         source,
     })?;
     let wrong = |problem| Error::Recording { what: "rings", path: path.into(), problem };
-    let queues: Vec<Queue> = serde_json::from_slice(&bytes)
-        .map_err(|error| wrong(format!("expected what run --rings writes: {error}")))?;
+    let queues: Vec<Queue> = serde_json::from_slice(&bytes).map_err(|error| {
+        wrong(format!(
+            "expected what run --rings writes, but this is not its JSON: {error}"
+        ))
+    })?;
     let is_selected = |queue: &&Queue| {
         selection.device.is_none_or(|it| *it == queue.device)
             && selection.queue.is_none_or(|it| it == queue.queue)

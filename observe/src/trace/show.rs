@@ -72,8 +72,9 @@ pub fn text(path: &Path, number: Option<u64>) -> Result<String, Error> {
 }
 
 pub(super) fn text_of(bytes: &[u8], number: Option<u64>) -> Result<String, String> {
-    let mut trace: Trace = serde_json::from_slice(bytes)
-        .map_err(|error| format!("expected what run --trace writes: {error}"))?;
+    let mut trace: Trace = serde_json::from_slice(bytes).map_err(|error| {
+        format!("expected what run --trace writes, but this is not its JSON: {error}")
+    })?;
     trace
         .events
         .sort_by(|one, other| one.ts.total_cmp(&other.ts));

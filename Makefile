@@ -17,6 +17,8 @@ COMPARE ?=
 # `make install`: the destination, and a directory prepended to it, for packagers.
 PREFIX  ?= /usr/local
 DESTDIR ?=
+# `make deb`: Debian's name of this machine's architecture.
+DEB_ARCH = $(shell dpkg --print-architecture)
 # `make crash`
 CYCLES ?= 100
 # `make bench` and similar: the emulated host's kernel, host or next
@@ -38,7 +40,7 @@ FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features fu
 	'book: $(MAKE) --no-print-directory test-docs'
 
 .DEFAULT_GOAL := all
-.PHONY: all setup install run qemu test test-full compare man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup install uninstall deb programs man-pages run qemu test test-full compare man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
 # A call per package: the library features of one must not be enabled in another.
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
@@ -51,12 +53,28 @@ all: setup ## build hartvisor for this machine and for RISC-V, and the bare-meta
 setup: ## install what is missing: RISC-V targets, linker, QEMU, a riscv64 kernel
 	@lab/setup
 
-install: all man ## install the program, man pages and completions in PREFIX=/usr/local
-	install -D --target-directory=$(DESTDIR)$(PREFIX)/bin $(TARGET)/release/hartvisor $(TARGET)/release/hartvisor-compare
+install: programs man-pages ## install the programs, man pages and completions in PREFIX=/usr/local
+	install -D --strip --target-directory=$(DESTDIR)$(PREFIX)/bin $(TARGET)/release/hartvisor $(TARGET)/release/hartvisor-compare
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/man/man1 $(TARGET)/manual/man1/*.1
 	install -D --mode=644 $(TARGET)/manual/completions/hartvisor.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hartvisor
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(TARGET)/manual/completions/_hartvisor
 	install -D --mode=644 --target-directory=$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(TARGET)/manual/completions/hartvisor.fish
+
+uninstall: ## remove what make install put into PREFIX
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/hartvisor bin/hartvisor-compare share/man/man1/hartvisor.1 share/man/man1/hartvisor-*.1 \
+		share/bash-completion/completions/hartvisor share/zsh/site-functions/_hartvisor share/fish/vendor_completions.d/hartvisor.fish)
+
+deb: all man-pages ## Debian packages for this machine and for RISC-V, in target/deb
+	packaging/deb riscv64 $(TARGET)/$(LINUX)/release $(TARGET)/manual $(TARGET)/deb
+	[[ $(DEB_ARCH) == riscv64 ]] || packaging/deb $(DEB_ARCH) $(TARGET)/release $(TARGET)/manual $(TARGET)/deb
+
+# These two need only Rust and a C compiler, not the set-up.
+programs:
+	cargo build --release --package vmm
+	cargo build --release --package compare
+
+man-pages:
+	cargo run --quiet --package manual -- $(TARGET)/manual
 
 run: all ## the guest in our VMM on RISC-V KVM, then the same guest under QEMU
 	@lab/demo
@@ -89,8 +107,7 @@ interleavings: ## queue and interrupt under every order that their memory orderi
 compare: all ## our guest and Debian in every way possible here: tables, and pages
 	lab/compare $(COMPARE)
 
-man: setup ## man pages, and completions for bash, zsh and fish, in target/manual
-	cargo run --quiet --package manual -- $(TARGET)/manual
+man: setup man-pages ## man pages, and completions for bash, zsh and fish, in target/manual
 
 test-docs: all ## run the commands of README.md and docs, and compare their output
 	cargo test --package manual --test book -- --include-ignored
@@ -145,7 +162,7 @@ check: setup ## formatting, lints on every target, documentation, scripts
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --package bench --all-targets -- -D warnings
 	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage,suite} bench/{compare,instructions} fuzz/run .ci/run
+	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage,suite} bench/{compare,instructions} packaging/{deb,copyright} fuzz/run .ci/run
 	perl -wc lab/stream
 	perl -wc lab/record
 	perl -wc lab/timer

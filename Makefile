@@ -27,7 +27,7 @@ SHELL  := /bin/bash
 # Makes cargo run RISC-V programs in the emulated host.
 IN_LAB := CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/lab/run --aia-guests 2 --timeout 600 --"
 # The tests, as arguments of lab/suite. Each command runs to its end, whatever fails.
-UNITS := 'unit tests: cargo test --no-fail-fast --workspace --exclude micro --features vmm/qcow2' \
+UNITS := 'unit tests: cargo test --no-fail-fast --workspace --exclude micro' \
 	'unit tests on RISC-V: $(IN_LAB) lab/cargo test --no-fail-fast --target $(LINUX) --package devices --package observe --package vmm --lib --features vmm/e2e' \
 	'interleavings: $(MAKE) --no-print-directory interleavings'
 E2E   := 'end to end: cargo test --no-fail-fast --package vmm --features e2e --tests' \
@@ -94,7 +94,6 @@ test: all ## unit tests, then end to end in the emulated host and under QEMU
 
 test-full: all ## test, and long tests: Debian, its next kernel, Chromium (all fetched first)
 	lab/fetch
-	lab/cargo build --release --target $(LINUX) --package vmm --features qcow2 --target-dir $(TARGET)/qcow2
 	lab/cargo build --release --target $(LINUX) --package vmm --example kexec
 	@lab/suite $(UNITS) $(FULL)
 
@@ -156,7 +155,8 @@ bench-build: setup
 
 check: setup ## formatting, lints on every target, documentation, scripts
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features vmm/qcow2 -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --package vmm --no-default-features --all-targets -- -D warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	CARGO_TARGET_DIR=$(TARGET)/fuzz cargo clippy --manifest-path fuzz/Cargo.toml -- -D warnings
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --package bench --all-targets -- -D warnings

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use self::config::Config;
+#[cfg(feature = "qcow2")]
+pub use self::image::{Backing, Layer};
 pub use self::image::{Image, granularity};
 use self::request::Disk;
 use crate::memory::Memory;

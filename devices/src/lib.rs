@@ -31,6 +31,7 @@
 
 pub mod block;
 pub mod console;
+mod contain;
 pub mod irq;
 pub mod memory;
 pub mod observe;
@@ -45,4 +46,5 @@ pub mod virtio;
 #[cfg(test)]
 mod rig;
 
+pub use contain::is_contained;
 pub use sync::lock;

@@ -18,6 +18,8 @@ pub mod file;
 pub mod kernel;
 pub mod mmio;
 pub mod model;
+pub mod qcow2;
+pub mod qcow2_image;
 pub mod queue;
 pub mod ram;
 pub mod seeds;

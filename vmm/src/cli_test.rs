@@ -117,7 +117,7 @@ fn what_a_disk_does_is_said_by_keys() {
             ..Disk::new("d".into())
         })
     );
-    let text = "a,,b,readonly,serial=x,,y,cache=writethrough,queues=3,block-size=4096,lock=off,format=qcow2";
+    let text = "a,,b,readonly,serial=x,,y,cache=writethrough,queues=3,block-size=4096,lock=off,format=qcow2,backing=on";
     assert_eq!(disk(text).unwrap().text(), text);
     let plain = Ok(Disk::new("d".into()));
     let same = "d,cache=writeback,direct=off,block-size=512,lock=on,readonly=off";

@@ -310,7 +310,7 @@ fn a_qcow2_image_is_opened_where_this_build_can_and_else_it_says_which_can() {
     folder.file("raw", &[0; 4096]);
     folder.file("raw.QCOW2", &[0; 4096]);
     let (damaged, raw, unable) = (
-        "cannot be used as a qcow2 image (a raw one needs format=raw): its refcounts",
+        "cannot be used as a qcow2 image (a raw one needs format=raw): its version is 0",
         "cannot be used as a qcow2 image (a raw one needs format=raw): it is not a qcow2 image",
         "a build with the feature qcow2 opens one",
     );

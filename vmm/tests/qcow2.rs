@@ -8,7 +8,7 @@
 )]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 mod support;
@@ -16,27 +16,22 @@ mod support;
 use support::lab::{self, cached, run, text};
 use support::linux::{at_console, initramfs, succeed};
 
-/// The guest's /init. Its disks: an image with data, a new one, a read-only one.
-const INIT: &str = r#"for disk in vda vdb vdc; do echo "size=$(cat /sys/block/$disk/size)"; done
+/// The guest's /init. Its disks: an image with data, a new one, a read-only one, one with a
+/// backing file.
+const INIT: &str = r#"for disk in vda vdb vdc vdd; do echo "size=$(cat /sys/block/$disk/size)"; done
 echo "sum=$(dd if=/dev/vda bs=1M 2>/dev/null | sha256sum)"
 # Copied completely, then 2 MiB of it discarded.
 dd if=/dev/vda of=/dev/vdb bs=1M conv=fsync 2>/dev/null
 echo 3 >/proc/sys/vm/drop_caches
 echo "sum=$(dd if=/dev/vdb bs=1M 2>/dev/null | sha256sum)"
 blkdiscard -o 2097152 -l 2097152 /dev/vdb && echo "discarded=vdb"
-dd if=/dev/vda of=/dev/vda bs=1M count=1 seek=7 conv=notrunc,fsync 2>/dev/null
+echo "sum=$(dd if=/dev/vdd bs=1M 2>/dev/null | sha256sum)"
+for disk in vda vdd; do dd if=/dev/vda of=/dev/$disk bs=1M count=1 seek=7 conv=notrunc,fsync 2>/dev/null; done
 echo 3 >/proc/sys/vm/drop_caches
 dd if=/dev/vda of=/dev/vdc bs=512 count=1 conv=fsync 2>/dev/null || echo "refused=vdc"
 echo "sum=$(dd if=/dev/vdc bs=1M 2>/dev/null | sha256sum)"
 poweroff -f
 "#;
-
-/// Returns the build with the feature `qcow2`, which `make test-full` makes.
-fn hartvisor() -> PathBuf {
-    let target = lab::target().join("qcow2/riscv64gc-unknown-linux-gnu/release/hartvisor");
-    assert!(target.exists(), "{target:?} is not there: make test-full");
-    target
-}
 
 fn qemu_img(arguments: &[&str], images: &[&Path]) -> String {
     succeed(Command::new("qemu-img").args(arguments).args(images))
@@ -61,11 +56,17 @@ fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
     }
     fs::write(at("raw"), &content).unwrap();
     let (raw, full, new, packed) = (at("raw"), at("full.qcow2"), at("new"), at("packed.qcow2"));
+    let over = at("over");
     qemu_img(&["convert", "-O", "qcow2"], &[&raw, &full]);
     qemu_img(&["convert", "-c", "-O", "qcow2"], &[&raw, &packed]);
     qemu_img(
         &["create", "-q", "-f", "qcow2", new.to_str().unwrap(), "8M"],
         &[],
+    );
+    let below = ["-b", "packed.qcow2", "-F", "qcow2"];
+    qemu_img(
+        &[&["create", "-q", "-f", "qcow2"][..], &below].concat(),
+        &[&over],
     );
 
     let initramfs = initramfs(
@@ -74,7 +75,7 @@ fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
         &format!("{}{INIT}", at_console("vdc")),
     );
     let mut host = lab::lab(&["--cpus", "2"], &[folder.path()]);
-    host.arg(hartvisor())
+    host.arg(lab::hartvisor())
         .args([
             "run",
             "--accel",
@@ -87,7 +88,12 @@ fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
         .arg(cached("host", "vmlinux"))
         .arg("--initrd")
         .arg(initramfs);
-    for (image, keys) in [(&full, ""), (&new, ",format=qcow2"), (&packed, ",readonly")] {
+    for (image, keys) in [
+        (&full, ""),
+        (&new, ",format=qcow2"),
+        (&packed, ",readonly"),
+        (&over, ",format=qcow2,backing=on"),
+    ] {
         host.arg("--disk").arg(format!("{}{keys}", image.display()));
     }
     let text = text(&run(&mut host, b""));
@@ -95,13 +101,13 @@ fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
         let after = |part| str::strip_prefix(part, name);
         text.split_whitespace().filter_map(after).collect()
     };
-    assert_eq!(values("size="), ["16384"; 3], "{text}");
+    assert_eq!(values("size="), ["16384"; 4], "{text}");
     let sums = values("sum=");
-    assert_eq!(sums, [sums[0]; 3], "{text}");
+    assert_eq!(sums, [sums[0]; 4], "{text}");
     assert_eq!(values("discarded="), ["vdb"], "{text}");
     assert_eq!(values("refused="), ["vdc"], "{text}");
 
-    for image in [&full, &new, &packed] {
+    for image in [&full, &new, &packed, &over] {
         qemu_img(&["check", "-q"], &[image]);
     }
     // Compares every byte with a second implementation.
@@ -113,6 +119,7 @@ fn linux_reads_and_writes_images_that_are_in_order_afterwards() {
     let mut written = content.clone();
     written.copy_within(0..1 << 20, 7 << 20);
     compare(&full, &written);
+    compare(&over, &written);
     content[2 << 20..4 << 20].fill(0);
     compare(&new, &content);
 }

@@ -14,6 +14,8 @@ mod raw;
 pub(super) use self::geometry::Geometry;
 #[cfg(feature = "qcow2")]
 use self::qcow2::Qcow2;
+#[cfg(feature = "qcow2")]
+pub use self::qcow2::{Backing, Layer};
 use self::raw::Raw;
 pub use self::raw::granularity;
 
@@ -44,16 +46,26 @@ impl Image {
         Image(Format::Raw(Raw::new(file)))
     }
 
-    /// A qcow2 image. `readonly` says how `file` was opened. Metadata is cached, so nothing else
-    /// may write to the file meanwhile.
+    /// A qcow2 image. `readonly` says how `file` was opened. `backing` are its backing file, the
+    /// backing file of that, and so on. Metadata is cached, so nothing else may write to the files
+    /// meanwhile.
     ///
     /// # Errors
-    /// The file cannot be read; it is not a qcow2 image; or it is not supported: encrypted,
-    /// damaged, or with data in other files.
+    /// A file cannot be read; it is not a qcow2 image; it is not supported: encrypted, damaged, or
+    /// with data in another file; or its backing file is missing.
     #[cfg(feature = "qcow2")]
-    pub fn qcow2(file: File, readonly: bool) -> io::Result<Image> {
-        let image = Qcow2::open(file, readonly)?;
+    pub fn qcow2(file: File, readonly: bool, backing: Vec<Layer>) -> io::Result<Image> {
+        let image = Qcow2::open(file, readonly, backing)?;
         Ok(Image(Format::Qcow2(Box::new(image))))
+    }
+
+    /// Returns what the qcow2 image in `file` says about its backing file.
+    ///
+    /// # Errors
+    /// The file cannot be read; it is not a qcow2 image; or it is not supported.
+    #[cfg(feature = "qcow2")]
+    pub fn backing(file: &File) -> io::Result<Option<Backing>> {
+        qcow2::backing(file.try_clone()?)
     }
 
     /// The disk's size in bytes.
@@ -88,8 +100,8 @@ impl Image {
     }
 
     /// Makes everything written so far durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        each!(&self.0, it => it.sync())
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        each!(&mut self.0, it => it.sync())
     }
 
     /// Discards `len` bytes from `offset` on. This is a hint: a host that does not support it does

@@ -39,6 +39,9 @@ pub struct Disk {
     /// The image format, regardless of the name and the content.
     #[serde(default)]
     pub format: Option<DiskFormat>,
+    /// Open the backing files that a qcow2 image names, read-only.
+    #[serde(default)]
+    pub backing: bool,
 }
 
 /// The format of an image.
@@ -52,7 +55,7 @@ pub enum DiskFormat {
 }
 
 /// The keys. A new one needs a field above, a row here, and code that uses it.
-const KEYS: [Key<Disk>; 8] = [
+const KEYS: [Key<Disk>; 9] = [
     Key {
         form: "readonly[=on|off]",
         help: "",
@@ -122,7 +125,7 @@ const KEYS: [Key<Disk>; 8] = [
     },
     Key {
         form: "format=raw|qcow2",
-        help: "A file is raw unless its name ends in .qcow2 or format=qcow2 is given (in builds with qcow2); \
+        help: "A file is raw unless its name ends in .qcow2 or format=qcow2 is given; \
                format=raw treats it as raw even if it looks like another image format.",
         set: |disk, value| {
             let values = [("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
@@ -135,6 +138,16 @@ const KEYS: [Key<Disk>; 8] = [
                 DiskFormat::Qcow2 => "format=qcow2".into(),
             })
         },
+    },
+    Key {
+        form: "backing=on|off",
+        help: "backing=on opens the backing files that a qcow2 image names, read-only; \
+               without it, such an image is refused.",
+        set: |disk, value| {
+            disk.backing = choice(value, SWITCH)?;
+            Ok(())
+        },
+        text: |disk| disk.backing.then(|| "backing=on".into()),
     },
 ];
 
@@ -160,6 +173,7 @@ impl Disk {
             block_size: block_size(),
             lock: true,
             format: None,
+            backing: false,
         }
     }
 

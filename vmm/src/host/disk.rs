@@ -1,15 +1,18 @@
 //! Disks: opens and checks them, and prevents a second user from writing to them.
 
+mod backing;
 mod error;
 mod format;
 mod lock;
 mod users;
 
+pub use backing::BackingFile;
 pub use error::DiskError;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::iter;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -39,6 +42,8 @@ pub struct Disk {
     pub queues: u16,
     /// The image format of `file`.
     pub format: DiskFormat,
+    /// The backing file of the image, the backing file of that, and so on.
+    pub backing: Vec<BackingFile>,
     /// Keeps other users away: the claim on a block device, and the locked files behind loop
     /// devices.
     held: OnceLock<Vec<File>>,
@@ -55,18 +60,97 @@ pub fn open(configs: &[config::Disk], cpus: u32) -> Result<Vec<Disk>, Error> {
     for config in configs {
         let disk = Disk::open(config, cpus)?;
         for other in &disks {
-            if !(disk.config.readonly && other.config.readonly)
-                && disk.identity()?.overlaps(other.identity()?)
-            {
-                return Err(Error::from(DiskError::Twice {
-                    first: other.config.path.clone(),
-                    second: disk.config.path,
-                }));
+            for (first, second) in pairs(other, &disk) {
+                if !(first.readonly && second.readonly)
+                    && first.identity()?.overlaps(second.identity()?)
+                {
+                    let (first, second) = (first.path.into(), second.path.into());
+                    return Err(Error::from(DiskError::Twice { first, second }));
+                }
             }
         }
         disks.push(disk);
     }
     Ok(disks)
+}
+
+/// One of the files of a disk.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    path: &'a Path,
+    file: &'a File,
+    readonly: bool,
+}
+
+impl Part<'_> {
+    fn identity(&self) -> Result<Identity, Error> {
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|source| unreadable(self.path, source))?;
+        Ok(Identity::of(&metadata))
+    }
+
+    /// Adds to `held` what keeps other users of this host away.
+    fn claim(&self, held: &mut Vec<File>) -> Result<(), Error> {
+        let identity = self.identity()?;
+        let claim = users::claim(self.file, self.readonly);
+        let users = users::of(identity);
+        if let Some(user) = users.iter().find(|user| user.writes || !self.readonly) {
+            return Err(self.in_use(&user.what));
+        }
+        match claim {
+            // Other readers are allowed.
+            Ok(claim) => held.extend(claim.filter(|_| !self.readonly)),
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                if !users.iter().any(|user| user.claims) {
+                    let process = users::process(identity).unwrap_or("a program".into());
+                    return Err(self.in_use(&format!("{process} has claimed it, or a part of it")));
+                }
+            }
+            Err(error) => warn!("cannot claim disk {:?}: {error}", self.path),
+        }
+        for (path, whole) in users::backing_files(identity) {
+            match File::open(&path) {
+                Ok(file) => {
+                    self.take(&file)?;
+                    // Other parts of the file may have other users, so its lock is only tested, not
+                    // kept.
+                    held.extend(Some(file).filter(|_| whole));
+                }
+                Err(error) => warn!("cannot lock {path:?} behind disk {:?}: {error}", self.path),
+            }
+        }
+        Ok(())
+    }
+
+    fn in_use(&self, user: &str) -> Error {
+        Error::from(DiskError::InUse { path: self.path.into(), user: user.into() })
+    }
+
+    /// Locks a file that contains this one.
+    fn take(&self, file: &File) -> Result<(), Error> {
+        match lock::take(file, self.readonly) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let metadata = file.metadata().ok();
+                let process = metadata.and_then(|it| users::process(Identity::of(&it)));
+                Err(Error::from(DiskError::Locked {
+                    path: self.path.into(),
+                    who: if self.readonly { "writes to" } else { "has" },
+                    process: process.map_or(String::new(), |process| format!(", {process}")),
+                }))
+            }
+            Err(error) => {
+                warn!("cannot lock disk {:?}: {error}", self.path);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn pairs<'a>(first: &'a Disk, second: &'a Disk) -> impl Iterator<Item = (Part<'a>, Part<'a>)> {
+    first
+        .parts()
+        .flat_map(|one| second.parts().map(move |other| (one, other)))
 }
 
 impl Disk {
@@ -81,16 +165,18 @@ impl Disk {
             Some(format) => format,
             None => format::of(path, &file)?,
         };
-        let size = match format {
-            DiskFormat::Raw => raw_length(path, &file)?,
-            DiskFormat::Qcow2 => format::qcow2_size(path, &file)?,
+        let (size, backing) = match format {
+            DiskFormat::Raw if config.backing => {
+                return Err(Error::from(DiskError::RawBacking { path: path.clone() }));
+            }
+            DiskFormat::Raw => (raw_length(path, &file)?, Vec::new()),
+            DiskFormat::Qcow2 => {
+                let backing = backing::open(path, &file, config.backing)?;
+                (format::qcow2_size(path, &file, &backing)?, backing)
+            }
         };
         if !config.readonly {
             check_writable(path, &file)?;
-        }
-        if config.direct {
-            make_direct(&file)
-                .map_err(|source| Error::from(DiskError::Direct { path: path.clone(), source }))?;
         }
         let one_per_vcpu = u16::try_from(cpus).map_or(QUEUES_MAX, |cpus| cpus.min(QUEUES_MAX));
         let disk = Disk {
@@ -98,10 +184,16 @@ impl Disk {
             file,
             queues: config.queues.unwrap_or(one_per_vcpu),
             format,
+            backing,
             held: OnceLock::new(),
             reported: Arc::default(),
             config: config.clone(),
         };
+        for part in disk.parts().filter(|_| config.direct) {
+            let path = part.path.into();
+            make_direct(part.file)
+                .map_err(|source| Error::from(DiskError::Direct { path, source }))?;
+        }
         disk.check_size()?;
         Ok(disk)
     }
@@ -159,10 +251,14 @@ impl Disk {
         .text()
     }
 
-    fn identity(&self) -> Result<Identity, Error> {
-        let metadata = self.file.metadata();
-        let metadata = metadata.map_err(|source| unreadable(&self.config.path, source))?;
-        Ok(Identity::of(&metadata))
+    /// The file of the disk, then its backing files.
+    fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        let config = &self.config;
+        let backing = self.backing.iter();
+        let backing = backing.map(|BackingFile { path, file, .. }| (path, file, true));
+        iter::once((&config.path, &self.file, config.readonly))
+            .chain(backing)
+            .map(|(path, file, readonly)| Part { path, file, readonly })
     }
 
     /// Checks that this host does not use the disk otherwise, and prevents it: by a claim on a
@@ -174,47 +270,12 @@ impl Disk {
         if !self.config.lock || self.held.get().is_some() {
             return Ok(());
         }
-        let identity = self.identity()?;
-        let claim = users::claim(&self.file, self.config.readonly);
-        let users = users::of(identity);
-        if let Some(user) = users
-            .iter()
-            .find(|user| user.writes || !self.config.readonly)
-        {
-            return Err(self.in_use(&user.what));
-        }
         let mut held = Vec::new();
-        match claim {
-            // Other readers are allowed.
-            Ok(claim) => held.extend(claim.filter(|_| !self.config.readonly)),
-            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-                if !users.iter().any(|user| user.claims) {
-                    let process = users::process(identity).unwrap_or("a program".into());
-                    return Err(self.in_use(&format!("{process} has claimed it, or a part of it")));
-                }
-            }
-            Err(error) => warn!("cannot claim disk {:?}: {error}", self.config.path),
-        }
-        for (path, whole) in users::backing_files(identity) {
-            match File::open(&path) {
-                Ok(file) => {
-                    self.take(&file)?;
-                    // Other parts of the file may have other users, so its lock is only tested, not
-                    // kept.
-                    held.extend(Some(file).filter(|_| whole));
-                }
-                Err(error) => warn!(
-                    "cannot lock {path:?} behind disk {:?}: {error}",
-                    self.config.path
-                ),
-            }
+        for part in self.parts() {
+            part.claim(&mut held)?;
         }
         let _ = self.held.set(held);
         Ok(())
-    }
-
-    fn in_use(&self, user: &str) -> Error {
-        Error::from(DiskError::InUse { path: self.config.path.clone(), user: user.into() })
     }
 
     /// [Claims](Disk::claim) the disk. Prevents other machines, under Hartvisor or QEMU, from
@@ -225,42 +286,16 @@ impl Disk {
     /// It is in use, possibly by another machine.
     pub fn lock(&self) -> Result<(), Error> {
         self.claim()?;
-        match self.config.lock {
-            true => self.take(&self.file),
-            false => Ok(()),
-        }
-    }
-
-    /// Locks a file that contains the disk.
-    fn take(&self, file: &File) -> Result<(), Error> {
-        match lock::take(file, self.config.readonly) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                let metadata = file.metadata().ok();
-                let process = metadata.and_then(|it| users::process(Identity::of(&it)));
-                Err(Error::from(DiskError::Locked {
-                    path: self.config.path.clone(),
-                    who: if self.config.readonly {
-                        "writes to"
-                    } else {
-                        "has"
-                    },
-                    process: process.map_or(String::new(), |process| format!(", {process}")),
-                }))
-            }
-            Err(error) => {
-                warn!("cannot lock disk {:?}: {error}", self.config.path);
-                Ok(())
-            }
-        }
+        let mut parts = self.parts().filter(|_| self.config.lock);
+        parts.try_for_each(|part| part.take(part.file))
     }
 
     /// Releases the lock so that another program can take it.
     pub(crate) fn unlock(&self) {
-        if self.config.lock
-            && let Err(error) = lock::release(&self.file)
-        {
-            warn!("cannot unlock disk {:?}: {error}", self.config.path);
+        for part in self.parts().filter(|_| self.config.lock) {
+            if let Err(error) = lock::release(part.file) {
+                warn!("cannot unlock disk {:?}: {error}", part.path);
+            }
         }
     }
 
@@ -281,7 +316,7 @@ impl Disk {
         let file = self.file.try_clone()?;
         let image = match self.format {
             DiskFormat::Raw => Image::raw(file),
-            DiskFormat::Qcow2 => format::qcow2(file, self.config.readonly)?,
+            DiskFormat::Qcow2 => format::qcow2(file, self.config.readonly, &self.backing)?,
         };
         let size = image.size()?;
         Ok(Block::of(image, size, &options))

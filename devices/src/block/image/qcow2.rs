@@ -1,56 +1,84 @@
 //! qcow2 images, through the synchronous interface of the crate imago.
 //!
-//! An image may come from anywhere, so it must not choose which host files are opened: an image
-//! with a backing file or an external data file is refused. A damaged image causes I/O errors in
-//! the guest.
+//! ```text
+//!   qcow2.rs    requests; a panic of imago ends the image, not the process
+//!   header.rs   limits for what imago trusts     storage.rs   protects the header
+//! ```
+//!
+//! An image may come from anywhere, so it does not choose which files of the host are opened: the
+//! caller opens its backing files, or refuses them. A damaged image causes I/O errors in the guest.
+
+mod header;
+mod storage;
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::mem;
 
 use imago::file::File as Storage;
-use imago::qcow2::Qcow2 as Opened;
-use imago::{DenyImplicitOpenGate, FormatAccess, StorageExt, StorageOpenOptions};
+use imago::raw::Raw;
+use imago::{FormatAccess, StorageOpenOptions};
 use rustix::fs::{OFlags, fcntl_getfl};
 
+use self::header::Header;
+use self::storage::Guarded;
 use super::Geometry;
+use crate::contain::{contain, is_panic};
 use crate::virtio::chain::{Readable, Writable};
+
+pub use self::header::Backing;
+
+type Opened = imago::qcow2::Qcow2<Guarded>;
 
 /// Bytes copied at once between the image and the driver's buffers.
 const COPIED: usize = 64 * 1024;
 
+/// A backing file: the content of an image wherever the image has none of its own. It is only read.
+#[derive(Debug)]
+pub struct Layer {
+    /// The open file.
+    pub file: File,
+    /// A qcow2 image, otherwise raw.
+    pub qcow2: bool,
+}
+
 /// An open image.
 pub(super) struct Qcow2 {
-    image: FormatAccess<Storage>,
+    /// `None` after a panic.
+    image: Option<FormatAccess<Guarded>>,
+    size: u64,
     geometry: Geometry,
     buffer: Vec<u8>,
 }
 
 impl Qcow2 {
-    pub(super) fn open(file: File, readonly: bool) -> io::Result<Qcow2> {
-        let direct = fcntl_getfl(&file)?.contains(OFlags::DIRECT);
-        let options = StorageOpenOptions::new().write(!readonly).direct(direct);
-        let storage = Storage::from_open_file(file, options)?;
-        let cluster = check(&storage)?;
-        let mut opened: Opened<Storage> = Opened::open_image(storage, !readonly)?;
-        if let Some(name) = opened.implicit_backing_file() {
-            return Err(refused(format!("it has a backing file, {name:?}")));
-        }
-        if opened.requires_external_data_file() {
-            return Err(refused("it has its data in another file"));
-        }
-        // There are none, and the gate ensures that no file is opened.
-        opened.open_implicit_dependencies_gated(DenyImplicitOpenGate::default())?;
-        Ok(Qcow2 {
-            image: FormatAccess::new(opened),
-            geometry: Geometry::of_clusters(cluster),
-            buffer: vec![0; COPIED],
+    /// `backing` are its backing file, the backing file of that, and so on.
+    pub(super) fn open(file: File, readonly: bool, backing: Vec<Layer>) -> io::Result<Qcow2> {
+        contain(|| {
+            let mut below = None;
+            for Layer { file, qcow2 } in backing.into_iter().rev() {
+                below = Some(match qcow2 {
+                    true => open(file, true, below.take())?.0,
+                    false => {
+                        let file = Guarded::plain(storage(file, true)?);
+                        FormatAccess::new(Raw::open_image(file, false)?)
+                    }
+                });
+            }
+            let (image, cluster) = open(file, readonly, below)?;
+            Ok(Qcow2 {
+                size: image.size(),
+                image: Some(image),
+                geometry: Geometry::of_clusters(cluster),
+                buffer: vec![0; COPIED],
+            })
         })
     }
 
     /// The size in the header. It does not change while the image is open.
     #[expect(clippy::unnecessary_wraps, reason = "another format asks the host")]
     pub(super) fn size(&self) -> io::Result<u64> {
-        Ok(self.image.size())
+        Ok(self.size)
     }
 
     pub(super) fn geometry(&self) -> Geometry {
@@ -58,133 +86,129 @@ impl Qcow2 {
     }
 
     pub(super) fn read(&mut self, out: &mut Writable, mut offset: u64) -> io::Result<()> {
-        while !out.is_empty() {
-            let part = part(&mut self.buffer, out.len());
-            self.image.read(&mut *part, offset)?;
-            offset += out.write(part) as u64;
-        }
-        Ok(())
+        self.with(|image, buffer| {
+            while !out.is_empty() {
+                let part = part(buffer, out.len());
+                image.read(&mut *part, offset)?;
+                offset += out.write(part) as u64;
+            }
+            Ok(())
+        })
     }
 
     pub(super) fn write(&mut self, data: &mut Readable, mut offset: u64) -> io::Result<()> {
-        while !data.is_empty() {
-            let part = part(&mut self.buffer, data.len());
-            data.read(part);
-            self.image.write(&*part, offset)?;
-            offset += part.len() as u64;
-        }
-        Ok(())
+        self.with(|image, buffer| {
+            while !data.is_empty() {
+                let part = part(buffer, data.len());
+                data.read(part);
+                image.write(&*part, offset)?;
+                offset += part.len() as u64;
+            }
+            Ok(())
+        })
     }
 
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.image.flush()?;
-        self.image.sync()
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.with(|image, _| {
+            image.flush()?;
+            image.sync()
+        })
     }
 
     pub(super) fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        match self.image.discard_to_any(offset, len) {
+        self.with(|image, _| match image.discard_to_any(offset, len) {
             Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
             done => done,
-        }
+        })
     }
 
     pub(super) fn zero(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        let zeroed = match unmap {
-            true => self.image.discard_to_zero(offset, len),
-            false => self.image.write_zeroes(offset, len),
-        };
-        match zeroed {
-            // Version 2 has no zero clusters.
-            Err(error) if error.kind() == ErrorKind::Unsupported => self.write_out(offset, len),
-            done => done,
-        }
+        self.with(|image, buffer| {
+            let zeroed = match unmap {
+                true => image.discard_to_zero(offset, len),
+                false => image.write_zeroes(offset, len),
+            };
+            match zeroed {
+                // Version 2 has no zero clusters.
+                Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    write_zeroes(image, buffer, offset, len)
+                }
+                done => done,
+            }
+        })
     }
 
-    fn write_out(&mut self, mut offset: u64, mut len: u64) -> io::Result<()> {
-        self.buffer.fill(0);
-        while len > 0 {
-            let part = part(&mut self.buffer, len);
-            self.image.write(&*part, offset)?;
-            offset += part.len() as u64;
-            len -= part.len() as u64;
+    /// Lets imago do something. If it panics, the image is not used any more.
+    fn with(
+        &mut self,
+        work: impl FnOnce(&mut FormatAccess<Guarded>, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(image) = &mut self.image else {
+            return Err(io::Error::other("its library failed earlier"));
+        };
+        let buffer = &mut self.buffer;
+        let done = contain(|| work(image, buffer));
+        if done.as_ref().is_err_and(is_panic) {
+            // Closing it could write to the file, or panic again.
+            mem::forget(self.image.take());
         }
-        Ok(())
+        done
     }
+}
+
+/// Returns what the image in `file` says about its backing file.
+///
+/// # Errors
+/// It cannot be read, is damaged or is not supported.
+pub(super) fn backing(file: File) -> io::Result<Option<Backing>> {
+    contain(|| Ok(Header::read(&storage(file, true)?)?.backing))
+}
+
+/// Opens the image in `file`. Returns its cluster size in bytes, too.
+fn open(
+    file: File,
+    readonly: bool,
+    below: Option<FormatAccess<Guarded>>,
+) -> io::Result<(FormatAccess<Guarded>, u32)> {
+    let file = storage(file, readonly)?;
+    let header = Header::read(&file)?;
+    if let Some(Backing { name, .. }) = header.backing.as_ref().filter(|_| below.is_none()) {
+        return Err(refused(format!("it has a backing file, {name:?}")));
+    }
+    let file = Guarded::image(file, &header);
+    let mut opened = Opened::open_image(file, !readonly)?;
+    // imago opens no file.
+    opened.set_data_file(None);
+    opened.set_backing(below);
+    Ok((FormatAccess::new(opened), header.cluster))
+}
+
+fn storage(file: File, readonly: bool) -> io::Result<Storage> {
+    let direct = fcntl_getfl(&file)?.contains(OFlags::DIRECT);
+    let options = StorageOpenOptions::new().write(!readonly).direct(direct);
+    Storage::from_open_file(file, options)
+}
+
+fn write_zeroes(
+    image: &FormatAccess<Guarded>,
+    buffer: &mut [u8],
+    mut offset: u64,
+    mut len: u64,
+) -> io::Result<()> {
+    buffer.fill(0);
+    while len > 0 {
+        let part = part(buffer, len);
+        image.write(&*part, offset)?;
+        offset += part.len() as u64;
+        len -= part.len() as u64;
+    }
+    Ok(())
 }
 
 /// The first `len` bytes of `buffer`, or all of it if it is shorter.
 fn part(buffer: &mut [u8], len: u64) -> &mut [u8] {
     let len = usize::try_from(len).map_or(buffer.len(), |len| len.min(buffer.len()));
     buffer.split_at_mut(len).0
-}
-
-/// Checks what imago does not check. Returns the cluster size in bytes.
-fn check(file: &Storage) -> io::Result<u32> {
-    // be32 magic, be32 version, be64 backing file, be32 its length, be32 cluster_bits, be64 size,
-    // be32 crypt_method, be32 l1_size, be64 l1_table, be64 refcount_table, be32 its clusters;
-    // version 3 has be32 refcount_order at 96.
-    let magic: [u8; 4] = at(file, 0)?;
-    if magic != *b"QFI\xfb" {
-        return Err(refused("it is not a qcow2 image"));
-    }
-    if u32::from_be_bytes(at(file, 32)?) != 0 {
-        return Err(refused("it is encrypted"));
-    }
-    // The header is in the first cluster, so its refcount must not be 0. If it is, imago (0.2.6)
-    // allocates that cluster, or recurses until the stack overflows if the refcount block is
-    // missing.
-    let table = u64::from_be_bytes(at(file, 48)?);
-    let block = u64::from_be_bytes(at(file, table)?) & !0x1ff;
-    let order = match u32::from_be_bytes(at(file, 4)?) {
-        3 => u32::from_be_bytes(at(file, 96)?).min(6),
-        _ => 4,
-    };
-    let counts: [u8; 8] = at(file, block)?;
-    let used = match order {
-        0..3 => counts[0] & ((1 << (1 << order)) - 1) != 0,
-        _ => counts.iter().take(1 << (order - 3)).any(|byte| *byte != 0),
-    };
-    if u32::from_be_bytes(at(file, 56)?) == 0 || block == 0 || !used {
-        return Err(refused("its refcounts are damaged"));
-    }
-    let bits = u32::from_be_bytes(at(file, 20)?);
-    let cluster = 1_u32.checked_shl(bits).unwrap_or(0);
-    if u32::from_be_bytes(at(file, 4)?) == 3 {
-        check_extensions(file, cluster.into())?;
-    }
-    Ok(cluster)
-}
-
-/// Checks the header extensions of version 3, which are in the first cluster: be32 type, be32
-/// length, data padded to a multiple of 8 bytes.
-fn check_extensions(file: &Storage, cluster: u64) -> io::Result<()> {
-    const FEATURE_NAMES: u32 = 0x6803_f857;
-    let mut offset = u64::from(u32::from_be_bytes(at(file, 100)?));
-    while offset + 8 <= cluster {
-        let kind = u32::from_be_bytes(at(file, offset)?);
-        let len = u32::from_be_bytes(at(file, offset + 4)?);
-        match kind {
-            0 => break,
-            // imago (0.2.6) panics on a truncated entry; each entry has 48 bytes.
-            FEATURE_NAMES if !len.is_multiple_of(48) => {
-                return Err(refused("its feature name table is damaged"));
-            }
-            _ => offset += 8 + u64::from(len).next_multiple_of(8),
-        }
-    }
-    Ok(())
-}
-
-/// The bytes at `offset`; past the end of the file they are zeroes. imago reads them, as it handles
-/// the alignment for O_DIRECT.
-fn at<const N: usize>(file: &Storage, offset: u64) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    match file.read(&mut bytes[..], offset) {
-        Ok(()) => Ok(bytes),
-        // The offset is larger than any file.
-        Err(error) if error.kind() == ErrorKind::InvalidInput => Err(refused("it is damaged")),
-        Err(error) => Err(error),
-    }
 }
 
 fn refused(why: impl Into<String>) -> io::Error {

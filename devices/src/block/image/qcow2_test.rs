@@ -1,6 +1,7 @@
 use std::os::unix::fs::FileExt;
 
-use imago::FormatCreateBuilder;
+use imago::qcow2::Qcow2 as Created;
+use imago::{FormatCreateBuilder, StorageOpenOptions};
 
 use super::super::Image;
 use super::*;
@@ -18,7 +19,7 @@ fn image() -> File {
     let file = tempfile::tempfile().unwrap();
     let options = StorageOpenOptions::new().write(true);
     let storage = Storage::from_open_file(file.try_clone().unwrap(), options).unwrap();
-    let create = Opened::<Storage>::create_builder(storage);
+    let create = Created::<Storage>::create_builder(storage);
     create.size(SIZE).cluster_size(CLUSTER).create().unwrap();
     file
 }
@@ -31,7 +32,7 @@ fn at<const N: usize>(file: &File, offset: u64) -> [u8; N] {
 }
 
 fn fixture(file: &File, readonly: bool) -> Fixture {
-    let image = Image::qcow2(file.try_clone().unwrap(), readonly).unwrap();
+    let image = Image::qcow2(file.try_clone().unwrap(), readonly, vec![]).unwrap();
     let options = Options { readonly, ..Options::default() };
     let size = image.size().unwrap();
     Fixture::of(Block::of(image, size, &options), file)
@@ -156,54 +157,229 @@ fn content(file: &File) -> Vec<u8> {
     content
 }
 
+fn put32(file: &File, offset: u64, value: u32) {
+    file.write_all_at(&value.to_be_bytes(), offset).unwrap();
+}
+
+fn put64(file: &File, offset: u64, value: u64) {
+    file.write_all_at(&value.to_be_bytes(), offset).unwrap();
+}
+
 #[test]
 fn images_that_name_other_files_or_are_damaged_are_refused() {
     type Change = fn(&File);
-    let cases: [(&str, Change); 10] = [
-        ("backing file, \"/etc/passwd\"", |file| {
-            file.write_all_at(b"/etc/passwd", 1024).unwrap();
-            file.write_all_at(&1024_u64.to_be_bytes(), 8).unwrap();
-            file.write_all_at(&11_u32.to_be_bytes(), 16).unwrap();
-        }),
-        ("its data in another file", |file| {
-            file.write_all_at(&4_u64.to_be_bytes(), 72).unwrap();
-        }),
-        ("encrypted", |file| {
-            file.write_all_at(&2_u32.to_be_bytes(), 32).unwrap();
-        }),
-        // The dirty bit: the refcounts are out of date, and qemu-img check repairs them.
-        ("incompatible", |file| {
-            file.write_all_at(&1_u64.to_be_bytes(), 72).unwrap();
-        }),
-        ("refcounts are damaged", |file| {
-            // The first entry of the refcount table, then the refcount of the first cluster.
-            let table = u64::from_be_bytes(at(file, 48));
-            file.write_all_at(&[0; 8], table).unwrap();
-        }),
-        ("refcounts are damaged", |file| {
-            let table = u64::from_be_bytes(at(file, 48));
-            let block = u64::from_be_bytes(at(file, table));
-            file.write_all_at(&[0; 2], block).unwrap();
-        }),
-        ("refcounts are damaged", |file| {
-            file.write_all_at(&[0; 4], 56).unwrap();
-        }),
-        ("feature name table is damaged", |file| {
-            let header = u64::from(u32::from_be_bytes(at(file, 100)));
-            let extension = [0x6803_f857_u32, 49].map(u32::to_be_bytes).concat();
-            file.write_all_at(&extension, header).unwrap();
-        }),
-        ("refcounts are damaged", |file| file.set_len(100).unwrap()),
+    let cases: [(&str, Change); 26] = [
         ("not a qcow2 image", |file| {
             file.write_all_at(b"raw!", 0).unwrap();
+        }),
+        ("its version is 4, expected 2 or 3", |file| {
+            put32(file, 4, 4)
+        }),
+        ("backing file, \"/etc/passwd\"", |file| {
+            file.write_all_at(b"/etc/passwd", 1024).unwrap();
+            put64(file, 8, 1024);
+            put32(file, 16, 11);
+        }),
+        ("name has 1024 bytes at 512", |file| {
+            put64(file, 8, 512);
+            put32(file, 16, 1024);
+        }),
+        ("name has 11 bytes at 18446744073709551615", |file| {
+            put64(file, 8, u64::MAX);
+            put32(file, 16, 11);
+        }),
+        ("expected UTF-8", |file| {
+            file.write_all_at(&[0xff; 3], 1024).unwrap();
+            put64(file, 8, 1024);
+            put32(file, 16, 3);
+        }),
+        ("clusters have 2^22 bytes, expected 9 to 21", |file| {
+            put32(file, 20, 22)
+        }),
+        ("clusters have 2^4294967295 bytes", |file| {
+            put32(file, 20, u32::MAX)
+        }),
+        ("its disk has 72057594037927937 bytes", |file| {
+            put64(file, 24, (1 << 56) + 1)
+        }),
+        ("encrypted", |file| put32(file, 32, 2)),
+        ("L1 table has 1 entries, expected 2 to 4194304", |file| {
+            put32(file, 36, 1)
+        }),
+        ("L1 table has 4294967295 entries", |file| {
+            put32(file, 36, u32::MAX)
+        }),
+        ("L1 table of 4096 bytes is at 4097", |file| {
+            put32(file, 36, 512);
+            put64(file, 40, 4097);
+        }),
+        ("L1 table of 4096 bytes is at 0", |file| {
+            put32(file, 36, 512);
+            put64(file, 40, 0);
+        }),
+        ("L1 table of 33554432 bytes is at", |file| {
+            put32(file, 36, 1 << 22)
+        }),
+        (
+            "refcount table of 8 bytes is at 18446744073709547520",
+            |file| {
+                put64(file, 48, u64::MAX - 4095);
+            },
+        ),
+        ("refcount table has 0 bytes", |file| put32(file, 56, 0)),
+        ("refcount table has 17592186040320 bytes", |file| {
+            put32(file, 56, u32::MAX)
+        }),
+        ("its data in another file", |file| put64(file, 72, 4)),
+        // The dirty bit: the refcounts are out of date.
+        ("not closed properly (qemu-img check -r all", |file| {
+            put64(file, 72, 1)
+        }),
+        ("unknown features (0x100000000)", |file| {
+            put64(file, 72, 1 << 32)
+        }),
+        ("refcounts have 2^7 bits", |file| put32(file, 96, 7)),
+        ("its header has 4097 bytes, expected 104 to 4096", |file| {
+            put32(file, 100, 4097)
+        }),
+        ("feature name table has 49 bytes", |file| {
+            let header = u32::from_be_bytes(at(file, 100)).into();
+            put32(file, header, 0x6803_f857);
+            put32(file, header + 4, 49);
+        }),
+        // The first entry of the refcount table, then the refcount of the first cluster.
+        ("refcounts are damaged", |file| {
+            put64(file, u64::from_be_bytes(at(file, 48)), 0);
+        }),
+        ("refcounts are damaged", |file| {
+            let block = u64::from_be_bytes(at(file, u64::from_be_bytes(at(file, 48))));
+            file.write_all_at(&[0; 2], block).unwrap();
         }),
     ];
     for (why, change) in cases {
         let file = image();
         change(&file);
-        let refused = Image::qcow2(file, true).err().expect(why);
+        let refused = Image::qcow2(file, true, vec![]).err().expect(why);
         assert!(refused.to_string().contains(why), "{refused} for {why}");
     }
+}
+
+/// imago would search the clusters for a free one for hours.
+#[test]
+fn refcounts_far_past_the_end_of_the_file_are_refused() {
+    let file = image();
+    let table = u64::from_be_bytes(at(&file, 48));
+    let block: u64 = u64::from_be_bytes(at(&file, table));
+    let each = 2048;
+    // Up to the block after the one that covers the end.
+    put64(&file, table + 8, block);
+    assert!(Image::qcow2(file.try_clone().unwrap(), true, vec![]).is_ok());
+    put64(&file, table + 16, block);
+    let refused = Image::qcow2(file, true, vec![]).err().unwrap();
+    let text = format!("its refcounts cover {} clusters", 3 * each);
+    assert!(refused.to_string().contains(&text), "{refused}");
+}
+
+#[test]
+fn a_truncated_image_is_refused() {
+    let whole = image();
+    let len = whole.metadata().unwrap().len();
+    for len in [100, CLUSTER as u64, len - 4096] {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&content(&whole), 0).unwrap();
+        file.set_len(len).unwrap();
+        assert!(Image::qcow2(file, true, vec![]).is_err(), "{len}");
+    }
+}
+
+/// The entry of an L2 table for a compressed cluster in the first cluster of the file. Discarding
+/// it frees the header, and imago allocates that next.
+#[test]
+fn the_header_is_not_overwritten_when_the_tables_say_it_is_free() {
+    let file = image();
+    let mut first = fixture(&file, false);
+    assert_eq!(write(&mut first, 0, 8, 5), OK);
+    drop(first);
+    let l1: u64 = u64::from_be_bytes(at(&file, 40));
+    let l2 = u64::from_be_bytes(at(&file, l1)) & 0x00ff_ffff_ffff_fe00;
+    put64(&file, l2 + 8, 1 << 62);
+    let before: [u8; 104] = at(&file, 0);
+    let mut fixture = fixture(&file, false);
+    assert_eq!(segment(&mut fixture, DISCARD, 8, 8, 0), OK);
+    let statuses: Vec<u8> = (2..40)
+        .map(|cluster| write(&mut fixture, cluster * 8, 8, 6))
+        .collect();
+    assert!(statuses.contains(&IOERR), "{statuses:?}");
+    fixture.request(FLUSH, 0, &[]);
+    drop(fixture);
+    assert_eq!(at::<104>(&file, 0), before);
+}
+
+#[test]
+fn a_backing_file_shows_where_the_image_has_no_data() {
+    let file = image();
+    file.write_all_at(b"below", 1024).unwrap();
+    put64(&file, 8, 1024);
+    put32(&file, 16, 5);
+    let backing = Image::backing(&file).unwrap().unwrap();
+    assert_eq!(backing, Backing { name: "below".into(), format: None });
+    // Shorter than the image, and between them another image.
+    let raw = tempfile::tempfile().unwrap();
+    raw.write_all_at(&[3; 1 << 20], 0).unwrap();
+    let middle = image();
+    let mut overlay = fixture(&middle, false);
+    assert_eq!(write(&mut overlay, 16, 8, 4), OK);
+    drop(overlay);
+    middle.write_all_at(b"raw", 1024).unwrap();
+    put64(&middle, 8, 1024);
+    put32(&middle, 16, 3);
+    let before = content(&raw);
+    let layers = || {
+        vec![
+            Layer { file: middle.try_clone().unwrap(), qcow2: true },
+            Layer { file: raw.try_clone().unwrap(), qcow2: false },
+        ]
+    };
+    let open = |layers| Image::qcow2(file.try_clone().unwrap(), false, layers);
+    let image = open(layers()).unwrap();
+    let size = image.size().unwrap();
+    let mut fixture = Fixture::of(Block::of(image, size, &Options::default()), &file);
+    assert_eq!(read(&mut fixture, 0, 16), (OK, Some(3)));
+    assert_eq!(read(&mut fixture, 16, 8), (OK, Some(4)));
+    assert_eq!(read(&mut fixture, 2048, 64), (OK, Some(0)));
+    // One sector is copied with its cluster.
+    assert_eq!(write(&mut fixture, 1, 1, 9), OK);
+    assert_eq!(segment(&mut fixture, WRITE_ZEROES, 24, 8, UNMAP), OK);
+    assert_eq!(segment(&mut fixture, DISCARD, 16, 8, 0), OK);
+    assert_eq!(read(&mut fixture, 0, 1), (OK, Some(3)));
+    assert_eq!(read(&mut fixture, 1, 1), (OK, Some(9)));
+    assert_eq!(read(&mut fixture, 2, 6), (OK, Some(3)));
+    assert_eq!(read(&mut fixture, 16, 16), (OK, Some(0)));
+    assert_eq!(content(&raw), before);
+    // A backing file of the wrong kind, or none, is an error.
+    let not = open(vec![Layer { file: raw, qcow2: true }]).err().unwrap();
+    assert!(not.to_string().contains("not a qcow2 image"), "{not}");
+    let none = open(vec![]).err().unwrap();
+    assert!(
+        none.to_string().contains("backing file, \"below\""),
+        "{none}"
+    );
+}
+
+/// A stand-in for a fault of imago that no image here causes.
+#[test]
+fn after_a_panic_each_request_fails_and_the_file_is_left_alone() {
+    let file = image();
+    let mut image = Qcow2::open(file.try_clone().unwrap(), false, vec![]).unwrap();
+    let before = content(&file);
+    let panic = image.with(|_, _| panic!("a fault of the library"));
+    let text = panic.unwrap_err().to_string();
+    assert!(text.contains("imago: a fault of the library"), "{text}");
+    for _ in 0..2 {
+        assert!(image.sync().is_err() && image.discard(0, 4096).is_err());
+    }
+    drop(image);
+    assert_eq!(content(&file), before);
 }
 
 /// xorshift64: the same in every run.
@@ -258,7 +434,7 @@ fn a_damaged_image_causes_no_more_than_an_error() {
         }
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&content, 0).unwrap();
-        let Ok(image) = Image::qcow2(file.try_clone().unwrap(), false) else {
+        let Ok(image) = Image::qcow2(file.try_clone().unwrap(), false, vec![]) else {
             continue;
         };
         opened += 1;

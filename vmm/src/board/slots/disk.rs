@@ -1,8 +1,10 @@
 //! The row of the disks.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 
 use devices::block;
 use devices::virtio::VirtioDevice;
@@ -13,6 +15,7 @@ use crate::board::Line;
 use crate::config::{self, CloudInit, DiskFormat, double_commas};
 use crate::error::Error;
 use crate::host::cloud_init;
+use crate::host::disk::BackingFile;
 use crate::machine::{Disk, Machine};
 
 pub(super) fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Error> {
@@ -86,27 +89,29 @@ pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
 
 fn qemus_own(line: &mut Line, disk: &Disk, id: &str, bus: &str) {
     let config = &disk.config;
-    let metadata = disk.file.metadata();
-    let driver = match metadata {
-        Ok(metadata) if metadata.file_type().is_block_device() => "host_device",
-        _ => "file",
-    };
     let readonly = if config.readonly { "on" } else { "off" };
-    let format = match disk.format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-    };
     let direct = if config.direct {
         ",cache.direct=on"
     } else {
         ""
     };
-    let locking = if config.lock { "" } else { ",file.locking=off" };
-    // Not -drive file=, which takes a name such as nbd:a for a protocol.
-    let mut blockdev = OsString::from(format!(
-        "driver={format},node-name={id},read-only={readonly},discard=unmap{direct}{locking},file.driver={driver},file.filename="
-    ));
-    blockdev.push(double_commas(config.path.as_os_str()));
+    let mut blockdev = OsString::new();
+    let how = format!(",node-name={id},read-only={readonly},discard=unmap{direct}");
+    layer(
+        &mut blockdev,
+        "",
+        &how,
+        disk,
+        (disk.format, &disk.file, &config.path),
+    );
+    // QEMU then does not use the names that are in the images.
+    let mut prefix = String::new();
+    for BackingFile { path, file, format } in &disk.backing {
+        prefix += "backing.";
+        blockdev.push(",");
+        let how = format!(",{prefix}read-only=on");
+        layer(&mut blockdev, &prefix, &how, disk, (*format, file, path));
+    }
     let mut device = OsString::from(format!("virtio-blk-device,drive={id},bus={bus}"));
     if let Some(serial) = &config.serial {
         device.push(",serial=");
@@ -130,4 +135,31 @@ fn qemus_own(line: &mut Line, disk: &Disk, id: &str, bus: &str) {
         OsStr::new("-device"),
         &device,
     ]);
+}
+
+/// Adds a file of a disk, and its format. Not -drive file=, which takes a name such as nbd:a for a
+/// protocol.
+fn layer(
+    blockdev: &mut OsString,
+    prefix: &str,
+    how: &str,
+    disk: &Disk,
+    (format, file, path): (DiskFormat, &File, &Path),
+) {
+    let format = match format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let driver = match file.metadata() {
+        Ok(metadata) if metadata.file_type().is_block_device() => "host_device",
+        _ => "file",
+    };
+    let locking = match disk.config.lock {
+        true => String::new(),
+        false => format!(",{prefix}file.locking=off"),
+    };
+    blockdev.push(format!(
+        "{prefix}driver={format}{how}{locking},{prefix}file.driver={driver},{prefix}file.filename="
+    ));
+    blockdev.push(double_commas(path.as_os_str()));
 }

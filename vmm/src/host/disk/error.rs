@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::error::Class;
+use crate::error::{Class, Error};
 
 /// A disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,18 @@ pub enum DiskError {
     /// A qcow2 image is damaged, or uses an unsupported feature.
     #[error("disk {path:?} cannot be used as a qcow2 image (a raw one needs format=raw)")]
     Image { path: PathBuf, source: io::Error },
+
+    /// An image has a backing file that cannot be used.
+    #[error("disk {path:?} has a backing file, {name:?}, {why}")]
+    Backing { path: PathBuf, name: String, why: String },
+
+    /// The backing file of an image cannot be opened.
+    #[error("disk {path:?} needs its backing file")]
+    Below { path: PathBuf, source: Box<Error> },
+
+    /// A raw disk has no backing file.
+    #[error("disk {path:?} is raw, and backing=on is for qcow2 images (format=qcow2)")]
+    RawBacking { path: PathBuf },
 
     /// The file system or block device does not support direct I/O.
     #[error("disk {path:?} does not support direct I/O (remove direct=on)")]

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use devices::block::Image;
 
+use super::backing::BackingFile;
 use super::error::DiskError;
 use crate::config::DiskFormat;
 use crate::error::Error;
@@ -73,29 +74,56 @@ fn refused(path: &Path, format: &'static str, by: &'static str) -> Error {
     })
 }
 
+/// The name and the format of a backing file, as an image says them.
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) format: Option<String>,
+}
+
+/// Returns what the qcow2 image in `file` says about its backing file.
+///
+/// # Errors
+/// It is not a valid qcow2 image, or this build lacks qcow2.
+#[cfg(feature = "qcow2")]
+pub(super) fn backing(path: &Path, file: &File) -> Result<Option<Named>, Error> {
+    let backing = Image::backing(file).map_err(invalid(path))?;
+    Ok(backing.map(|it| Named { name: it.name, format: it.format }))
+}
+
 /// Returns the size in bytes of the disk in a qcow2 image. Writes nothing.
 ///
 /// # Errors
 /// It is not a valid qcow2 image, or this build lacks qcow2.
-pub(super) fn qcow2_size(path: &Path, file: &File) -> Result<u64, Error> {
-    if !cfg!(feature = "qcow2") {
-        return Err(refused(path, "qcow2", "format=qcow2"));
-    }
-    let image = file.try_clone().and_then(|file| qcow2(file, true));
+pub(super) fn qcow2_size(path: &Path, file: &File, backing: &[BackingFile]) -> Result<u64, Error> {
+    let image = file.try_clone().and_then(|file| qcow2(file, true, backing));
     let size = image.and_then(|image| image.size());
-    size.map_err(|source| Error::from(DiskError::Image { path: path.into(), source }))
+    size.map_err(invalid(path))
 }
 
 /// Opens the qcow2 image in `file`.
 ///
 /// # Errors
 /// It is not a valid qcow2 image, or this build lacks qcow2.
-pub(super) fn qcow2(file: File, readonly: bool) -> io::Result<Image> {
-    #[cfg(feature = "qcow2")]
-    return Image::qcow2(file, readonly);
-    #[cfg(not(feature = "qcow2"))]
-    {
-        let _ = (file, readonly);
-        Err(io::ErrorKind::Unsupported.into())
-    }
+#[cfg(feature = "qcow2")]
+pub(super) fn qcow2(file: File, readonly: bool, backing: &[BackingFile]) -> io::Result<Image> {
+    let layer = |below: &BackingFile| {
+        let qcow2 = below.format == DiskFormat::Qcow2;
+        Ok(devices::block::Layer { file: below.file.try_clone()?, qcow2 })
+    };
+    let layers = backing.iter().map(layer).collect::<io::Result<_>>()?;
+    Image::qcow2(file, readonly, layers)
+}
+
+fn invalid(path: &Path) -> impl Fn(io::Error) -> Error {
+    move |source| Error::from(DiskError::Image { path: path.into(), source })
+}
+
+#[cfg(not(feature = "qcow2"))]
+pub(super) fn backing(path: &Path, _: &File) -> Result<Option<Named>, Error> {
+    Err(refused(path, "qcow2", "format=qcow2"))
+}
+
+#[cfg(not(feature = "qcow2"))]
+pub(super) fn qcow2(_: File, _: bool, _: &[BackingFile]) -> io::Result<Image> {
+    Err(io::ErrorKind::Unsupported.into())
 }

@@ -172,9 +172,13 @@ fn catch_deadly_signals() -> io::Result<()> {
 }
 
 /// Makes a panic in any thread end the process with status 4, after it restores the terminal,
-/// removes the pidfile and prints one line to stderr.
+/// removes the pidfile and prints one line to stderr. A panic that a device contains is an error of
+/// its request.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
+        if devices::is_contained() {
+            return;
+        }
         restore();
         crate::host::pidfile::remove();
         let text = info.to_string().replace('\n', " ");

@@ -214,6 +214,7 @@ impl Disk {
             size,
             queues: 1,
             format: DiskFormat::Raw,
+            backing: Vec::new(),
             held: OnceLock::new(),
             reported: Arc::default(),
         }

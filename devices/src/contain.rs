@@ -58,13 +58,13 @@ mod tests {
         assert!(!is_contained());
         let error = contain::<()>(|| {
             assert!(is_contained());
-            let none: Option<u8> = None;
-            none.expect("a\nvalue");
+            let wrong: Result<(), &str> = Err("value");
+            wrong.expect("no");
             Ok(())
         });
         let error = error.unwrap_err();
         assert!(is_panic(&error) && !is_contained());
-        let text = "its library failed (imago: a value), so it is not used any more";
+        let text = "its library failed (imago: no: \"value\"), so it is not used any more";
         assert_eq!(error.to_string(), text);
     }
 

@@ -173,7 +173,7 @@ fn images_that_name_other_files_or_are_damaged_are_refused() {
             file.write_all_at(b"raw!", 0).unwrap();
         }),
         ("its version is 4, expected 2 or 3", |file| {
-            put32(file, 4, 4)
+            put32(file, 4, 4);
         }),
         ("backing file, \"/etc/passwd\"", |file| {
             file.write_all_at(b"/etc/passwd", 1024).unwrap();
@@ -194,20 +194,20 @@ fn images_that_name_other_files_or_are_damaged_are_refused() {
             put32(file, 16, 3);
         }),
         ("clusters have 2^22 bytes, expected 9 to 21", |file| {
-            put32(file, 20, 22)
+            put32(file, 20, 22);
         }),
         ("clusters have 2^4294967295 bytes", |file| {
-            put32(file, 20, u32::MAX)
+            put32(file, 20, u32::MAX);
         }),
         ("its disk has 72057594037927937 bytes", |file| {
-            put64(file, 24, (1 << 56) + 1)
+            put64(file, 24, (1 << 56) + 1);
         }),
         ("encrypted", |file| put32(file, 32, 2)),
         ("L1 table has 1 entries, expected 2 to 4194304", |file| {
-            put32(file, 36, 1)
+            put32(file, 36, 1);
         }),
         ("L1 table has 4294967295 entries", |file| {
-            put32(file, 36, u32::MAX)
+            put32(file, 36, u32::MAX);
         }),
         ("L1 table of 4096 bytes is at 4097", |file| {
             put32(file, 36, 512);
@@ -218,7 +218,7 @@ fn images_that_name_other_files_or_are_damaged_are_refused() {
             put64(file, 40, 0);
         }),
         ("L1 table of 33554432 bytes is at", |file| {
-            put32(file, 36, 1 << 22)
+            put32(file, 36, 1 << 22);
         }),
         (
             "refcount table of 8 bytes is at 18446744073709547520",
@@ -228,19 +228,19 @@ fn images_that_name_other_files_or_are_damaged_are_refused() {
         ),
         ("refcount table has 0 bytes", |file| put32(file, 56, 0)),
         ("refcount table has 17592186040320 bytes", |file| {
-            put32(file, 56, u32::MAX)
+            put32(file, 56, u32::MAX);
         }),
         ("its data in another file", |file| put64(file, 72, 4)),
         // The dirty bit: the refcounts are out of date.
         ("not closed properly (qemu-img check -r all", |file| {
-            put64(file, 72, 1)
+            put64(file, 72, 1);
         }),
         ("unknown features (0x100000000)", |file| {
-            put64(file, 72, 1 << 32)
+            put64(file, 72, 1 << 32);
         }),
         ("refcounts have 2^7 bits", |file| put32(file, 96, 7)),
         ("its header has 4097 bytes, expected 104 to 4096", |file| {
-            put32(file, 100, 4097)
+            put32(file, 100, 4097);
         }),
         ("feature name table has 49 bytes", |file| {
             let header = u32::from_be_bytes(at(file, 100)).into();

@@ -18,15 +18,15 @@ use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
 mod config;
 mod control;
+mod link;
 mod port;
 mod port_state;
-mod signal;
 
 use config::Config;
 pub use config::Window;
+pub use link::Link;
 use port::{Port, WriteTimeout};
 use port_state::{PortState, event};
-pub use signal::Link;
 
 /// Entries of a port's queues. Linux allocates a page per entry of a receive queue, 256 KiB in
 /// total; longer queues would not be faster.

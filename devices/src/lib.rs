@@ -32,12 +32,14 @@
 pub mod block;
 pub mod console;
 mod contain;
+pub mod input;
 pub mod irq;
 pub mod memory;
 pub mod observe;
 pub mod output;
 pub mod platform;
 pub mod rng;
+mod signal;
 pub mod spec;
 mod sync;
 pub mod transport;

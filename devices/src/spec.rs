@@ -10,6 +10,8 @@ pub enum DeviceId {
     Console = 3,
     /// An entropy device (§ 5.4).
     Entropy = 4,
+    /// An input device (§ 5.8).
+    Input = 18,
 }
 
 /// Device status bits (§ 2.1).

@@ -31,6 +31,8 @@ struct Plugged<'m> {
     transport: Arc<Mmio>,
     /// Checks whether the size of its host file changed.
     resized: Option<Box<dyn Fn() -> bool + 'm>>,
+    /// Asks the guest to power off.
+    power_off: Option<Box<dyn Fn() -> bool + 'm>>,
 }
 
 impl<'m> Devices<'m> {
@@ -67,9 +69,12 @@ impl<'m> Devices<'m> {
             if let Some(attached) = model.attached {
                 attached(&transport);
             }
-            devices
-                .0
-                .push(Plugged { slot, transport, resized: model.resized });
+            devices.0.push(Plugged {
+                slot,
+                transport,
+                resized: model.resized,
+                power_off: model.power_off,
+            });
         }
         Ok(devices)
     }
@@ -87,6 +92,12 @@ impl<'m> Devices<'m> {
                 device.transport.config_changed();
             }
         }
+    }
+
+    /// Asks the guest to power off. Returns false if it has no driver for that.
+    pub fn power_off(&self) -> bool {
+        let mut asks = self.0.iter().filter_map(|it| it.power_off.as_ref());
+        asks.any(|ask| ask())
     }
 
     /// Returns the number of devices. They occupy the first slots.

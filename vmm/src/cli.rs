@@ -63,10 +63,10 @@ Examples:
 If a distribution's kernel stays silent, try --cmdline 'console=ttyS0 earlycon=sbi': it needs no module,
 while console=hvc0 needs virtio_mmio.
 
-At a terminal, Ctrl-a x quits and Ctrl-a h lists all keys.";
+At a terminal, Ctrl-a x quits, Ctrl-a q asks the guest to power off, and Ctrl-a h lists all keys.";
 
 const DISK_HELP: &str = "\
-A disk image or block device; up to 26 times (27 with --no-rng), under QEMU 6 (7). Double a comma in FILE. Further keys:";
+A disk image or block device; up to 26 times, under QEMU 5; one more each with --no-rng and --no-power-key. Double a comma in FILE. Further keys:";
 
 const RESIZE_HELP: &str = "\
 SIGUSR2 re-reads the sizes of all raw disks and notifies the guest of changes (KVM only)";
@@ -262,6 +262,23 @@ pub struct Run {
     #[arg(long)]
     pub no_rng: bool,
 
+    /// Do not add the power key, a virtio input device by which SIGTERM and Ctrl-a q ask the guest to
+    /// power off
+    #[arg(long)]
+    pub no_power_key: bool,
+
+    /// Seconds that a guest may take to power off after SIGTERM or Ctrl-a q. Then, or at a second
+    /// SIGTERM, the run ends as if the power was cut. 0, or a guest without a driver of the power
+    /// key: the first one ends it
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = config::shutdown_timeout(),
+        value_parser = parse_seconds,
+        allow_negative_numbers = true
+    )]
+    pub shutdown_timeout: u32,
+
     /// Back end of the virtio console (hvc0): stdio, a new pseudo-terminal (its path is printed), a
     /// file (truncated), a Unix socket (one client at a time; output without a client is dropped),
     /// or null
@@ -336,6 +353,8 @@ impl From<Run> for config::Run {
                 disks: run.disks,
                 cloud_init: run.cloud_init,
                 rng: !run.no_rng,
+                power_key: !run.no_power_key,
+                shutdown_timeout: run.shutdown_timeout,
                 console: run.console,
                 serial: run.serial,
                 ports: run.ports,
@@ -355,6 +374,11 @@ impl From<Run> for config::Run {
 fn parse_cpus(text: &str) -> Result<u32, String> {
     text.parse()
         .map_err(|_| format!("expected a whole number from 1 to {MAX_CPUS}"))
+}
+
+fn parse_seconds(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| format!("expected a whole number of seconds, from 0 to {}", u32::MAX))
 }
 
 /// The result of parsing the command line.

@@ -76,6 +76,12 @@ pub struct Machine {
     /// Whether there is a virtio random number generator.
     #[serde(default = "yes")]
     pub rng: bool,
+    /// Whether there is a virtio input device with a power key.
+    #[serde(default = "yes")]
+    pub power_key: bool,
+    /// How long a guest that was asked to power off may take, in seconds. 0: it is not asked.
+    #[serde(default = "shutdown_timeout")]
+    pub shutdown_timeout: u32,
     /// Back end of the virtio console.
     #[serde(default)]
     pub console: Target,
@@ -99,6 +105,11 @@ fn one() -> u32 {
 
 fn yes() -> bool {
     true
+}
+
+/// Less than the 90 s after which systemd kills a service.
+pub(crate) fn shutdown_timeout() -> u32 {
+    60
 }
 
 impl Machine {
@@ -127,6 +138,8 @@ impl Machine {
             disks: Vec::new(),
             cloud_init: None,
             rng: yes(),
+            power_key: yes(),
+            shutdown_timeout: shutdown_timeout(),
             console: Target::default(),
             serial: Target::default(),
             ports: Vec::new(),

@@ -19,6 +19,8 @@ fn values_are_read_back_as_they_were_written() {
         sbi: vec![Switch::parse("pmu=on", &isa::SBI_EXTENSIONS).unwrap()],
         disks: vec![disk],
         rng: false,
+        power_key: false,
+        shutdown_timeout: 5,
         console: Target::File("log".into()),
         serial: Target::Null,
         kernel: None,

@@ -11,7 +11,7 @@ use devices::transport::mmio::Mmio;
 use crate::config::Target;
 use crate::error::Error;
 use crate::host::port::Port;
-use crate::host::terminal::{self, Terminal, Watch};
+use crate::host::terminal::{self, Key, Terminal, Watch};
 use crate::machine::Machine;
 
 /// What fails, in errors.
@@ -34,14 +34,14 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// Opens the back ends of `machine`. `leave` is called when the user types Ctrl-a x. The main
+    /// Opens the back ends of `machine`. `typed` is called for a key after Ctrl-a. The main
     /// thread must call this before it starts other threads.
     ///
     /// # Errors
     /// A back end cannot be opened.
     pub fn open(
         machine: &Machine,
-        leave: impl FnOnce() + Send + 'static,
+        typed: impl FnMut(Key) + Send + 'static,
     ) -> Result<Consoles, Error> {
         let shown = Arc::new(Mutex::new(Weak::new()));
         let (mut window, mut watch) = (None, None);
@@ -60,7 +60,7 @@ impl Consoles {
                 ports.push((port.name.clone(), open));
             }
         }
-        let consoles = Consoles::without_ports(machine, leave)?;
+        let consoles = Consoles::without_ports(machine, typed)?;
         Ok(Consoles { ports, window, shown, _watch: watch, ..consoles })
     }
 
@@ -71,7 +71,7 @@ impl Consoles {
     /// A back end cannot be opened.
     pub fn without_ports(
         machine: &Machine,
-        leave: impl FnOnce() + Send + 'static,
+        typed: impl FnMut(Key) + Send + 'static,
     ) -> Result<Consoles, Error> {
         let config = &machine.config;
         let console = Port::open("--console", "--console", &config.console)?;
@@ -79,7 +79,7 @@ impl Consoles {
         // Without a console on it, the terminal stays in its mode, and Ctrl-c works.
         let terminal = match (&console, &serial) {
             (Some(_), Some(_)) => None,
-            _ => Some(Terminal::start(leave)?),
+            _ => Some(Terminal::start(typed)?),
         };
         Ok(Consoles {
             terminal,

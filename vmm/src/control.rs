@@ -9,13 +9,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::error::Error;
 use crate::machine::End;
-use crate::signals::{self, CONTINUED, HEARD, REPORT, RESIZED, SUSPEND, SignalFd};
+use crate::signals::{self, CONTINUED, HEARD, POWER_OFF, REPORT, RESIZED, SUSPEND, SignalFd};
 
 /// A request to the main thread while a guest runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum Request {
     Resize,
     /// Write the statistics of the run so far.
     Report,
+    /// Ask the guest to power off. If it cannot be asked or does not do it, end the run.
+    PowerOff(End),
     /// End the run.
     Shutdown(End),
 }
@@ -73,6 +76,9 @@ impl Control {
 
 /// The receiving side, owned by the main thread.
 pub struct Controls {
+    control: Arc<Control>,
+    /// When to end the run, and how.
+    deadline: Option<(Instant, End)>,
     manager: EventManager<Source>,
     source: event_manager::SubscriberId,
 }
@@ -89,8 +95,14 @@ impl Controls {
         let signals = [&signals::ending()[..], &HEARD, &[SUSPEND, CONTINUED]].concat();
         let signals = SignalFd::new(&signals).map_err(cannot_wait)?;
         let mut manager = EventManager::new_with_capacity(2).map_err(manager_failed)?;
-        let source = manager.add_subscriber(Source { control, signals, failed: None });
-        Ok(Controls { manager, source })
+        let source =
+            manager.add_subscriber(Source { control: Arc::clone(&control), signals, failed: None });
+        Ok(Controls { control, deadline: None, manager, source })
+    }
+
+    /// From `at` on, [`Controls::wait`] queues a request to end the run.
+    pub fn end_at(&mut self, at: Instant, end: End) {
+        self.deadline = Some((at, end));
     }
 
     /// Waits for a request, a signal or a wake-up. Signals are queued as requests.
@@ -98,7 +110,17 @@ impl Controls {
     /// # Errors
     /// A system call failed.
     pub fn wait(&mut self) -> Result<(), Error> {
-        self.manager.run().map_err(manager_failed)?;
+        let left = self.deadline.map_or(-1, |(at, _)| {
+            let left = at.saturating_duration_since(Instant::now());
+            // Rounded up, so that it does not wake up early again and again.
+            i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX)
+        });
+        self.manager
+            .run_with_timeout(left)
+            .map_err(manager_failed)?;
+        if let Some((_, end)) = self.deadline.take_if(|(at, _)| *at <= Instant::now()) {
+            self.control.request(Request::Shutdown(end));
+        }
         let source = self.manager.subscriber_mut(self.source);
         match source.map_err(manager_failed)?.failed.take() {
             Some(error) => Err(cannot_wait(error)),
@@ -125,6 +147,7 @@ impl Source {
                 REPORT => Request::Report,
                 SUSPEND => Request::Suspend,
                 CONTINUED => Request::Continued,
+                POWER_OFF => Request::PowerOff(End::Signal(number)),
                 _ => Request::Shutdown(End::Signal(number)),
             });
         }
@@ -161,6 +184,8 @@ fn cannot_wait(source: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -181,6 +206,21 @@ mod tests {
         assert_eq!(next(), Request::Pause);
         assert_eq!(next(), Request::Shutdown(End::Left));
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_deadline_ends_the_run_once() {
+        let control = Arc::new(Control::new().unwrap());
+        let mut controls = Controls::new(Arc::clone(&control)).unwrap();
+        controls.end_at(Instant::now() + Duration::from_millis(20), End::Left);
+        let request = loop {
+            controls.wait().unwrap();
+            if let Some(request) = control.next() {
+                break request;
+            }
+        };
+        assert_eq!(request, Request::Shutdown(End::Left));
+        assert!(controls.deadline.is_none() && control.next().is_none());
     }
 
     #[test]

@@ -9,12 +9,13 @@ use crate::consoles::Consoles;
 use crate::control::{Control, Controls, Request};
 use crate::error::Error;
 use crate::hart::fault::Budget;
-use crate::host::terminal;
+use crate::host::terminal::{self, Key};
 use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
+use crate::shutdown::{self, Shutdown, Step};
 use crate::vm::{Context, Vm, Why};
-use crate::{dtb, kvm, shutdown, signals};
+use crate::{dtb, kvm, signals};
 
 /// Runs `machine` until it ends. A reboot creates everything anew except the disks and the back
 /// ends of the consoles.
@@ -39,10 +40,16 @@ pub fn run_with(
     if machine.dump_dtb.is_none() {
         machine.disks.iter().try_for_each(Disk::lock)?;
     }
-    let leave = Arc::clone(control);
-    let consoles = Consoles::open(machine, move || leave.request(Request::Shutdown(End::Left)))?;
+    let keys = Arc::clone(control);
+    let consoles = Consoles::open(machine, move |key| {
+        keys.request(match key {
+            Key::PowerOff => Request::PowerOff(End::Left),
+            Key::Leave => Request::Shutdown(End::Left),
+        });
+    })?;
     observer.notify(Moment::Outputs(consoles.lost()));
     let budget = Budget::default();
+    let mut shutdown = Shutdown::new(machine.config.shutdown_timeout);
     let context = Context { machine, consoles: &consoles, budget: &budget, control, observer };
     loop {
         let mut vm = Vm::new(&kvm, context)?;
@@ -54,6 +61,11 @@ pub fn run_with(
             match vm.run(&mut controls)? {
                 Why::Ended(end) | Why::Asked(Request::Shutdown(end)) => break end,
                 Why::Rebooted => break End::Reboot,
+                Why::Asked(Request::PowerOff(end)) => match shutdown.request() {
+                    Step::Ask if vm.power_off() => controls.end_at(shutdown.announce(), end),
+                    Step::Ask | Step::End => break end,
+                    Step::Same => {}
+                },
                 Why::Asked(Request::Pause) => {
                     vm.pause();
                 }
@@ -74,7 +86,9 @@ pub fn run_with(
             shutdown::at_once_by_another_signal();
         }
         drop(vm);
-        if end != End::Reboot || machine.config.no_reboot.is_some() {
+        // A guest that was asked to power off does not start again.
+        let over = end != End::Reboot || machine.config.no_reboot.is_some();
+        if over || shutdown.is_asked() {
             hint_at_silence(machine, &consoles);
             return Ok(end);
         }

@@ -10,7 +10,7 @@
 //! 0x1000_0000  UART 16550, source 10
 //! 0x1000_1000  virtio-mmio slot 0, the console; slot i at + 0x1000 · i with source 1 + i
 //! 0x1000_9000  virtio-mmio slot 8, the first one not on QEMU's board: from here on source 4 + i
-//! 0x1001_c000  virtio-mmio slot 27, the last, source 31
+//! 0x1001_d000  virtio-mmio slot 28, the last, source 32
 //! 0x2800_0000  IMSICs of the S level, one page per hart, only with an AIA
 //! 0x8000_0000  RAM ── under QEMU its first 2 MiB are OpenSBI's
 //! 0x8020_0000  kernel (flat Image or static-pie; other ELF files state their address)
@@ -70,7 +70,7 @@ pub const VIRTIO_BASE: u64 = 0x1000_1000;
 /// Distance in bytes from one virtio-mmio slot to the next, and the size of each.
 pub const VIRTIO_STRIDE: u64 = 0x1000;
 /// Number of virtio-mmio slots.
-pub const VIRTIO_SLOTS: usize = 28;
+pub const VIRTIO_SLOTS: usize = 29;
 /// Number of virtio-mmio slots of QEMU's `virt`. They are the first ones here.
 pub const QEMU_SLOTS: usize = 8;
 
@@ -130,8 +130,8 @@ mod tests {
         sources.sort_unstable();
         sources.dedup();
         assert_eq!(sources.len(), VIRTIO_SLOTS + 2);
-        assert_eq!(sources.last(), Some(&31));
-        assert!(31 <= PLIC_SOURCES.min(APLIC_SOURCES));
-        assert_eq!(virtio_address(27), 0x1001_c000);
+        assert_eq!(sources.last(), Some(&32));
+        assert!(32 <= PLIC_SOURCES.min(APLIC_SOURCES));
+        assert_eq!(virtio_address(28), 0x1001_d000);
     }
 }

@@ -29,13 +29,15 @@ use rustix::process::{
 
 use crate::board::slots::{self, ConsoleSockets};
 use crate::config::{self, HugePages, Target};
+use crate::control::Request;
 use crate::error::Error;
 use crate::host::files::FileError;
 use crate::host::hugepages;
 use crate::host::terminal;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
-use crate::signals::{self, CONTINUED, REPORT, SUSPEND, SignalFd};
+use crate::shutdown::{Shutdown, Step};
+use crate::signals::{self, CONTINUED, POWER_OFF, REPORT, SUSPEND, SignalFd};
 use crate::stderr;
 
 mod backends;
@@ -44,6 +46,7 @@ mod consoles;
 mod dump;
 mod error;
 mod kernel;
+mod power;
 mod qmp;
 
 pub use error::QemuError;
@@ -52,6 +55,7 @@ use backends::Backends;
 pub use command::{Devices, arguments, check, program, shell_line};
 use consoles::Carried;
 use kernel::Startable;
+use power::Ending;
 pub use qmp::{OLDEST, OLDEST_TEXT};
 use qmp::{Qmp, Reason};
 
@@ -108,15 +112,12 @@ fn start(
     let signals = SignalFd::new(&signals).map_err(Error::host("wait for signals"))?;
 
     check_ports(machine)?;
-    let left = Arc::new(
+    let keys = Arc::new(
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(Error::host("create an eventfd"))?,
     );
-    let leave = Arc::clone(&left);
-    let mut consoles = Carried::open(machine, observer, move || {
-        // Cannot fail: the counter is far from its limit.
-        let _ = rustix::io::write(&leave, &1_u64.to_ne_bytes());
-    })?;
+    let typed = Arc::clone(&keys);
+    let mut consoles = Carried::open(machine, observer, move |key| power::key(&typed, key))?;
     let (ours, theirs) = UnixStream::pair().map_err(Error::host("create a socket pair"))?;
     let mut backends = match devices {
         config::Devices::Ours => Backends::start(machine, observer)?,
@@ -143,7 +144,7 @@ fn start(
         stderr::line(format_args!("using QEMU: {why}"));
     }
     let mut qmp = Qmp::new(ours, program())?;
-    let end = qemu.watch(&mut qmp, &signals, &left, observer)?;
+    let end = qemu.watch(&mut qmp, &signals, &keys, machine, observer)?;
     let status = qemu.finish()?;
     backends.finish();
     consoles.finish();
@@ -237,40 +238,49 @@ impl Running {
     }
 
     /// Serves QMP until QEMU closes it. Returns why this process ended QEMU, if it did: a signal,
-    /// or the user, which `left` reports.
+    /// or the user, which `keys` reports.
     fn watch(
         &mut self,
         qmp: &mut Qmp,
         signals: &SignalFd,
-        left: &OwnedFd,
+        keys: &OwnedFd,
+        machine: &Machine,
         observer: &dyn Observer,
     ) -> Result<Option<End>, Error> {
-        let mut end = None;
-        let mut deadline: Option<Instant> = None;
+        let mut shutdown = Shutdown::new(machine.config.shutdown_timeout);
+        let mut ending = Ending::default();
         loop {
-            let timeout = deadline.map(|it| it.saturating_duration_since(Instant::now()));
-            let ready = signals.wait_for([qmp.as_fd(), left.as_fd()], timeout);
+            let left = |at: Instant| at.saturating_duration_since(Instant::now());
+            let ready = signals.wait_for([qmp.as_fd(), keys.as_fd()], ending.deadline.map(left));
             let [ready, _] = ready.map_err(Error::host("wait for QEMU"))?;
-            let signal = next_signal(signals, observer, qmp)?.map(End::Signal);
-            let user = rustix::io::read(left, &mut [0; 8]).is_ok();
-            if let Some(asked) = signal.or(user.then_some(End::Left)) {
-                // When asked again, do not wait.
-                self.send(if end.is_none() {
-                    Signal::TERM
-                } else {
-                    Signal::KILL
-                });
-                end.get_or_insert(asked);
-                deadline.get_or_insert_with(|| Instant::now() + QUIT_TIMEOUT);
+            let signal = next_signal(signals, observer, qmp)?.map(|signal| match signal {
+                POWER_OFF => Request::PowerOff(End::Signal(signal)),
+                _ => Request::Shutdown(End::Signal(signal)),
+            });
+            match signal.or_else(|| power::typed(keys)) {
+                Some(Request::PowerOff(end)) if ending.end.is_none() => match shutdown.request() {
+                    Step::Ask if qmp.power_off()? => ending.asked = end,
+                    Step::Same => {}
+                    Step::Ask | Step::End => self.send(ending.signal_to_send(end)),
+                },
+                Some(Request::PowerOff(end) | Request::Shutdown(end)) => {
+                    self.send(ending.signal_to_send(end));
+                }
+                _ => {}
             }
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                self.send(Signal::KILL);
-                deadline = None;
+            if ending.deadline.is_some_and(|at| at <= Instant::now()) {
+                self.send(ending.signal_to_send(ending.asked));
             }
             if ready && !qmp.serve()? {
                 // A signal to the whole process group reaches QEMU as well, and possibly first.
                 let signal = next_signal(signals, observer, qmp)?;
-                return Ok(end.or(signal.map(End::Signal)));
+                return Ok(ending.end.or(signal.map(End::Signal)));
+            }
+            match qmp.take_asked() {
+                _ if ending.end.is_some() => {}
+                Some(true) => ending.deadline = Some(shutdown.announce()),
+                Some(false) => self.send(ending.signal_to_send(ending.asked)),
+                None => {}
             }
             if qmp.take_stopped() {
                 self.send(Signal::STOP);

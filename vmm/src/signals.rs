@@ -16,7 +16,10 @@ use crate::error::Error;
 
 /// SIGTERM from a service manager, SIGINT from a terminal in cooked mode, SIGHUP from a terminal
 /// that was closed.
-const ENDING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+const ENDING: [i32; 3] = [POWER_OFF, libc::SIGINT, libc::SIGHUP];
+
+/// Asks the guest to power off, once; if it cannot be asked, and the second time, it ends the run.
+pub const POWER_OFF: i32 = libc::SIGTERM;
 
 /// A disk's size has changed. No effect under QEMU.
 pub const RESIZED: i32 = libc::SIGUSR2;

@@ -206,6 +206,13 @@ impl<'a> Vm<'a> {
         }
     }
 
+    /// Asks the guest to power off, by its power key. A paused guest is resumed, since it could not
+    /// do so. Returns false if it has no driver of the key.
+    pub fn power_off(&mut self) -> bool {
+        self.resume();
+        self.devices.power_off()
+    }
+
     /// Reads the sizes of the disk files again and notifies the guest of each change.
     pub fn resize(&self) {
         self.devices.resize();

@@ -255,15 +255,16 @@ fn disks_that_cannot_be_are_refused() {
     );
     // More than the slots of QEMU's board, and of Hartvisor's.
     for (most, accel, whose) in [
-        (6, "--accel=qemu", "QEMU's 8"),
-        (26, "--accel=kvm", "the board's 28"),
+        (5, "--accel=qemu", "QEMU's 8"),
+        (26, "--accel=kvm", "the board's 29"),
     ] {
         let mut many = ["--disk", "good,readonly"].repeat(most + 1);
         many.push(accel);
         let limit = format!("{} disks, at most {most} fit: of {whose}", most + 1);
-        folder.refused(&many, &[&limit, "--no-rng"]);
-        many.extend(["--disk", "good,readonly", "--no-rng"]);
-        let limit = format!("{} disks, at most {}", most + 2, most + 1);
+        folder.refused(&many, &[&limit, "--no-rng", "--no-power-key"]);
+        many.extend(["--disk", "good,readonly"].repeat(2));
+        many.extend(["--no-rng", "--no-power-key"]);
+        let limit = format!("{} disks, at most {}", most + 3, most + 2);
         folder.refused(&many, &[&limit, "the console takes one"]);
     }
 }
@@ -755,7 +756,8 @@ fn the_printed_command_names_everything_and_starts_nothing() {
         "-object memory-backend-memfd,id=ram,size=1536M,share=on,seal=on,hugetlb=on,hugetlbsize=2M,prealloc=on ",
         "-machine virt,memory-backend=ram ",
         "-chardev socket,id=disk0,path=hartvisor-disk0.sock \\\n  -device vhost-user-blk,chardev=disk0,queue-size=256,num-queues=3,bus=virtio-mmio-bus.2 ",
-        "-device vhost-user-rng,chardev=rng,bus=virtio-mmio-bus.3\n",
+        "-device vhost-user-rng,chardev=rng,bus=virtio-mmio-bus.3 \\\n",
+        "-device virtio-keyboard-device,id=power-key,bus=virtio-mmio-bus.4\n",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
@@ -771,7 +773,8 @@ fn the_printed_command_names_everything_and_starts_nothing() {
         "virtio-mmio.force-legacy=false",
         "read-only=off,discard=unmap,file.driver=file,file.filename=a,,b.img \\\n  -device virtio-blk-device,drive=disk0,bus=virtio-mmio-bus.2,serial=one,num-queues=3 ",
         "read-only=on,discard=unmap,file.driver=file,file.filename=c.img \\\n  -device virtio-blk-device,drive=disk1,bus=virtio-mmio-bus.1,num-queues=3 \\\n",
-        "-device virtio-rng-device,rng=rng,bus=virtio-mmio-bus.3\n",
+        "-device virtio-rng-device,rng=rng,bus=virtio-mmio-bus.3 \\\n",
+        "-device virtio-keyboard-device,id=power-key,bus=virtio-mmio-bus.4\n",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
@@ -850,7 +853,7 @@ fn the_printed_command_has_the_consoles_and_what_a_reboot_does() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let text = run("--console pty --serial file:a,b --no-rng --no-reboot");
+    let text = run("--console pty --serial file:a,b --no-rng --no-power-key --no-reboot");
     for part in [
         "-chardev pty,id=console ",
         "-chardev file,id=serial,path=a,,b ",
@@ -860,7 +863,10 @@ fn the_printed_command_has_the_consoles_and_what_a_reboot_does() {
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
-    assert!(!text.contains("virtio-rng"), "{text}");
+    assert!(
+        !text.contains("virtio-rng") && !text.contains("keyboard"),
+        "{text}"
+    );
     let text = run("--port name=org.a,target=pty --port target=socket:s,name=b,,c");
     for part in [
         "-chardev pty,id=port0 ",

@@ -20,7 +20,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use vmm::host::pidfile::PidFile;
-use vmm::host::terminal::{Terminal, install_panic_hook};
+use vmm::host::terminal::{Key, Terminal, install_panic_hook};
 use vmm::shutdown;
 use vmm::signals::{self, SignalFd};
 
@@ -94,7 +94,11 @@ fn play() {
     if part == "stubborn" {
         signals::block(&[signals::SUSPEND]).unwrap();
     }
-    let terminal = Terminal::start(|| std::process::exit(7)).unwrap();
+    let terminal = Terminal::start(|key| match key {
+        Key::PowerOff => eprintln!("asked"),
+        Key::Leave => std::process::exit(7),
+    })
+    .unwrap();
     match part.as_str() {
         "echo" => echo(&terminal),
         "panic" => {
@@ -208,6 +212,8 @@ fn the_terminal_is_raw_and_then_as_before() {
     pty.expect("got [03, 0d, 13, 01, 04]");
     pty.type_in(b"\x01h");
     pty.expect("Ctrl-a x       leave the guest");
+    pty.type_in(b"\x01q");
+    pty.expect("asked");
     pty.type_in(b"\x01x");
     assert_eq!(pty.wait().code(), Some(7));
     // process::exit in `leave` runs no destructors; a normal exit does.

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::signal::Signal;
 use crate::output::Output;
+use crate::signal::Signal;
 use crate::virtio::ConfigSpace;
 
 /// Offset of emerg_wr.

@@ -15,8 +15,8 @@ use rustix::time::{
     timerfd_settime,
 };
 
+use super::link::Link;
 use super::port_state::PortState;
-use super::signal::Link;
 use crate::output::Output;
 use crate::output::timed::is_nonblocking;
 use crate::virtio::chain::Chain;

@@ -9,6 +9,7 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
+use devices::input::Input;
 use devices::rng::Rng;
 use devices::transport::mmio::Mmio;
 use devices::virtio::VirtioDevice;
@@ -78,11 +79,13 @@ pub(crate) struct Model<'m> {
     /// Checks whether the size of its host file changed. Returns true if that changed the guest's
     /// view of the device.
     pub(crate) resized: Option<Box<dyn Fn() -> bool + 'm>>,
+    /// Asks the guest to power off. Returns false if the guest has no driver for that.
+    pub(crate) power_off: Option<Box<dyn Fn() -> bool + 'm>>,
 }
 
 impl Model<'_> {
     fn new(device: impl VirtioDevice + 'static) -> Self {
-        Model { device: Box::new(device), attached: None, resized: None }
+        Model { device: Box::new(device), attached: None, resized: None, power_off: None }
     }
 }
 
@@ -98,8 +101,11 @@ pub(crate) struct Place<'a> {
     pub(crate) consoles: Option<&'a ConsoleSockets>,
 }
 
+/// The name of the power key, and its ID under QEMU.
+pub(crate) const POWER_KEY: &str = "power-key";
+
 /// The table, in slot order.
-static TABLE: [Row; 3] = [
+static TABLE: [Row; 4] = [
     Row {
         name: "console",
         title: "the console",
@@ -132,6 +138,22 @@ static TABLE: [Row; 3] = [
             }
         },
         served: Some(Served { front_end: "vhost-user-rng", option: |_, _| "rng".into() }),
+    },
+    Row {
+        name: POWER_KEY,
+        title: "the power key (not with --no-power-key)",
+        count: Count::One(|config| config.power_key),
+        model: |_, _| {
+            let input = Input::new().map_err(Error::host("create the power key"))?;
+            let key = input.key();
+            let power_off = Box::new(move || key.press());
+            Ok(Model { power_off: Some(power_off), ..Model::new(input) })
+        },
+        qemu: |line, _, place| {
+            let device = format!("virtio-keyboard-device,id={POWER_KEY},bus={}", place.bus);
+            line.add(["-device", &device]);
+        },
+        served: None,
     },
 ];
 

@@ -1,7 +1,7 @@
 //! The user's terminal as a back end of the guest's consoles.
 //!
 //! ```text
-//!  stdin ── thread: Ctrl-a x, h, Ctrl-a ─┬▶ pipe ──▶ virtio and SBI console: first reader wins
+//!  stdin ── thread: Ctrl-a q, x, h, … ───┬▶ pipe ──▶ virtio and SBI console: first reader wins
 //!                                        └▶ pipe ──▶ serial port, while the guest has it open
 //!  consoles ──▶ stdout, which never blocks (terminal/stdout.rs)
 //! ```
@@ -26,6 +26,7 @@ mod stdout;
 mod window;
 
 use carrier::Carrier;
+pub use carrier::Key;
 use escape::Escape;
 use mode::Restore;
 pub(crate) use mode::restore;
@@ -50,8 +51,8 @@ impl Terminal {
     /// [`Terminal::input`].
     ///
     /// Ctrl-a is special only at a terminal: input from a file or a pipe is passed on unchanged.
-    /// `leave` is called once, in another thread, when the user types Ctrl-a x.
-    pub fn start(leave: impl FnOnce() + Send + 'static) -> Result<Terminal, Error> {
+    /// `typed` is called in another thread for a key that is a request. [`Key::Leave`] is the last.
+    pub fn start(typed: impl FnMut(Key) + Send + 'static) -> Result<Terminal, Error> {
         let is_terminal = io::stdin().is_terminal();
         let pipe = || {
             pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
@@ -67,7 +68,7 @@ impl Terminal {
         let carrier = Carrier::new(sinks, Arc::clone(&serial_listens), escape);
         std::thread::Builder::new()
             .name("terminal".into())
-            .spawn(move || carrier.run(leave))
+            .spawn(move || carrier.run(typed))
             .map_err(Error::host("start the terminal's thread"))?;
         Ok(Terminal { input, serial, serial_listens, lost, stdout, _restore: restore })
     }

@@ -23,6 +23,7 @@ use crate::config::Target;
 use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::host::buffer::{Buffer, is_temporary};
+use crate::host::terminal::Key;
 use crate::machine::Machine;
 use crate::observe::{Moment, Observer};
 
@@ -40,7 +41,7 @@ pub(super) struct Carried {
 }
 
 impl Carried {
-    /// Opens the back ends. `leave` is called when the user types Ctrl-a x. The main thread must
+    /// Opens the back ends. `typed` is called for a key after Ctrl-a. The main thread must
     /// call this before it starts other threads.
     ///
     /// # Errors
@@ -48,9 +49,9 @@ impl Carried {
     pub(super) fn open(
         machine: &Machine,
         observer: &dyn Observer,
-        leave: impl FnOnce() + Send + 'static,
+        typed: impl FnMut(Key) + Send + 'static,
     ) -> Result<Carried, Error> {
-        let consoles = Consoles::without_ports(machine, leave)?;
+        let consoles = Consoles::without_ports(machine, typed)?;
         observer.notify(Moment::Outputs(consoles.lost()));
         let (mut inputs, output, keys_to_serial) = consoles.serial()?;
         // The last one is the serial port's alone.

@@ -6,10 +6,13 @@
 //!   ▶ qmp_capabilities   ◀ {"return": {}}
 //!   ▶ cont               ◀ {"return": {}}, {"event": "RESUME"}
 //!   ▶ stop               ◀ {"return": {}}, {"event": "STOP"}      for job control; then cont
+//!   x-query-virtio-status ◀ {"return": {"started": true, …}}     is there a driver of the power key?
+//!   input-send-event     ◀ {"return": {}}                        then press and release it
 //!   …                    ◀ {"event": "SHUTDOWN", "data": {"reason": "guest-shutdown", …}}
 //! ```
 
 use std::ffi::OsString;
+use std::fmt::Arguments;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -49,6 +52,8 @@ pub(super) struct Qmp {
     resumed: bool,
     /// `None`: no stop is requested. Otherwise whether QEMU has completed it.
     stop: Option<bool>,
+    /// Whether the guest could be asked to power off, once that is known.
+    pub(super) asked: Option<bool>,
     reason: Option<Reason>,
 }
 
@@ -66,6 +71,7 @@ impl Qmp {
             greeted: false,
             resumed: false,
             stop: None,
+            asked: None,
             reason: None,
         })
     }
@@ -156,6 +162,9 @@ impl Qmp {
             self.check_version(version)?;
             return self.send("qmp_capabilities");
         }
+        if let Some(id) = message.get("id").and_then(Value::as_str) {
+            return self.power_reply(id, &message);
+        }
         if message.get("return").is_some() {
             // The first reply is to qmp_capabilities. The outcome of the other commands is known
             // from events.
@@ -208,7 +217,15 @@ impl Qmp {
     }
 
     fn send(&mut self, command: &str) -> Result<(), Error> {
-        match writeln!(self.socket, "{{\"execute\": \"{command}\"}}") {
+        self.write(format_args!("{{\"execute\": \"{command}\"}}"))
+    }
+
+    pub(super) fn send_with(&mut self, command: Value) -> Result<(), Error> {
+        self.write(format_args!("{command}"))
+    }
+
+    fn write(&mut self, line: Arguments<'_>) -> Result<(), Error> {
+        match writeln!(self.socket, "{line}") {
             // The closed connection is detected by reading.
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                 Err(Error::host("write to QEMU's QMP socket")(error))
@@ -293,6 +310,43 @@ mod tests {
         // A STOP event without a request, as at the guest's end, does not count.
         said(&mut qmp, "{\"event\": \"STOP\"}");
         assert!(!qmp.take_stopped());
+    }
+
+    #[test]
+    fn the_power_key_is_pressed_if_a_driver_waits_for_it() {
+        let (mut qmp, mut qemu) = pair();
+        assert!(!qmp.power_off().unwrap(), "the guest does not run yet");
+        let mut answers = BufReader::new(qemu.try_clone().unwrap());
+        let mut said = |qmp: &mut Qmp, text: &str| {
+            writeln!(qemu, "{text}").unwrap();
+            assert!(qmp.serve().unwrap());
+        };
+        let mut next = || -> Value {
+            let mut line = String::new();
+            answers.read_line(&mut line).unwrap();
+            serde_json::from_str(&line).unwrap()
+        };
+        said(&mut qmp, "{\"event\": \"RESUME\"}");
+        for answer in ["return\": {\"started\": false}", "error\": {}"] {
+            assert!(qmp.power_off().unwrap());
+            assert_eq!(next()["execute"], "x-query-virtio-status");
+            assert_eq!(qmp.take_asked(), None);
+            said(&mut qmp, &format!("{{\"id\": \"status\", \"{answer}}}"));
+            assert_eq!(qmp.take_asked(), Some(false));
+        }
+        assert!(qmp.power_off().unwrap());
+        next();
+        said(
+            &mut qmp,
+            "{\"return\": {\"started\": true}, \"id\": \"status\"}",
+        );
+        assert_eq!((qmp.take_asked(), qmp.take_asked()), (Some(true), None));
+        for down in [true, false] {
+            let press = next();
+            assert_eq!(press["execute"], "input-send-event");
+            assert_eq!(press["arguments"]["events"][0]["data"]["down"], down);
+        }
+        said(&mut qmp, "{\"error\": {}, \"id\": \"press\"}");
     }
 
     #[test]

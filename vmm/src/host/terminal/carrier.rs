@@ -16,6 +16,7 @@ use crate::stderr;
 
 /// The text for Ctrl-a h. Output processing stays enabled in raw mode, so a newline is enough.
 const HELP: &str = "
+Ctrl-a q       ask the guest to power off; a second time, or without a driver: as Ctrl-a x
 Ctrl-a x       leave the guest (as if its power was cut)
 Ctrl-a h       this help
 Ctrl-a Ctrl-a  send one Ctrl-a to the guest
@@ -30,6 +31,15 @@ const PIPED_MAX: usize = 1 << 16;
 /// Interval at which a waiting thread checks whether the guest has opened or closed its serial port,
 /// and whether the process is in the foreground again: 100 ms.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// A key after Ctrl-a that is a request of the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// q: ask the guest to power off.
+    PowerOff,
+    /// x: leave the guest.
+    Leave,
+}
 
 /// The state of the thread.
 pub(super) struct Carrier {
@@ -62,14 +72,14 @@ impl Carrier {
     }
 
     /// Runs until stdin has ended and everything is copied, or the user quits.
-    pub(super) fn run(mut self, leave: impl FnOnce()) {
+    pub(super) fn run(mut self, mut request: impl FnMut(Key)) {
         // A read in the background then fails; it would stop the process.
         let _ = block_signal(libc::SIGTTIN);
         while !self.ended || !self.pending.is_empty() {
             self.background = self.escape.is_some() && !mode::follow_shell();
             let readable = self.wait();
-            if readable && self.take() {
-                return leave();
+            if readable && self.take(&mut request) {
+                return;
             }
             if self.give().is_err() {
                 return;
@@ -108,7 +118,7 @@ impl Carrier {
     }
 
     /// Reads stdin. Returns true if the user quits.
-    fn take(&mut self) -> bool {
+    fn take(&mut self, request: &mut impl FnMut(Key)) -> bool {
         let mut buffer = [0; 4096];
         // Not through std's buffered reader, whose buffer poll() does not see.
         let bytes = match read(io::stdin(), buffer.as_mut_slice()) {
@@ -124,7 +134,7 @@ impl Carrier {
         match &mut self.escape {
             None => self.pending.extend(bytes),
             Some(escape) => {
-                let (typed, left) = typed(escape, bytes);
+                let (typed, left) = typed(escape, bytes, request);
                 self.pending.extend(typed);
                 return left;
             }
@@ -148,14 +158,18 @@ impl Carrier {
 }
 
 /// Returns the bytes for the guest, and whether the user quits.
-fn typed(escape: &mut Escape, bytes: &[u8]) -> (Vec<u8>, bool) {
+fn typed(escape: &mut Escape, bytes: &[u8], request: &mut impl FnMut(Key)) -> (Vec<u8>, bool) {
     let mut typed = Vec::with_capacity(bytes.len());
     for byte in bytes {
         match escape.feed(*byte) {
             Action::Send(byte) => typed.push(byte),
             Action::Nothing => {}
             Action::Help => stderr::write(HELP.as_bytes()),
-            Action::Leave => return (typed, true),
+            Action::PowerOff => request(Key::PowerOff),
+            Action::Leave => {
+                request(Key::Leave);
+                return (typed, true);
+            }
         }
     }
     (typed, false)

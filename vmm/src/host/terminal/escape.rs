@@ -18,6 +18,8 @@ pub(super) enum Action {
     Nothing,
     /// Show the keys.
     Help,
+    /// Ask the guest to power off.
+    PowerOff,
     /// Quit.
     Leave,
 }
@@ -33,6 +35,7 @@ impl Escape {
             }
             _ if !waited => Action::Send(byte),
             CTRL_A => Action::Send(CTRL_A),
+            b'q' | b'Q' => Action::PowerOff,
             b'x' | b'X' => Action::Leave,
             b'h' | b'H' | b'?' => Action::Help,
             _ => Action::Nothing,
@@ -67,8 +70,9 @@ mod tests {
     }
 
     #[test]
-    fn ctrl_a_has_three_keys() {
+    fn ctrl_a_has_four_keys() {
         assert_eq!(actions(b"\x01x"), [Action::Leave]);
+        assert_eq!(actions(b"\x01q"), [Action::PowerOff]);
         assert_eq!(actions(b"\x01h"), [Action::Help]);
         assert_eq!(actions(b"\x01\x01x"), [Action::Send(1), Action::Send(b'x')]);
     }

@@ -1,34 +1,10 @@
-//! Events by which the host notifies the console's thread of changes.
+//! Whether a port's client is connected.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::event::{EventfdFlags, eventfd};
-
-/// An edge-triggered event that wakes the device's thread.
-#[derive(Debug)]
-pub(super) struct Signal(OwnedFd);
-
-impl Signal {
-    pub(super) fn new() -> io::Result<Signal> {
-        Ok(Signal(eventfd(
-            0,
-            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
-        )?))
-    }
-
-    pub(super) fn raise(&self) {
-        // Fails only when 2^64 are outstanding: one is enough.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
-    }
-}
-
-impl AsFd for Signal {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+use crate::signal::Signal;
 
 /// Whether a client is connected to a port. The driver gets PORT_OPEN messages for it (§ 5.3.6.2).
 #[derive(Debug)]

@@ -142,7 +142,10 @@ mod tests {
             (UART_BASE + 5, (Place::Board("uart"), "LSR")),
             (RTC_BASE + 4, (Place::Board("rtc"), "TIME_HIGH")),
             (FINISHER_BASE, (Place::Board("finisher"), "finish")),
-            (virtio_address(VIRTIO_SLOTS), (Place::Board("nothing"), "no device")),
+            (
+                virtio_address(VIRTIO_SLOTS),
+                (Place::Board("nothing"), "no device"),
+            ),
             (0, (Place::Board("nothing"), "no device")),
             (u64::MAX, (Place::Board("nothing"), "no device")),
         ] {

@@ -58,9 +58,7 @@ mod tests {
         assert!(!is_contained());
         let error = contain::<()>(|| {
             assert!(is_contained());
-            let wrong: Result<(), &str> = Err("value");
-            wrong.expect("no");
-            Ok(())
+            std::panic::panic_any(String::from("no: \"value\""))
         });
         let error = error.unwrap_err();
         assert!(is_panic(&error) && !is_contained());

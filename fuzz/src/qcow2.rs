@@ -121,7 +121,7 @@ impl Value {
             Value::Any(number) => number,
             Value::Small(number) => number.into(),
             Value::Ones => u64::MAX,
-            Value::Cluster(number, set) => u64::from(number) * cluster | flags(set),
+            Value::Cluster(number, set) => (u64::from(number) * cluster) | flags(set),
             Value::Far(bit, set) => (1_u64 << (bit % 56)) & !(cluster - 1) | flags(set),
         }
     }

@@ -109,7 +109,7 @@ impl Shape {
         file.resize(table_at as usize + table_clusters * cluster, 0);
 
         let full = (self.clusters.len() * cluster) as u64;
-        let size = if self.tables % 4 == 0 {
+        let size = if self.tables.is_multiple_of(4) {
             full - u64::from(self.tail) * 512 % cluster as u64
         } else {
             // In the last of the further tables.

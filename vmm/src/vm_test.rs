@@ -133,7 +133,7 @@ fn progress(vm: &Vm<'_>) {
 fn with_vm(test: impl FnOnce(&mut Vm<'_>)) {
     let (machine, observer) = (machine(2), Unobserved);
     let control = Arc::new(Control::new().unwrap());
-    let consoles = Consoles::open(&machine, || {}).unwrap();
+    let consoles = Consoles::open(&machine, |_| {}).unwrap();
     let kvm = kvm::open().unwrap();
     let context = Context {
         machine: &machine,

@@ -45,7 +45,11 @@ fn a_kernel_that_is_none_is_named_with_what_would_be_right() {
         2,
         &["/etc/passwd", "a text file", "RISC-V Linux Image"],
     );
-    expect(&folder.run(&[]), 2, &["--kernel <FILE[,format=FORMAT]>"]);
+    expect(
+        &folder.run(&[]),
+        2,
+        &["nothing to start: --kernel FILE starts a kernel"],
+    );
     folder.refused_kernel(b"", &["is empty"]);
     folder.refused_kernel(&[0xa5; 5000], &["unknown format", "RISC-V 64-bit ELF"]);
     folder.refused_kernel(b"\xfd7zXZ\0", &["xz-compressed", "decompress it first"]);
@@ -494,7 +498,7 @@ fn a_configuration_that_is_none_is_refused() {
     };
     config(
         "kernel = 'kernel'\nmemroy = '1G'",
-        &["config \"vm.toml\": unknown key \"memroy\", known are kernel, initrd"],
+        &["config \"vm.toml\": unknown key \"memroy\", known are kernel, firmware, initrd"],
     );
     config(
         "kernel = 'kernel'\nmemory = 'much'",

@@ -508,7 +508,7 @@ fn a_configuration_that_is_none_is_refused() {
         "kernel = 'kernel'\ncpus =",
         &["config \"vm.toml\": as TOML", "line 2"],
     );
-    config("cpus = 2", &["config \"vm.toml\"", "--kernel <FILE"]);
+    config("cpus = 2", &["nothing to start: --kernel FILE"]);
     // A value that has the form of an option but is invalid is rejected as on the command line.
     config("kernel = 'absent'", &["cannot open kernel \"absent\""]);
     config("kernel = 'kernel'\ncpus = 0", &["--cpus 0", "1 to 512"]);

@@ -165,6 +165,9 @@ pub(super) fn run_arguments(socket: &OwnedFd) -> Vec<OsString> {
         &chardev,
         "-mon",
         "chardev=qmp,mode=control",
+        // No byte has this value: QEMU has no escape key.
+        "-echr",
+        "0x100",
     ]);
     line.0
 }

@@ -5,9 +5,13 @@
 //!   virtconsole ── socket pair ── thread ──▶ --console     keys ──▶ the console that the command
 //!   16550       ── socket pair ── thread ──▶ --serial               line names, or the guest uses
 //! ```
+//! Two socket pairs do not say which output came first. So if stdin is a file or a pipe, perhaps of
+//! a script, both consoles share one, which QEMU multiplexes. The virtio console then has
+//! the input, so this is not done if the command line names the serial port.
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -34,8 +38,10 @@ const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 pub(super) struct Carried {
     threads: Vec<JoinHandle<()>>,
     /// QEMU's ends of the socket pairs: the serial port's, and the virtio console's unless that is
-    /// QEMU's null device.
+    /// QEMU's null device. Or the one that both share.
     theirs: Vec<OwnedFd>,
+    /// Whether they share one.
+    one: bool,
     /// Dropped last: that restores the terminal.
     _consoles: Consoles,
 }
@@ -59,13 +65,18 @@ impl Carried {
         let config = &machine.config;
         let virtio = virtio_target(config);
         let shared = (virtio, &config.serial) == (&Target::Stdio, &Target::Stdio);
+        let one =
+            shared && !io::stdin().is_terminal() && named(&config.cmdline) != Some(Named::Serial);
         let keys = Keys::new(shared, &config.cmdline, keys_to_serial);
         let virtio = match virtio {
             Target::Null => None,
             _ => Some(consoles.console()?),
         };
-        let mut carried = Carried { threads: Vec::new(), theirs: Vec::new(), _consoles: consoles };
-        carried.carry("serial", input, output, keys.clone(), true)?;
+        let mut carried =
+            Carried { threads: Vec::new(), theirs: Vec::new(), one, _consoles: consoles };
+        if !one {
+            carried.carry("serial", input, output, keys.clone(), true)?;
+        }
         if let Some((input, output)) = virtio {
             carried.carry("console", Some(input), output, keys, false)?;
         }
@@ -100,7 +111,12 @@ impl Carried {
     pub(super) fn sockets(&self) -> Option<ConsoleSockets> {
         let address = |end: &OwnedFd| OsString::from(format!("fd={}", end.as_raw_fd()));
         let mut addresses = self.theirs.iter().map(address);
-        Some(ConsoleSockets { serial: addresses.next()?, console: addresses.next() })
+        let serial = if self.one {
+            None
+        } else {
+            Some(addresses.next()?)
+        };
+        Some(ConsoleSockets { serial, console: addresses.next() })
     }
 
     /// Closes this process's copies of QEMU's ends once QEMU has inherited them, so that QEMU's

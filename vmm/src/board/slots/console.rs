@@ -23,8 +23,8 @@ pub(super) fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Err
 pub(crate) struct ConsoleSockets {
     /// The virtio console, if it has a back end.
     pub(crate) console: Option<OsString>,
-    /// The serial port.
-    pub(crate) serial: OsString,
+    /// The serial port, unless it shares the virtio console's.
+    pub(crate) serial: Option<OsString>,
 }
 
 /// Returns the virtio console's back end under QEMU. Firmware uses the serial port, so with firmware
@@ -42,16 +42,17 @@ pub(crate) fn virtio_target(config: &config::Machine) -> &Target {
 pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let config = &machine.config;
     let sockets = place.consoles;
-    match sockets.and_then(|sockets| sockets.console.as_ref()) {
-        Some(socket) => line.socket("console", socket),
+    match sockets.and_then(|sockets| Some((sockets.console.as_ref()?, &sockets.serial))) {
+        Some((socket, Some(_))) => line.socket("console", socket),
+        Some((socket, None)) => line.socket("console,mux=on", socket),
         None => line.chardev("console", virtio_target(config)),
     }
     let serial = match (sockets, virtio_target(config), &config.serial) {
-        (Some(sockets), ..) => {
-            line.socket("serial", &sockets.serial);
+        (Some(ConsoleSockets { serial: Some(socket), .. }), ..) => {
+            line.socket("serial", socket);
             "serial"
         }
-        (None, Target::Stdio, Target::Stdio) => "console",
+        (Some(_), ..) | (None, Target::Stdio, Target::Stdio) => "console",
         (None, _, serial) => {
             line.chardev("serial", serial);
             "serial"

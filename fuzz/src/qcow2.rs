@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, LazyLock, Mutex, Once};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use arbitrary::Arbitrary;
 use devices::block::{Block, Image, Layer, Options};
@@ -121,15 +121,21 @@ impl Value {
             Value::Any(number) => number,
             Value::Small(number) => number.into(),
             Value::Ones => u64::MAX,
-            Value::Cluster(number, set) => (u64::from(number) * cluster) | flags(set),
+            // Mostly within the file.
+            Value::Cluster(number, set) => (u64::from(number % 32) * cluster) | flags(set),
             Value::Far(bit, set) => (1_u64 << (bit % 56)) & !(cluster - 1) | flags(set),
         }
     }
 }
 
+/// Does what takes long, or changes libFuzzer, before the first case is timed.
+pub fn prepare() {
+    made_by_qemu(0);
+    report_contained_panics();
+}
+
 /// Runs a case.
 pub fn run(case: &Case) {
-    report_contained_panics();
     let (bytes, backing) = match &case.source {
         Source::Own(shape) => shape.image(),
         Source::Qemu(number) => (made_by_qemu(*number), false),
@@ -345,17 +351,14 @@ impl Disk {
 /// what is contained.
 fn report_contained_panics() {
     static SEEN: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !devices::is_contained() {
-                return before(info);
-            }
-            let place = info.location().map(ToString::to_string).unwrap_or_default();
-            if SEEN.lock().is_ok_and(|mut seen| seen.insert(place)) {
-                eprintln!("contained: {}", info.to_string().replace('\n', " "));
-            }
-        }));
-    });
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !devices::is_contained() {
+            return before(info);
+        }
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        if SEEN.lock().is_ok_and(|mut seen| seen.insert(place)) {
+            eprintln!("contained: {}", info.to_string().replace('\n', " "));
+        }
+    }));
 }

@@ -3,6 +3,9 @@
 
 use fuzz::{qcow2, seeds};
 
-libfuzzer_sys::fuzz_target!(init: seeds::on_demand(seeds::steps()), |case: qcow2::Case| {
+libfuzzer_sys::fuzz_target!(init: {
+    seeds::on_demand(seeds::steps());
+    qcow2::prepare();
+}, |case: qcow2::Case| {
     qcow2::run(&case);
 });

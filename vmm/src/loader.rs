@@ -131,11 +131,23 @@ impl Kernel {
         if option.format == KernelFormat::Raw {
             return Kernel::raw(path, file, length);
         }
-        let (compression, section) = match format::recognise(path, &file, length)? {
-            found @ (Found::Elf | Found::Image) => {
+        let found = format::recognise(path, &file, length)?;
+        Kernel::unpack(option, file, length, found, memory)
+    }
+
+    /// Decompresses the file if necessary, and checks its headers.
+    fn unpack(
+        option: &config::Kernel,
+        file: File,
+        length: u64,
+        found: Found,
+        memory: u64,
+    ) -> Result<Kernel, Error> {
+        let path = option.path.as_path();
+        let (compression, section) = match found {
+            Found::Elf | Found::Image | Found::Other => {
                 return Kernel::parse(option, file, length, found);
             }
-            found @ Found::Other => return Kernel::parse(option, file, length, found),
             Found::Packed(compression) => (compression, 0..length),
             Found::Zboot => zboot::payload(path, &file, length)?,
         };
@@ -163,9 +175,9 @@ impl Kernel {
         let (file, length) = files::open_input("firmware", path)?;
         match format::recognise(path, &file, length) {
             Ok(Found::Other) => Kernel::raw(path, file, length),
-            Ok(_) => {
-                let path = path.into();
-                Kernel::open(&config::Kernel { path, format: KernelFormat::Auto }, memory)
+            Ok(found) => {
+                let option = config::Kernel { path: path.into(), format: KernelFormat::Auto };
+                Kernel::unpack(&option, file, length, found, memory)
             }
             Err(Error::Kernel(KernelError::Format { found, .. })) => {
                 let problem = format!(

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 use log::info;
 
-use crate::config::{self, DiskFormat, Target};
+use crate::config::{self, Target};
 use crate::loader::Format;
 use crate::machine::{Disk, Machine};
 use crate::{size, stderr};
@@ -53,10 +53,7 @@ pub(crate) fn log(machine: &Machine) {
 /// Describes a disk by what affects the guest and other users of the file.
 fn describe(disk: &Disk) -> String {
     let config = &disk.config;
-    let format = match disk.format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-    };
+    let format = disk.format.name();
     let access = match config.readonly {
         true => "read-only",
         false => "read-write",

@@ -54,6 +54,16 @@ pub enum DiskFormat {
     Qcow2,
 }
 
+impl DiskFormat {
+    /// Its name, here as in QEMU.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Qcow2 => "qcow2",
+        }
+    }
+}
+
 /// The keys. A new one needs a field above, a row here, and code that uses it.
 const KEYS: [Key<Disk>; 9] = [
     Key {
@@ -128,16 +138,11 @@ const KEYS: [Key<Disk>; 9] = [
         help: "A file is raw unless its name ends in .qcow2 or format=qcow2 is given; \
                format=raw treats it as raw even if it looks like another image format.",
         set: |disk, value| {
-            let values = [("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
+            let values = [DiskFormat::Raw, DiskFormat::Qcow2].map(|it| (it.name(), it));
             disk.format = Some(choice(value, values)?);
             Ok(())
         },
-        text: |disk| {
-            Some(match disk.format? {
-                DiskFormat::Raw => "format=raw".into(),
-                DiskFormat::Qcow2 => "format=qcow2".into(),
-            })
-        },
+        text: |disk| Some(format!("format={}", disk.format?.name())),
     },
     Key {
         form: "backing=on|off",

@@ -146,10 +146,7 @@ fn layer(
     disk: &Disk,
     (format, file, path): (DiskFormat, &File, &Path),
 ) {
-    let format = match format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-    };
+    let format = format.name();
     let driver = match file.metadata() {
         Ok(metadata) if metadata.file_type().is_block_device() => "host_device",
         _ => "file",

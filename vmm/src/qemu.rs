@@ -117,7 +117,8 @@ fn start(
             .map_err(Error::host("create an eventfd"))?,
     );
     let typed = Arc::clone(&keys);
-    let mut consoles = Carried::open(machine, observer, move |key| power::key(&typed, key))?;
+    let (mut consoles, sockets) =
+        Carried::open(machine, observer, move |key| power::key(&typed, key))?;
     let (ours, theirs) = UnixStream::pair().map_err(Error::host("create a socket pair"))?;
     let mut backends = match devices {
         config::Devices::Ours => Backends::start(machine, observer)?,
@@ -132,12 +133,7 @@ fn start(
         config::Devices::Ours => Devices::Ours(&addresses),
         config::Devices::Qemu => Devices::Qemu,
     };
-    let mut qemu = Running::start(
-        machine,
-        &devices,
-        consoles.sockets().as_ref(),
-        theirs.into(),
-    )?;
+    let mut qemu = Running::start(machine, &devices, &sockets, theirs.into())?;
     backends.inherited();
     consoles.inherited();
     if let Some(why) = why {
@@ -196,14 +192,19 @@ impl Running {
     fn start(
         machine: &Machine,
         devices: &Devices<'_>,
-        consoles: Option<&ConsoleSockets>,
+        consoles: &ConsoleSockets,
         qmp: OwnedFd,
     ) -> Result<Running, Error> {
         let program = program();
         let kernel = Startable::new(&machine.kernel)?;
         let mut command = Command::new(&program);
         command
-            .args(command::carried(machine, kernel.path(), devices, consoles))
+            .args(command::carried(
+                machine,
+                kernel.path(),
+                devices,
+                Some(consoles),
+            ))
             .args(command::run_arguments(&qmp))
             .stdin(Stdio::null());
         inherit(&qmp)?;

@@ -35,7 +35,16 @@ impl Line {
 
     /// Adds a character device that is a connected socket. `address` is `path=…` or `fd=…`.
     pub(crate) fn socket(&mut self, id: &str, address: &OsStr) {
-        let mut socket = OsString::from(format!("socket,id={id},"));
+        self.connected(format!("socket,id={id},"), address);
+    }
+
+    /// As [`Line::socket`], for several devices of the guest.
+    pub(crate) fn shared_socket(&mut self, id: &str, address: &OsStr) {
+        self.connected(format!("socket,id={id},mux=on,"), address);
+    }
+
+    fn connected(&mut self, options: String, address: &OsStr) {
+        let mut socket = OsString::from(options);
         socket.push(address);
         self.add([OsStr::new("-chardev"), &socket]);
     }

@@ -37,18 +37,16 @@ const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// The consoles of a run.
 pub(super) struct Carried {
     threads: Vec<JoinHandle<()>>,
-    /// QEMU's ends of the socket pairs: the serial port's, and the virtio console's unless that is
-    /// QEMU's null device. Or the one that both share.
+    /// QEMU's ends of the socket pairs.
     theirs: Vec<OwnedFd>,
-    /// Whether they share one.
-    one: bool,
     /// Dropped last: that restores the terminal.
     _consoles: Consoles,
 }
 
 impl Carried {
-    /// Opens the back ends. `typed` is called for a key after Ctrl-a. The main thread must
-    /// call this before it starts other threads.
+    /// Opens the back ends, and returns QEMU's ends, too, as addresses for its -chardev socket.
+    /// `typed` is called for a key after Ctrl-a. The main thread must call this before it starts
+    /// other threads.
     ///
     /// # Errors
     /// A back end cannot be opened, or the host has no thread or file descriptor left.
@@ -56,7 +54,7 @@ impl Carried {
         machine: &Machine,
         observer: &dyn Observer,
         typed: impl FnMut(Key) + Send + 'static,
-    ) -> Result<Carried, Error> {
+    ) -> Result<(Carried, ConsoleSockets), Error> {
         let consoles = Consoles::without_ports(machine, typed)?;
         observer.notify(Moment::Outputs(consoles.lost()));
         let (mut inputs, output, keys_to_serial) = consoles.serial()?;
@@ -72,17 +70,28 @@ impl Carried {
             Target::Null => None,
             _ => Some(consoles.console()?),
         };
-        let mut carried =
-            Carried { threads: Vec::new(), theirs: Vec::new(), one, _consoles: consoles };
-        if !one {
-            carried.carry("serial", input, output, keys.clone(), true)?;
-        }
-        if let Some((input, output)) = virtio {
-            carried.carry("console", Some(input), output, keys, false)?;
-        }
-        Ok(carried)
+        let mut carried = Carried { threads: Vec::new(), theirs: Vec::new(), _consoles: consoles };
+        let sockets = match virtio {
+            Some((input, output)) if one => ConsoleSockets::Shared(carried.carry(
+                "consoles",
+                Some(input),
+                output,
+                keys,
+                false,
+            )?),
+            virtio => {
+                let serial = carried.carry("serial", input, output, keys.clone(), true)?;
+                let mut console = None;
+                if let Some((input, output)) = virtio {
+                    console = Some(carried.carry("console", Some(input), output, keys, false)?);
+                }
+                ConsoleSockets::Apart { serial, console }
+            }
+        };
+        Ok((carried, sockets))
     }
 
+    /// Starts the thread of a console. Returns the address of QEMU's end.
     fn carry(
         &mut self,
         name: &str,
@@ -90,13 +99,14 @@ impl Carried {
         output: Output,
         keys: Keys,
         is_serial: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<OsString, Error> {
         let pair = UnixStream::pair().and_then(|(ours, theirs)| {
             ours.set_nonblocking(true)?;
             Ok((File::from(OwnedFd::from(ours)), OwnedFd::from(theirs)))
         });
         let (guest, theirs) = pair.map_err(Error::host("create a socket pair"))?;
         inherit(&theirs)?;
+        let address = format!("fd={}", theirs.as_raw_fd());
         self.theirs.push(theirs);
         let console = Console { guest, input, output, keys, is_serial };
         let thread = Builder::new()
@@ -104,19 +114,7 @@ impl Carried {
             .spawn(move || console.run());
         self.threads
             .push(thread.map_err(Error::host("start the thread of a console"))?);
-        Ok(())
-    }
-
-    /// Returns QEMU's ends as addresses for its -chardev socket.
-    pub(super) fn sockets(&self) -> Option<ConsoleSockets> {
-        let address = |end: &OwnedFd| OsString::from(format!("fd={}", end.as_raw_fd()));
-        let mut addresses = self.theirs.iter().map(address);
-        let serial = if self.one {
-            None
-        } else {
-            Some(addresses.next()?)
-        };
-        Some(ConsoleSockets { serial, console: addresses.next() })
+        Ok(address.into())
     }
 
     /// Closes this process's copies of QEMU's ends once QEMU has inherited them, so that QEMU's

@@ -20,11 +20,11 @@ pub(super) fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Err
 }
 
 /// The back ends of QEMU's consoles in another process, as addresses for its -chardev socket.
-pub(crate) struct ConsoleSockets {
-    /// The virtio console, if it has a back end.
-    pub(crate) console: Option<OsString>,
-    /// The serial port, unless it shares the virtio console's.
-    pub(crate) serial: Option<OsString>,
+pub(crate) enum ConsoleSockets {
+    /// One each. The virtio console has none if its target is null.
+    Apart { serial: OsString, console: Option<OsString> },
+    /// One for both.
+    Shared(OsString),
 }
 
 /// Returns the virtio console's back end under QEMU. Firmware uses the serial port, so with firmware
@@ -41,21 +41,29 @@ pub(crate) fn virtio_target(config: &config::Machine) -> &Target {
 /// keyboard between them.
 pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let config = &machine.config;
-    let sockets = place.consoles;
-    match sockets.and_then(|sockets| Some((sockets.console.as_ref()?, &sockets.serial))) {
-        Some((socket, Some(_))) => line.socket("console", socket),
-        Some((socket, None)) => line.socket("console,mux=on", socket),
-        None => line.chardev("console", virtio_target(config)),
-    }
-    let serial = match (sockets, virtio_target(config), &config.serial) {
-        (Some(ConsoleSockets { serial: Some(socket), .. }), ..) => {
-            line.socket("serial", socket);
+    let virtio = virtio_target(config);
+    let serial = match place.consoles {
+        Some(ConsoleSockets::Shared(socket)) => {
+            line.shared_socket("console", socket);
+            "console"
+        }
+        Some(ConsoleSockets::Apart { serial, console }) => {
+            match console {
+                Some(socket) => line.socket("console", socket),
+                None => line.chardev("console", virtio),
+            }
+            line.socket("serial", serial);
             "serial"
         }
-        (Some(_), ..) | (None, Target::Stdio, Target::Stdio) => "console",
-        (None, _, serial) => {
-            line.chardev("serial", serial);
-            "serial"
+        None => {
+            line.chardev("console", virtio);
+            match (virtio, &config.serial) {
+                (Target::Stdio, Target::Stdio) => "console",
+                (_, serial) => {
+                    line.chardev("serial", serial);
+                    "serial"
+                }
+            }
         }
     };
     line.add([

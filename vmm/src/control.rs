@@ -8,13 +8,15 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::error::Error;
+use crate::host::terminal::Key;
 use crate::machine::End;
 use crate::signals::{self, CONTINUED, HEARD, POWER_OFF, REPORT, RESIZED, SUSPEND, SignalFd};
 
@@ -43,7 +45,7 @@ pub enum Request {
 #[derive(Debug)]
 pub struct Control {
     requests: Mutex<VecDeque<Request>>,
-    event: EventFd,
+    event: OwnedFd,
 }
 
 impl Control {
@@ -52,7 +54,8 @@ impl Control {
     /// # Errors
     /// The host has no file descriptor left.
     pub fn new() -> Result<Control, Error> {
-        let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(cannot_wait)?;
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let event = event.map_err(|errno| cannot_wait(errno.into()))?;
         Ok(Control { requests: Mutex::default(), event })
     }
 
@@ -62,15 +65,37 @@ impl Control {
         self.wake();
     }
 
+    /// Queues the request of a key that the user typed.
+    pub fn typed(&self, key: Key) {
+        self.request(match key {
+            Key::PowerOff => Request::PowerOff(End::Left),
+            Key::Leave => Request::Shutdown(End::Left),
+        });
+    }
+
     /// Wakes the main thread without a request.
     pub fn wake(&self) {
         // Fails only if the counter is full, and then the main thread wakes up anyway.
-        let _ = self.event.write(1);
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+    }
+
+    /// Makes its descriptor unreadable until the next request or wake-up. Call it before
+    /// [`Control::next`].
+    pub(crate) fn clear(&self) {
+        // Fails if there is nothing to read, which is fine.
+        let _ = rustix::io::read(&self.event, &mut [0; 8]);
     }
 
     /// Takes the oldest request.
     pub fn next(&self) -> Option<Request> {
         devices::lock(&self.requests).pop_front()
+    }
+}
+
+/// Readable after a request or a wake-up.
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 }
 
@@ -166,8 +191,7 @@ impl MutEventSubscriber for Source {
 
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
         if events.data() == Self::EVENT {
-            // Fails if there is nothing to read, which is fine.
-            let _ = self.control.event.read();
+            self.control.clear();
         } else if let Err(error) = self.read_signals() {
             self.failed = Some(error);
         }

@@ -9,7 +9,7 @@ use crate::consoles::Consoles;
 use crate::control::{Control, Controls, Request};
 use crate::error::Error;
 use crate::hart::fault::Budget;
-use crate::host::terminal::{self, Key};
+use crate::host::terminal;
 use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
@@ -41,12 +41,7 @@ pub fn run_with(
         machine.disks.iter().try_for_each(Disk::lock)?;
     }
     let keys = Arc::clone(control);
-    let consoles = Consoles::open(machine, move |key| {
-        keys.request(match key {
-            Key::PowerOff => Request::PowerOff(End::Left),
-            Key::Leave => Request::Shutdown(End::Left),
-        });
-    })?;
+    let consoles = Consoles::open(machine, move |key| keys.typed(key))?;
     observer.notify(Moment::Outputs(consoles.lost()));
     let budget = Budget::default();
     let mut shutdown = Shutdown::new(machine.config.shutdown_timeout);

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use devices::output::timed;
 use log::warn;
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
     Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
@@ -29,7 +28,7 @@ use rustix::process::{
 
 use crate::board::slots::{self, ConsoleSockets};
 use crate::config::{self, HugePages, Target};
-use crate::control::Request;
+use crate::control::{Control, Request};
 use crate::error::Error;
 use crate::host::files::FileError;
 use crate::host::hugepages;
@@ -112,13 +111,9 @@ fn start(
     let signals = SignalFd::new(&signals).map_err(Error::host("wait for signals"))?;
 
     check_ports(machine)?;
-    let keys = Arc::new(
-        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(Error::host("create an eventfd"))?,
-    );
-    let typed = Arc::clone(&keys);
-    let (mut consoles, sockets) =
-        Carried::open(machine, observer, move |key| power::key(&typed, key))?;
+    let control = Arc::new(Control::new()?);
+    let keys = Arc::clone(&control);
+    let (mut consoles, sockets) = Carried::open(machine, observer, move |key| keys.typed(key))?;
     let (ours, theirs) = UnixStream::pair().map_err(Error::host("create a socket pair"))?;
     let mut backends = match devices {
         config::Devices::Ours => Backends::start(machine, observer)?,
@@ -140,7 +135,7 @@ fn start(
         stderr::line(format_args!("using QEMU: {why}"));
     }
     let mut qmp = Qmp::new(ours, program())?;
-    let end = qemu.watch(&mut qmp, &signals, &keys, machine, observer)?;
+    let end = qemu.watch(&mut qmp, &signals, &control, machine, observer)?;
     let status = qemu.finish()?;
     backends.finish();
     consoles.finish();
@@ -239,12 +234,12 @@ impl Running {
     }
 
     /// Serves QMP until QEMU closes it. Returns why this process ended QEMU, if it did: a signal,
-    /// or the user, which `keys` reports.
+    /// or the user, whose keys `control` has.
     fn watch(
         &mut self,
         qmp: &mut Qmp,
         signals: &SignalFd,
-        keys: &OwnedFd,
+        control: &Control,
         machine: &Machine,
         observer: &dyn Observer,
     ) -> Result<Option<End>, Error> {
@@ -252,13 +247,13 @@ impl Running {
         let mut ending = Ending::default();
         loop {
             let left = |at: Instant| at.saturating_duration_since(Instant::now());
-            let ready = signals.wait_for([qmp.as_fd(), keys.as_fd()], ending.deadline.map(left));
+            let ready = signals.wait_for([qmp.as_fd(), control.as_fd()], ending.deadline.map(left));
             let [ready, _] = ready.map_err(Error::host("wait for QEMU"))?;
             let signal = next_signal(signals, observer, qmp)?.map(|signal| match signal {
                 POWER_OFF => Request::PowerOff(End::Signal(signal)),
                 _ => Request::Shutdown(End::Signal(signal)),
             });
-            match signal.or_else(|| power::typed(keys)) {
+            match signal.or_else(|| power::typed(control)) {
                 Some(Request::PowerOff(end)) if ending.end.is_none() => match shutdown.request() {
                     Step::Ask if qmp.power_off()? => ending.asked = end,
                     Step::Same => {}

@@ -1,7 +1,6 @@
 //! Asks the guest to power off, over QMP: if the power key has a driver, it is pressed. If that does
 //! not end the run, QEMU is told to exit, and then killed.
 
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -11,9 +10,8 @@ use serde_json::{Value, json};
 use super::QUIT_TIMEOUT;
 use super::qmp::Qmp;
 use crate::board::slots::POWER_KEY;
-use crate::control::Request;
+use crate::control::{Control, Request};
 use crate::error::Error;
-use crate::host::terminal::Key;
 use crate::machine::End;
 
 /// IDs of the two commands, which their replies repeat.
@@ -67,27 +65,10 @@ impl Qmp {
     }
 }
 
-/// A key of the user, in the counter of an eventfd: this for Ctrl-a x, and 1 for each Ctrl-a q.
-const LEAVE: u64 = 1 << 32;
-
-/// Reports a key.
-pub(super) fn key(keys: &OwnedFd, key: Key) {
-    let count = match key {
-        Key::PowerOff => 1,
-        Key::Leave => LEAVE,
-    };
-    // Cannot fail: the counter is far from its limit.
-    let _ = rustix::io::write(keys, &count.to_ne_bytes());
-}
-
-/// Takes what the user typed.
-pub(super) fn typed(keys: &OwnedFd) -> Option<Request> {
-    let mut count = [0; 8];
-    rustix::io::read(keys, &mut count).ok()?;
-    Some(match u64::from_ne_bytes(count) {
-        ..LEAVE => Request::PowerOff(End::Left),
-        LEAVE.. => Request::Shutdown(End::Left),
-    })
+/// Takes what the user typed: the last request, since a key that leaves is the last one.
+pub(super) fn typed(control: &Control) -> Option<Request> {
+    control.clear();
+    std::iter::from_fn(|| control.next()).last()
 }
 
 /// How far the end of a run is.
@@ -125,19 +106,18 @@ impl Ending {
 
 #[cfg(test)]
 mod tests {
-    use rustix::event::{EventfdFlags, eventfd};
-
     use super::*;
+    use crate::host::terminal::Key;
 
     #[test]
     fn a_key_that_leaves_wins() {
-        let keys = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let keys = Control::new().unwrap();
         assert_eq!(typed(&keys), None);
-        key(&keys, Key::PowerOff);
-        key(&keys, Key::PowerOff);
+        keys.typed(Key::PowerOff);
+        keys.typed(Key::PowerOff);
         assert_eq!(typed(&keys), Some(Request::PowerOff(End::Left)));
-        key(&keys, Key::PowerOff);
-        key(&keys, Key::Leave);
+        keys.typed(Key::PowerOff);
+        keys.typed(Key::Leave);
         assert_eq!(typed(&keys), Some(Request::Shutdown(End::Left)));
         assert_eq!(typed(&keys), None);
     }

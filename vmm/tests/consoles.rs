@@ -18,7 +18,6 @@ mod support;
 use support::lab::{self, guest, hartvisor, host_file, run, text};
 use support::linux;
 use support::program::{Deadline, LIMIT, LOOK, until};
-use support::pty::Pty;
 use support::session::Session;
 
 /// Returns `hartvisor run --accel kvm` for a shell in the lab.
@@ -155,16 +154,7 @@ poweroff -f
          {} {options} --cmdline 'console=hvc0 quiet' --serial file:/tmp/log; echo status=$?",
         debian(folder.path(), init)
     );
-    // A terminal of its own, as in a user's shell.
-    let mut command = Command::new("setsid");
-    let mut lab = lab::lab(&[], &[folder.path()]);
-    lab.args(["sh", "-c", &script]);
-    command
-        .args(["--ctty", "--wait"])
-        .arg(lab.get_program())
-        .args(lab.get_args());
-    command.current_dir(lab::project());
-    let mut terminal = Pty::start(&mut command);
+    let mut terminal = lab::terminal(&[folder.path()], &script);
     terminal.expect("guest: size 33 99");
     terminal.expect("guest: size now 44 111");
     terminal.expect("status=0");

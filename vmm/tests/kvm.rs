@@ -13,7 +13,6 @@ use std::process::{Command, Output};
 mod support;
 
 use support::lab::{self, guest, hartvisor, run, text};
-use support::pty::Pty;
 use support::tap;
 
 const SIZE: usize = 1 << 20;
@@ -265,16 +264,7 @@ fn ctrl_a_x_leaves_and_the_terminal_is_as_before() {
         hartvisor().display(),
         guest().display()
     );
-    // A terminal of its own, as in a user's shell.
-    let mut command = Command::new("setsid");
-    let mut lab = lab::lab(&[], &[]);
-    lab.args(["sh", "-c", &script]);
-    command
-        .args(["--ctty", "--wait"])
-        .arg(lab.get_program())
-        .args(lab.get_args());
-    command.current_dir(lab::project());
-    let mut terminal = Pty::start(&mut command);
+    let mut terminal = lab::terminal(&[], &script);
     terminal.expect("echo: what you type");
     terminal.type_in(b"ping");
     terminal.expect("ping");

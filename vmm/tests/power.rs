@@ -16,7 +16,6 @@ mod support;
 
 use support::lab::{self, cached, hartvisor, run, text};
 use support::linux::initramfs;
-use support::pty::Pty;
 use support::session::Session;
 
 /// The guest's /init: waits for the press and the release, then obeys.
@@ -110,16 +109,7 @@ fn ctrl_a_q_asks_and_a_guest_that_does_not_power_off_in_time_is_ended() {
         hartvisor().display(),
         linux(&initramfs),
     );
-    // A terminal of its own, as in a user's shell.
-    let mut command = Command::new("setsid");
-    let mut lab = lab::lab(&[], &[folder.path()]);
-    lab.args(["sh", "-c", &script]);
-    command
-        .args(["--ctty", "--wait"])
-        .arg(lab.get_program())
-        .args(lab.get_args());
-    command.current_dir(lab::project());
-    let mut terminal = Pty::start(&mut command);
+    let mut terminal = lab::terminal(&[folder.path()], &script);
     terminal.expect("guest: waiting");
     terminal.type_in(b"\x01q");
     terminal.expect("asked the guest to power off");

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::program;
+use super::pty::Pty;
 
 /// Exit status of `lab/run` and timeout(1) after a timeout.
 pub const TIMED_OUT: i32 = 124;
@@ -66,6 +67,20 @@ pub fn lab(options: &[&str], folders: &[&Path]) -> Command {
         .stderr(Stdio::piped())
         .stdout(Stdio::piped());
     command
+}
+
+/// Runs a shell script in the host, at a terminal of its own, as in a user's shell. The directories
+/// of these files are shared with the host.
+pub fn terminal(folders: &[&Path], script: &str) -> Pty {
+    let mut lab = lab(&[], folders);
+    lab.args(["sh", "-c", script]);
+    let mut command = Command::new("setsid");
+    command
+        .args(["--ctty", "--wait"])
+        .arg(lab.get_program())
+        .args(lab.get_args())
+        .current_dir(project());
+    Pty::start(&mut command)
 }
 
 /// Runs a command with this standard input. A timeout of `lab/run` fails the test.

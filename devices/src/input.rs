@@ -22,7 +22,8 @@ const QUEUE_SIZE: u16 = 64;
 /// The queue of events for the driver (§ 5.8.2). The other one is the status queue.
 const EVENTS: usize = 0;
 
-/// Event types and codes of Linux's evdev interface (§ 5.8.6 refers to it): linux/input-event-codes.h.
+/// Event types and codes of Linux's evdev interface (§ 5.8.6 refers to it):
+/// linux/input-event-codes.h.
 mod evdev {
     pub(super) const EV_SYN: u16 = 0;
     pub(super) const EV_KEY: u16 = 1;
@@ -187,8 +188,8 @@ impl VirtioDevice for Input {
     }
 }
 
-/// Offsets of the configuration space's fields (§ 5.8.4): select, subsel, size, 5 reserved bytes, and
-/// what the driver has selected.
+/// Offsets of the configuration space's fields (§ 5.8.4): select, subsel, size, 5 reserved bytes,
+/// and what the driver has selected.
 const SUBSEL: usize = 1;
 const SIZE: usize = 2;
 const DATA: usize = 8;

@@ -12,8 +12,8 @@ use crate::host::firmware;
 use crate::qemu;
 use crate::qemu::QemuError;
 
-/// Prints the report, as text or as JSON. Returns the exit status: 0 if at least one accelerator can
-/// run guests here, else 3.
+/// Prints the report, as text or as JSON. Returns the exit status: 0 if at least one accelerator
+/// can run guests here, else 3.
 ///
 /// # Errors
 /// Stdout does not accept it.

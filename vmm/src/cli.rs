@@ -262,8 +262,8 @@ pub struct Run {
     #[arg(long)]
     pub no_rng: bool,
 
-    /// Do not add the power key, a virtio input device by which SIGTERM and Ctrl-a q ask the guest to
-    /// power off
+    /// Do not add the power key, a virtio input device by which SIGTERM and Ctrl-a q ask the guest
+    /// to power off
     #[arg(long)]
     pub no_power_key: bool,
 
@@ -290,9 +290,10 @@ pub struct Run {
     )]
     pub console: Target,
 
-    /// Back end of the serial port (ttyS0) and the SBI console, likewise. If both are stdio, the
-    /// keyboard goes to the serial port while the guest has it open. Under QEMU it goes to the
-    /// console that --cmdline names last (console=), else to the one that the guest wrote to last
+    /// Back end of the serial port (ttyS0) and the SBI console, with the same values. If both are
+    /// stdio, the keyboard goes to the serial port while the guest has it open. Under QEMU it goes
+    /// to the console that --cmdline names last (console=), else to the one that the guest wrote to
+    /// last; input from a file or a pipe then goes to the virtio console
     #[arg(
         long,
         value_name = "stdio|pty|file:PATH|socket:PATH|null",

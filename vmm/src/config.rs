@@ -118,7 +118,8 @@ impl Machine {
         Machine { kernel: Some(kernel), ..Machine::empty() }
     }
 
-    /// Creates a machine whose firmware boots one of `disks`, with the defaults of the command line.
+    /// Creates a machine whose firmware boots one of `disks`, with the defaults of the command
+    /// line.
     pub fn from_disks(disks: Vec<Disk>) -> Self {
         Machine { disks, ..Machine::empty() }
     }

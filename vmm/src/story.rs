@@ -1,4 +1,5 @@
-//! What a run consists of: in the log (`HARTVISOR_LOG=info`), and in brief for a user at a terminal.
+//! What a run consists of: in the log (`HARTVISOR_LOG=info`), and in brief for a user at a
+//! terminal.
 
 use std::io::{self, IsTerminal};
 

@@ -1,5 +1,5 @@
-//! Backing files of qcow2 images: opened only on request, read-only, and only as what the image says
-//! they are.
+//! Backing files of qcow2 images: opened only on request, read-only, and only as what the image
+//! says they are.
 #![cfg(feature = "qcow2")]
 #![allow(
     clippy::unwrap_used,

@@ -20,12 +20,13 @@ const BOOT: u64 = 600;
 /// Time limit in seconds per step.
 const STEP: u64 = 120;
 
-/// systemd would give up on /dev/hvc0 after 90 s. A machine that is emulated twice may need longer to
-/// start udev.
+/// systemd would give up on /dev/hvc0 after 90 s. A machine that is emulated twice may need longer
+/// to start udev.
 const CMDLINE: &str = "console=hvc0 panic=-1 systemd.default_device_timeout_sec=infinity";
 
 /// Starts the system on the disk, since the drivers of disk and file system are modules in Debian's
-/// kernel. Its services get as long as they need: 90 s of the guest's time may be little of its CPUs.
+/// kernel. Its services get as long as they need: 90 s of the guest's time may be little of its
+/// CPUs.
 const INIT: &str = r#"while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
 mount -o ro /dev/vda /mnt
 mount -t tmpfs -o mode=755 none /mnt/run

@@ -42,10 +42,10 @@ fn sigtstp_stops_the_monitor_and_the_guest_goes_on_after_sigcont() {
     }
 }
 
-/// Runs Debian's kernel with an /init that continues with `init`, under a host script that continues
-/// with `script`: `$vmm` is the monitor, descriptors 3 and 4 are the guest's console, and `seen TEXT`
-/// copies its lines up to one with the text. Returns everything that was written. The disk must be
-/// clean afterwards.
+/// Runs Debian's kernel with an /init that continues with `init`, under a host script that
+/// continues with `script`: `$vmm` is the monitor, descriptors 3 and 4 are the guest's console, and
+/// `seen TEXT` copies its lines up to one with the text. Returns everything that was written. The
+/// disk must be clean afterwards.
 #[cfg(feature = "full")]
 fn debian(init: &str, script: &str) -> String {
     let folder = tempfile::tempdir().unwrap();

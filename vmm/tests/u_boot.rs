@@ -95,7 +95,8 @@ fn u_boot_as_a_raw_binary_does_the_same_on_a_host_with_aia() {
     u_boot("u-boot.bin", "raw", &["--aia-guests", "2"]);
 }
 
-/// Without --kernel the firmware is found, here in the directory of the program, and boots the disk.
+/// Without --kernel the firmware is found, here in the directory of the program, and boots the
+/// disk.
 #[test]
 fn a_disk_alone_is_booted_by_firmware() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@
 //!   PORT_READY 1              ──▶
 //!                             ◀──  CONSOLE_PORT and RESIZE for a console, PORT_OPEN, PORT_NAME
 //!   PORT_OPEN 1 or 0          ──▶            when a guest program opens or closes it
-//!                             ◀──  PORT_OPEN 1 or 0 when a host client connects or disconnects; RESIZE
+//!                             ◀──  PORT_OPEN 1 or 0 when a host client comes or goes; RESIZE
 //! ```
 //! The device does not queue messages. It only records which are due, and reads their contents when
 //! it sends them. So a driver that provides no buffers does not make anything grow.

@@ -2,7 +2,8 @@
 //! restarts its machine.
 //!
 //! ```text
-//!   store of 32 bits at offset 0:   31 ── code ── 16 │ 15 ── what ── 0     0x5555 pass, 0x3333 fail, 0x7777 reset
+//!   store of 32 bits at offset 0:   31 ── code ── 16 │ 15 ── what ── 0
+//!                                   what: 0x5555 pass, 0x3333 fail, 0x7777 reset
 //! ```
 
 use crate::platform::bus::BusDevice;

@@ -1,5 +1,5 @@
-//! Asks the guest to power off, over QMP: if the power key has a driver, it is pressed. If that does
-//! not end the run, QEMU is told to exit, and then killed.
+//! Asks the guest to power off, over QMP: if the power key has a driver, it is pressed. If that
+//! does not end the run, QEMU is told to exit, and then killed.
 
 use std::time::Instant;
 

@@ -6,8 +6,8 @@
 //!   ▶ qmp_capabilities   ◀ {"return": {}}
 //!   ▶ cont               ◀ {"return": {}}, {"event": "RESUME"}
 //!   ▶ stop               ◀ {"return": {}}, {"event": "STOP"}      for job control; then cont
-//!   x-query-virtio-status ◀ {"return": {"started": true, …}}     is there a driver of the power key?
-//!   input-send-event     ◀ {"return": {}}                        then press and release it
+//!   ▶ x-query-virtio-status  ◀ {"return": {"started": true, …}}   does the power key have a driver?
+//!   ▶ input-send-event       ◀ {"return": {}}                     then press and release it
 //!   …                    ◀ {"event": "SHUTDOWN", "data": {"reason": "guest-shutdown", …}}
 //! ```
 

@@ -28,8 +28,8 @@ Ctrl-a Ctrl-a  send one Ctrl-a to the guest
 const TYPED_MAX: usize = 4 << 20;
 /// The same for a file or a pipe, which has no Ctrl-a x and can wait.
 const PIPED_MAX: usize = 1 << 16;
-/// Interval at which a waiting thread checks whether the guest has opened or closed its serial port,
-/// and whether the process is in the foreground again: 100 ms.
+/// Interval at which a waiting thread checks whether the guest has opened or closed its serial
+/// port, and whether the process is in the foreground again: 100 ms.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// A key after Ctrl-a that is a request of the user.

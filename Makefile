@@ -44,8 +44,7 @@ FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features fu
 
 # A call per package: the library features of one must not be enabled in another.
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
-	cargo build --release --package vmm
-	cargo build --release --package compare
+	@$(MAKE) --no-print-directory programs
 	lab/cargo build --release --target $(LINUX) --package vmm
 	lab/cargo build --release --target $(LINUX) --package compare
 	lab/cargo build --release --target $(METAL) --package guest

@@ -10,7 +10,7 @@ use arbitrary::Arbitrary;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
-/// What an image of ours is like.
+/// The properties of one of our images.
 #[derive(Debug, Arbitrary)]
 pub struct Shape {
     old: bool,

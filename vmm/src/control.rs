@@ -35,7 +35,7 @@ pub enum Request {
     Resize,
     /// Write the statistics of the run so far.
     Report,
-    /// Ask the guest to power off. If it cannot be asked or does not do it, end the run.
+    /// Ask the guest to power off. If that is not possible, or takes too long, end the run.
     PowerOff(End),
     /// End the run.
     Shutdown(End),

@@ -1,4 +1,4 @@
-//! Wrappers for a device and an interrupt wire that report events to a [`DeviceObserver`].
+//! Wrappers for a device and an interrupt line that report events to a [`DeviceObserver`].
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

@@ -43,7 +43,7 @@ pub struct Plic {
 
 struct State {
     priority: [u8; SOURCES as usize + 1],
-    /// The levels of the wires.
+    /// The levels of the lines.
     level: Bits,
     /// Requests that the gateways forwarded and no hart has claimed.
     pending: Bits,
@@ -83,7 +83,7 @@ impl Plic {
         }
     }
 
-    /// The wire of source `source`, 1 to [`SOURCES`]. For another number, a wire without effect.
+    /// The line of source `source`, 1 to [`SOURCES`]. For another number, a line without effect.
     pub fn source(self: &Arc<Self>, source: u32) -> Box<dyn IrqLine> {
         Box::new(Source { plic: Arc::clone(self), source })
     }
@@ -110,8 +110,8 @@ impl IrqLine for Source {
 }
 
 impl State {
-    /// The source's gateway: a high wire becomes one request, and no other until that one is
-    /// completed. A wire that falls does not withdraw its request (PLIC specification, § 5).
+    /// The source's gateway: a high line becomes one request, and no other until that one is
+    /// completed. A line that falls does not withdraw its request (PLIC specification, § 5).
     fn forward(&mut self, source: u32) {
         if self.level.get(source) && !self.claimed.get(source) {
             self.pending.set(source, true);

@@ -1,4 +1,4 @@
-//! The interrupt side of virtio-mmio: InterruptStatus, DEVICE_NEEDS_RESET, and the wire (§ 4.2.2).
+//! The interrupt side of virtio-mmio: InterruptStatus, DEVICE_NEEDS_RESET, and the line (§ 4.2.2).
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ const NEEDS_RESET: u32 = status::DEVICE_NEEDS_RESET as u32;
 /// The interrupt side of one virtio device.
 ///
 /// The device's thread raises, and vCPUs read and acknowledge. So everything is atomic, and there
-/// is no lock. A register has its new value before the wire rises.
+/// is no lock. A register has its new value before the line rises.
 pub struct Interrupt {
     registers: Arc<Registers>,
     line: Box<dyn IrqLine>,
@@ -42,7 +42,7 @@ impl Interrupt {
 
     /// A write to InterruptACK: clears `bits`.
     ///
-    /// The wire falls even if bits are left, and then rises again. An edge-triggered interrupt
+    /// The line falls even if bits are left, and then rises again. An edge-triggered interrupt
     /// controller would otherwise lose a bit that was set while the driver handled another.
     pub fn acknowledge(&self, bits: u32) {
         self.registers.remove(INTERRUPT_STATUS, bits);
@@ -56,15 +56,15 @@ impl Interrupt {
     }
 
     fn raise(&self, bit: u32) {
-        // If the bit is still set, the wire is high already, and the driver has not acknowledged
+        // If the bit is still set, the line is high already, and the driver has not acknowledged
         // it. After it does, it sees everything that we did before this line.
         if self.registers.add(INTERRUPT_STATUS, bit) & bit == 0 {
             self.drive(true);
         }
     }
 
-    /// Drives the wire, then compares it with the status: another thread may have changed the
-    /// status in between and driven the wire before us. The last thread to drive it finds the two
+    /// Drives the line, then compares it with the status: another thread may have changed the
+    /// status in between and driven the line before us. The last thread to drive it finds the two
     /// equal.
     fn drive(&self, mut high: bool) {
         loop {

@@ -1,4 +1,4 @@
-//! Every interleaving of raises and acknowledgements: the wire and the status agree at the end.
+//! Every interleaving of raises and acknowledgements: the line and the status agree at the end.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use loom::thread;
 use super::*;
 use crate::sync::{AtomicBool, Ordering};
 
-/// A wire that orders its writers, as an interrupt controller does.
+/// A line that orders its writers, as an interrupt controller does.
 #[derive(Clone)]
 struct Wire(Arc<AtomicBool>);
 

@@ -2,8 +2,8 @@
 //! is always up to date.
 //!
 //! Each change of a register is stored here, and a load by the driver is a load from this page. So
-//! a load may exit to us, or the hypervisor may map the page to the guest, read-only, so that loads
-//! do not exit. Stores always exit.
+//! a load may exit to the VMM, or the hypervisor may map the page to the guest, read-only, so that
+//! loads do not exit. Stores always exit.
 //!
 //! ```text
 //!   0x000   control registers: stored as 32-bit words

@@ -1,4 +1,4 @@
-//! An interrupt wire whose level can be read, for the unit tests (src/rig.rs) and for these.
+//! An interrupt line whose level can be read, for the unit tests (src/rig.rs) and for these.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -43,7 +43,7 @@ pub enum Layout {
     /// One descriptor for each segment.
     Direct,
     /// The first `direct` segments have a descriptor each, one more refers to a table of the
-    /// rest (§2.7.5.3). Drivers use 0; devices must bear any number (§2.7.5.3.2).
+    /// rest (§2.7.5.3). Drivers use 0; devices must accept any number (§2.7.5.3.2).
     Indirect {
         /// Segments before the table.
         direct: u16,

@@ -31,7 +31,7 @@ pub struct Report {
     /// Device registers that were accessed, in the order of their addresses. Accesses that KVM
     /// handles itself (QueueNotify by ioeventfd, the in-kernel AIA) are not counted.
     pub registers: Option<Vec<Register>>,
-    /// SBI calls that came to us, by name.
+    /// SBI calls that exited to the monitor, by name.
     pub sbi: Option<BTreeMap<String, u64>>,
     /// Our devices in the order of their slots.
     pub devices: Vec<Device>,
@@ -44,7 +44,7 @@ pub struct Report {
     pub memory: Option<Memory>,
 }
 
-/// Output that was not written: a full disk, or a reader that is gone or takes nothing.
+/// Output that was not written: a full disk, or a reader that is gone or accepts nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     /// `stdout`, or the option and its target: `--serial file:log`.
@@ -81,7 +81,7 @@ impl Vcpu {
     }
 }
 
-/// Accesses of all vCPUs to one register that exited to us.
+/// Accesses of all vCPUs to one register that exited to the monitor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
     /// `disk0`, `console`, `plic`, …
@@ -109,7 +109,7 @@ pub struct Device {
     pub failed: u64,
     /// Rings that were invalid.
     pub broken: u64,
-    /// Rises of its interrupt; null if the wire is not ours.
+    /// Rises of its interrupt; null if the line is outside the VMM.
     pub interrupts: Option<u64>,
     /// System calls on its file; null if it has none.
     pub host: Option<Host>,

@@ -1,4 +1,4 @@
-//! THE table: the virtio devices that a machine can have, and what each is on KVM, under QEMU and
+//! The table of the virtio devices that a machine can have, and what each is on KVM, under QEMU and
 //! on a vhost-user socket.
 //!
 //! A device is identified by its slot alone. Its address, interrupt, device tree node and the name

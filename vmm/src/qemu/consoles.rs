@@ -5,7 +5,7 @@
 //!   virtconsole ── socket pair ── thread ──▶ --console     keys ──▶ the console that the command
 //!   16550       ── socket pair ── thread ──▶ --serial               line names, or the guest uses
 //! ```
-//! Two socket pairs do not say which output came first. So if stdin is a file or a pipe, perhaps of
+//! Two socket pairs do not preserve the order of output. So if stdin is a file or a pipe, perhaps of
 //! a script, both consoles share one, which QEMU multiplexes. The virtio console then has
 //! the input, so this is not done if the command line names the serial port.
 
@@ -132,8 +132,8 @@ impl Carried {
     }
 }
 
-/// Decides which console gets the keys, if both use the terminal. KVM's guest tells by opening the
-/// serial port, but QEMU does not report that.
+/// Decides which console gets the keys, if both use the terminal. On KVM the guest decides, by
+/// opening the serial port, but QEMU does not report that.
 #[derive(Clone)]
 struct Keys {
     to_serial: Arc<AtomicBool>,

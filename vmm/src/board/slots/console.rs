@@ -27,8 +27,9 @@ pub(crate) enum ConsoleSockets {
     Shared(OsString),
 }
 
-/// Returns the virtio console's back end under QEMU. Firmware uses the serial port, so with
-/// firmware that has the terminal alone: QEMU does not report which of the two the guest has open.
+/// Returns the virtio console's back end under QEMU. With firmware, only the serial
+/// port uses the terminal: firmware needs it, and QEMU does not report which of the two the guest
+/// has open.
 pub(crate) fn virtio_target(config: &config::Machine) -> &Target {
     match (&config.console, &config.serial) {
         (Target::Stdio, Target::Stdio) if config.kernel.is_none() => &Target::Null,

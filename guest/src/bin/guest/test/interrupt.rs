@@ -31,7 +31,7 @@ pub(super) fn arrives(
     work: impl FnOnce() -> Result<(), Failure>,
     nudge: impl FnOnce(),
 ) -> Result<bool, Failure> {
-    // An interrupt of an earlier, polled request that was not acknowledged keeps the wire high,
+    // An interrupt of an earlier, polled request that was not acknowledged keeps the line high,
     // which then has no edge.
     let registers = MmioRegisters::physical(slot.base, guest::mmio::LEN);
     registers.write(

@@ -15,16 +15,16 @@ use crate::clock::Clock;
 use crate::error::Error;
 
 const AFTER_HELP: &str = "\
-Every way in which this machine can run the guest is tried: hartvisor on KVM (here, or in an emulated host), hartvisor's
-devices under QEMU's CPU emulation, QEMU's own devices, and each --peer. What they print is held against the first that ran.
-Times are compared among ways of one clock only.
+The guest runs in every way that this machine can: hartvisor on KVM (here, or in an emulated host),
+hartvisor's devices under QEMU's CPU emulation, QEMU's own devices, and each --peer. Each output is
+compared with that of the first way that ran. Times are compared only if they are from one clock.
 
 Exit status:
-  0      all that ran said the same and ended in the same way
+  0      all ways that ran agree: the same output and the same end
   1      they differ
-  2      usage, or bad input
+  2      invalid usage or input
   3      nothing here can run the guest
-  4      a failure of its own
+  4      a failure of hartvisor compare itself
   128+n  ended by signal n
 
 Examples:
@@ -54,7 +54,7 @@ const NOT_HERE: [&str; 9] = [
     name = "hartvisor compare",
     bin_name = "hartvisor compare",
     version,
-    about = "Run a guest in every way there is here, and say what differs",
+    about = "Run a guest in every way that this machine can, and report differences",
     after_help = AFTER_HELP,
     max_term_width = 100
 )]
@@ -151,7 +151,7 @@ impl Peer {
             "kvm" => Clock::Kvm,
             "lab" => Clock::Lab,
             "tcg" => Clock::Tcg,
-            _ => return Err(format!("no group {group:?}, there are kvm, lab and tcg")),
+            _ => return Err(format!("unknown group {group:?}, expected kvm, lab or tcg")),
         };
         if name.is_empty() || command.trim().is_empty() {
             return Err(FORM.into());
@@ -196,7 +196,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Compare, E
         let id = option.get_id().as_str();
         if not_here(&option) {
             let name = option.get_long().unwrap_or(id);
-            let problem = format!("--{name} is not for compare (see hartvisor compare --help)");
+            let problem =
+                format!("hartvisor compare has no option --{name} (see hartvisor compare --help)");
             return Err(Error::Usage(problem));
         }
         match (id, option.get_long(), value) {

@@ -18,7 +18,7 @@ pub enum Error {
     Config(#[from] vmm::error::Error),
 
     /// A path that is not UTF-8 cannot be written into a plan, which is JSON.
-    #[error("{0:?} is not UTF-8, which compare needs of every argument")]
+    #[error("{0:?} is not UTF-8, as every argument of hartvisor compare must be")]
     NotText(std::ffi::OsString),
 
     /// The command of a peer has an unknown placeholder, or an open quote or brace.

@@ -44,7 +44,7 @@ pub fn run(
     })?;
     let timeout = HOST + plan.timeout * (u64::from(plan.runs) + 1);
     let mut command = shell_words::split(lab)
-        .map_err(|_| Error::Usage(format!("--lab {lab:?}: a quote has no end")))?;
+        .map_err(|_| Error::Usage(format!("--lab {lab:?}: unclosed quote")))?;
     command.extend(["--timeout".into(), timeout.to_string()]);
     for path in files(compare, plan).into_iter().chain([file.clone()]) {
         command.extend(["--file".into(), text(path.as_os_str())?]);
@@ -68,7 +68,7 @@ pub fn run(
             return Err(Error::NotBuilt { program: PROGRAM });
         }
         ending => {
-            let last = seen.messages.lines().last().unwrap_or("it said nothing");
+            let last = seen.messages.lines().last().unwrap_or("it printed nothing");
             return Err(Error::Lab(format!("{last} ({ending})")));
         }
     }

@@ -53,7 +53,7 @@ pub fn page(report: &Report) -> Result<String, Error> {
                     p.muted {
                         (setting.cpus) " vCPU" @if setting.cpus != 1 { "s" } ", " (setting.memory >> 20) " MiB"
                         @if !setting.cmdline.is_empty() { ", command line " code { (setting.cmdline) } }
-                        "; median of " (setting.runs) " timed runs, in brackets the least and the most; counts are of one run more."
+                        "; median of " (setting.runs) " timed runs, in brackets the minimum and maximum; counts are from one more run."
                     }
                 }
                 (grid(report))
@@ -66,7 +66,7 @@ pub fn page(report: &Report) -> Result<String, Error> {
                     h2 { "Counts" }
                     div.figures { (figures) }
                 }
-                h2 { "What was run, and what it said" }
+                h2 { "Commands and their output" }
                 @for (_, way) in &ways { (transcript(way)) }
             }
         }
@@ -190,19 +190,19 @@ fn times(report: &Report, group: &[(usize, &Measured)]) -> Result<Markup, Error>
         (framed(
             "Each timed run",
             &figure::timeline("each run in time", &courses)?,
-            Some("Grey: the VMM, and under QEMU its firmware, before the guest speaks; and after its last line, or the one with the \
-                  marker, until the command has ended. Each stroke is a line."),
+            Some("Grey: the time before the guest's first line (the VMM, and under QEMU its firmware), and the time from its last line, \
+                  or the one with the marker, to the end of the command. Each stroke is a line."),
         ))
         @for (name, curves) in &reported {
             figure {
-                h3 { "The guest's requests done within: " (name) }
+                h3 { "The guest's requests completed within: " (name) }
                 (PreEscaped(figure::latencies("how the latencies that the guest reports are distributed", curves)?))
                 figcaption {
                     @for curve in curves {
                         @let way = group.iter().find(|(series, _)| *series == curve.series);
                         span.(swatch(curve.series)) {} (way.map_or("", |(_, way)| &way.name))
                     }
-                    p { "As the guest reports them: percentiles, the median of the timed runs. Between them the lines are straight." }
+                    p { "Percentiles as the guest reports them, each the median of the timed runs, joined by straight lines." }
                 }
             }
         }
@@ -260,18 +260,18 @@ fn counted(ways: &[(usize, &Measured)]) -> Result<Option<Markup>, Error> {
     Ok(Some(html! {
         @if !memory.is_empty() {
             (framed("VMM memory beside the guest's RAM, KiB", &figure::bars("memory of the VMM", &memory)?,
-                Some("The largest share of pages (PSS) of all its processes, QEMU's included.")))
+                Some("The largest proportional set size (PSS) of all its processes, including QEMU.")))
         }
         @if !exits.is_empty() {
             (framed("Exits to the VMM", &figure::bars("exits by kind", &exits)?, None))
         }
         @for (of, picture) in &latencies {
             figure {
-                h3 { "Requests of the first disk done within" }
+                h3 { "Requests of the first disk completed within" }
                 (PreEscaped(picture))
                 figcaption {
                     @for (series, way, _) in *of { span.(swatch(*series)) {} (label(way)) }
-                    p { "In the VMM, from taking a request to its place in the used ring." }
+                    p { "In the VMM: from taking a request until it is in the used ring." }
                 }
             }
         }
@@ -303,7 +303,7 @@ fn transcript(way: &Measured) -> Markup {
                     @let text = format!("{:>10.1} ms  {}\n", line.at as f64 / 1000.0, visible(&line.text));
                     @if index < firmware { span.muted { (text) } } @else { (text) }
                 }
-                @if lines.len() > LINES_MAX { "and " (lines.len() - LINES_MAX) " lines more" }
+                @if lines.len() > LINES_MAX { "and " (lines.len() - LINES_MAX) " more lines" }
             }
             @if let Some(run) = run && !run.messages.is_empty() { pre.muted { (visible(&run.messages)) } }
         }

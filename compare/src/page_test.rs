@@ -83,7 +83,7 @@ fn the_page_is_well_formed_whole_and_asks_for_nothing() {
         "8.2 / 30.0",
         "guest: &lt;disk&gt; p50 / max, µs",
         "5.0 / 9.0",
-        "The guest's requests done within: &lt;disk&gt;",
+        "The guest's requests completed within: &lt;disk&gt;",
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }

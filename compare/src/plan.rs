@@ -51,9 +51,9 @@ impl fmt::Display for Ending {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Ending::Status(status) => write!(out, "it ended with status {status}"),
-            Ending::Signal(signal) => write!(out, "it ended by signal {signal}"),
-            Ending::TimedOut => out.write_str("the time was up"),
-            Ending::TooMuch => out.write_str("it wrote too much"),
+            Ending::Signal(signal) => write!(out, "it was killed by signal {signal}"),
+            Ending::TimedOut => out.write_str("it timed out"),
+            Ending::TooMuch => out.write_str("it printed too much"),
         }
     }
 }

@@ -127,8 +127,8 @@ impl Outcome {
             Outcome::PoweredOff => "powered off".into(),
             Outcome::Failed => "reported failure".into(),
             Outcome::Status(status) => format!("exit status {status}"),
-            Outcome::Signal(signal) => format!("died of signal {signal}"),
-            Outcome::TimedOut => "TIME WAS UP".into(),
+            Outcome::Signal(signal) => format!("killed by signal {signal}"),
+            Outcome::TimedOut => "TIMED OUT".into(),
             Outcome::TooMuch => "PRINTED TOO MUCH".into(),
         }
     }

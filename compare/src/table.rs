@@ -139,7 +139,7 @@ pub fn notes(report: &Report) -> Vec<String> {
             }
             Some(Verdict::Unstable { run, difference }) => {
                 notes.push(format!(
-                    "{name}, its run {run} against its first: {}",
+                    "{name}, run {run} compared with run 1: {}",
                     told(difference)
                 ));
             }
@@ -158,13 +158,13 @@ pub fn notes(report: &Report) -> Vec<String> {
     let clocks: std::collections::BTreeSet<_> = report.ran().map(|way| way.clock).collect();
     if clocks.len() > 1 {
         notes.push(
-            "Times under different headings are of different clocks: they are not compared.".into(),
+            "Times under different headings are from different clocks and are not compared.".into(),
         );
     }
     let ran = report.ran().count();
     notes.push(match (ran, report.agree) {
         (0, _) => "Nothing ran.".into(),
-        (1, true) => "Only one way ran: there is nothing to hold it against.".into(),
+        (1, true) => "Only one way ran: there is nothing to compare it with.".into(),
         (_, true) => format!("All {ran} that ran agree."),
         (_, false) => "They DIFFER.".into(),
     });
@@ -185,11 +185,11 @@ fn verdict(verdict: &Verdict) -> String {
 fn told(difference: &Difference) -> String {
     let says = |text: &Option<String>| match text {
         Some(text) => format!("{text:?}"),
-        None => "nothing more".into(),
+        None => "nothing".into(),
     };
     let place = match difference.line {
-        Some(line) => format!("line {line} says"),
-        None => "it says".into(),
+        Some(line) => format!("line {line} is"),
+        None => "it prints".into(),
     };
     format!(
         "{place} {}, expected {}",

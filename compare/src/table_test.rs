@@ -28,9 +28,9 @@ to the first line, ms │ 1.0                                    │ 1.0        
 to the last line, ms  │ 2.0                                    │ 2.0          2.0
 to the end, ms        │ 3.0                                    │ 3.0          3.0
 
-peer: line 2 says \"c\", expected \"b\"
+peer: line 2 is \"c\", expected \"b\"
 not run: hartvisor (KVM of this machine): no KVM here
-Times under different headings are of different clocks: they are not compared.
+Times under different headings are from different clocks and are not compared.
 They DIFFER.
 ";
     let shown = show(&Report::new(setting(), ways));

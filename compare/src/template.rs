@@ -18,9 +18,9 @@ pub const PLACES: [&str; 6] = ["kernel", "initrd", "cmdline", "memory", "cpus", 
 /// value for this guest.
 pub fn command(template: &str, values: &BTreeMap<&str, String>) -> Result<Vec<String>, String> {
     let words =
-        shell_words::split(template).map_err(|_| format!("a quote in {template:?} has no end"))?;
+        shell_words::split(template).map_err(|_| format!("unclosed quote in {template:?}"))?;
     if words.is_empty() {
-        return Err("there is no command".into());
+        return Err("the command is missing".into());
     }
     words.iter().map(|word| fill(word, values)).collect()
 }
@@ -39,8 +39,9 @@ fn fill(word: &str, values: &BTreeMap<&str, String>) -> Result<String, String> {
             rest = after;
         } else {
             let place = brace.strip_prefix('{').and_then(|it| it.split_once('}'));
-            let (name, after) = place
-                .ok_or_else(|| format!("a brace in {word:?} stands alone (write it twice)"))?;
+            let (name, after) = place.ok_or_else(|| {
+                format!("unmatched brace in {word:?} (a literal brace is written twice)")
+            })?;
             filled += value(name, values)?;
             rest = after;
         }
@@ -53,7 +54,7 @@ fn value<'a>(name: &str, values: &'a BTreeMap<&str, String>) -> Result<&'a str, 
         Some(value) => Ok(value),
         None if PLACES.contains(&name) => Err(format!("this guest has no {{{name}}}")),
         None => Err(format!(
-            "no place {{{name}}}, there are {}",
+            "unknown placeholder {{{name}}}, known are {}",
             PLACES.join(", ")
         )),
     }

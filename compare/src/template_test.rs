@@ -37,12 +37,15 @@ fn doubled_braces_are_braces() {
 #[test]
 fn what_cannot_be_filled_is_refused_naming_what_can() {
     for (template, part) in [
-        ("", "no command"),
-        ("vmm 'open", "a quote"),
-        ("vmm {kernel", "stands alone"),
-        ("vmm kernel}", "stands alone"),
+        ("", "the command is missing"),
+        ("vmm 'open", "unclosed quote"),
+        ("vmm {kernel", "unmatched brace"),
+        ("vmm kernel}", "unmatched brace"),
         ("vmm {disk}", "this guest has no {disk}"),
-        ("vmm {disc}", "no place {disc}, there are kernel, initrd"),
+        (
+            "vmm {disc}",
+            "unknown placeholder {disc}, known are kernel, initrd",
+        ),
     ] {
         let error = filled(template).unwrap_err();
         assert!(error.contains(part), "{template}: {error}");

@@ -68,7 +68,7 @@ pub fn all(compare: &Compare, place: &Place<'_>) -> Result<Vec<Way>, Error> {
     if lab.is_some() || !here {
         let plan = match lab {
             Some(_) => Ok(run("hartvisor", lab_directory, &["--accel=kvm"])),
-            None => Err("no emulated host: name its command by --lab or HARTVISOR_LAB".into()),
+            None => Err("no emulated host: give its command with --lab or HARTVISOR_LAB".into()),
         };
         way("hartvisor", Clock::Lab, turned(plan)?);
     }
@@ -197,7 +197,7 @@ fn check_copied(disk: &Disk) -> Result<(), Error> {
     match fs::metadata(&disk.path) {
         Ok(about) if about.is_file() => Ok(()),
         Ok(_) => Err(Error::Usage(format!(
-            "disk {0:?} is no regular file: each run has a copy of its own, expected a file, or {0:?},readonly",
+            "disk {0:?} is not a regular file, and each run needs its own copy: give a file, or {0:?},readonly",
             disk.path
         ))),
         Err(source) => Err(Error::File { what: "read", path: disk.path.clone(), source }),

@@ -118,7 +118,7 @@ fn a_peer_that_says_something_else_is_named_with_its_line() {
     let place = Place::new(HARTVISOR);
     let (status, text, report) = place.compare(&["--peer", "other=echo hello"]);
     assert_eq!(status, Some(1), "{text}");
-    let line = "other: line 1 says \"hello\", expected \"hello from the kernel\"";
+    let line = "other: line 1 is \"hello\", expected \"hello from the kernel\"";
     assert!(text.contains(line), "{text}");
     assert!(matches!(
         report.unwrap().ways.last().unwrap().verdict,
@@ -138,7 +138,7 @@ fn a_peer_that_is_not_there_or_hangs_is_told() {
     let hangs = "hangs=sh -c 'echo hello from the kernel; exec sleep 1000'";
     let (status, text, _) = place.compare(&["--timeout", "1", "--peer", hangs]);
     assert_eq!(status, Some(1), "{text}");
-    assert!(text.contains("TIME WAS UP"), "{text}");
+    assert!(text.contains("TIMED OUT"), "{text}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(crate) fn contain<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> 
 
 /// The error after a panic, with its message.
 #[derive(Debug, thiserror::Error)]
-#[error("its library failed (imago: {0}), so it is not used any more")]
+#[error("the qcow2 library failed (imago: {0}), so the disk is not used any more")]
 pub(crate) struct Panicked(String);
 
 /// Whether `error` is [`Panicked`].
@@ -62,7 +62,8 @@ mod tests {
         });
         let error = error.unwrap_err();
         assert!(is_panic(&error) && !is_contained());
-        let text = "its library failed (imago: no: \"value\"), so it is not used any more";
+        let text =
+            "the qcow2 library failed (imago: no: \"value\"), so the disk is not used any more";
         assert_eq!(error.to_string(), text);
     }
 

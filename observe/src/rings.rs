@@ -53,7 +53,7 @@ enum Moment {
 impl Moment {
     fn text(self) -> &'static str {
         match self {
-            Moment::BusiestKick => "at the kick that found most in flight",
+            Moment::BusiestKick => "at the kick with the most requests in flight",
             Moment::Now => "when the file was written",
         }
     }
@@ -271,7 +271,7 @@ pub fn draw(path: &Path, selection: &Selection<'_>) -> Result<String, Error> {
     let wrong = |problem| Error::Recording { what: "rings", path: path.into(), problem };
     let queues: Vec<Queue> = serde_json::from_slice(&bytes).map_err(|error| {
         wrong(format!(
-            "expected what run --rings writes, but this is not its JSON: {error}"
+            "it is not a recording written by run --rings: {error}"
         ))
     })?;
     let is_selected = |queue: &&Queue| {
@@ -285,7 +285,9 @@ pub fn draw(path: &Path, selection: &Selection<'_>) -> Result<String, Error> {
             .map(|it| format!("{} {}", it.device, it.queue))
             .collect();
         let known = known.join(", ");
-        return Err(wrong(format!("no such queue in it, there are: {known}")));
+        return Err(wrong(format!(
+            "it has no such queue, its queues are: {known}"
+        )));
     }
     if selection.svg {
         return Ok(svg::draw(&found));

@@ -133,5 +133,9 @@ fn the_table_has_the_events_in_aligned_columns() {
         "{text}"
     );
     let line = |start| text.lines().find(|line| line.starts_with(start)).unwrap();
-    assert_eq!(line("exits to us").len(), line("vcpu1").len(), "{text}");
+    assert_eq!(
+        line("exits to the VMM").len(),
+        line("vcpu1").len(),
+        "{text}"
+    );
 }

@@ -148,7 +148,7 @@ fn a_load_of_the_status_is_printed_with_whether_it_exited() {
     )
     .unwrap();
     assert!(
-        trapped.contains("status      the guest reads InterruptStatus, which exits to us"),
+        trapped.contains("status      the guest reads InterruptStatus, which exits to the VMM"),
         "{trapped}"
     );
     assert!(!trapped.contains("in place"), "{trapped}");
@@ -159,7 +159,7 @@ fn a_request_starts_with_the_store_that_exited() {
     let text = show::text_of(&two_requests(), Some(1)).unwrap();
     let second = text.lines().nth(1).unwrap();
     assert!(
-        second.contains("the guest stores 0x0 to QueueNotify, which exits to us"),
+        second.contains("the guest stores 0x0 to QueueNotify, which exits to the VMM"),
         "{text}"
     );
     assert!(
@@ -193,10 +193,13 @@ fn a_request_that_a_vcpu_serves_is_within_its_exit() {
 #[test]
 fn an_absent_request_and_a_file_that_is_not_a_trace_are_refused() {
     let problem = show::text_of(&two_requests(), Some(9)).unwrap_err();
-    assert!(problem.contains("no request 9 among its 2"), "{problem}");
+    assert!(
+        problem.contains("it has no request 9 (2 requests"),
+        "{problem}"
+    );
     assert!(show::text_of(b"{}", None).is_err());
     let empty = br#"{"traceEvents":[]}"#;
-    assert_eq!(show::text_of(empty, None).unwrap_err(), "no request in it");
+    assert_eq!(show::text_of(empty, None).unwrap_err(), "it has no request");
 }
 
 #[test]

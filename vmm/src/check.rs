@@ -87,9 +87,9 @@ impl Report {
             Err(why) => ("firmware", why.clone()),
         });
         let auto = match self.auto() {
-            Some("kvm") => "takes KVM",
-            Some(_) => "takes QEMU",
-            None => "takes nothing: guests cannot run here",
+            Some("kvm") => "KVM",
+            Some(_) => "QEMU",
+            None => "none: guests cannot run here",
         };
         lines.push(("--accel auto", auto.into()));
         let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -177,7 +177,7 @@ mod tests {
         assert!(report.text().contains("firmware      /usr/u-boot.bin\n"));
         assert_eq!(report.json()["firmware"], "/usr/u-boot.bin");
         assert!(report.text().contains("kvm           no: no /dev/kvm\n"));
-        assert!(report.text().ends_with("--accel auto  takes QEMU\n"));
+        assert!(report.text().ends_with("--accel auto  QEMU\n"));
         let json = report.json();
         assert_eq!(json["kvm"], json!({ "usable": false, "why": why }));
         assert_eq!(json["qemu"]["version"], "10.0.2");

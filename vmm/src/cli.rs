@@ -66,7 +66,7 @@ while console=hvc0 needs virtio_mmio.
 At a terminal, Ctrl-a x quits, Ctrl-a q asks the guest to power off, and Ctrl-a h lists all keys.";
 
 const DISK_HELP: &str = "\
-A disk image or block device; up to 26 times, under QEMU 5; one more each with --no-rng and --no-power-key. Double a comma in FILE. Further keys:";
+A disk image or block device. Up to 26 times, or 5 under QEMU, plus one each with --no-rng and --no-power-key. Double a comma in FILE. Further keys:";
 
 const RESIZE_HELP: &str = "\
 SIGUSR2 re-reads the sizes of all raw disks and notifies the guest of changes (KVM only)";
@@ -88,7 +88,7 @@ pub enum Command {
     Run(Box<Run>),
     /// Serve a virtio device on a socket, to a front end such as QEMU
     VhostUser(VhostUser),
-    /// Run a guest with every accelerator available here, and report differences
+    /// Run a guest in every way that this machine can, and report differences
     #[command(disable_help_flag = true)]
     Compare(Compare),
     /// Examine a trace written by run --trace
@@ -103,8 +103,8 @@ pub enum Command {
 /// The arguments of `hartvisor check`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Check {
-    /// Print the report as one JSON object. Its "auto" is the accelerator that --accel auto uses:
-    /// "kvm", "qemu" or null
+    /// Print the report as one JSON object. Its field "auto" is the accelerator that --accel auto
+    /// uses: "kvm", "qemu" or null
     #[arg(long)]
     pub json: bool,
 }
@@ -137,9 +137,9 @@ pub struct Run {
     pub kernel: Option<Kernel>,
 
     /// Firmware that boots a disk, instead of --kernel: an ELF or a flat binary that runs in S-mode
-    /// at 0x80200000, such as U-Boot for QEMU. Without --kernel and --firmware it is u-boot.bin in
-    /// the directory of hartvisor, in ../share/hartvisor from there, or of Debian's package
-    /// u-boot-qemu. It uses the serial port; under QEMU hvc0 then is null unless --console is given
+    /// at 0x80200000, such as U-Boot for QEMU. The default, if --kernel is not given either, is
+    /// u-boot.bin in hartvisor's directory, in ../share/hartvisor from there, or in Debian's package
+    /// u-boot-qemu. Firmware uses the serial port, so under QEMU --console then defaults to null
     #[arg(long, value_name = "FILE")]
     pub firmware: Option<PathBuf>,
 
@@ -221,9 +221,9 @@ pub struct Run {
     pub disks: Vec<Disk>,
 
     /// Add a read-only disk for cloud-init (its NoCloud data source), made from these files, after
-    /// the other disks. ssh-key is a public key to log in with as the image's default user: alone,
-    /// it makes the user data. Without meta-data, the instance ID follows from the contents. Double
-    /// a comma in FILE
+    /// the other disks. ssh-key is a public key for the image's default user; without user-data, it
+    /// makes the user data. Without meta-data, the instance ID is a hash of the contents. Double a
+    /// comma in FILE
     #[arg(
         long,
         value_name = "user-data=FILE[,meta-data=FILE][,ssh-key=FILE]",
@@ -253,8 +253,8 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
-    /// Record the content of the queues' rings to FILE, for hartvisor rings: at exit and on
-    /// SIGUSR1, and at the kick with the most requests in flight
+    /// Record the contents of the queues' rings to FILE, for hartvisor rings: at the kick with the
+    /// most requests in flight, at exit, and on SIGUSR1
     #[arg(long, value_name = "FILE")]
     pub rings: Option<PathBuf>,
 
@@ -262,14 +262,14 @@ pub struct Run {
     #[arg(long)]
     pub no_rng: bool,
 
-    /// Do not add the power key, a virtio input device by which SIGTERM and Ctrl-a q ask the guest
-    /// to power off
+    /// Do not add the power key, the virtio input device through which SIGTERM and Ctrl-a q ask the
+    /// guest to power off
     #[arg(long)]
     pub no_power_key: bool,
 
-    /// Seconds that a guest may take to power off after SIGTERM or Ctrl-a q. Then, or at a second
-    /// SIGTERM, the run ends as if the power was cut. 0, or a guest without a driver of the power
-    /// key: the first one ends it
+    /// Time limit in seconds for the guest to power off after SIGTERM or Ctrl-a q. When it expires,
+    /// or at a second SIGTERM, the run ends as if the power was cut. With 0, or if the guest has no
+    /// driver for the power key, the first SIGTERM ends the run
     #[arg(
         long,
         value_name = "SECONDS",

@@ -302,7 +302,7 @@ pub fn place(kernel: &Kernel, initrd_len: Option<u64>, memory: u64) -> Result<Pl
                 advice: if end < LOW_END && need <= LOW_END - ram.start {
                     format!("raise --memory (now {})", size::show(memory))
                 } else {
-                    "more RAM would be above that, so use less".into()
+                    "more RAM would be above that, so use a smaller one".into()
                 },
             })?;
         let place = start..start.saturating_add(need);
@@ -331,7 +331,7 @@ fn expect_in_ram(
         _ if range.end > layout::ram(MAX_MEMORY).end => "no board has RAM there",
         _ if ram.start <= range.start && range.start < ram.end => "raise --memory",
         Format::Elf => {
-            "link it at 0x80200000 or above; of Linux, take arch/riscv/boot/Image, not vmlinux"
+            "link it at 0x80200000 or above; for Linux, use arch/riscv/boot/Image, not vmlinux"
         }
         Format::StaticPie | Format::Image | Format::Raw => "raise --memory",
     };

@@ -31,7 +31,7 @@ pub fn run(run: config::Run) -> Result<u8, Error> {
 fn to_its_end(run: config::Run) -> Result<End, Error> {
     if run.accel == Accel::Kvm && run.machine.devices == Devices::Qemu {
         let problem =
-            "--devices qemu gives a guest QEMU's devices, there are none with --accel kvm";
+            "--devices qemu needs QEMU, which --accel kvm does not use: remove one of them";
         return Err(Error::Usage(problem.into()));
     }
     slots::check(&run.machine, slots::KVM)?;
@@ -103,7 +103,7 @@ fn neither(kvm: &Error, qemu: Error) -> Error {
 /// Prints the QEMU command, without the QMP connection that reports how the guest ended.
 fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     if accel == Accel::Kvm {
-        let problem = "--print-command shows the QEMU command line, there is none with --accel kvm";
+        let problem = "--print-command prints a QEMU command, which --accel kvm does not use: remove one of them";
         return Err(Error::Usage(problem.into()));
     }
     if machine.config.cloud_init.is_some() && machine.config.devices == Devices::Qemu {

@@ -117,7 +117,11 @@ fn a_backing_file_that_cannot_be_used_is_refused() {
             "raw",
             ["\"/proc/version\" is a file", "expected a raw image"],
         ),
-        ("top", "qcow2", ["\"top\", which is above it", "a loop"]),
+        (
+            "top",
+            "qcow2",
+            ["\"top\", which is also above it", "a loop"],
+        ),
         (
             "short",
             "qcow2",
@@ -134,7 +138,7 @@ fn a_backing_file_that_cannot_be_used_is_refused() {
         (
             "kernel",
             "",
-            ["of a format that it does not say", "qemu-img rebase -u -F"],
+            ["does not state its format", "qemu-img rebase -u -F"],
         ),
         (
             "kernel",
@@ -144,13 +148,13 @@ fn a_backing_file_that_cannot_be_used_is_refused() {
         (
             "nbd:localhost",
             "raw",
-            ["\"nbd:localhost\"", "expected the name of a file"],
+            ["\"nbd:localhost\"", "expected a file name"],
         ),
         (
             "json:{}",
             "raw",
             [
-                "\"json:{}\", of another protocol",
+                "\"json:{}\", which names a protocol",
                 "expected the name of a file",
             ],
         ),

@@ -104,7 +104,7 @@ fn what_somebody_else_uses_is_refused_with_who_that_is() {
         ),
         (
             "backing",
-            "2 hartvisor: disk \"image\" is in use: loop device /dev/loop0 is over it",
+            "2 hartvisor: disk \"image\" is in use: loop device /dev/loop0 uses it",
         ),
         ("lock-off", "0"),
         (

@@ -299,7 +299,7 @@ fn check_reports_what_the_host_has() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert!(!text.contains("sleep on"), "{text}");
+    assert!(!text.contains("stay asleep"), "{text}");
     let mut with_files = lab::lab(&["--aia-guests", "2"], &[]);
     let text = self::text(&run(with_files.arg(hartvisor()).arg("check"), b""));
     assert!(

@@ -129,7 +129,7 @@ fn a_run_on_kvm_is_counted_and_traced() {
     assert!(text.contains("(read in place)"), "{text}");
 
     for part in [
-        "disk0 queue 0, at the kick that found most in flight: 64 descriptors, 16 chains in flight",
+        "disk0 queue 0, at the kick with the most requests in flight: 64 descriptors, 16 chains in flight",
         "its table: [0] ",
         // The console waits for input in all the buffers that it was given.
         "console queue 0, when the file was written: 16 descriptors, 16 chains in flight",

@@ -105,7 +105,7 @@ fn table() {
         Cost::of(&serde_json::from_slice(&bytes).unwrap())
     };
     let mut table = String::from(
-        "| way | bytes | µs | ns per byte | exits to the kernel | of these to us | kicks seen | interrupts |\n|---|---|---|---|---|---|---|---|\n",
+        "| way | bytes | µs | ns per byte | exits to the kernel | of these to the VMM | kicks seen | interrupts |\n|---|---|---|---|---|---|---|---|\n",
     );
     for (name, title) in WAYS {
         let Some((bytes, us)) = spent(folder.path(), name) else {

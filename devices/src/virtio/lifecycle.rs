@@ -84,7 +84,7 @@ impl Lifecycle {
         match self.worker.with(|served, _| change(served)) {
             Ok(result) => Some(result),
             Err(Stuck) => {
-                error!("a device does not finish its request: it is lost");
+                error!("a request of the device does not finish: the device is lost");
                 self.state = State::Lost;
                 None
             }

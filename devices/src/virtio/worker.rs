@@ -303,7 +303,7 @@ impl Served {
                 // epoll does not support regular files, which are always ready: the device uses
                 // them on the next kick.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOENT)) => {
-                    debug!("{:?}: not waited for: {error}", self.device.id());
+                    debug!("{:?}: cannot be watched: {error}", self.device.id());
                 }
                 Err(error) => {
                     let id = self.device.id();

@@ -48,7 +48,7 @@ fn heading(cells: &[&str]) -> Vec<String> {
 
 fn vcpus(report: &Report) -> Rows {
     let mut rows = vec![heading(&[
-        "exits to us",
+        "exits to the VMM",
         "all",
         "mmio read",
         "mmio write",

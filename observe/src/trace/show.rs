@@ -72,9 +72,8 @@ pub fn text(path: &Path, number: Option<u64>) -> Result<String, Error> {
 }
 
 pub(super) fn text_of(bytes: &[u8], number: Option<u64>) -> Result<String, String> {
-    let mut trace: Trace = serde_json::from_slice(bytes).map_err(|error| {
-        format!("expected what run --trace writes, but this is not its JSON: {error}")
-    })?;
+    let mut trace: Trace = serde_json::from_slice(bytes)
+        .map_err(|error| format!("it is not a trace written by run --trace: {error}"))?;
     trace
         .events
         .sort_by(|one, other| one.ts.total_cmp(&other.ts));
@@ -85,12 +84,12 @@ pub(super) fn text_of(bytes: &[u8], number: Option<u64>) -> Result<String, Strin
             .find(|event| event.number("request") == Some(number))
             .ok_or_else(|| {
                 let lost = trace.other.lost;
-                format!("no request {number} among its {count} ({lost} events were lost)")
+                format!("it has no request {number} ({count} requests, {lost} events lost)")
             })?,
         None => requests()
             .find(|event| event.text("device").starts_with("disk"))
             .or_else(|| requests().next())
-            .ok_or("no request in it")?,
+            .ok_or("it has no request")?,
     };
     let mut text = String::new();
     let _ = writeln!(
@@ -102,7 +101,7 @@ pub(super) fn text_of(bytes: &[u8], number: Option<u64>) -> Result<String, Strin
         popped.number("head").unwrap_or(0),
         match trace.other.lost {
             0 => String::new(),
-            lost => format!(" ({lost} events of the trace were lost)"),
+            lost => format!(" ({lost} events lost)"),
         }
     );
     let steps = life(&trace.events, popped);
@@ -173,7 +172,7 @@ fn life(events: &[Event], popped: &Event) -> Vec<Step> {
         steps.push((
             popped.ts,
             "…",
-            "the device had it still when the trace ended".to_owned(),
+            "the device still had it when the trace ended".to_owned(),
         ));
         return steps;
     };
@@ -211,7 +210,7 @@ fn arrival(events: &[Event], call: &Event, device: &str, steps: &mut Vec<Step>) 
     });
     if let Some(store) = store {
         let what = format!(
-            "the guest stores {} to QueueNotify, which exits to us",
+            "the guest stores {} to QueueNotify, which exits to the VMM",
             store.text("value")
         );
         steps.push((store.ts, "store", what));
@@ -222,14 +221,14 @@ fn arrival(events: &[Event], call: &Event, device: &str, steps: &mut Vec<Step>) 
         }
         (Some(queue), Some(_)) => format!("the device's thread wakes for queue {queue}"),
         (Some(queue), None) => {
-            // With QEMU we record no exits.
+            // Under QEMU no exits are recorded.
             let why = match events.iter().any(|event| event.cat == "exit") {
                 true => "; the guest's store to QueueNotify did not exit (ioeventfd)",
                 false => "",
             };
             format!("the device's thread wakes for queue {queue}{why}")
         }
-        (None, _) => "the device's thread wakes: a file of the host is ready".to_owned(),
+        (None, _) => "the device's thread wakes: a host file is ready".to_owned(),
     };
     steps.push((call.ts, "kick", what));
 }
@@ -254,7 +253,11 @@ fn descriptor(place: usize, buffer: &Value) -> String {
         (false, true) => "the device writes",
         (false, false) => "the device reads",
     };
-    let next = if flags & 1 != 0 { ", and on" } else { "" };
+    let next = if flags & 1 != 0 {
+        ", then the next"
+    } else {
+        ""
+    };
     format!(
         "{place}: [{}] {address}, {} bytes, {direction}{next}",
         field("index"),
@@ -274,7 +277,7 @@ fn departure<'a>(
     let what = format!("used.idx = {index}, {count} more than before");
     steps.push((published.ts, "published", what));
     if published.args.get("interrupt") != Some(&Value::Bool(true)) {
-        let what = "the driver wants none: it is looking, or waits for more";
+        let what = "the driver wants none: it polls, or waits for more";
         steps.push((published.ts, "interrupt", what.to_owned()));
         return;
     }
@@ -285,9 +288,9 @@ fn departure<'a>(
         .find(|event| event.text("register") == "InterruptACK");
     let until = acknowledged.map_or(f64::INFINITY, |event| event.ts);
     match after.find(|event| event.name == "interrupt" && event.ts <= until) {
-        Some(raised) => steps.push((raised.ts, "interrupt", "the wire goes high".to_owned())),
+        Some(raised) => steps.push((raised.ts, "interrupt", "the line goes high".to_owned())),
         None => {
-            let what = "wanted; the wire is high already, or not ours";
+            let what = "wanted; the line is already high, or outside the VMM";
             steps.push((published.ts, "interrupt", what.to_owned()));
         }
     }
@@ -299,11 +302,11 @@ fn departure<'a>(
         .filter(later)
         .find(|event| event.text("register") == "InterruptStatus" && event.ts <= until);
     if let Some(read) = status {
-        let what = "the guest reads InterruptStatus, which exits to us";
+        let what = "the guest reads InterruptStatus, which exits to the VMM";
         steps.push((read.ts, "status", what.to_owned()));
     }
     if let Some(event) = acknowledged {
-        // A guest whose loads exit to us has loaded MagicValue before its first request.
+        // A guest whose loads exit to the VMM has loaded MagicValue before its first request.
         let before = match loads().next() {
             None => "; its load of InterruptStatus did not exit (read in place)",
             Some(_) => "",

@@ -117,14 +117,14 @@ fn as_arguments(key: &str, option: &Arg, value: &Value) -> Result<Vec<OsString>,
                 .iter()
                 .map(|value| plain(value).map(|value| with(&value)));
             values.collect::<Option<_>>().map_or_else(
-                || refuse("a list of texts, each as on the command line"),
+                || refuse("a list of strings, each as on the command line"),
                 Ok,
             )
         }
         (action, value) => match (plain(value), action) {
             (Some(value), _) => Ok(vec![with(&value)]),
-            (None, ArgAction::Append) => refuse("a list of texts, each as on the command line"),
-            (None, _) => refuse("a text or a whole number, as on the command line"),
+            (None, ArgAction::Append) => refuse("a list of strings, each as on the command line"),
+            (None, _) => refuse("a string or an integer, as on the command line"),
         },
     }
 }
@@ -162,7 +162,7 @@ fn read(path: &Path) -> Result<Vec<(String, Value)>, Error> {
         .read_to_end(&mut bytes)
         .map_err(FileError::read("config", path))?;
     let text = String::from_utf8(bytes)
-        .map_err(|error| wrong(format!("it is no text: {}", error.utf8_error())))?;
+        .map_err(|error| wrong(format!("it is not text: {}", error.utf8_error())))?;
     let json = match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => true,
         Some("toml") => false,

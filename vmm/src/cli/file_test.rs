@@ -105,22 +105,22 @@ fn what_cannot_be_is_refused_in_one_line_naming_the_file() {
         (
             "c.toml",
             "[disk]\npath = 'd'",
-            "disk is a table, expected a list of texts",
+            "disk is a table, expected a list of strings",
         ),
         (
             "c.toml",
             "disk = [1.5]",
-            "disk is a list, expected a list of texts",
+            "disk is a list, expected a list of strings",
         ),
         (
             "c.toml",
             "memory = 1.5",
-            "memory is 1.5, expected a text or a whole number",
+            "memory is 1.5, expected a string or an integer",
         ),
         (
             "c.toml",
             "cpus = [1]",
-            "cpus is a list, expected a text or a whole number",
+            "cpus is a list, expected a string or an integer",
         ),
         ("c.toml", "cpus = true", "cpus is true"),
         (
@@ -177,7 +177,7 @@ fn a_file_that_is_no_text_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");
     fs::write(&path, b"kernel = '\xff'").unwrap();
-    assert!(read(&path).unwrap_err().chain().contains("it is no text"));
+    assert!(read(&path).unwrap_err().chain().contains("it is not text"));
     fs::write(&path, vec![b' '; 2 << 20]).unwrap();
     let error = read(&path).unwrap_err().chain();
     assert!(

@@ -88,7 +88,7 @@ impl CloudInit {
         match (&self.user_data, &self.meta_data, &self.ssh_key) {
             (None, _, None) => Err(format!("neither user-data nor ssh-key is given, {FORM}")),
             (Some(_), Some(_), Some(_)) => Err(
-                "ssh-key has no place beside both user-data and meta-data: add the key to ssh_authorized_keys in the user-data"
+                "ssh-key cannot be given together with both user-data and meta-data: add the key to ssh_authorized_keys in the user-data"
                     .into(),
             ),
             _ => Ok(()),

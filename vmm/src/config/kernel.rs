@@ -68,7 +68,7 @@ impl KernelFormat {
             "image" => Ok(KernelFormat::Image),
             "raw" => Ok(KernelFormat::Raw),
             "gzip" | "zstd" | "zboot" | "efi" => Err(format!(
-                "format {name:?}: what is packed is recognised by its content; expected auto, elf, image (also of what is inside) or raw"
+                "format {name:?}: compression is detected from the content; expected auto, raw, or elf or image (once decompressed)"
             )),
             _ => Err(format!(
                 "unknown format {name:?}, expected auto, elf, image or raw"
@@ -118,7 +118,7 @@ mod tests {
                 "unknown format \"bzip2\", expected auto, elf, image or raw",
             ),
             ("k,format=", "unknown format \"\""),
-            ("k,format=gzip", "recognised by its content"),
+            ("k,format=gzip", "detected from the content"),
             (
                 "k,raw",
                 "unknown key \"raw\", known is format=auto|elf|image|raw",

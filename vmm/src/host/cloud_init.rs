@@ -70,15 +70,15 @@ impl Seed {
             && !BEGINNINGS.iter().any(|known| bytes.starts_with(known))
         {
             warn!(
-                "user-data {path:?}: cloud-init ignores data that do not begin with #cloud-config, #! or the mark of another of its formats"
+                "user-data {path:?}: cloud-init ignores data that do not begin with #cloud-config, #! or the first line of another of its formats"
             );
         }
-        // Beside the user's own user data, the keys are part of the meta data.
+        // If the user gives user data, the keys go into the meta data.
         let keys_apart = user_data.is_some();
         let user_data = user_data
             .unwrap_or_else(|| format!("#cloud-config\nssh_authorized_keys:\n{keys}").into());
         let meta_data = meta_data.unwrap_or_else(|| {
-            // cloud-init configures an instance once. Other contents are another instance.
+            // cloud-init configures an instance once. Different contents must be another instance.
             let hash = XxHash64::oneshot(XxHash64::oneshot(0, keys.as_bytes()), &user_data);
             let mut text =
                 format!("instance-id: hartvisor-{hash:016x}\nlocal-hostname: hartvisor\n");
@@ -115,7 +115,7 @@ fn public_keys(path: &Path) -> Result<String, Error> {
     let wrong = |problem| FileError::content("ssh-key", path, problem);
     let expected = "expected public keys such as ssh-ed25519 …, one per line";
     let bytes = read("ssh-key", path)?;
-    let text = str::from_utf8(&bytes).map_err(|_| wrong(format!("it is no text, {expected}")))?;
+    let text = str::from_utf8(&bytes).map_err(|_| wrong(format!("it is not text, {expected}")))?;
     let mut items = String::new();
     for (number, line) in (1..).zip(text.lines().map(str::trim)) {
         if line.starts_with("-----BEGIN") {
@@ -126,12 +126,14 @@ fn public_keys(path: &Path) -> Result<String, Error> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        // A type and the key in base64, with options before and a comment behind.
+        // A type and the key in base64, with options before and a comment after.
         let is_key = |word: &str| word.starts_with("AAAA");
         if line.contains(char::is_control) || !line.split(' ').any(is_key) {
-            return Err(wrong(format!("line {number} is no public key, {expected}")));
+            return Err(wrong(format!(
+                "line {number} is not a public key, {expected}"
+            )));
         }
-        // In YAML too, a text may be quoted as in JSON.
+        // YAML accepts JSON's quoted strings.
         let _ = writeln!(items, "- {}", serde_json::Value::from(line));
     }
     match items.is_empty() {

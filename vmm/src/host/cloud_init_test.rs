@@ -103,9 +103,9 @@ fn what_is_no_public_key_is_refused_naming_file_and_line() {
             "expected the public key (FILE.pub)",
         ),
         (b"# none\n\n", "it has no key"),
-        (b"#\npassword\n", "line 2 is no public key"),
-        (b"ssh-rsa AAAA\tx\n", "line 1 is no public key"),
-        (b"\xff", "it is no text"),
+        (b"#\npassword\n", "line 2 is not a public key"),
+        (b"ssh-rsa AAAA\tx\n", "line 1 is not a public key"),
+        (b"\xff", "it is not text"),
     ];
     for (content, part) in cases {
         let error = refused(&[("ssh-key", content)]);

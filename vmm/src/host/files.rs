@@ -80,7 +80,7 @@ impl FileError {
         }
     }
 
-    /// The error of what `path` holds.
+    /// The error of invalid content of `path`.
     pub(crate) fn content(what: &'static str, path: &Path, problem: impl Into<String>) -> Error {
         Error::from(FileError::Content { what, path: path.into(), problem: problem.into() })
     }
@@ -206,6 +206,6 @@ pub(crate) fn kind(metadata: &Metadata) -> &'static str {
         () if file_type.is_char_device() => "a character device",
         () if file_type.is_block_device() => "a block device",
         () if file_type.is_file() => "a regular file",
-        () => "no regular file",
+        () => "not a regular file",
     }
 }

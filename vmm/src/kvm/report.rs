@@ -100,7 +100,7 @@ const WAKES: (u32, u32) = (6, 18);
 
 /// What can happen on older kernels.
 pub(super) const LOST_WAKEUPS: &str =
-    "before Linux 6.18 an idle hart may sleep on with an interrupt pending";
+    "before Linux 6.18 an idle hart may stay asleep with an interrupt pending";
 
 /// Whether an interrupt of this AIA may fail to wake an idle hart.
 pub(super) fn may_lose_wakeups(aia: &Aia) -> bool {

@@ -156,7 +156,7 @@ impl Hart for KvmVcpu {
         match ran {
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(()),
             Err(error) => Err(error),
-            Ok(()) => Err(io::Error::other("KVM did not turn back")),
+            Ok(()) => Err(io::Error::other("KVM_RUN did not return")),
         }
     }
 }
@@ -261,5 +261,7 @@ fn decode(reason: u32, details: &mut Details, id: u32) -> Result<Exit<'_>, Error
 }
 
 fn stuck(id: u32, why: &str) -> Error {
-    KvmError::call(format!("run vCPU {id}"))(io::Error::other(format!("cannot go on from {why}")))
+    KvmError::call(format!("run vCPU {id}"))(io::Error::other(format!(
+        "cannot continue after {why}"
+    )))
 }

@@ -150,7 +150,7 @@ fn from_elf_head(head: &[u8]) -> Result<Found, (String, &'static str)> {
 }
 
 fn cut_off() -> (String, &'static str) {
-    ("an ELF, cut off within its header".into(), EXPECTED)
+    ("an ELF, truncated within its header".into(), EXPECTED)
 }
 
 #[cfg(test)]
@@ -181,7 +181,10 @@ mod tests {
         assert_eq!(refused(&elf(2, 1, 183)), "an ELF for arm64");
         assert_eq!(refused(&elf(2, 2, 22)), "a big-endian ELF for s390");
         assert_eq!(refused(&elf(2, 1, 9999)), "an ELF for machine 9999");
-        assert_eq!(refused(b"\x7fELF\x02"), "an ELF, cut off within its header");
+        assert_eq!(
+            refused(b"\x7fELF\x02"),
+            "an ELF, truncated within its header"
+        );
     }
 
     #[test]

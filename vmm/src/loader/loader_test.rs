@@ -235,7 +235,7 @@ fn the_largest_initrd_that_fits_uses_the_gap_to_the_last_page() {
         let error = place(&kernel, Some(4 << 30), memory).unwrap_err();
         let error = error.to_string();
         assert!(
-            error.ends_with("more RAM would be above that, so use less"),
+            error.ends_with("more RAM would be above that, so use a smaller one"),
             "{error}"
         );
     }

@@ -96,7 +96,7 @@ pub(super) fn unpack(
         0 => Err(FileError::content(
             "kernel",
             path,
-            format!("what its {} holds is empty", compression.name()),
+            format!("its {} data decompress to nothing", compression.name()),
         )),
         length => Ok((sink.file, length)),
     }
@@ -124,7 +124,7 @@ fn zstd_frame(input: &mut impl BufRead, sink: &mut Sink) -> Result<(), Fault> {
         decoder.get_calculated_checksum(),
     ) {
         (Some(stated), Some(found)) if stated != found => Err(Fault::Input(format!(
-            "its checksum is {stated:#x}, that of its content {found:#x}"
+            "its checksum is {stated:#x}, but its content has {found:#x}"
         ))),
         _ => Ok(()),
     }

@@ -186,7 +186,7 @@ fn what_is_inside_is_named_when_it_is_no_kernel() {
         ],
     );
     refused(&gzip(&zboot("gzip", &gzip(&elf))), &["compressed twice"]);
-    refused(&gzip(b""), &["what its gzip holds is empty"]);
+    refused(&gzip(b""), &["its gzip data decompress to nothing"]);
 }
 
 #[test]

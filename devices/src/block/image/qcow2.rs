@@ -144,7 +144,7 @@ impl Qcow2 {
         work: impl FnOnce(&mut FormatAccess<Guarded>, &mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let Some(image) = &mut self.image else {
-            return Err(io::Error::other("its library failed earlier"));
+            return Err(io::Error::other("the qcow2 library failed earlier"));
         };
         let buffer = &mut self.buffer;
         let done = contain(|| work(image, buffer));

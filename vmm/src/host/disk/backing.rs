@@ -1,9 +1,9 @@
-//! The backing files of a qcow2 image: where the image has no data, its backing file shows.
+//! The backing files of a qcow2 image: where the image has no data, it reads as its backing file.
 //!
-//! The image names its backing file, so an image from anywhere could make the monitor open any file
-//! of the host. So `backing=on` allows that, and even then only regular files and block devices are
-//! opened, read-only. The image must say the format of its backing file: a raw file is never taken
-//! for an image, whatever a guest wrote to it.
+//! The image names its backing file, so an untrusted image could make the monitor open any file of
+//! the host. So this needs `backing=on`, and even then only regular files and block devices are
+//! opened, read-only. The image must state the format of its backing file: a raw file is never
+//! treated as an image, whatever a guest wrote to it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub struct BackingFile {
     pub path: PathBuf,
     /// The open file. Read-only.
     pub file: File,
-    /// Its format, which the image above it says.
+    /// Its format, as the image above it states.
     pub format: DiskFormat,
 }
 
@@ -72,15 +72,15 @@ pub(super) fn open(path: &Path, file: &File, allowed: bool) -> Result<Vec<Backin
             None => {
                 let cure = "qemu-img rebase -u -F FORMAT -b NAME IMAGE adds it";
                 return Err(refused(format!(
-                    "of a format that it does not say ({cure})"
+                    "and the image does not state its format ({cure})"
                 )));
             }
         };
-        // QEMU takes what is before a colon for a protocol.
+        // QEMU treats the text before a colon as a protocol.
         let (first, _) = named.name.split_once('/').unwrap_or((&named.name, ""));
         if first.contains(':') {
             return Err(refused(
-                "of another protocol, expected the name of a file".into(),
+                "which names a protocol, expected a file name".into(),
             ));
         }
         let folder = above.parent().unwrap_or(Path::new(""));
@@ -88,7 +88,7 @@ pub(super) fn open(path: &Path, file: &File, allowed: bool) -> Result<Vec<Backin
         let opened = files::open_disk(&path, true).and_then(|file| {
             let identity = identity(&path, &file)?;
             match seen.contains(&identity) {
-                true => Err(refused("which is above it: they form a loop".into())),
+                true => Err(refused("which is also above it: they form a loop".into())),
                 false => Ok((file, identity)),
             }
         });

@@ -74,7 +74,7 @@ fn refused(path: &Path, format: &'static str, by: &'static str) -> Error {
     })
 }
 
-/// The name and the format of a backing file, as an image says them.
+/// The name and the format of a backing file, as an image states them.
 pub(super) struct Named {
     pub(super) name: String,
     pub(super) format: Option<String>,

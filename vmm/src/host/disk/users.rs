@@ -219,7 +219,7 @@ fn loops(disk: Identity) -> Vec<User> {
         .map(|device| {
             let name = device.file_name().unwrap_or_default().to_string_lossy();
             User {
-                what: format!("loop device /dev/{name} is over it"),
+                what: format!("loop device /dev/{name} uses it"),
                 writes: !is_readonly(&device),
                 claims: false,
             }

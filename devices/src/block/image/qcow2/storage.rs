@@ -1,6 +1,6 @@
 //! The file of an image as imago uses it. It protects the header.
 //!
-//! With damaged tables or refcounts, imago (0.2.6) may take the first cluster for a free one, and
+//! With damaged tables or refcounts, imago (0.2.6) may treat the first cluster as free, and
 //! overwrite the header. Offset 0 also means "none" in its tables. So a refcount block in the first
 //! cluster would be allocated again and again, recursively, until the stack overflows.
 

@@ -15,9 +15,10 @@ use crate::clock::Clock;
 use crate::error::Error;
 
 const AFTER_HELP: &str = "\
-The guest runs in every way that this machine can: hartvisor on KVM (here, or in an emulated host),
-hartvisor's devices under QEMU's CPU emulation, QEMU's own devices, and each --peer. Each output is
-compared with that of the first way that ran. Times are compared only if they are from one clock.
+The guest runs in every way that this machine supports: hartvisor on KVM (here, or in an emulated
+host), hartvisor's devices under QEMU's CPU emulation, QEMU's own devices, and each --peer. Each
+output is compared with that of the first way that ran. Times are compared only if they are from
+one clock.
 
 Exit status:
   0      all ways that ran agree: the same output and the same end
@@ -54,7 +55,7 @@ const NOT_HERE: [&str; 9] = [
     name = "hartvisor compare",
     bin_name = "hartvisor compare",
     version,
-    about = "Run a guest in every way that this machine can, and report differences",
+    about = "Run a guest in every way that this machine supports, and report differences",
     after_help = AFTER_HELP,
     max_term_width = 100
 )]

@@ -1,4 +1,4 @@
-//! `hartvisor compare`: one guest, run in every way that this machine can, side by side.
+//! `hartvisor compare`: one guest, run in every way that this machine supports, side by side.
 //!
 //! ```text
 //!   main ── cli ─────────────────── the options of `hartvisor run`, and those of the comparison

@@ -88,7 +88,7 @@ pub enum Command {
     Run(Box<Run>),
     /// Serve a virtio device on a socket, to a front end such as QEMU
     VhostUser(VhostUser),
-    /// Run a guest in every way that this machine can, and report differences
+    /// Run a guest in every way that this machine supports, and report differences
     #[command(disable_help_flag = true)]
     Compare(Compare),
     /// Examine a trace written by run --trace

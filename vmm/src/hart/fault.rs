@@ -9,7 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,21 +34,18 @@ const BURST: Duration = Duration::from_secs(1);
 
 /// How many more failures are handled, shared by all vCPUs of a guest and kept across reboots.
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<AtomicU32>);
+pub struct Budget(Arc<AtomicI64>);
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget(Arc::new(AtomicU32::new(LIMIT)))
+        Budget(Arc::new(AtomicI64::new(LIMIT.into())))
     }
 }
 
 impl Budget {
     /// Takes one; returns false if none is left.
     fn spend(&self) -> bool {
-        let less = |left: u32| left.checked_sub(1);
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-            .is_ok()
+        self.0.fetch_sub(1, Ordering::Relaxed) > 0
     }
 }
 

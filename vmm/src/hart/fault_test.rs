@@ -265,7 +265,7 @@ fn what_is_no_access_ends_the_guest_and_what_is_memory_goes_on() {
 #[test]
 fn a_run_has_so_many_answers_and_then_ends() {
     let mut rig = Rig::new(&word(0x0015_2503), DEVICE); // lw a0, 1(a0)
-    rig.faults.budget = Budget(Arc::new(AtomicU32::new(2)));
+    rig.faults.budget = Budget(Arc::new(AtomicI64::new(2)));
     let mut other = rig.faults.clone();
     assert_eq!(rig.answer(), None);
     rig.hart.set(Register::Pc, RAM).unwrap();

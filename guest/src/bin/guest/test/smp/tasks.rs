@@ -31,8 +31,10 @@ pub(super) fn count(_: &'static Hart) -> usize {
             COUNT.fetch_add(1, Ordering::Relaxed);
         } else {
             // Load-reserved and store-conditional, which fail if another hart intervenes.
-            let add = |count: usize| Some(count + 1);
-            let _ = COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+            let (order, mut seen) = (Ordering::Relaxed, COUNT.load(Ordering::Relaxed));
+            while let Err(now) = COUNT.compare_exchange_weak(seen, seen + 1, order, order) {
+                seen = now;
+            }
         }
     }
     0

@@ -38,9 +38,11 @@ FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features fu
 	'on the next kernel: HARTVISOR_HOST_KERNEL=next cargo test --no-fail-fast --package vmm --features e2e $(ON_NEXT)' \
 	'compare: cargo test --no-fail-fast --package compare --features full --tests' \
 	'book: $(MAKE) --no-print-directory test-docs'
+# What test-docs executes in an empty root of each Debian release.
+WALK ?= make run
 
 .DEFAULT_GOAL := all
-.PHONY: all setup install uninstall deb programs man-pages run qemu test test-full compare man test-docs conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup install uninstall deb programs man-pages run qemu test test-full compare man test-docs walk conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
 # A call per package: the library features of one must not be enabled in another.
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
@@ -107,8 +109,13 @@ compare: all ## our guest and Debian in every way possible here: tables, and pag
 
 man: setup man-pages ## man pages, and completions for bash, zsh and fish, in target/manual
 
-test-docs: all ## run the commands of README.md and docs, and compare their output
+test-docs: all ## run the commands of README.md and docs, and compare their output; then walk
 	cargo test --package manual --test book -- --include-ignored
+	@$(MAKE) --no-print-directory walk
+
+walk: ## clone, set-up and WALK='make run' in empty roots of Debian 12 and 13
+	lab/walk bookworm '$(WALK)'
+	lab/walk trixie '$(WALK)'
 
 conform: all ## our devices and QEMU's against the specification (AIA=1; WRITE=1: into docs)
 	$(if $(AIA),HARTVISOR_CONFORM_AIA=1) $(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \
@@ -161,7 +168,7 @@ check: setup ## formatting, lints on every target, documentation, scripts
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --package bench --all-targets -- -D warnings
 	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage,suite} bench/{compare,instructions} packaging/{deb,copyright} fuzz/run .ci/run
+	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage,suite,walk} bench/{compare,instructions} packaging/{deb,copyright} fuzz/run .ci/run
 	perl -wc lab/stream
 	perl -wc lab/record
 	perl -wc lab/timer

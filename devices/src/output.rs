@@ -58,7 +58,7 @@ impl Lost {
         self.add(bytes);
         if !self.warned.swap(true, Ordering::Relaxed) {
             warn!(
-                "cannot write to {}: {error}; output is lost, the guest goes on",
+                "cannot write to {}: {error}; output is lost, the guest continues",
                 self.name
             );
         }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! $ the command, ended by a backslash \
-//!     where it goes on
+//!     where it continues
 //! a line of its output, blanks at the end aside
 //! […]                                        any number of lines
 //! # the timer came … us late                 … stands for any text

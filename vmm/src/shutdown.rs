@@ -39,7 +39,7 @@ impl Shutdown {
         Shutdown { timeout: Duration::from_secs(timeout.into()), asked: None }
     }
 
-    /// A request to power off has come.
+    /// Handles a request to power off.
     pub fn request(&mut self) -> Step {
         match self.asked {
             _ if self.timeout.is_zero() => Step::End,
@@ -60,7 +60,7 @@ impl Shutdown {
     /// Tells the user that the guest was asked. Returns when to end the run.
     pub fn announce(&self) -> Instant {
         stderr::line(format_args!(
-            "asked the guest to power off; a second SIGTERM ends it, or --shutdown-timeout in {} s",
+            "asked the guest to power off; the run ends at a second SIGTERM, or after {} s (--shutdown-timeout)",
             self.timeout.as_secs()
         ));
         self.asked.unwrap_or_else(Instant::now) + self.timeout

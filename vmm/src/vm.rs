@@ -197,7 +197,7 @@ impl<'a> Vm<'a> {
         ran
     }
 
-    /// Resumes a paused guest. Its `time` CSR goes on from where it stopped; its real-time clock
+    /// Resumes a paused guest. Its `time` CSR continues from where it stopped; its real-time clock
     /// shows the host's time.
     pub fn resume(&mut self) {
         self.devices.iter().for_each(|(_, device)| device.resume());

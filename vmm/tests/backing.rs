@@ -155,7 +155,7 @@ fn a_backing_file_that_cannot_be_used_is_refused() {
             "raw",
             [
                 "\"json:{}\", which names a protocol",
-                "expected the name of a file",
+                "expected a file name",
             ],
         ),
     ] {

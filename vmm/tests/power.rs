@@ -92,13 +92,13 @@ fn sigterm_asks_linux_to_power_off() {
         "guest: event 0 0 0",
         "guest: event 1 116 0",
         "status=0",
-        "hartvisor: asked the guest to power off; a second SIGTERM ends it",
+        "hartvisor: asked the guest to power off; the run ends at a second SIGTERM",
     ] {
         assert!(seen.contains(line), "{line:?} is not in {seen}");
     }
 }
 
-/// The guest takes the press and goes on.
+/// The guest receives the press and keeps running.
 #[test]
 fn ctrl_a_q_asks_and_a_guest_that_does_not_power_off_in_time_is_ended() {
     let folder = tempfile::tempdir().unwrap();

@@ -89,7 +89,7 @@ fn sbi(vcpu: &KvmVcpu) -> String {
 fn debug_console(vcpu: &KvmVcpu) -> String {
     match vcpu.get(register::sbi_extension(SBI_DBCN)) {
         Some(_) => "yes",
-        None => "no: KVM has it from Linux 6.7 on; the legacy console serves instead",
+        None => "no: KVM has it from Linux 6.7 on; the legacy console is used instead",
     }
     .to_owned()
 }

@@ -37,12 +37,13 @@ ON_NEXT := $(addprefix --test ,kvm matrix linux platform lifecycle observe confo
 FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features full --test "*"' \
 	'on the next kernel: HARTVISOR_HOST_KERNEL=next cargo test --no-fail-fast --package vmm --features e2e $(ON_NEXT)' \
 	'compare: cargo test --no-fail-fast --package compare --features full --tests' \
+	'packages: $(MAKE) --no-print-directory test-deb' \
 	'book: $(MAKE) --no-print-directory test-docs'
 # What test-docs executes in an empty root of each Debian release.
 WALK ?= make run
 
 .DEFAULT_GOAL := all
-.PHONY: all setup install uninstall deb programs man-pages run qemu test test-full compare man test-docs walk conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup install uninstall deb test-deb programs man-pages run qemu test test-full compare man test-docs walk conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
 # A call per package: the library features of one must not be enabled in another.
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
@@ -66,8 +67,12 @@ uninstall: ## remove what make install put into PREFIX
 		share/bash-completion/completions/hartvisor share/zsh/site-functions/_hartvisor share/fish/vendor_completions.d/hartvisor.fish)
 
 deb: all man-pages ## Debian packages for this machine and for RISC-V, in target/deb
+	rm -rf $(TARGET)/deb
 	packaging/deb riscv64 $(TARGET)/$(LINUX)/release $(TARGET)/manual $(TARGET)/deb
 	[[ $(DEB_ARCH) == riscv64 ]] || packaging/deb $(DEB_ARCH) $(TARGET)/release $(TARGET)/manual $(TARGET)/deb
+
+test-deb: deb ## install, run and purge those packages in empty roots of Debian 12 and 13
+	packaging/check $(TARGET)/deb
 
 # These two need only Rust and a C compiler, not the set-up.
 programs:
@@ -168,7 +173,7 @@ check: setup ## formatting, lints on every target, documentation, scripts
 	lab/cargo clippy --target $(LINUX) --package devices --package vmm --package bench --all-targets -- -D warnings
 	lab/cargo clippy --target $(METAL) --package guest --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
-	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage,suite,walk} bench/{compare,instructions} packaging/{deb,copyright} fuzz/run .ci/run
+	shellcheck --external-sources lab/{setup,cargo,run,demo,compare,fetch,init,session,coverage,suite,walk} bench/{compare,instructions} packaging/{check,deb,copyright} fuzz/run .ci/run
 	perl -wc lab/stream
 	perl -wc lab/record
 	perl -wc lab/timer

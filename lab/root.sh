@@ -7,6 +7,8 @@ clean_root() {
     local suite=$1 mirror keyring
     shift
     apt_install "it makes empty roots of Debian" debootstrap
+    [[ -e /usr/share/debootstrap/scripts/$suite ]] ||
+        fail 2 "debootstrap knows no Debian '$suite': expected the codename of a release, such as bookworm or trixie"
     mirror=$(debian_mirror)
     [[ -n $mirror ]] || fail 1 "no Debian mirror in this machine's package sources: set HARTVISOR_DEBIAN_MIRROR to the URI of one"
     keyring=$(debian_keyring "$mirror")

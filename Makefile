@@ -98,7 +98,7 @@ qemu: all ## the guest under plain QEMU, without our VMM (CMDLINE=echo; Ctrl-a x
 test: all ## unit tests, then end to end in the emulated host and under QEMU
 	@lab/suite $(UNITS) $(E2E)
 
-test-full: all ## test, and long tests: Debian, its next kernel, Chromium (all fetched first)
+test-full: all ## test, and long tests: Debian, a cloud image, the next kernel, Chromium (all fetched first)
 	lab/fetch
 	lab/cargo build --release --target $(LINUX) --package vmm --example kexec
 	@lab/suite $(UNITS) $(FULL)

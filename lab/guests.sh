@@ -55,7 +55,7 @@ fetch_debian() {
         debian_disk "$work/apt/archives" "$work/root" "$directory.new/disk"
     else
         apt_install "files of root in the disk of a guest" fakeroot
-        export -f debian_disk configure_debian
+        export -f debian_disk unpack_debian configure_debian
         fakeroot bash -euc 'debian_disk "$@"' debian_disk "$work/apt/archives" "$work/root" "$directory.new/disk"
     fi
     printf '%s\n' "$debian_suite ${debian_packages[*]}" >"$directory.new/contents"
@@ -66,6 +66,14 @@ fetch_debian() {
 # debian_disk PACKAGES ROOT DISK: unpacks the packages into ROOT, configures it and creates DISK
 # from it.
 debian_disk() {
+    unpack_debian "$1" "$2"
+    configure_debian "$2"
+    truncate --size=1G "$3"
+    PATH=$PATH:/sbin:/usr/sbin mkfs.ext4 -q -L debian -d "$2" "$3"
+}
+
+# unpack_debian PACKAGES ROOT
+unpack_debian() {
     local package root=$2
     mkdir -p "$root"
     # base-files first: it makes /bin and /lib links into /usr, which other packages must not
@@ -73,9 +81,6 @@ debian_disk() {
     for package in "$1"/base-files_*.deb "$1"/*.deb; do
         dpkg-deb --fsys-tarfile "$package" | tar --extract --keep-directory-symlink --no-same-owner --directory "$root"
     done
-    configure_debian "$root"
-    truncate --size=1G "$3"
-    PATH=$PATH:/sbin:/usr/sbin mkfs.ext4 -q -L debian -d "$root" "$3"
 }
 
 # configure_debian ROOT: does the work of the packages' scripts, as far as a boot to a login needs

@@ -43,7 +43,7 @@ FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features fu
 WALK ?= make run
 
 .DEFAULT_GOAL := all
-.PHONY: all setup install uninstall deb test-deb programs man-pages run qemu test test-full compare man test-docs walk conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup install uninstall deb test-deb programs man-pages run qemu test test-full compare man test-docs test-pages walk conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
 # A call per package: the library features of one must not be enabled in another.
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
@@ -114,9 +114,10 @@ compare: all ## our guest and Debian in every way possible here: tables, and pag
 
 man: setup man-pages ## man pages, and completions for bash, zsh and fish, in target/manual
 
-test-docs: all ## run the commands of README.md and docs, and compare their output; then walk
+test-docs: test-pages walk ## run the commands of README.md and docs, and walk
+
+test-pages: all ## run the commands of README.md and docs, and compare their output
 	cargo test --package manual --test book -- --include-ignored
-	@$(MAKE) --no-print-directory walk
 
 walk: ## clone, set-up and WALK='make run' in empty roots of Debian 12 and 13
 	lab/walk bookworm '$(WALK)'

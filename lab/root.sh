@@ -72,7 +72,11 @@ enter() {
     umount --lazy /.old
     rmdir /.old
     cd "$HOME"
-    exec bash -c "$command"
+    # This is the first process of the namespace, on which only signals with a handler have an effect:
+    # the command must be another.
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    bash -c "$command"
 }
 
 # trust_as_this_machine: certificates that the administrator of this machine added to Debian's.

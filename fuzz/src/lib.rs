@@ -15,6 +15,7 @@ pub mod console;
 pub mod driver;
 pub mod fdt;
 pub mod file;
+pub mod input;
 pub mod kernel;
 pub mod mmio;
 pub mod model;

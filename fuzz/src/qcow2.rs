@@ -347,18 +347,18 @@ impl Disk {
     }
 }
 
-/// Each place that panics is reported once. libFuzzer's hook ends the process, so it must not see
-/// what is contained.
+/// Each place that panics in a contained thread is reported once. libFuzzer's hook ends the
+/// process, so it must not see such a panic.
 fn report_contained_panics() {
     static SEEN: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        if !devices::is_contained() {
-            return before(info);
-        }
+        let contained = std::thread::current().name() == Some(devices::CONTAINED);
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        if SEEN.lock().is_ok_and(|mut seen| seen.insert(place)) {
+        if contained && SEEN.lock().is_ok_and(|mut seen| seen.insert(place)) {
             eprintln!("contained: {}", info.to_string().replace('\n', " "));
         }
+        devices::park_if_contained(info);
+        before(info);
     }));
 }

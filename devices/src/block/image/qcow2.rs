@@ -1,7 +1,7 @@
 //! qcow2 images, through the synchronous interface of the crate imago.
 //!
 //! ```text
-//!   qcow2.rs    requests; a panic of imago ends the image, not the process
+//!   qcow2.rs    requests, in a thread of the image: a panic of imago ends only that
 //!   header.rs   limits for what imago trusts     storage.rs   protects the header
 //! ```
 //!
@@ -23,7 +23,7 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use self::header::Header;
 use self::storage::Guarded;
 use super::Geometry;
-use crate::contain::{contain, is_panic};
+use crate::contain::{Contained, contain};
 use crate::virtio::chain::{Readable, Writable};
 
 pub use self::header::Backing;
@@ -44,17 +44,17 @@ pub struct Layer {
 
 /// An open image.
 pub(super) struct Qcow2 {
-    /// `None` after a panic.
-    image: Option<FormatAccess<Guarded>>,
+    image: Contained<FormatAccess<Guarded>>,
     size: u64,
     geometry: Geometry,
+    /// Goes to the thread of the image with each request, and comes back with its answer.
     buffer: Vec<u8>,
 }
 
 impl Qcow2 {
     /// `backing` are its backing file, the backing file of that, and so on.
     pub(super) fn open(file: File, readonly: bool, backing: Vec<Layer>) -> io::Result<Qcow2> {
-        contain(|| {
+        let (image, cluster) = contain(move || {
             let mut below = None;
             for Layer { file, qcow2 } in backing.into_iter().rev() {
                 below = Some(match qcow2 {
@@ -65,13 +65,13 @@ impl Qcow2 {
                     }
                 });
             }
-            let (image, cluster) = open(file, readonly, below)?;
-            Ok(Qcow2 {
-                size: image.size(),
-                image: Some(image),
-                geometry: Geometry::of_clusters(cluster),
-                buffer: vec![0; COPIED],
-            })
+            open(file, readonly, below)
+        })?;
+        Ok(Qcow2 {
+            size: image.size(),
+            image: Contained::new(image),
+            geometry: Geometry::of_clusters(cluster),
+            buffer: Vec::new(),
         })
     }
 
@@ -86,44 +86,50 @@ impl Qcow2 {
     }
 
     pub(super) fn read(&mut self, out: &mut Writable, mut offset: u64) -> io::Result<()> {
-        self.with(|image, buffer| {
-            while !out.is_empty() {
-                let part = part(buffer, out.len());
-                image.read(&mut *part, offset)?;
-                offset += out.write(part) as u64;
-            }
-            Ok(())
-        })
+        while !out.is_empty() {
+            let (mut buffer, len) = (self.take_buffer(), out.len());
+            self.buffer = self.image.run(move |image| {
+                image.read(part(&mut buffer, len), offset)?;
+                Ok(buffer)
+            })?;
+            offset += out.write(part(&mut self.buffer, len)) as u64;
+        }
+        Ok(())
     }
 
     pub(super) fn write(&mut self, data: &mut Readable, mut offset: u64) -> io::Result<()> {
-        self.with(|image, buffer| {
-            while !data.is_empty() {
-                let part = part(buffer, data.len());
-                data.read(part);
-                image.write(&*part, offset)?;
-                offset += part.len() as u64;
-            }
-            Ok(())
-        })
+        while !data.is_empty() {
+            let (mut buffer, len) = (self.take_buffer(), data.len());
+            let filled = part(&mut buffer, len);
+            data.read(filled);
+            let next = offset + filled.len() as u64;
+            self.buffer = self.image.run(move |image| {
+                image.write(&*part(&mut buffer, len), offset)?;
+                Ok(buffer)
+            })?;
+            offset = next;
+        }
+        Ok(())
     }
 
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        self.with(|image, _| {
+        self.image.run(|image| {
             image.flush()?;
             image.sync()
         })
     }
 
     pub(super) fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.with(|image, _| match image.discard_to_any(offset, len) {
-            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
-            done => done,
-        })
+        let discard =
+            move |image: &mut FormatAccess<Guarded>| match image.discard_to_any(offset, len) {
+                Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+                done => done,
+            };
+        self.image.run(discard)
     }
 
     pub(super) fn zero(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        self.with(|image, buffer| {
+        self.image.run(move |image| {
             let zeroed = match unmap {
                 true => image.discard_to_zero(offset, len),
                 false => image.write_zeroes(offset, len),
@@ -131,28 +137,18 @@ impl Qcow2 {
             match zeroed {
                 // Version 2 has no zero clusters.
                 Err(error) if error.kind() == ErrorKind::Unsupported => {
-                    write_zeroes(image, buffer, offset, len)
+                    write_zeroes(image, offset, len)
                 }
                 done => done,
             }
         })
     }
 
-    /// Lets imago do something. If it panics, the image is not used any more.
-    fn with(
-        &mut self,
-        work: impl FnOnce(&mut FormatAccess<Guarded>, &mut [u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let Some(image) = &mut self.image else {
-            return Err(io::Error::other("the qcow2 library failed earlier"));
-        };
-        let buffer = &mut self.buffer;
-        let done = contain(|| work(image, buffer));
-        if done.as_ref().is_err_and(is_panic) {
-            // Closing it could write to the file, or panic again.
-            mem::forget(self.image.take());
-        }
-        done
+    /// The buffer of [`COPIED`] bytes. The one before was lost if its request failed.
+    fn take_buffer(&mut self) -> Vec<u8> {
+        let mut buffer = mem::take(&mut self.buffer);
+        buffer.resize(COPIED, 0);
+        buffer
     }
 }
 
@@ -161,7 +157,7 @@ impl Qcow2 {
 /// # Errors
 /// It cannot be read, is damaged or is not supported.
 pub(super) fn backing(file: File) -> io::Result<Option<Backing>> {
-    contain(|| Ok(Header::read(&storage(file, true)?)?.backing))
+    contain(move || Ok(Header::read(&storage(file, true)?)?.backing))
 }
 
 /// Opens the image in `file`. Returns its cluster size in bytes, too.
@@ -189,15 +185,10 @@ fn storage(file: File, readonly: bool) -> io::Result<Storage> {
     Storage::from_open_file(file, options)
 }
 
-fn write_zeroes(
-    image: &FormatAccess<Guarded>,
-    buffer: &mut [u8],
-    mut offset: u64,
-    mut len: u64,
-) -> io::Result<()> {
-    buffer.fill(0);
+fn write_zeroes(image: &FormatAccess<Guarded>, mut offset: u64, mut len: u64) -> io::Result<()> {
+    let mut zeroes = vec![0; COPIED];
     while len > 0 {
-        let part = part(buffer, len);
+        let part = part(&mut zeroes, len);
         image.write(&*part, offset)?;
         offset += part.len() as u64;
         len -= part.len() as u64;

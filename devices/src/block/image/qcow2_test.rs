@@ -369,10 +369,11 @@ fn a_backing_file_shows_where_the_image_has_no_data() {
 /// A stand-in for a fault of imago that no image here causes.
 #[test]
 fn after_a_panic_each_request_fails_and_the_file_is_left_alone() {
+    crate::contain::tests::install_hook();
     let file = image();
     let mut image = Qcow2::open(file.try_clone().unwrap(), false, vec![]).unwrap();
     let before = content(&file);
-    let panic = image.with(|_, _| panic!("a fault of the library"));
+    let panic = image.image.run::<()>(|_| panic!("a fault of the library"));
     let text = panic.unwrap_err().to_string();
     assert!(text.contains("imago: a fault of the library"), "{text}");
     for _ in 0..2 {

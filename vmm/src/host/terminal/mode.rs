@@ -176,9 +176,7 @@ fn catch_deadly_signals() -> io::Result<()> {
 /// its request.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
-        if devices::is_contained() {
-            return;
-        }
+        devices::park_if_contained(info);
         restore();
         crate::host::pidfile::remove();
         let text = info.to_string().replace('\n', " ");

@@ -1,6 +1,13 @@
 # shellcheck shell=bash
 # Empty roots of Debian, made by debootstrap, for what must work on a machine with nothing else.
 
+# space_for GIGABYTES: fails if there is less for a root and what is built in it.
+space_for() {
+    local directory=${TMPDIR:-/var/tmp} free
+    free=$(($(df --output=avail --block-size=1M "$directory" | tail -n 1) / 1024))
+    [[ $free -ge $1 ]] || fail 1 "$directory has $free GB free, and this needs $1: set TMPDIR to a directory with more"
+}
+
 # clean_root SUITE [OPTION]...: makes an empty root of a Debian release in $root, with debootstrap's
 # options. It is removed when the script ends or makes another.
 clean_root() {

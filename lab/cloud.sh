@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# A disk like the images that Debian publishes for clouds: GPT, an EFI system partition with GRUB,
-# an ext4 root with cloud-init, the console on ttyS0. It is unpacked, not installed: nothing of it
-# runs here.
+# A disk like Debian's cloud images: GPT, an EFI system partition with GRUB, an ext4 root with
+# cloud-init, the console on ttyS0. Its packages are unpacked, not installed: their scripts need
+# programs of the guest, and cannot run here.
 
 # In addition to debian_packages.
 cloud_packages=(cloud-init netbase linux-image-riscv64 grub-efi-riscv64-unsigned)
@@ -22,7 +22,7 @@ cloud_generators=(
     systemd-{debug,gpt-auto,hibernate-resume,rc-local,run,ssh,system-update,sysv,tpm2}-generator
 )
 
-# fetch_cloud DIRECTORY BUSYBOX: disk, the whole image.
+# fetch_cloud DIRECTORY BUSYBOX: disk, the image. root has no password.
 fetch_cloud() {
     local directory=$1 busybox=$2 work contents
     contents="$debian_suite ${debian_packages[*]} ${cloud_packages[*]} $(sha256sum <"${BASH_SOURCE[0]}")"
@@ -30,7 +30,7 @@ fetch_cloud() {
     apt_install "partitions and an EFI system partition for the disk of a guest" fdisk dosfstools mtools
     apt_install "the dependencies of the guest's kernel modules" kmod
     work=$(mktemp -d)
-    say "fetching the packages of a Debian $debian_suite as in a cloud"
+    say "fetching the packages of a Debian $debian_suite cloud image"
     riscv64_lists "$work/apt" "$debian_suite"
     retry "downloading Debian's packages" apt_quiet apt-get "${apt_private[@]}" install --yes --no-install-recommends \
         --download-only "${debian_packages[@]}" "${cloud_packages[@]}"
@@ -96,8 +96,8 @@ menuentry 'Debian' {
 END
 }
 
-# cloud_initramfs ROOT WORK BUSYBOX RELEASE: Debian's own is made by its scripts, which
-# cannot run here. This one does the same: it loads drivers, and mounts what root= names.
+# cloud_initramfs ROOT WORK BUSYBOX RELEASE: as Debian's, it loads drivers and mounts the file system
+# that root= names.
 cloud_initramfs() {
     local root=$1 tree=$2/initramfs busybox=$3 release=$4 module modules
     mkdir -p "$tree"/{bin,dev,proc,sys,mnt,lib/modules}
@@ -151,8 +151,8 @@ configure_cloud() {
     done
     # A session would start a second systemd, the user's.
     sed -i /pam_systemd/d "$root/etc/pam.d/common-session"
-    # Limits of systemd that a machine emulated twice may exceed. A generator has 90 s, which cannot
-    # be changed; cloud-init's decides whether cloud-init starts, which is certain here.
+    # A machine emulated twice may exceed systemd's time limits. The 90 s of a generator cannot be
+    # changed; cloud-init's decides whether cloud-init starts, so without it the units are enabled.
     mkdir -p "$root"/etc/systemd/{system.conf.d,system/service.d,system/multi-user.target.wants,system-generators}
     printf '%s\n' '[Manager]' Default{TimeoutStartSec,TimeoutStopSec,DeviceTimeoutSec}=infinity \
         >"$root/etc/systemd/system.conf.d/patient.conf"

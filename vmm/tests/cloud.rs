@@ -1,4 +1,4 @@
-//! A disk as Debian publishes them for clouds, without a kernel: U-Boot, GRUB from the EFI system
+//! A disk like Debian's cloud images, booted without `--kernel`: U-Boot, GRUB from the EFI system
 //! partition, Debian's kernel and systemd. `lab/fetch` makes it. Under QEMU, cloud-init reads the
 //! disk of `--cloud-init`. On KVM in the lab it is disabled: all code there is emulated twice, and
 //! cloud-init's Python takes minutes.

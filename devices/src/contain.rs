@@ -11,6 +11,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::{self, ManuallyDrop};
 use std::panic::PanicHookInfo;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, Builder};
@@ -23,28 +24,28 @@ thread_local! {
     static REPORT: RefCell<Option<Sender<Outcome>>> = const { RefCell::new(None) };
 }
 
-/// For the panic hook, as the first thing that it does. If panics of this thread are contained, the
-/// call reports the panic to the thread that waits, and does not return.
-pub fn park_if_contained(panic: &PanicHookInfo) {
+/// For the panic hook, as the first thing that it does. Returns false unless panics of this thread
+/// are contained. If they are, the panic is reported to the thread that waits, and this one stays
+/// here for ever. In a program that unwinds, such as a test, it returns true, for the hook to
+/// return.
+pub fn report_if_contained(panic: &PanicHookInfo) -> bool {
     // A thread that ends may have no such variables any more.
     let Ok(Some(report)) = REPORT.try_with(RefCell::take) else {
-        return;
+        return false;
     };
     let text = panic.payload().downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.payload().downcast_ref::<&str>().copied());
     let text = text.unwrap_or("no message").replace('\n', " ");
     // Fails if nobody waits any more.
-    let _ = report.send(Outcome::Panicked(text));
-    loop {
+    let _ = report.send(Err(text));
+    while cfg!(panic = "abort") {
         thread::park();
     }
+    true
 }
 
-/// How a contained thread has done its work.
-enum Outcome {
-    Done,
-    Panicked(String),
-}
+/// What a contained thread reports: its work is done, or the message of its panic.
+type Outcome = Result<(), String>;
 
 /// The error after a panic, with its message.
 #[derive(Debug, thiserror::Error)]
@@ -91,19 +92,18 @@ impl<T: Send + 'static> Contained<T> {
         let failed_before = || io::Error::other("the qcow2 library failed earlier");
         let thread = self.thread.as_ref().ok_or_else(failed_before)?;
         let (answer, answers) = channel();
-        thread.send(Box::new(move |value| drop(answer.send(work(value)))));
+        if let Some(works) = &thread.work {
+            // Fails if the thread has ended. Then it has no report either.
+            let _ = works.send(Box::new(move |value| drop(answer.send(work(value)))));
+        }
         match thread.outcomes.recv() {
-            Ok(Outcome::Done) => answers.recv().unwrap_or_else(|_| Err(failed_before())),
+            Ok(Ok(())) => answers.recv().unwrap_or_else(|_| Err(failed_before())),
             outcome => {
-                // It does not end: nobody may wait for that.
-                if let Some(mut thread) = self.thread.take() {
-                    thread.work = None;
-                }
-                let text = match outcome {
-                    Ok(Outcome::Panicked(text)) => text,
-                    // It unwound, since the hook is not ours.
-                    _ => "no message".into(),
-                };
+                // Its end is not awaited: it may be parked.
+                mem::forget(self.thread.take());
+                // Without a report it unwound: the hook is not the program's.
+                let text = outcome.ok().and_then(Result::err);
+                let text = text.unwrap_or_else(|| "no message".into());
                 Err(io::Error::other(Panicked(text)))
             }
         }
@@ -114,112 +114,38 @@ type Work<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 #[derive(Debug)]
 struct Thread<T> {
-    /// `None` at the end, and after a panic.
+    /// `None` at the end.
     work: Option<Sender<Work<T>>>,
     outcomes: Receiver<Outcome>,
 }
 
 impl<T: Send + 'static> Thread<T> {
-    fn start(mut value: T) -> io::Result<Thread<T>> {
+    fn start(value: T) -> io::Result<Thread<T>> {
         let (work, works) = channel::<Work<T>>();
         let (report, outcomes) = channel();
+        // After a panic it is not dropped: that could write to a file, or panic again.
+        let mut value = ManuallyDrop::new(value);
         Builder::new().name(CONTAINED.into()).spawn(move || {
             REPORT.set(Some(report.clone()));
             for work in works {
                 work(&mut value);
                 // Fails if nobody waits any more.
-                let _ = report.send(Outcome::Done);
+                let _ = report.send(Ok(()));
             }
+            ManuallyDrop::into_inner(value);
         })?;
         Ok(Thread { work: Some(work), outcomes })
-    }
-
-    /// If the thread has ended, so has its side of `outcomes`.
-    fn send(&self, work: Work<T>) {
-        if let Some(to) = &self.work {
-            let _ = to.send(work);
-        }
     }
 }
 
 impl<T> Drop for Thread<T> {
     /// Waits until the value is dropped, or has panicked.
     fn drop(&mut self) {
-        if self.work.take().is_some() {
-            while let Ok(Outcome::Done) = self.outcomes.recv() {}
-        }
+        self.work = None;
+        while let Ok(Ok(())) = self.outcomes.recv() {}
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::sync::Once;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
-
-    use super::*;
-
-    /// The hook of a program.
-    pub(crate) fn install_hook() {
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| {
-            let before = std::panic::take_hook();
-            std::panic::set_hook(Box::new(move |info| {
-                park_if_contained(info);
-                before(info);
-            }));
-        });
-    }
-
-    #[test]
-    fn a_panic_becomes_an_error_with_its_message_and_no_more_work_is_done() {
-        install_hook();
-        let mut value = Contained::new(3);
-        assert_eq!(value.run(|value| Ok(*value)).unwrap(), 3);
-        let error = value.run::<()>(|_| panic!("no: {:?}", "value"));
-        let error = error.unwrap_err();
-        assert!(error.get_ref().unwrap().is::<Panicked>());
-        let text =
-            "the qcow2 library failed (imago: no: \"value\"), so the disk is not used any more";
-        assert_eq!(error.to_string(), text);
-        let error = value.run(|_| Ok(())).unwrap_err();
-        assert_eq!(error.to_string(), "the qcow2 library failed earlier");
-    }
-
-    #[test]
-    fn values_and_other_errors_are_passed_on() {
-        assert_eq!(contain(|| Ok(3)).unwrap(), 3);
-        let error = contain::<()>(|| Err(io::ErrorKind::NotFound.into()));
-        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-
-    static DROPPED: AtomicBool = AtomicBool::new(false);
-
-    struct Slow;
-
-    impl Drop for Slow {
-        fn drop(&mut self) {
-            thread::sleep(Duration::from_millis(50));
-            DROPPED.store(true, Ordering::SeqCst);
-        }
-    }
-
-    struct Faulty;
-
-    impl Drop for Faulty {
-        fn drop(&mut self) {
-            panic!("at the end");
-        }
-    }
-
-    #[test]
-    fn its_end_is_awaited_and_may_panic() {
-        install_hook();
-        let mut slow = Contained::new(Slow);
-        slow.run(|_| Ok(())).unwrap();
-        drop(slow);
-        assert!(DROPPED.load(Ordering::SeqCst));
-        let mut faulty = Contained::new(Faulty);
-        faulty.run(|_| Ok(())).unwrap();
-    }
-}
+#[path = "contain_test.rs"]
+pub(crate) mod tests;

@@ -48,5 +48,5 @@ pub mod virtio;
 #[cfg(test)]
 mod rig;
 
-pub use contain::{CONTAINED, park_if_contained};
+pub use contain::{CONTAINED, report_if_contained};
 pub use sync::lock;

@@ -358,7 +358,8 @@ fn report_contained_panics() {
         if contained && SEEN.lock().is_ok_and(|mut seen| seen.insert(place)) {
             eprintln!("contained: {}", info.to_string().replace('\n', " "));
         }
-        devices::park_if_contained(info);
-        before(info);
+        if !devices::report_if_contained(info) {
+            before(info);
+        }
     }));
 }

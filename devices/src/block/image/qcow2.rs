@@ -120,12 +120,11 @@ impl Qcow2 {
     }
 
     pub(super) fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        let discard =
-            move |image: &mut FormatAccess<Guarded>| match image.discard_to_any(offset, len) {
+        self.image
+            .run(move |image| match image.discard_to_any(offset, len) {
                 Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
                 done => done,
-            };
-        self.image.run(discard)
+            })
     }
 
     pub(super) fn zero(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {

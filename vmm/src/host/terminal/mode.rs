@@ -176,7 +176,9 @@ fn catch_deadly_signals() -> io::Result<()> {
 /// its request.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
-        devices::park_if_contained(info);
+        if devices::report_if_contained(info) {
+            return;
+        }
         restore();
         crate::host::pidfile::remove();
         let text = info.to_string().replace('\n', " ");

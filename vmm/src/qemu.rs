@@ -33,6 +33,7 @@ use crate::error::Error;
 use crate::host::files::FileError;
 use crate::host::hugepages;
 use crate::host::terminal;
+use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::shutdown::{Shutdown, Step};
@@ -138,7 +139,11 @@ fn start(
     let end = qemu.watch(&mut qmp, &signals, &control, machine, observer)?;
     let status = qemu.finish()?;
     backends.finish();
-    consoles.finish();
+    if consoles.finish() && machine.kernel.format() == Format::Image {
+        warn!(
+            "the guest wrote nothing to hvc0: --cmdline 'console=ttyS0 earlycon=sbi' needs no module, console=hvc0 needs virtio_mmio"
+        );
+    }
     how_it_ended(&qmp, end, status)
 }
 

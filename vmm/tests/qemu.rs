@@ -21,7 +21,7 @@ use vmm::config::Disk;
 
 mod support;
 
-use support::kernel::{Elf, fail_by_finisher, reboot, shutdown, wait};
+use support::kernel::{Elf, fail_by_finisher, image, reboot, shutdown, wait};
 use support::lab::cached;
 use support::program::{self, Deadline, LIMIT, output, until};
 use support::pty::Pty;
@@ -82,6 +82,26 @@ fn a_guest_that_resets_ends_the_run_if_told_so() {
     command.arg("--no-reboot");
     let output = output(&command);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn a_flat_image_that_leaves_its_hvc0_silent_ends_with_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("Image");
+    let mut file = image(0x20_0000, 1 << 20, 64);
+    // j . + 64, over the header.
+    file[..4].copy_from_slice(&0x0400_006f_u32.to_le_bytes());
+    file.extend(shutdown(0));
+    std::fs::write(&kernel, file).unwrap();
+    let hinted = |cmdline| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hartvisor"));
+        command.args(["run", "--accel", "qemu", "--serial", "null", "--kernel"]);
+        let output = output(command.arg(&kernel).args(["--cmdline", cmdline]));
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).contains("the guest wrote nothing to hvc0")
+    };
+    assert!(hinted("console=hvc0"));
+    assert!(!hinted("console=ttyS0"));
 }
 
 #[test]

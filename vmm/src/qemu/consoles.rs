@@ -39,6 +39,9 @@ pub(super) struct Carried {
     threads: Vec<JoinHandle<()>>,
     /// QEMU's ends of the socket pairs.
     theirs: Vec<OwnedFd>,
+    /// Whether the guest has written to `hvc0`, if that is the console of its command line. OpenSBI
+    /// writes to the serial port, so output there does not tell.
+    hvc0_used: Option<Arc<AtomicBool>>,
     /// Dropped last: that restores the terminal.
     _consoles: Consoles,
 }
@@ -70,7 +73,12 @@ impl Carried {
             Target::Null => None,
             _ => Some(consoles.console()?),
         };
-        let mut carried = Carried { threads: Vec::new(), theirs: Vec::new(), _consoles: consoles };
+        let mut carried = Carried {
+            threads: Vec::new(),
+            theirs: Vec::new(),
+            hvc0_used: None,
+            _consoles: consoles,
+        };
         let sockets = match virtio {
             Some((input, output)) if one => ConsoleSockets::Shared(carried.carry(
                 "consoles",
@@ -83,6 +91,9 @@ impl Carried {
                 let serial = carried.carry("serial", input, output, keys.clone(), true)?;
                 let mut console = None;
                 if let Some((input, output)) = virtio {
+                    if named(&config.cmdline) == Some(Named::Virtio) {
+                        carried.hvc0_used = Some(Arc::clone(&keys.hvc0_used));
+                    }
                     console = Some(carried.carry("console", Some(input), output, keys, false)?);
                 }
                 ConsoleSockets::Apart { serial, console }
@@ -123,12 +134,15 @@ impl Carried {
         self.theirs.clear();
     }
 
-    /// Waits for the last output, after QEMU's exit.
-    pub(super) fn finish(self) {
+    /// Waits for the last output, after QEMU's exit. Returns whether `hvc0` remained silent although
+    /// the command line names it.
+    pub(super) fn finish(self) -> bool {
         for thread in self.threads {
             // A panic has already been reported.
             let _ = thread.join();
         }
+        self.hvc0_used
+            .is_some_and(|used| !used.load(Ordering::SeqCst))
     }
 }
 
@@ -139,6 +153,8 @@ struct Keys {
     to_serial: Arc<AtomicBool>,
     /// Whether they go to the console that the guest wrote to last.
     follow: bool,
+    /// Set once the guest has written to the virtio console.
+    hvc0_used: Arc<AtomicBool>,
 }
 
 impl Keys {
@@ -146,10 +162,14 @@ impl Keys {
         let named = named(cmdline);
         // The flag has no effect unless the serial port uses the terminal.
         to_serial.store(!shared || named == Some(Named::Serial), Ordering::SeqCst);
-        Keys { to_serial, follow: shared && named.is_none() }
+        let follow = shared && named.is_none();
+        Keys { to_serial, follow, hvc0_used: Arc::default() }
     }
 
     fn used(&self, is_serial: bool) {
+        if !is_serial {
+            self.hvc0_used.store(true, Ordering::SeqCst);
+        }
         if self.follow {
             self.to_serial.store(is_serial, Ordering::SeqCst);
         }
@@ -281,7 +301,10 @@ mod tests {
     #[test]
     fn a_console_that_has_the_terminal_alone_gets_all_keys() {
         let keys = keys(false, "console=hvc0");
+        keys.used(true);
+        assert!(!keys.hvc0_used.load(Ordering::SeqCst));
         keys.used(false);
+        assert!(keys.hvc0_used.load(Ordering::SeqCst));
         assert!(keys.to_serial.load(Ordering::SeqCst));
     }
 

@@ -12,6 +12,8 @@ DISK   := $(TARGET)/qemu-disk.img
 T      ?= 30
 FUZZ   ?=
 INPUT  ?=
+# `make test-pages`: one page (all)
+PAGE   ?=
 # `make compare`: more options, such as a peer
 COMPARE ?=
 # `make install`: the destination, and a directory prepended to it, for packagers.
@@ -116,8 +118,9 @@ man: setup man-pages ## man pages, and completions for bash, zsh and fish, in ta
 
 test-docs: test-pages walk ## run the commands of README.md and docs, and walk
 
-test-pages: all ## run the commands of README.md and docs, and compare their output
-	cargo test --package manual --test book -- --include-ignored
+test-pages: all ## run the commands of README.md and docs (PAGE=debian.md: of one), and compare their output
+	lab/fetch recipe
+	HARTVISOR_PAGE=$(PAGE) cargo test --package manual --test book -- --include-ignored
 
 walk: ## clone, set-up and WALK='make run' in empty roots of Debian 12 and 13
 	lab/walk bookworm '$(WALK)'

@@ -102,3 +102,14 @@ configure_debian() {
     printf '/dev/vda / ext4 errors=remount-ro 0 1\n' >"$root/etc/fstab"
     ln -sf /usr/share/zoneinfo/UTC "$root/etc/localtime"
 }
+
+# install_recipe: the packages that docs/debian.md names. On a machine without systemd, also what
+# systemd does with them: the kernel runs RISC-V programs by QEMU.
+install_recipe() {
+    local binfmt=/proc/sys/fs/binfmt_misc
+    apt_install "docs/debian.md makes a guest's disk with them" mmdebstrap fakeroot uidmap arch-test
+    [[ $(uname -m) != riscv64 ]] || return 0
+    apt_install "mmdebstrap runs the guest's programs by it" qemu-user-static
+    [[ -e $binfmt/register ]] || as_root mount -t binfmt_misc none "$binfmt"
+    [[ -e $binfmt/qemu-riscv64 ]] || as_root tee "$binfmt/register" </usr/lib/binfmt.d/qemu-riscv64.conf >/dev/null
+}

@@ -10,7 +10,21 @@
 //! […]                                        any number of lines
 //! # the timer came … us late                 … stands for any text
 //! ```
+//! With ```` ```console runs in NAME ```` the directory is one of the page's own, empty at its first
+//! command. In a block that begins with ```` ```console types ````, commands run on a terminal.
+//! There, text after a prompt of the guest is typed when the prompt comes:
+//!
+//! ```text
+//! guest login: root
+//! root@guest:~# poweroff
+//! ```
 //! Other blocks are not executed.
+
+use std::io::{Read, Write};
+use std::process::Child;
+
+/// What prompts end with.
+const PROMPTS: [&str; 2] = ["login: ", "# "];
 
 /// A command and its expected output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +33,10 @@ pub struct Step {
     pub line: usize,
     /// The command, for bash.
     pub command: String,
+    /// The directory of the page's own in which it runs; without one, the project's.
+    pub directory: Option<String>,
+    /// Whether it runs on a terminal, and the output has text to type.
+    pub terminal: bool,
     /// The expected lines.
     pub output: Vec<String>,
 }
@@ -26,23 +44,107 @@ pub struct Step {
 /// The commands of a page, in order.
 pub fn steps(page: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    let (mut runs, mut goes_on) = (false, false);
+    let mut block = None;
+    let mut goes_on = false;
     for (number, line) in (1..).zip(page.lines()) {
         if let Some(info) = line.strip_prefix("```") {
-            runs = info == "console runs";
+            block = executed(info);
             goes_on = false;
-        } else if !runs {
-        } else if let Some(step) = steps.last_mut().filter(|_| goes_on) {
+            continue;
+        }
+        let Some((directory, terminal)) = &block else {
+            continue;
+        };
+        if let Some(step) = steps.last_mut().filter(|_| goes_on) {
             step.command += &format!("\n{line}");
             goes_on = line.ends_with('\\');
         } else if let Some(command) = line.strip_prefix("$ ") {
             goes_on = line.ends_with('\\');
-            steps.push(Step { line: number, command: command.into(), output: Vec::new() });
+            steps.push(Step {
+                line: number,
+                command: command.into(),
+                directory: directory.clone(),
+                terminal: *terminal,
+                output: Vec::new(),
+            });
         } else if let Some(step) = steps.last_mut() {
             step.output.push(line.trim_end().into());
         }
     }
     steps
+}
+
+/// Returns the directory of the page's own and whether there is a terminal, if the commands of a
+/// block with this info string are executed.
+fn executed(info: &str) -> Option<(Option<String>, bool)> {
+    let mut words = info.strip_prefix("console ")?.split(' ');
+    let terminal = match words.next()? {
+        "runs" => false,
+        "types" => true,
+        _ => return None,
+    };
+    let directory = words.next().filter(|it| *it == "in").and(words.next());
+    Some((directory.map(str::to_owned), terminal))
+}
+
+/// Splits a line after a prompt into the prompt and the text that is typed there.
+fn typed(line: &str) -> Option<(&str, &str)> {
+    let ends = |prompt: &&str| line.find(prompt).map(|at| at + prompt.len());
+    let (prompt, text) = line.split_at(PROMPTS.iter().find_map(ends)?);
+    Some((prompt, text)).filter(|(_, text)| !text.is_empty())
+}
+
+/// Has the dialog `said` with a program whose standard input and output are pipes, until it ends.
+/// Returns all of its output.
+///
+/// # Errors
+/// The output so far and the problem: an expected text does not come, or the program fails.
+pub fn dialog(said: &[String], mut program: Child) -> Result<String, (String, String)> {
+    let mut seen = String::new();
+    let result = talk(said, &mut program, &mut seen);
+    // A program that still runs has not been as expected.
+    let ended = match &result {
+        Ok(()) => program.wait().map_err(|error| error.to_string()),
+        Err(why) => {
+            let _ = program.kill();
+            let _ = program.wait();
+            Err(why.clone())
+        }
+    };
+    match ended {
+        Ok(status) if status.success() => Ok(seen),
+        Ok(status) => Err((seen, status.to_string())),
+        Err(why) => Err((seen, why)),
+    }
+}
+
+fn talk(said: &[String], program: &mut Child, seen: &mut String) -> Result<(), String> {
+    let (Some(mut input), Some(mut output)) = (program.stdin.take(), program.stdout.take()) else {
+        return Err("its input and output are no pipes".into());
+    };
+    let mut read = 0;
+    let mut more = |seen: &mut String| {
+        let mut buffer = [0; 4096];
+        let count = output.read(&mut buffer).unwrap_or(0);
+        seen.push_str(&String::from_utf8_lossy(buffer.get(..count)?));
+        (count > 0).then_some(())
+    };
+    for line in said.iter().filter(|line| line.trim() != "[…]") {
+        let (expected, text) = typed(line).unwrap_or((line, ""));
+        for part in expected.split('…') {
+            read += loop {
+                match seen.get(read..).unwrap_or_default().find(part) {
+                    Some(at) => break at + part.len(),
+                    None => more(seen).ok_or(format!("{part:?} does not come"))?,
+                }
+            };
+        }
+        if !text.is_empty() {
+            writeln!(input, "{text}").map_err(|error| format!("{text:?}: {error}"))?;
+        }
+    }
+    while more(seen).is_some() {}
+    Ok(())
 }
 
 /// Whether `output` is as expected.
@@ -105,12 +207,52 @@ mod tests {
         let step = |line, command: &str, output: &[&str]| Step {
             line,
             command: command.into(),
+            directory: None,
+            terminal: false,
             output: output.iter().map(|it| (*it).to_owned()).collect(),
         };
         assert_eq!(
             steps(PAGE),
             [step(6, "echo \\\n  a", &["a"]), step(9, "true", &[])]
         );
+    }
+
+    #[test]
+    fn a_block_may_name_a_directory_and_type_on_a_terminal() {
+        let named = |name: &str| Some(name.to_owned());
+        assert_eq!(executed("console runs"), Some((None, false)));
+        assert_eq!(executed("console runs in d"), Some((named("d"), false)));
+        assert_eq!(executed("console types in d"), Some((named("d"), true)));
+        assert_eq!(executed("console"), None);
+        assert_eq!(executed("sh"), None);
+    }
+
+    #[test]
+    fn what_follows_a_prompt_is_typed() {
+        assert_eq!(typed("guest login: root"), Some(("guest login: ", "root")));
+        assert_eq!(typed("~# poweroff"), Some(("~# ", "poweroff")));
+        assert_eq!(typed("~# "), None);
+        assert_eq!(typed("Debian GNU/Linux 13 guest ttyS0"), None);
+    }
+
+    /// The dialog with a shell script.
+    fn dialog_with(script: &str, said: &[&str]) -> Result<String, (String, String)> {
+        let mut command = std::process::Command::new("sh");
+        let pipe = std::process::Stdio::piped;
+        let program = command.args(["-c", script]).stdin(pipe()).stdout(pipe());
+        let said: Vec<_> = said.iter().map(|it| (*it).to_owned()).collect();
+        dialog(&said, program.spawn().unwrap())
+    }
+
+    #[test]
+    fn a_dialog_types_at_prompts_and_ends_with_the_program() {
+        let script = "printf 'some text\ngo login: '; read name; printf \"hello $name\n\"";
+        let said = ["[…]", "go login: me", "hel… me"];
+        assert!(dialog_with(script, &said).unwrap().ends_with("hello me\n"));
+        let wrong = dialog_with(script, &["go login: me", "good bye"]).unwrap_err();
+        assert_eq!(wrong.1, "\"good bye\" does not come");
+        let failed = dialog_with("exit 3", &[]).unwrap_err();
+        assert_eq!(failed.1, "exit status: 3");
     }
 
     fn checked(said: &[&str], output: &str) -> bool {

@@ -11,7 +11,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use manual::session::{check, steps};
+use manual::session::{check, dialog, steps};
+
+/// What the commands run with here. mmdebstrap uses the mirror that this machine's own package
+/// sources name, as the lab does: it may be the only one that the machine reaches. systemd gives up on
+/// a login after 90 s, which may be little of a busy machine's time.
+const PRELUDE: &str = r#"
+mmdebstrap() {
+    command mmdebstrap "$@" "$(. "$PROJECT/lab/say.sh"; . "$PROJECT/lab/apt.sh"; debian_mirror)"
+}
+hartvisor() {
+    command hartvisor "${@/console=ttyS0/console=ttyS0 systemd.default_device_timeout_sec=infinity}"
+}
+"#;
 
 fn project() -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -216,26 +228,54 @@ fn every_room_is_within_its_budget() {
 #[ignore = "it needs what make builds, QEMU and the lab: make test-docs"]
 fn what_commands_print_is_what_the_pages_say() {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
-    let programs = project().join(target).join("release");
+    let target = project().join(target);
+    let programs = target.join("release");
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let own = target.join("pages");
+    let _ = fs::remove_dir_all(&own);
+    let only = std::env::var("HARTVISOR_PAGE").unwrap_or_default();
     let mut count = 0;
-    for page in pages() {
-        for step in steps(&fs::read_to_string(&page).unwrap()) {
+    for page in pages()
+        .iter()
+        .filter(|page| page.ends_with(&only) || only.is_empty())
+    {
+        for step in steps(&fs::read_to_string(page).unwrap()) {
             let place = format!("{}:{}: $ {}", page.display(), step.line, step.command);
             eprintln!("{place}");
-            let output = Command::new("timeout")
-                .args(["600", "bash", "-c", &format!("exec 2>&1\n{}", step.command)])
-                .current_dir(project())
+            let directory = match &step.directory {
+                Some(name) => own.join(name),
+                None => project(),
+            };
+            fs::create_dir_all(&directory).unwrap();
+            let script = match &step.directory {
+                Some(_) => format!("{PRELUDE}{}", step.command),
+                None => step.command.clone(),
+            };
+            let mut command = Command::new("timeout");
+            match step.terminal {
+                false => command.args(["3600", "bash", "-c", &format!("exec 2>&1\n{script}")]),
+                true => command.args(["3600", "script", "-qefc", &script, "/dev/null"]),
+            };
+            command
+                .current_dir(directory)
                 .env("PATH", &path)
-                .stdin(Stdio::null())
-                .output()
-                .unwrap();
-            let printed = String::from_utf8_lossy(&output.stdout);
-            if let Err(why) = check(&step.output, &printed) {
+                .env("SHELL", "/bin/bash")
+                .env("PROJECT", project())
+                .stdout(Stdio::piped());
+            let result = if step.terminal {
+                let program = command.stdin(Stdio::piped()).spawn().unwrap();
+                dialog(&step.output, program).map(drop)
+            } else {
+                let output = command.stdin(Stdio::null()).output().unwrap();
+                let printed = String::from_utf8_lossy(&output.stdout);
+                check(&step.output, &printed).map_err(|why| (printed.into(), why))
+            };
+            if let Err((printed, why)) = result {
                 panic!("{place}\n{why}; it printed\n{printed}");
             }
             count += 1;
         }
     }
+    let _ = fs::remove_dir_all(&own);
     assert!(count > 0, "no page has a command that is run");
 }

@@ -118,7 +118,7 @@ man: setup man-pages ## man pages, and completions for bash, zsh and fish, in ta
 
 test-docs: test-pages walk ## run the commands of README.md and docs, and walk
 
-test-pages: all ## run the commands of README.md and docs (PAGE=debian.md: of one), and compare their output
+test-pages: all ## run the commands of README.md and docs, compare their output (PAGE=debian.md)
 	lab/fetch recipe
 	HARTVISOR_PAGE=$(PAGE) cargo test --package manual --test book -- --include-ignored
 

@@ -17,9 +17,11 @@ use manual::session::{check, dialog, steps};
 /// sources name, as the lab does: it may be the only one that the machine reaches. systemd gives up on
 /// a login after 90 s, which may be little of a busy machine's time.
 const PRELUDE: &str = r#"
-mmdebstrap() {
-    command mmdebstrap "$@" "$(. "$PROJECT/lab/say.sh"; . "$PROJECT/lab/apt.sh"; debian_mirror)"
-}
+mmdebstrap() (
+    . "$PROJECT/lab/say.sh"
+    . "$PROJECT/lab/apt.sh"
+    retry "making a Debian guest" command mmdebstrap "$@" "$(debian_mirror)"
+)
 hartvisor() {
     command hartvisor "${@/console=ttyS0/console=ttyS0 systemd.default_device_timeout_sec=infinity}"
 }

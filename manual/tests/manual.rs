@@ -51,6 +51,7 @@ fn a_page_has_the_sections_of_a_man_page() {
     for part in [
         ".SH EXIT STATUS\n",
         ".SH ENVIRONMENT\n",
+        ".SH FILES\n",
         "hartvisor\\-trace\\-show(1)",
     ] {
         assert!(page.contains(part), "{part:?} is not in {page}");

@@ -39,7 +39,12 @@ Exit status:
 
 Environment:
   HARTVISOR_LOG   off, error, warn (default), info, debug or trace, to stderr
-  HARTVISOR_QEMU  the QEMU program, instead of qemu-system-riscv64";
+  HARTVISOR_QEMU  the QEMU program, instead of qemu-system-riscv64
+
+Files:
+  /dev/kvm    KVM; it must be readable and writable for --accel kvm
+  u-boot.bin  boots disks without --kernel: beside hartvisor, in ../share/hartvisor from there,
+              or in /usr/lib/u-boot/qemu-riscv64_smode (Debian's package u-boot-qemu)";
 
 const RUN_EXAMPLES: &str = "\
 Examples:

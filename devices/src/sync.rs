@@ -25,13 +25,14 @@ pub(crate) fn event() -> io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
-/// The time. In the interleaving tests it stands still: what loom runs must be deterministic.
+/// The time. In the interleaving tests and under the fuzzer it stands still: what loom runs must be
+/// deterministic, and the fuzzer's model of a queue has no clock.
 pub(crate) fn now() -> Instant {
-    #[cfg(all(test, loom))]
+    #[cfg(any(all(test, loom), fuzzing))]
     {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         *START.get_or_init(Instant::now)
     }
-    #[cfg(not(all(test, loom)))]
+    #[cfg(not(any(all(test, loom), fuzzing)))]
     Instant::now()
 }

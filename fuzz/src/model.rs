@@ -157,6 +157,8 @@ pub struct Model {
     next_available: u16,
     next_used: u16,
     published: u16,
+    /// Chains that were available after the last one was taken.
+    waiting: u16,
     held: Option<Chain>,
     /// Chains were left unserved.
     pub unfinished: bool,
@@ -174,6 +176,7 @@ impl Model {
             next_available: 0,
             next_used: 0,
             published: 0,
+            waiting: 0,
             held: None,
             unfinished: false,
             interrupts: 0,
@@ -194,6 +197,7 @@ impl Model {
         let head = word(ram, driver + 4 + 2 * slot);
         let chain = self.walk(ram, head)?;
         self.next_available = self.next_available.wrapping_add(1);
+        self.waiting = ahead - 1;
         Ok(Some(chain))
     }
 
@@ -287,7 +291,9 @@ impl Model {
         word(ram, self.rings.driver + 2) != self.next_available
     }
 
-    /// Serves the available chains, as documented for [`devices::virtio::queue::Queue::drain`].
+    /// Serves the available chains, as documented for [`devices::virtio::queue::Queue::drain`]. The
+    /// first time that a chain is not alone, what was pushed before is published. The time stands
+    /// still here, so nothing else is published before the end of the batch.
     pub fn drain(
         &mut self,
         ram: &mut Ram,
@@ -298,6 +304,7 @@ impl Model {
         let mut promised = false;
         loop {
             let before = budget;
+            let mut alone = true;
             self.suppress_kicks(ram);
             while budget > 0 {
                 let next = match self.held.take() {
@@ -305,6 +312,10 @@ impl Model {
                     None => self.pop(ram).inspect_err(|_| self.notify(ram))?,
                 };
                 let Some(mut chain) = next else { break };
+                if alone && (self.waiting > 0 || self.next_used != self.published) {
+                    self.notify(ram);
+                    alone = false;
+                }
                 match serve(ram, &mut chain) {
                     Some(written) => self.push(ram, chain.head, written),
                     None => {

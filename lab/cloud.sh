@@ -24,40 +24,22 @@ cloud_generators=(
 
 # fetch_cloud DIRECTORY BUSYBOX: disk, the image. root has no password.
 fetch_cloud() {
-    local directory=$1 busybox=$2 work contents
-    contents="$debian_suite ${debian_packages[*]} ${cloud_packages[*]} $(sha256sum <"${BASH_SOURCE[0]}")"
-    [[ -s $directory/disk && $(cat "$directory/contents" 2>/dev/null) == "$contents" ]] && return
+    local packages="${debian_packages[*]} ${cloud_packages[*]}" contents
+    contents="$debian_suite $packages $(sha256sum <"${BASH_SOURCE[0]}")"
+    has_disk "$1" "$contents" && return
     apt_install "partitions and an EFI system partition for the disk of a guest" fdisk dosfstools mtools
     apt_install "the dependencies of the guest's kernel modules" kmod
-    work=$(mktemp -d)
-    say "fetching the packages of a Debian $debian_suite cloud image"
-    riscv64_lists "$work/apt" "$debian_suite"
-    retry "downloading Debian's packages" apt_quiet apt-get "${apt_private[@]}" install --yes --no-install-recommends \
-        --download-only "${debian_packages[@]}" "${cloud_packages[@]}"
-    rm -rf "$directory.new"
-    mkdir -p "$directory.new"
-    say "making its disk"
-    # Files must belong to root, also if another user runs this.
-    if [[ $EUID -eq 0 ]]; then
-        cloud_disk "$work" "$directory.new/disk" "$busybox"
-    else
-        apt_install "files of root in the disk of a guest" fakeroot
-        fakeroot bash -euo pipefail -c '. "$1/guests.sh"; . "$1/cloud.sh"; cloud_disk "${@:2}"' cloud_disk \
-            "$(dirname "${BASH_SOURCE[0]}")" "$work" "$directory.new/disk" "$busybox"
-    fi
-    printf '%s\n' "$contents" >"$directory.new/contents"
-    rm -rf "$directory" "$work"
-    mv "$directory.new" "$directory"
+    fetch_disk "$1" "$contents" "a Debian $debian_suite cloud image" "$packages" cloud_disk "$2"
 }
 
-# cloud_disk WORK DISK BUSYBOX: from the packages in WORK/apt/archives.
+# cloud_disk BUSYBOX WORK DISK
 cloud_disk() {
-    local work=$1 disk=$2 busybox=$3 root=$1/root release
+    local busybox=$1 work=$2 disk=$3 root=$2/root release
     PATH=$PATH:/usr/sbin:/sbin
     unpack_debian "$work/apt/archives" "$root"
     release=$(cd "$root/usr/lib/modules" && echo *)
     (cd "$root/usr/lib/modules/$release/kernel" && rm -rf "${cloud_without[@]}")
-    depmod --basedir "$root/usr" "$release" 2>/dev/null || depmod --basedir "$root" "$release"
+    depmod --basedir "$root" "$release"
     configure_debian "$root"
     configure_cloud "$root"
     cloud_initramfs "$root" "$work" "$busybox" "$release"
@@ -99,22 +81,11 @@ END
 # cloud_initramfs ROOT WORK BUSYBOX RELEASE: as Debian's, it loads drivers and mounts the file system
 # that root= names.
 cloud_initramfs() {
-    local root=$1 tree=$2/initramfs busybox=$3 release=$4 module modules
-    mkdir -p "$tree"/{bin,dev,proc,sys,mnt,lib/modules}
+    local root=$1 tree=$2/initramfs busybox=$3 release=$4
+    mkdir -p "$tree"/{bin,dev,proc,sys,mnt,"lib/modules/$release"}
     cp "$busybox" "$tree/bin/busybox"
-    modules=$(modprobe --dirname "$root/usr" --set-version "$release" --all --show-depends "${cloud_modules[@]}" 2>/dev/null ||
-        modprobe --dirname "$root" --set-version "$release" --all --show-depends "${cloud_modules[@]}")
-    # shellcheck disable=SC2034 # the first word of a line
-    while read -r kind file _; do
-        [[ $kind == insmod ]] || continue
-        module=$(basename "${file%.xz}")
-        [[ -e $tree/lib/modules/$module ]] && continue
-        case $file in
-            *.xz) xz -dc "$file" ;;
-            *) cat "$file" ;;
-        esac >"$tree/lib/modules/$module"
-        printf 'insmod /lib/modules/%s\n' "$module" >>"$tree/load"
-    done <<<"$modules"
+    unpack_modules "$root/usr/lib/modules" "$tree/lib/modules/$release" "${cloud_modules[@]}"
+    printf 'modprobe %s\n' "${cloud_modules[@]}" >"$tree/load"
     cat >"$tree/init" <<'END'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin

@@ -40,36 +40,48 @@ fetch_u_boot() {
 # fetch_debian DIRECTORY: disk, an ext4 file system of 1 GiB to be mounted as the root. root has no
 # password.
 fetch_debian() {
-    local directory=$1 work
-    [[ -s $directory/disk && $(cat "$directory/contents" 2>/dev/null) == "$debian_suite ${debian_packages[*]}" ]] && return
+    local contents="$debian_suite ${debian_packages[*]}"
+    has_disk "$1" "$contents" ||
+        fetch_disk "$1" "$contents" "a small Debian $debian_suite" "${debian_packages[*]}" debian_disk
+}
+
+# has_disk DIRECTORY CONTENTS: whether the disk there was made with these contents.
+has_disk() { [[ -s $1/disk && $(cat "$1/contents" 2>/dev/null) == "$2" ]]; }
+
+# fetch_disk DIRECTORY CONTENTS TITLE PACKAGES MAKE...: downloads Debian's packages, and executes MAKE
+# WORK DISK, which makes the disk from those in WORK/apt/archives.
+fetch_disk() {
+    local directory=$1 contents=$2 title=$3 packages=$4 work
+    shift 4
     work=$(mktemp -d)
-    say "fetching the packages of a small Debian $debian_suite"
+    say "fetching the packages of $title"
     riscv64_lists "$work/apt" "$debian_suite"
+    # shellcheck disable=SC2086 # a list of names
     retry "downloading Debian's packages" apt_quiet apt-get "${apt_private[@]}" install --yes --no-install-recommends \
-        --download-only "${debian_packages[@]}"
+        --download-only $packages
     rm -rf "$directory.new"
     mkdir -p "$directory.new"
-    say "making its file system"
+    say "making its disk"
     # Files must belong to root, also if another user runs this.
     if [[ $EUID -eq 0 ]]; then
-        debian_disk "$work/apt/archives" "$work/root" "$directory.new/disk"
+        "$@" "$work" "$directory.new/disk"
     else
         apt_install "files of root in the disk of a guest" fakeroot
-        export -f debian_disk unpack_debian configure_debian
-        fakeroot bash -euc 'debian_disk "$@"' debian_disk "$work/apt/archives" "$work/root" "$directory.new/disk"
+        fakeroot bash -euo pipefail -c '. "$1/host.sh"; . "$1/guests.sh"; . "$1/cloud.sh"; "${@:2}"' make \
+            "$(dirname "${BASH_SOURCE[0]}")" "$@" "$work" "$directory.new/disk"
     fi
-    printf '%s\n' "$debian_suite ${debian_packages[*]}" >"$directory.new/contents"
+    printf '%s\n' "$contents" >"$directory.new/contents"
     rm -rf "$directory" "$work"
     mv "$directory.new" "$directory"
 }
 
-# debian_disk PACKAGES ROOT DISK: unpacks the packages into ROOT, configures it and creates DISK
-# from it.
+# debian_disk WORK DISK
 debian_disk() {
-    unpack_debian "$1" "$2"
-    configure_debian "$2"
-    truncate --size=1G "$3"
-    PATH=$PATH:/sbin:/usr/sbin mkfs.ext4 -q -L debian -d "$2" "$3"
+    local work=$1 disk=$2 root=$1/root
+    unpack_debian "$work/apt/archives" "$root"
+    configure_debian "$root"
+    truncate --size=1G "$disk"
+    PATH=$PATH:/sbin:/usr/sbin mkfs.ext4 -q -L debian -d "$root" "$disk"
 }
 
 # unpack_debian PACKAGES ROOT

@@ -48,7 +48,7 @@ fetch_kernel() {
     cp "$(find "$work/root" -type f -name 'vmlinu[xz]*' | head -n 1)" "$new/vmlinux"
     busybox=$(find "$work/root" -name busybox -type f -perm -u+x | head -n 1)
     [[ -z $busybox ]] || cp "$busybox" "$new/busybox"
-    unpack_modules "$work/root" "$new/modules"
+    unpack_modules "$work/root" "$new/modules" "${host_modules[@]}"
     printf '%s\n' "${kernel#linux-image-}" >"$new/release"
     printf '%s\n' "$suite ${host_modules[*]}" >"$new/contents"
     rm -rf "$directory" "$work"
@@ -74,10 +74,10 @@ download_here() (
     apt_quiet apt-get "${apt_private[@]}" download "$@"
 )
 
-# unpack_modules ROOT DIRECTORY: host_modules and their dependencies, uncompressed, with modules.dep
-# for modprobe.
+# unpack_modules ROOT DIRECTORY MODULE...: these modules and their dependencies, uncompressed, with
+# modules.dep for modprobe.
 unpack_modules() {
-    local root=$1 directory=$2 queue=("${host_modules[@]}") module file depends
+    local root=$1 directory=$2 queue=("${@:3}") module file depends
     while [[ ${#queue[@]} -gt 0 ]]; do
         module=${queue[0]}
         queue=("${queue[@]:1}")

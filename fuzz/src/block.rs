@@ -10,11 +10,11 @@ use devices::block::{Block, Config, Options};
 use devices::transport::interrupt::Interrupt;
 use devices::virtio::{Queues, VirtioDevice};
 
-use crate::driver::{Driver, Layout, Shape, cut, few, seldom};
+use crate::driver::{Driver, Shape, cut, few, seldom};
 use crate::file::new_file;
 use crate::model::{Chain, Model, QueueError};
-use crate::queue::{Nowhere, activate};
-use crate::ram::{BASE, LEN, Ram};
+use crate::queue::{Nowhere, SetUp};
+use crate::ram::{BASE, Ram};
 
 const SECTOR: u64 = 512;
 /// Sectors of a new disk.
@@ -25,8 +25,6 @@ const SIZE: u16 = 256;
 /// § 5.2.3.
 const DISCARD: u64 = 1 << 13;
 const WRITE_ZEROES: u64 = 1 << 14;
-const INDIRECT: u64 = 1 << 28;
-const EVENT_IDX: u64 = 1 << 29;
 
 /// The steps of a guest with a disk.
 #[derive(Debug, Arbitrary)]
@@ -35,12 +33,6 @@ pub struct Case {
     write_through: bool,
     set_up: SetUp,
     steps: Vec<Step>,
-}
-
-#[derive(Debug, Arbitrary)]
-struct SetUp {
-    declined: u64,
-    layouts: [Layout; QUEUES],
 }
 
 #[derive(Debug, Arbitrary)]
@@ -115,8 +107,7 @@ pub fn run(case: &Case) {
     }
     // After a reset the device is a working disk, whatever happened before.
     pair.step(&Step::Resize(CAPACITY as u8));
-    let layouts = [Layout::default(), Layout::default()];
-    pair.set_up(&SetUp { declined: 0, layouts });
+    pair.set_up(&SetUp::default());
     for kind in [Kind::Out, Kind::In] {
         pair.request(0, &kind, 0, 1, 0, &[], &Shape::default());
         pair.kick(0);
@@ -144,7 +135,7 @@ struct Pair {
     queues: Queues,
     /// `None` once it is broken.
     models: [Option<Model>; QUEUES],
-    drivers: [Driver; QUEUES],
+    drivers: Vec<Driver>,
     /// The status of the last request.
     last: Option<u8>,
 }
@@ -166,7 +157,6 @@ impl Pair {
         };
         let copy = file.try_clone().expect("a descriptor");
         let block = Block::with(copy, disk.len() as u64, &options);
-        let rings = case.set_up.layouts.clone().map(|layout| layout.rings(0));
         Pair {
             ram: Ram::new(),
             file,
@@ -178,7 +168,7 @@ impl Pair {
             interrupt: Arc::new(Interrupt::new(Box::new(Nowhere))),
             queues: Queues::new(Vec::new()),
             models: [None, None],
-            drivers: rings.map(Driver::new),
+            drivers: Vec::new(),
             last: None,
         }
     }
@@ -188,22 +178,11 @@ impl Pair {
         self.queues = Queues::new(Vec::new());
         self.block.reset();
         self.interrupt.reset();
-        self.ram.write(BASE, &[0; 0x8000]);
-        self.ram
-            .write(BASE + 0x8000, &[0xa5; LEN as usize - 0x8000]);
-        self.features = (self.block.features() | INDIRECT | EVENT_IDX) & !set_up.declined;
-        let mut queues = Vec::new();
-        for (index, layout) in set_up.layouts.iter().enumerate() {
-            let rings = layout.rings(index as u64);
-            let queue = activate(&self.ram, rings, SIZE, self.features, &self.interrupt);
-            self.models[index] = queue.is_some().then(|| {
-                let accepted = |bit| self.features & bit != 0;
-                Model::new(rings, accepted(EVENT_IDX), accepted(INDIRECT))
-            });
-            self.drivers[index] = Driver::new(rings);
-            queues.push(queue);
-        }
-        self.queues = Queues::new(queues);
+        let offered = self.block.features();
+        let started = set_up.start(&mut self.ram, offered, SIZE, &self.interrupt);
+        self.features = started.features;
+        (self.queues, self.models) = (started.queues, started.models);
+        self.drivers = started.drivers;
         self.block.activate(self.features, &self.ram.memory());
     }
 

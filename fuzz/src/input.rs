@@ -9,10 +9,10 @@ use devices::input::{Input, PowerKey};
 use devices::transport::interrupt::Interrupt;
 use devices::virtio::{Queues, VirtioDevice};
 
-use crate::driver::{Driver, Layout, Shape, few};
+use crate::driver::{Driver, Shape, few};
 use crate::model::{Model, QueueError};
-use crate::queue::{Nowhere, activate};
-use crate::ram::{BASE, LEN, Ram};
+use crate::queue::{Nowhere, SetUp};
+use crate::ram::{BASE, Ram};
 
 /// The queues of events and of status.
 const QUEUES: usize = 2;
@@ -20,9 +20,6 @@ const EVENTS: usize = 0;
 const SIZE: u16 = 64;
 /// Bytes of the configuration space.
 const CONFIG: usize = 136;
-
-const INDIRECT: u64 = 1 << 28;
-const EVENT_IDX: u64 = 1 << 29;
 
 /// EV_KEY KEY_POWER 1, EV_SYN, EV_KEY KEY_POWER 0, EV_SYN, as bytes.
 const PRESS: [[u8; 8]; 4] = [
@@ -37,12 +34,6 @@ const PRESS: [[u8; 8]; 4] = [
 pub struct Case {
     set_up: SetUp,
     steps: Vec<Step>,
-}
-
-#[derive(Debug, Arbitrary)]
-struct SetUp {
-    declined: u64,
-    layouts: [Layout; QUEUES],
 }
 
 #[derive(Debug, Arbitrary)]
@@ -77,8 +68,7 @@ pub fn run(case: &Case) {
         pair.step(step);
     }
     // After a reset the key works, whatever happened before.
-    let layouts = [Layout::default(), Layout::default()];
-    pair.set_up(&SetUp { declined: 0, layouts });
+    pair.set_up(&SetUp::default());
     for _ in PRESS {
         pair.step(&Step::Buffer);
     }
@@ -134,24 +124,11 @@ impl Pair {
         self.interrupt.reset();
         self.forget();
         self.selected = [0; 2];
-        self.ram.write(BASE, &[0; 0x8000]);
-        self.ram
-            .write(BASE + 0x8000, &[0xa5; LEN as usize - 0x8000]);
-        let features = (self.input.features() | INDIRECT | EVENT_IDX) & !set_up.declined;
-        let mut queues = Vec::new();
-        self.drivers.clear();
-        for (index, layout) in set_up.layouts.iter().enumerate() {
-            let rings = layout.rings(index as u64);
-            let queue = activate(&self.ram, rings, SIZE, features, &self.interrupt);
-            self.models[index] = queue.is_some().then(|| {
-                let accepted = |bit| features & bit != 0;
-                Model::new(rings, accepted(EVENT_IDX), accepted(INDIRECT))
-            });
-            self.drivers.push(Driver::new(rings));
-            queues.push(queue);
-        }
-        self.queues = Queues::new(queues);
-        self.input.activate(features, &self.ram.memory());
+        let offered = self.input.features();
+        let started = set_up.start(&mut self.ram, offered, SIZE, &self.interrupt);
+        (self.queues, self.models) = (started.queues, started.models);
+        self.drivers = started.drivers;
+        self.input.activate(started.features, &self.ram.memory());
     }
 
     fn forget(&mut self) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arbitrary::Arbitrary;
 use devices::irq::IrqLine;
 use devices::transport::interrupt::Interrupt;
+use devices::virtio::Queues;
 use devices::virtio::queue::{Queue, QueueConfig};
 
 use crate::driver::{Driver, Layout, Shape, few};
@@ -127,6 +128,55 @@ pub fn activate(
     config
         .activate(&ram.memory(), features, interrupt.clone())
         .ok()
+}
+
+/// What a driver sets up on a device with two queues.
+#[derive(Debug, Default, Arbitrary)]
+pub struct SetUp {
+    declined: u64,
+    layouts: [Layout; 2],
+}
+
+/// A device's queues after a set-up, beside their models.
+pub struct Started {
+    /// The features that the driver accepted.
+    pub features: u64,
+    /// The queues whose rings are valid.
+    pub queues: Queues,
+    /// The models of the same queues.
+    pub models: [Option<Model>; 2],
+    /// The driver's state for each queue.
+    pub drivers: Vec<Driver>,
+}
+
+impl SetUp {
+    /// The set-up of a device that offers these features beside those of queues, after its reset.
+    /// Memory outside the rings has a content, so that a lost byte is noticed.
+    pub fn start(
+        &self,
+        ram: &mut Ram,
+        offered: u64,
+        max: u16,
+        interrupt: &Arc<Interrupt>,
+    ) -> Started {
+        ram.write(BASE, &[0; 0x8000]);
+        ram.write(BASE + 0x8000, &[0xa5; LEN as usize - 0x8000]);
+        let features = (offered | INDIRECT | EVENT_IDX) & !self.declined;
+        let accepted = |bit| features & bit != 0;
+        let rings = [0, 1].map(|index| self.layouts[index].rings(index as u64));
+        let queues = rings.map(|rings| activate(ram, rings, max, features, interrupt));
+        let model = |index: usize| {
+            let model = || Model::new(rings[index], accepted(EVENT_IDX), accepted(INDIRECT));
+            queues[index].is_some().then(model)
+        };
+        let models = [model(0), model(1)];
+        Started {
+            features,
+            models,
+            drivers: rings.map(Driver::new).into(),
+            queues: Queues::new(queues.into()),
+        }
+    }
 }
 
 /// Both queues, and the chains taken from them.

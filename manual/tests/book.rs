@@ -253,10 +253,12 @@ fn what_commands_print_is_what_the_pages_say() {
                 Some(_) => format!("{PRELUDE}{}", step.command),
                 None => step.command.clone(),
             };
+            // A guest's disk is made, and booted, in minutes.
+            let limit = step.directory.as_ref().map_or("600", |_| "3600");
             let mut command = Command::new("timeout");
             match step.terminal {
-                false => command.args(["3600", "bash", "-c", &format!("exec 2>&1\n{script}")]),
-                true => command.args(["3600", "script", "-qefc", &script, "/dev/null"]),
+                false => command.args([limit, "bash", "-c", &format!("exec 2>&1\n{script}")]),
+                true => command.args([limit, "script", "-qefc", &script, "/dev/null"]),
             };
             command
                 .current_dir(directory)

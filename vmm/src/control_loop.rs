@@ -3,19 +3,18 @@
 
 use std::sync::Arc;
 
-use log::{info, warn};
+use log::info;
 
 use crate::consoles::Consoles;
 use crate::control::{Control, Controls, Request};
 use crate::error::Error;
 use crate::hart::fault::Budget;
 use crate::host::terminal;
-use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::shutdown::{self, Shutdown, Step};
 use crate::vm::{Context, Vm, Why};
-use crate::{dtb, kvm, signals};
+use crate::{dtb, kvm, signals, story};
 
 /// Runs `machine` until it ends. A reboot creates everything anew except the disks and the back
 /// ends of the consoles.
@@ -84,18 +83,11 @@ pub fn run_with(
         // A guest that was asked to power off does not start again.
         let over = end != End::Reboot || machine.config.no_reboot.is_some();
         if over || shutdown.is_asked() {
-            hint_at_silence(machine, &consoles);
+            if !consoles.were_used() {
+                story::hint_at_silence(machine, "the guest used no console");
+            }
             return Ok(end);
         }
         info!("the guest reboots");
-    }
-}
-
-/// A distribution's kernel may lack the driver of the console named on its command line.
-fn hint_at_silence(machine: &Machine, consoles: &Consoles) {
-    if machine.kernel.format() == Format::Image && !consoles.were_used() {
-        warn!(
-            "the guest used no console: --cmdline 'console=ttyS0 earlycon=sbi' needs no module, console=hvc0 needs virtio_mmio"
-        );
     }
 }

@@ -33,12 +33,11 @@ use crate::error::Error;
 use crate::host::files::FileError;
 use crate::host::hugepages;
 use crate::host::terminal;
-use crate::loader::Format;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::shutdown::{Shutdown, Step};
 use crate::signals::{self, CONTINUED, POWER_OFF, REPORT, SUSPEND, SignalFd};
-use crate::stderr;
+use crate::{stderr, story};
 
 mod backends;
 mod command;
@@ -139,10 +138,8 @@ fn start(
     let end = qemu.watch(&mut qmp, &signals, &control, machine, observer)?;
     let status = qemu.finish()?;
     backends.finish();
-    if consoles.finish() && machine.kernel.format() == Format::Image {
-        warn!(
-            "the guest wrote nothing to hvc0: --cmdline 'console=ttyS0 earlycon=sbi' needs no module, console=hvc0 needs virtio_mmio"
-        );
+    if consoles.finish() {
+        story::hint_at_silence(machine, "the guest wrote nothing to hvc0");
     }
     how_it_ended(&qmp, end, status)
 }

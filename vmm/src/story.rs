@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal};
 
-use log::info;
+use log::{info, warn};
 
 use crate::config::{self, Target};
 use crate::loader::Format;
@@ -87,4 +87,14 @@ pub(crate) fn greet(config: &config::Machine) {
     stderr::line(format_args!(
         "using KVM: {cpus} vCPU{plural}, {memory}{keys}"
     ));
+}
+
+/// A hint at the end of a run whose guest was silent, as `what` says: a distribution's kernel may
+/// lack the driver of the console named on its command line.
+pub(crate) fn hint_at_silence(machine: &Machine, what: &str) {
+    if machine.kernel.format() == Format::Image {
+        warn!(
+            "{what}: --cmdline 'console=ttyS0 earlycon=sbi' needs no module, console=hvc0 needs virtio_mmio"
+        );
+    }
 }

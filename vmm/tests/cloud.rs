@@ -18,7 +18,7 @@ mod support;
 
 use nix::sys::signal::Signal;
 use support::lab::{self, cached};
-use support::linux::{assert_clean, succeed};
+use support::linux::{assert_clean, copy_of, succeed};
 use support::session::Session;
 use support::tested::Row;
 
@@ -94,15 +94,6 @@ fn press(folder: &Path) -> PathBuf {
     folder.join("press")
 }
 
-/// Copies the disk.
-fn copied(folder: &Path) -> PathBuf {
-    let disk = folder.join("disk");
-    let mut copy = Command::new("cp");
-    copy.args(["--sparse=always", "--reflink=auto"]);
-    succeed(copy.arg(cached("cloud", "disk")).arg(&disk));
-    disk
-}
-
 /// Returns the name of the root file system for programs of e2fsprogs.
 fn root_of(disk: &Path) -> String {
     format!("{}?offset={ROOT}", disk.display())
@@ -141,7 +132,7 @@ fn log_in(guest: &mut Session, cloud_init: bool) {
 /// second.
 fn boots_twice(machine: &Machine) {
     let folder = tempfile::tempdir().unwrap();
-    let disk = copied(folder.path());
+    let disk = copy_of("cloud", folder.path());
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
         fs::write(&path, text).unwrap();

@@ -11,7 +11,7 @@ use std::process::Command;
 mod support;
 
 use support::lab::cached;
-use support::linux::{self, assert_clean, initramfs, succeed};
+use support::linux::{self, assert_clean, copy_of, initramfs, succeed};
 use support::session::Session;
 use support::tested::Row;
 
@@ -44,10 +44,7 @@ fn debian(kernel: &str, options: &[&str], cpus: &str) {
     );
     let _row = Row::begin(&name, "flat Image", options, "auto", cpus);
     let folder = tempfile::tempdir().unwrap();
-    let disk = folder.path().join("disk");
-    let mut copy = Command::new("cp");
-    copy.args(["--sparse=always", "--reflink=auto"]);
-    succeed(copy.arg(cached("debian", "disk")).arg(&disk));
+    let disk = copy_of("debian", folder.path());
     let initramfs = initramfs(folder.path(), kernel, INIT);
     let mut guest = Session::on_kvm(
         options,

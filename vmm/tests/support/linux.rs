@@ -61,6 +61,15 @@ pub fn version(kernel: &str) -> String {
     release.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
+/// Copies the downloaded disk of this name.
+pub fn copy_of(name: &str, folder: &Path) -> PathBuf {
+    let disk = folder.join("disk");
+    let mut copy = Command::new("cp");
+    copy.args(["--sparse=always", "--reflink=auto"]);
+    succeed(copy.arg(cached(name, "disk")).arg(&disk));
+    disk
+}
+
 /// Creates an empty ext4 file system of 128 MiB.
 pub fn ext4(folder: &Path) -> PathBuf {
     let disk = folder.join("disk");

@@ -40,7 +40,7 @@ FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features fu
 	'on the next kernel: HARTVISOR_HOST_KERNEL=next cargo test --no-fail-fast --package vmm --features e2e $(ON_NEXT)' \
 	'compare: cargo test --no-fail-fast --package compare --features full --tests' \
 	'packages: $(MAKE) --no-print-directory test-deb' \
-	'book: $(MAKE) --no-print-directory test-docs'
+	'book: $(MAKE) --no-print-directory test-pages'
 # What test-docs executes in an empty root of each Debian release.
 WALK ?= make run
 
@@ -116,7 +116,7 @@ compare: all ## our guest and Debian in every way possible here: tables, and pag
 
 man: setup man-pages ## man pages, and completions for bash, zsh and fish, in target/manual
 
-test-docs: test-pages walk ## run the commands of README.md and docs, and walk
+test-docs: test-pages walk ## test-pages, then walk: not in test-full
 
 test-pages: all ## run the commands of README.md and docs, compare their output (PAGE=debian.md)
 	lab/fetch recipe

@@ -19,18 +19,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use devices::output::timed;
 use log::warn;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
     Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
 };
 
-use crate::board::slots::{self, ConsoleSockets};
-use crate::config::{self, HugePages, Target};
+use crate::board::slots::{self, Sockets};
+use crate::config::{self, HugePages};
 use crate::control::{Control, Request};
 use crate::error::Error;
-use crate::host::files::FileError;
 use crate::host::hugepages;
 use crate::host::terminal;
 use crate::machine::{Disk, End, Machine};
@@ -110,7 +108,6 @@ fn start(
     let signals = [&signals::ending()[..], &[REPORT, SUSPEND, CONTINUED]].concat();
     let signals = SignalFd::new(&signals).map_err(Error::host("wait for signals"))?;
 
-    check_ports(machine)?;
     let control = Arc::new(Control::new()?);
     let keys = Arc::clone(&control);
     let (mut consoles, sockets) = Carried::open(machine, observer, move |key| keys.typed(key))?;
@@ -142,16 +139,6 @@ fn start(
         story::hint_at_silence(machine, "the guest wrote nothing to hvc0");
     }
     how_it_ended(&qmp, end, status)
-}
-
-/// Checks that QEMU can create the files of `--port`, so that the error is the same as on KVM.
-fn check_ports(machine: &Machine) -> Result<(), Error> {
-    for port in &machine.config.ports {
-        if let Target::File(path) = &port.target {
-            timed::create(path).map_err(FileError::create("--port", path))?;
-        }
-    }
-    Ok(())
 }
 
 /// `end` is why this process ended QEMU, if it did.
@@ -189,7 +176,7 @@ impl Running {
     fn start(
         machine: &Machine,
         devices: &Devices<'_>,
-        consoles: &ConsoleSockets,
+        consoles: &Sockets,
         qmp: OwnedFd,
     ) -> Result<Running, Error> {
         let program = program();

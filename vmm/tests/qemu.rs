@@ -268,18 +268,25 @@ fn keys_reach_the_console_that_the_guest_uses() {
 #[test]
 fn consoles_and_their_errors_are_those_of_kvm() {
     let kernel = Kernel::new(&shutdown(0));
-    let mut command = kernel.command();
-    let run = output(command.args(["--console", "null", "--serial", "pty"]));
-    let text = String::from_utf8_lossy(&run.stderr);
-    assert_eq!(run.status.code(), Some(0), "{text}");
-    assert!(
-        text.starts_with("hartvisor: --serial is at /dev/pts/"),
-        "{text}"
-    );
+    for (arguments, label) in [
+        (["--console", "null", "--serial", "pty"], "--serial"),
+        (
+            ["--serial", "null", "--port", "name=x,target=pty"],
+            "--port x",
+        ),
+    ] {
+        let run = output(kernel.command().args(arguments));
+        let text = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
+        assert_eq!(run.status.code(), Some(0), "{text}");
+        let expected = format!("hartvisor: {label} is at /dev/pts/");
+        assert!(text.starts_with(&expected), "{text}");
+        assert!(!text.contains("char device"), "{text}");
+    }
     for (option, value) in [
         ("--console", "file:/proc/none"),
         ("--serial", "file:/proc/none"),
         ("--port", "name=x,target=file:/proc/none"),
+        ("--port", "name=x,target=socket:/proc/none"),
     ] {
         let run = output(kernel.command().args([option, value]));
         let text = String::from_utf8_lossy(&run.stderr);

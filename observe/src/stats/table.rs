@@ -101,8 +101,11 @@ fn queues(devices: &[Device]) -> Rows {
         "batches",
         "irq wanted",
         "suppressed",
-        "depth 50% max",
-        "latency 50% 99% max",
+        "depth 50%",
+        "max",
+        "latency 50%",
+        "99%",
+        "max",
     ])];
     for device in devices {
         for (index, queue) in device.queues.iter().enumerate() {
@@ -121,12 +124,9 @@ fn queues(devices: &[Device]) -> Rows {
             ];
             row.extend(counts.iter().map(u64::to_string));
             let depth = &queue.depth;
-            row.push(format!(
-                "{} {}",
-                depth.quantile(0.5).unwrap_or(0),
-                depth.max
-            ));
-            row.push(spread(&queue.latency));
+            row.push(depth.quantile(0.5).unwrap_or(0).to_string());
+            row.push(depth.max.to_string());
+            row.extend(spread(&queue.latency));
             rows.push(row);
         }
     }
@@ -146,7 +146,9 @@ fn devices(devices: &[Device]) -> Rows {
         "syncs",
         "forgets",
         "errors",
-        "host 50% 99% max",
+        "host 50%",
+        "99%",
+        "max",
     ])];
     for device in devices {
         let interrupts = device
@@ -165,7 +167,7 @@ fn devices(devices: &[Device]) -> Rows {
                 host.errors,
             ];
             row.extend(counts.iter().map(u64::to_string));
-            row.push(spread(&host.latency));
+            row.extend(spread(&host.latency));
         }
         rows.push(row);
     }
@@ -200,9 +202,9 @@ fn kvm(report: &Report) -> Rows {
     rows
 }
 
-fn spread(latency: &Histogram) -> String {
-    let at = |q| latency.quantile(q).map_or("-".to_owned(), time);
-    format!("{} {} {}", at(0.5), at(0.99), at(1.0))
+/// The median, the 99th percentile and the maximum.
+fn spread(latency: &Histogram) -> [String; 3] {
+    [0.5, 0.99, 1.0].map(|q| latency.quantile(q).map_or("-".to_owned(), time))
 }
 
 /// Nanoseconds, in the unit that leaves three digits or fewer before the point.

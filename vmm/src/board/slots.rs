@@ -25,7 +25,7 @@ use crate::machine::Machine;
 mod console;
 mod disk;
 
-pub(crate) use console::{ConsoleSockets, virtio_target};
+pub(crate) use console::{ConsoleSockets, PortSocket, Sockets, virtio_target};
 
 /// A row: one kind of device.
 pub(crate) struct Row {
@@ -98,7 +98,7 @@ pub(crate) struct Place<'a> {
     /// The address of the vhost-user back end (`path=…` or `fd=…`). `None`: QEMU's own device.
     pub(crate) served: Option<&'a OsStr>,
     /// The back ends of the consoles, unless QEMU has them.
-    pub(crate) consoles: Option<&'a ConsoleSockets>,
+    pub(crate) consoles: Option<&'a Sockets>,
 }
 
 /// The name of the power key, and its ID under QEMU.
@@ -218,7 +218,7 @@ impl Slot {
         line: &mut Line,
         machine: &Machine,
         served: Option<&OsStr>,
-        consoles: Option<&ConsoleSockets>,
+        consoles: Option<&Sockets>,
     ) {
         let number = (self.number + self.of).saturating_sub(2 * self.nth + 1);
         let bus = format!("virtio-mmio-bus.{number}");

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::error::QemuError;
 use crate::board::Line;
-use crate::board::slots::{self, ConsoleSockets};
+use crate::board::slots::{self, Sockets};
 use crate::config::{HugePages, Irqchip};
 use crate::error::Error;
 use crate::host::hugepages;
@@ -71,12 +71,12 @@ pub fn arguments(machine: &Machine, kernel: &Path, devices: &Devices<'_>) -> Vec
 
 /// Returns the arguments for a machine: the same devices at the same addresses as under KVM.
 /// `kernel` is the file to start. With `hugepages=auto` they depend on the host's free pages.
-/// `consoles` are the back ends of the consoles, unless QEMU has them.
+/// `consoles` are the back ends of the consoles and their ports, unless QEMU has them.
 pub(super) fn carried(
     machine: &Machine,
     kernel: &Path,
     devices: &Devices<'_>,
-    consoles: Option<&ConsoleSockets>,
+    consoles: Option<&Sockets>,
 ) -> Vec<OsString> {
     let mut line = Line::default();
     let ram = &machine.config.memory;

@@ -22,11 +22,13 @@ use devices::output::Output;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::inherit;
-use crate::board::slots::{ConsoleSockets, virtio_target};
-use crate::config::Target;
+use crate::board::slots::{ConsoleSockets, PortSocket, Sockets, virtio_target};
+use crate::config::{self, Target};
 use crate::consoles::Consoles;
 use crate::error::Error;
 use crate::host::buffer::{Buffer, is_temporary};
+use crate::host::port::Port;
+use crate::host::socket::Socket;
 use crate::host::terminal::Key;
 use crate::machine::Machine;
 use crate::observe::{Moment, Observer};
@@ -42,6 +44,9 @@ pub(super) struct Carried {
     /// Whether the guest has written to `hvc0`, if that is the console of its command line. OpenSBI
     /// writes to the serial port, so output there does not tell.
     hvc0_used: Option<Arc<AtomicBool>>,
+    /// The back ends of ports.
+    ports: Vec<Port>,
+    listeners: Vec<Socket>,
     /// Dropped last: that restores the terminal.
     _consoles: Consoles,
 }
@@ -57,7 +62,7 @@ impl Carried {
         machine: &Machine,
         observer: &dyn Observer,
         typed: impl FnMut(Key) + Send + 'static,
-    ) -> Result<(Carried, ConsoleSockets), Error> {
+    ) -> Result<(Carried, Sockets), Error> {
         let consoles = Consoles::without_ports(machine, typed)?;
         observer.notify(Moment::Outputs(consoles.lost()));
         let (mut inputs, output, keys_to_serial) = consoles.serial()?;
@@ -77,9 +82,11 @@ impl Carried {
             threads: Vec::new(),
             theirs: Vec::new(),
             hvc0_used: None,
+            ports: Vec::new(),
+            listeners: Vec::new(),
             _consoles: consoles,
         };
-        let sockets = match virtio {
+        let consoles = match virtio {
             Some((input, output)) if one => ConsoleSockets::Shared(carried.carry(
                 "consoles",
                 Some(input),
@@ -99,7 +106,44 @@ impl Carried {
                 ConsoleSockets::Apart { serial, console }
             }
         };
-        Ok((carried, sockets))
+        let ports = config.ports.iter().map(|port| carried.port(port));
+        let ports = ports.collect::<Result<_, _>>()?;
+        Ok((carried, Sockets { consoles, ports }))
+    }
+
+    /// Opens the back end of a port, with the same errors and messages as on KVM. QEMU accepts the
+    /// clients of a socket itself, since its guest sees whether there is one.
+    fn port(&mut self, port: &config::Port) -> Result<Option<PortSocket>, Error> {
+        const OPTION: &str = "--port";
+        match &port.target {
+            Target::Socket(path) => {
+                let socket = Socket::listen(OPTION, path)?;
+                let theirs = socket.as_fd().try_clone_to_owned();
+                let theirs = theirs.map_err(Error::host("duplicate a socket"))?;
+                self.listeners.push(socket);
+                Ok(Some(PortSocket::Listening(self.lend(theirs)?)))
+            }
+            target => {
+                let Some(open) = Port::open(OPTION, &port.label(), target)? else {
+                    return Ok(None);
+                };
+                let socket = match target {
+                    Target::Pty => Some(PortSocket::Connected(self.lend(open.input()?.into())?)),
+                    // QEMU opens the file itself. This descriptor keeps a FIFO's reader.
+                    _ => None,
+                };
+                self.ports.push(open);
+                Ok(socket)
+            }
+        }
+    }
+
+    /// Lets QEMU inherit its end of a connection. Returns the end's address.
+    fn lend(&mut self, theirs: OwnedFd) -> Result<OsString, Error> {
+        inherit(&theirs)?;
+        let address = format!("fd={}", theirs.as_raw_fd());
+        self.theirs.push(theirs);
+        Ok(address.into())
     }
 
     /// Starts the thread of a console. Returns the address of QEMU's end.
@@ -116,16 +160,14 @@ impl Carried {
             Ok((File::from(OwnedFd::from(ours)), OwnedFd::from(theirs)))
         });
         let (guest, theirs) = pair.map_err(Error::host("create a socket pair"))?;
-        inherit(&theirs)?;
-        let address = format!("fd={}", theirs.as_raw_fd());
-        self.theirs.push(theirs);
+        let address = self.lend(theirs)?;
         let console = Console { guest, input, output, keys, is_serial };
         let thread = Builder::new()
             .name(name.into())
             .spawn(move || console.run());
         self.threads
             .push(thread.map_err(Error::host("start the thread of a console"))?);
-        Ok(address.into())
+        Ok(address)
     }
 
     /// Closes this process's copies of QEMU's ends once QEMU has inherited them, so that QEMU's

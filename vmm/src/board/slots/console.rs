@@ -19,7 +19,20 @@ pub(super) fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Err
     })
 }
 
-/// The back ends of QEMU's consoles in another process, as addresses for its -chardev socket.
+/// The back ends of QEMU's consoles and ports in another process.
+pub(crate) struct Sockets {
+    pub(crate) consoles: ConsoleSockets,
+    /// By the port's index. `None`: QEMU opens the back end.
+    pub(crate) ports: Vec<Option<PortSocket>>,
+}
+
+/// The back end of a port, as an address for QEMU's -chardev socket.
+pub(crate) enum PortSocket {
+    Connected(OsString),
+    Listening(OsString),
+}
+
+/// The back ends of the consoles, as addresses for QEMU's -chardev socket.
 pub(crate) enum ConsoleSockets {
     /// One each. The virtio console has none if its target is null.
     Apart { serial: OsString, console: Option<OsString> },
@@ -43,7 +56,7 @@ pub(crate) fn virtio_target(config: &config::Machine) -> &Target {
 pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let config = &machine.config;
     let virtio = virtio_target(config);
-    let serial = match place.consoles {
+    let serial = match place.consoles.map(|it| &it.consoles) {
         Some(ConsoleSockets::Shared(socket)) => {
             line.shared_socket("console", socket);
             "console"
@@ -77,11 +90,16 @@ pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     ]);
     for (index, port) in config.ports.iter().enumerate() {
         let id = format!("port{index}");
-        // Not QEMU's null chardev: to QEMU it is not connected, so that writers in the guest would
-        // block.
-        match &port.target {
-            Target::Null => line.chardev(&id, &Target::File(Path::new("/dev/null").into())),
-            target => line.chardev(&id, target),
+        let socket = place.consoles.and_then(|it| it.ports.get(index)?.as_ref());
+        match (socket, &port.target) {
+            (Some(PortSocket::Connected(socket)), _) => line.socket(&id, socket),
+            (Some(PortSocket::Listening(socket)), _) => line.listening_socket(&id, socket),
+            // Not QEMU's null chardev: to QEMU it is not connected, so that writers in the guest
+            // would block.
+            (None, Target::Null) => {
+                line.chardev(&id, &Target::File(Path::new("/dev/null").into()));
+            }
+            (None, target) => line.chardev(&id, target),
         }
         let mut device = OsString::from(format!("virtserialport,chardev={id},name="));
         device.push(double_commas(OsStr::new(&port.name)));

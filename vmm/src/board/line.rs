@@ -33,22 +33,17 @@ impl Line {
         self.add([OsStr::new("-chardev"), &value]);
     }
 
-    /// Adds a character device that is a connected socket. `address` is `path=…` or `fd=…`.
+    /// Adds a character device that is a socket. `address` is `path=…` or `fd=…`, and perhaps options.
     pub(crate) fn socket(&mut self, id: &str, address: &OsStr) {
-        self.chardev_at(format!("socket,id={id},"), address);
-    }
-
-    /// As [`Line::socket`], for a socket at which clients connect.
-    pub(crate) fn listening_socket(&mut self, id: &str, address: &OsStr) {
-        self.chardev_at(format!("socket,id={id},server=on,wait=off,"), address);
+        self.connected(format!("socket,id={id},"), address);
     }
 
     /// As [`Line::socket`], for several devices of the guest.
     pub(crate) fn shared_socket(&mut self, id: &str, address: &OsStr) {
-        self.chardev_at(format!("socket,id={id},mux=on,"), address);
+        self.connected(format!("socket,id={id},mux=on,"), address);
     }
 
-    fn chardev_at(&mut self, options: String, address: &OsStr) {
+    fn connected(&mut self, options: String, address: &OsStr) {
         let mut socket = OsString::from(options);
         socket.push(address);
         self.add([OsStr::new("-chardev"), &socket]);

@@ -25,7 +25,7 @@ use crate::machine::Machine;
 mod console;
 mod disk;
 
-pub(crate) use console::{ConsoleSockets, PortSocket, Sockets, virtio_target};
+pub(crate) use console::{ConsoleSockets, Sockets, virtio_target};
 
 /// A row: one kind of device.
 pub(crate) struct Row {

@@ -22,7 +22,7 @@ use devices::output::Output;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::inherit;
-use crate::board::slots::{ConsoleSockets, PortSocket, Sockets, virtio_target};
+use crate::board::slots::{ConsoleSockets, Sockets, virtio_target};
 use crate::config::{self, Target};
 use crate::consoles::Consoles;
 use crate::error::Error;
@@ -74,10 +74,8 @@ impl Carried {
         let one =
             shared && !io::stdin().is_terminal() && named(&config.cmdline) != Some(Named::Serial);
         let keys = Keys::new(shared, &config.cmdline, keys_to_serial);
-        let virtio = match virtio {
-            Target::Null => None,
-            _ => Some(consoles.console()?),
-        };
+        let is_open = *virtio != Target::Null;
+        let virtio = is_open.then(|| consoles.console()).transpose()?;
         let mut carried = Carried {
             threads: Vec::new(),
             theirs: Vec::new(),
@@ -87,13 +85,10 @@ impl Carried {
             _consoles: consoles,
         };
         let consoles = match virtio {
-            Some((input, output)) if one => ConsoleSockets::Shared(carried.carry(
-                "consoles",
-                Some(input),
-                output,
-                keys,
-                false,
-            )?),
+            Some((input, output)) if one => {
+                let socket = carried.carry("consoles", Some(input), output, keys, false)?;
+                ConsoleSockets::Shared(socket)
+            }
             virtio => {
                 let serial = carried.carry("serial", input, output, keys.clone(), true)?;
                 let mut console = None;
@@ -113,29 +108,26 @@ impl Carried {
 
     /// Opens the back end of a port, with the same errors and messages as on KVM. QEMU accepts the
     /// clients of a socket itself, since its guest sees whether there is one.
-    fn port(&mut self, port: &config::Port) -> Result<Option<PortSocket>, Error> {
+    fn port(&mut self, port: &config::Port) -> Result<Option<OsString>, Error> {
         const OPTION: &str = "--port";
-        match &port.target {
-            Target::Socket(path) => {
-                let socket = Socket::listen(OPTION, path)?;
-                let theirs = socket.as_fd().try_clone_to_owned();
-                let theirs = theirs.map_err(Error::host("duplicate a socket"))?;
-                self.listeners.push(socket);
-                Ok(Some(PortSocket::Listening(self.lend(theirs)?)))
-            }
-            target => {
-                let Some(open) = Port::open(OPTION, &port.label(), target)? else {
-                    return Ok(None);
-                };
-                let socket = match target {
-                    Target::Pty => Some(PortSocket::Connected(self.lend(open.input()?.into())?)),
-                    // QEMU opens the file itself. This descriptor keeps a FIFO's reader.
-                    _ => None,
-                };
-                self.ports.push(open);
-                Ok(socket)
-            }
+        if let Target::Socket(path) = &port.target {
+            let socket = Socket::listen(OPTION, path)?;
+            let theirs = socket.as_fd().try_clone_to_owned();
+            let mut address = self.lend(theirs.map_err(Error::host("duplicate a socket"))?)?;
+            address.push(",server=on,wait=off");
+            self.listeners.push(socket);
+            return Ok(Some(address));
         }
+        let Some(open) = Port::open(OPTION, &port.label(), &port.target)? else {
+            return Ok(None);
+        };
+        let address = match port.target {
+            Target::Pty => Some(self.lend(open.input()?.into())?),
+            // QEMU opens the file itself. This descriptor keeps a FIFO's reader.
+            _ => None,
+        };
+        self.ports.push(open);
+        Ok(address)
     }
 
     /// Lets QEMU inherit its end of a connection. Returns the end's address.

@@ -22,14 +22,8 @@ pub(super) fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Err
 /// The back ends of QEMU's consoles and ports in another process.
 pub(crate) struct Sockets {
     pub(crate) consoles: ConsoleSockets,
-    /// By the port's index. `None`: QEMU opens the back end.
-    pub(crate) ports: Vec<Option<PortSocket>>,
-}
-
-/// The back end of a port, as an address for QEMU's -chardev socket.
-pub(crate) enum PortSocket {
-    Connected(OsString),
-    Listening(OsString),
+    /// By the port's index, as addresses for QEMU's -chardev socket. `None`: QEMU opens it.
+    pub(crate) ports: Vec<Option<OsString>>,
 }
 
 /// The back ends of the consoles, as addresses for QEMU's -chardev socket.
@@ -92,8 +86,7 @@ pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
         let id = format!("port{index}");
         let socket = place.consoles.and_then(|it| it.ports.get(index)?.as_ref());
         match (socket, &port.target) {
-            (Some(PortSocket::Connected(socket)), _) => line.socket(&id, socket),
-            (Some(PortSocket::Listening(socket)), _) => line.listening_socket(&id, socket),
+            (Some(socket), _) => line.socket(&id, socket),
             // Not QEMU's null chardev: to QEMU it is not connected, so that writers in the guest
             // would block.
             (None, Target::Null) => {

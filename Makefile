@@ -116,7 +116,7 @@ compare: all ## our guest and Debian in every way possible here: tables, and pag
 
 man: setup man-pages ## man pages, and completions for bash, zsh and fish, in target/manual
 
-test-docs: test-pages walk ## test-pages, then walk: not in test-full
+test-docs: test-pages walk ## test-pages and walk (test-full has only test-pages)
 
 test-pages: all ## run the commands of README.md and docs, compare their output (PAGE=debian.md)
 	lab/fetch recipe

@@ -33,18 +33,10 @@ impl Line {
         self.add([OsStr::new("-chardev"), &value]);
     }
 
-    /// Adds a character device that is a socket. `address` is `path=…` or `fd=…`, and perhaps options.
+    /// Adds a character device that is a socket. `address` is `path=…` or `fd=…`, and perhaps
+    /// options.
     pub(crate) fn socket(&mut self, id: &str, address: &OsStr) {
-        self.connected(format!("socket,id={id},"), address);
-    }
-
-    /// As [`Line::socket`], for several devices of the guest.
-    pub(crate) fn shared_socket(&mut self, id: &str, address: &OsStr) {
-        self.connected(format!("socket,id={id},mux=on,"), address);
-    }
-
-    fn connected(&mut self, options: String, address: &OsStr) {
-        let mut socket = OsString::from(options);
+        let mut socket = OsString::from(format!("socket,id={id},"));
         socket.push(address);
         self.add([OsStr::new("-chardev"), &socket]);
     }

@@ -86,7 +86,9 @@ impl Carried {
         };
         let consoles = match virtio {
             Some((input, output)) if one => {
-                let socket = carried.carry("consoles", Some(input), output, keys, false)?;
+                let mut socket = carried.carry("consoles", Some(input), output, keys, false)?;
+                // Both consoles of the guest use it.
+                socket.push(",mux=on");
                 ConsoleSockets::Shared(socket)
             }
             virtio => {

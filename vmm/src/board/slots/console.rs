@@ -52,7 +52,7 @@ pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let virtio = virtio_target(config);
     let serial = match place.consoles.map(|it| &it.consoles) {
         Some(ConsoleSockets::Shared(socket)) => {
-            line.shared_socket("console", socket);
+            line.socket("console", socket);
             "console"
         }
         Some(ConsoleSockets::Apart { serial, console }) => {

@@ -41,11 +41,12 @@ FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features fu
 	'compare: cargo test --no-fail-fast --package compare --features full --tests' \
 	'packages: $(MAKE) --no-print-directory test-deb' \
 	'book: $(MAKE) --no-print-directory test-pages'
-# What test-docs executes in an empty root of each Debian release.
-WALK ?= make run
+# What `make walk` executes in an empty root of each Debian release: our own guest, the page that ends
+# at the login of a Debian guest, and a cloud image to its login.
+WALK ?= 'make run' 'make test-pages PAGE=debian.md' 'make test-cloud'
 
 .DEFAULT_GOAL := all
-.PHONY: all setup install uninstall deb test-deb programs man-pages run qemu test test-full compare man test-docs test-pages walk conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup install uninstall deb test-deb programs man-pages run qemu test test-full compare man test-docs test-pages test-cloud walk conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
 # A call per package: the library features of one must not be enabled in another.
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
@@ -122,9 +123,13 @@ test-pages: all ## run the commands of README.md and docs, compare their output 
 	lab/fetch recipe
 	HARTVISOR_PAGE=$(PAGE) cargo test --package manual --test book -- --include-ignored
 
-walk: ## clone, set-up and WALK='make run' in empty roots of Debian 12 and 13
-	lab/walk bookworm '$(WALK)'
-	lab/walk trixie '$(WALK)'
+test-cloud: all ## make a disk as Debian's cloud images are, boot it to a login on KVM and under QEMU
+	lab/fetch cloud
+	cargo test --package vmm --features full --test cloud
+
+walk: ## a new user's way in empty roots of Debian 12 and 13 (WALK="'make run'": one command)
+	lab/walk bookworm $(WALK)
+	lab/walk trixie $(WALK)
 
 conform: all ## our devices and QEMU's against the specification (AIA=1; WRITE=1: into docs)
 	$(if $(AIA),HARTVISOR_CONFORM_AIA=1) $(if $(WRITE),HARTVISOR_WRITE_DOCS=1) \

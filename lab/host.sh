@@ -6,8 +6,9 @@
 host_suite=trixie
 
 # Modules for the emulated host, then those for Debian's kernel as a guest: disks, a root file
-# system, random numbers, the power key.
-host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 crc32c_generic loop virtio_rng virtio_input evdev)
+# system, random numbers, the power key; tap interfaces, and the network card.
+host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 crc32c_generic loop virtio_rng virtio_input evdev
+    tun virtio_net)
 
 # host_ready DIRECTORY: everything was fetched, from this suite and with these modules.
 host_ready() {

@@ -35,6 +35,7 @@ mod contain;
 pub mod input;
 pub mod irq;
 pub mod memory;
+pub mod net;
 pub mod observe;
 pub mod output;
 pub mod platform;

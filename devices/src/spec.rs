@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DeviceId {
+    /// A network card (§ 5.1).
+    Network = 1,
     /// A block device (§ 5.2).
     Block = 2,
     /// A console (§ 5.3).

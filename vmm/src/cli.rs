@@ -11,7 +11,9 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{self, Accel, CloudInit, Devices, Disk, Irqchip, Kernel, Memory, Port, Target};
+use crate::config::{
+    self, Accel, CloudInit, Devices, Disk, Irqchip, Kernel, Memory, Net, Port, Target,
+};
 use crate::error::Error;
 use crate::host::files::FileError;
 use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
@@ -75,6 +77,9 @@ A disk image or block device. Up to 26 times, or 5 under QEMU, plus one each wit
 
 const RESIZE_HELP: &str = "\
 SIGUSR2 re-reads the sizes of all raw disks and notifies the guest of changes (KVM only)";
+
+const NET_HELP: &str = "\
+A network card that is attached to an existing tap interface of the host, or to the descriptor of one. Up to 26 times, less the disks. none is no card.";
 
 /// A microVM monitor for RISC-V: boots a guest on KVM, or the same guest under QEMU on hosts
 /// without RISC-V KVM.
@@ -236,6 +241,15 @@ pub struct Run {
     )]
     pub cloud_init: Option<CloudInit>,
 
+    /// The network cards.
+    #[arg(
+        long = "net",
+        help = format!("{NET_HELP} {}", Net::help()),
+        value_name = "tap=NAME|fd=N|none[,mac=MAC][,mtu=BYTES][,KEY=VALUE]",
+        value_parser = OsStringValueParser::new().try_map(|text| Net::parse(&text).map(Card))
+    )]
+    pub nets: Vec<Card>,
+
     /// Read options from a TOML or JSON file (detected by its extension, else by its content),
     /// under the same names: kernel = "Image", disk = ["a.img", "b.img,readonly"], print-command =
     /// true. Options on the command line override the file. Relative paths are relative to the
@@ -342,6 +356,10 @@ pub struct Run {
     pub print_command: bool,
 }
 
+/// A network card, or none: to override a configuration file.
+#[derive(Debug, Clone)]
+pub struct Card(Option<Net>);
+
 impl From<Run> for config::Run {
     fn from(run: Run) -> Self {
         config::Run {
@@ -358,6 +376,7 @@ impl From<Run> for config::Run {
                 sbi: run.sbi,
                 disks: run.disks,
                 cloud_init: run.cloud_init,
+                nets: run.nets.into_iter().filter_map(|Card(net)| net).collect(),
                 rng: !run.no_rng,
                 power_key: !run.no_power_key,
                 shutdown_timeout: run.shutdown_timeout,

@@ -14,6 +14,7 @@ mod error;
 mod kernel;
 mod keys;
 mod memory;
+mod net;
 mod validate;
 
 pub use error::ConfigError;
@@ -30,6 +31,7 @@ pub use disk::{Disk, DiskFormat};
 pub use kernel::{Kernel, KernelFormat};
 pub use keys::double_commas;
 pub use memory::{HugePages, Memory};
+pub use net::Net;
 
 use crate::isa::{self, Switch};
 
@@ -73,6 +75,9 @@ pub struct Machine {
     /// The files of cloud-init's disk, which comes after the others.
     #[serde(default)]
     pub cloud_init: Option<CloudInit>,
+    /// The network cards.
+    #[serde(default)]
+    pub nets: Vec<Net>,
     /// Whether there is a virtio random number generator.
     #[serde(default = "yes")]
     pub rng: bool,
@@ -138,6 +143,7 @@ impl Machine {
             sbi: Vec::new(),
             disks: Vec::new(),
             cloud_init: None,
+            nets: Vec::new(),
             rng: yes(),
             power_key: yes(),
             shutdown_timeout: shutdown_timeout(),

@@ -6,6 +6,7 @@ use crate::config::ConfigError;
 use crate::fdt::FdtError;
 use crate::host::disk::DiskError;
 use crate::host::files::FileError;
+use crate::host::net::NetError;
 use crate::host::socket::SocketError;
 use crate::kvm::KvmError;
 use crate::loader::KernelError;
@@ -39,6 +40,8 @@ pub enum Error {
     #[cfg(feature = "observe")]
     #[error(transparent)]
     Observe(#[from] observe::Error),
+    #[error(transparent)]
+    Net(#[from] NetError),
     #[error(transparent)]
     Qemu(#[from] QemuError),
     #[error(transparent)]
@@ -96,6 +99,7 @@ impl Error {
             Error::Kvm(error) => error.class(),
             #[cfg(feature = "observe")]
             Error::Observe(_) => Class::Usage,
+            Error::Net(error) => error.class(),
             Error::Qemu(error) => error.class(),
             Error::Socket(error) => error.class(),
             Error::NoExternal { .. } | Error::Neither { .. } => Class::Host,

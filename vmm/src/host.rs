@@ -4,6 +4,7 @@
 //!   disk ──── files      a disk's format, size, lock, other users
 //!   cloud_init           a disk made of files
 //!   port ──── socket     back ends of consoles and ports
+//!   net                  tap interfaces of network cards
 //!   firmware             where the firmware of guests without a kernel is installed
 //!   buffer               bytes in transit
 //!   terminal             stdin and stdout, raw mode, Ctrl-a
@@ -18,6 +19,7 @@ pub mod disk;
 pub(crate) mod files;
 pub(crate) mod firmware;
 pub(crate) mod hugepages;
+pub mod net;
 pub mod pidfile;
 pub mod port;
 pub(crate) mod slice;

@@ -10,6 +10,7 @@ use crate::config::{self, HugePages, Memory, Target};
 use crate::dtb::Dtb;
 use crate::error::Error;
 pub use crate::host::disk::Disk;
+use crate::host::net::Card;
 use crate::host::{cloud_init, disk, firmware};
 use crate::layout::MEMORY_ALIGN;
 use crate::loader::{self, Format, Initrd, Kernel, Placement};
@@ -30,6 +31,8 @@ pub struct Machine {
     pub dump_dtb: Option<PathBuf>,
     /// The disks, in the guest's order. The last is cloud-init's, if there is one.
     pub disks: Vec<Disk>,
+    /// The host's side of the network cards.
+    pub cards: Vec<Card>,
     /// Where the kernel, initrd and device tree lie if no firmware decides that.
     pub placement: Placement,
 }
@@ -58,6 +61,14 @@ impl Machine {
         for (option, _, target) in config.consoles() {
             target.check(option)?;
         }
+        let cards = match dump_dtb {
+            Some(_) => Vec::new(),
+            None => config
+                .nets
+                .iter()
+                .map(Card::open)
+                .collect::<Result<_, _>>()?,
+        };
         let placement = loader::place(&kernel, initrd.as_ref().map(|initrd| initrd.size), memory)?;
         let dtb = config
             .dtb
@@ -69,7 +80,7 @@ impl Machine {
             (config.console, config.serial) = (Target::Null, Target::Null);
             config.ports.clear();
         }
-        Ok(Machine { config, kernel, initrd, dtb, dump_dtb, disks, placement })
+        Ok(Machine { config, kernel, initrd, dtb, dump_dtb, disks, cards, placement })
     }
 }
 

@@ -192,6 +192,8 @@ impl Running {
             .args(command::run_arguments(&qmp))
             .stdin(Stdio::null());
         inherit(&qmp)?;
+        let mut taps = machine.cards.iter().map(|card| &card.tap);
+        taps.try_for_each(inherit)?;
         if let Startable::Copy(copy, _) = &kernel {
             inherit(copy)?;
         }
@@ -311,7 +313,7 @@ fn next_signal(
 }
 
 /// Lets a child inherit a descriptor under the same number.
-fn inherit(fd: &OwnedFd) -> Result<(), Error> {
+fn inherit(fd: impl AsFd) -> Result<(), Error> {
     fcntl_setfd(fd, FdFlags::empty()).map_err(Error::host("pass a descriptor to QEMU"))
 }
 

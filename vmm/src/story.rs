@@ -46,6 +46,14 @@ pub(crate) fn log(machine: &Machine) {
     for (index, disk) in machine.disks.iter().enumerate() {
         info!("disk{index} {}", describe(disk));
     }
+    for (index, card) in machine.cards.iter().enumerate() {
+        let mtu = card.mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
+        info!(
+            "net{index}: tap {}, mac {}, mtu {mtu}",
+            card.tap.name(),
+            card.mac
+        );
+    }
     for (_, label, target) in config.consoles() {
         info!("{label} {target}");
     }

@@ -61,6 +61,8 @@ pub struct IoVecs<Direction> {
     len: u64,
     /// The byte that `split_last` reserved.
     last: Option<IoVec>,
+    /// The bytes that `note` remembered.
+    noted: [Option<IoVec>; 2],
     ram: Memory,
     direction: PhantomData<Direction>,
 }
@@ -79,7 +81,15 @@ pub type Writable = IoVecs<FromDevice>;
 
 impl<Direction> IoVecs<Direction> {
     pub(crate) fn new(ram: Memory) -> Self {
-        IoVecs { pieces: Vec::new(), done: 0, len: 0, last: None, ram, direction: PhantomData }
+        IoVecs {
+            pieces: Vec::new(),
+            done: 0,
+            len: 0,
+            last: None,
+            noted: [None; 2],
+            ram,
+            direction: PhantomData,
+        }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -87,6 +97,7 @@ impl<Direction> IoVecs<Direction> {
         self.done = 0;
         self.len = 0;
         self.last = None;
+        self.noted = [None; 2];
     }
 
     /// Appends `len` bytes at guest address `address`; `None` if they are not all RAM.
@@ -322,6 +333,66 @@ impl Writable {
         self.vectored(true, None, |iov, n| unsafe {
             libc::readv(stream.as_raw_fd(), iov, n)
         })
+    }
+
+    /// As [`read_from`](Self::read_from), but bytes that do not fit go into `rest`. Returns all
+    /// bytes read. `rest` is not used if there are as many pieces as a system call takes.
+    ///
+    /// # Errors
+    /// As [`read_from`](Self::read_from).
+    pub fn read_from_with(&mut self, stream: BorrowedFd<'_>, rest: &mut [u8]) -> io::Result<usize> {
+        let room = self.len;
+        self.pieces
+            .push(IoVec::new(NonNull::from(&mut *rest).cast(), rest.len()));
+        let left = self.pieces.get(self.done..).unwrap_or_default();
+        let count = i32::try_from(left.len().min(IOV_MAX)).unwrap_or(0);
+        let read = loop {
+            // SAFETY: the iovecs are mapped guest RAM (`ram` is held), which the guest made
+            // writable, and at the end `rest`. `IoVec` is `repr(transparent)` over iovec.
+            let read = unsafe { libc::readv(stream.as_raw_fd(), left.as_ptr().cast(), count) };
+            match usize::try_from(read) {
+                Ok(read) => break Ok(read),
+                Err(_) => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        self.pieces.pop();
+        let here = *read.as_ref().unwrap_or(&0) as u64;
+        self.mark_dirty(here.min(room));
+        self.skip(here.min(room));
+        read
+    }
+
+    /// Remembers the place of the two bytes at `offset` from the front, for
+    /// [`put_noted`](Self::put_noted) after they are consumed. A place past the end is ignored.
+    pub fn note(&mut self, mut offset: usize) {
+        self.noted = [None; 2];
+        let mut noted = self.noted.iter_mut();
+        let mut next = noted.next();
+        for piece in self.pieces.iter().skip(self.done) {
+            while offset < piece.len()
+                && let Some(place) = next
+            {
+                *place = Some(piece.split(offset).1.split(1).0);
+                offset += 1;
+                next = noted.next();
+            }
+            offset = offset.saturating_sub(piece.len());
+        }
+    }
+
+    /// Writes the two bytes whose place was remembered.
+    pub fn put_noted(&mut self, bytes: [u8; 2]) {
+        for (place, byte) in self.noted.into_iter().zip(bytes) {
+            if let Some(place) = place {
+                place.volatile().copy_from(&[byte]);
+                self.ram.mark_dirty(place.host(), 1);
+            }
+        }
     }
 
     /// Reserves the last byte for [`put_last`](Self::put_last); false if there is none.

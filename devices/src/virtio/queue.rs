@@ -29,6 +29,8 @@ use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
 
 mod drain;
 
+pub use drain::{Group, Step};
+
 /// The ring features of every queue.
 pub const FEATURES: u64 = features::RING_INDIRECT_DESC | features::RING_EVENT_IDX;
 
@@ -130,6 +132,7 @@ impl QueueConfig {
             next_used,
             published: next_used,
             stalled: None,
+            group: Vec::new(),
             unfinished: false,
             stride: 1,
             spare: Vec::new(),
@@ -161,6 +164,8 @@ pub struct Queue {
     published: u16,
     /// The chain on which the queue stalled.
     stalled: Option<Chain>,
+    /// The chains of a group that is not done, and the bytes written to each.
+    group: Vec<(Chain, u32)>,
     unfinished: bool,
     /// Chains per read of the clock: more if they are served faster.
     stride: u8,
@@ -185,9 +190,11 @@ impl Queue {
     /// The available index of the next chain to serve, at which the queue may be
     /// [resumed](QueueConfig::resume).
     pub fn next_available(&self) -> u16 {
-        // A stalled chain has not been served.
-        self.next_available
-            .wrapping_sub(u16::from(self.stalled.is_some()))
+        // A stalled chain has not been served, nor has a group that is not done. Neither is longer
+        // than the ring.
+        let held = self.group.len() + usize::from(self.stalled.is_some());
+        let held = u16::try_from(held).unwrap_or(self.size);
+        self.next_available.wrapping_sub(held)
     }
 
     /// Takes the next available chain; `None` if there is none.

@@ -24,6 +24,7 @@ use crate::machine::Machine;
 
 mod console;
 mod disk;
+mod net;
 
 pub(crate) use console::{ConsoleSockets, Sockets, virtio_target};
 
@@ -105,7 +106,7 @@ pub(crate) struct Place<'a> {
 pub(crate) const POWER_KEY: &str = "power-key";
 
 /// The table, in slot order.
-static TABLE: [Row; 4] = [
+static TABLE: [Row; 5] = [
     Row {
         name: "console",
         title: "the console",
@@ -153,6 +154,14 @@ static TABLE: [Row; 4] = [
             let device = format!("virtio-keyboard-device,id={POWER_KEY},bus={}", place.bus);
             line.add(["-device", &device]);
         },
+        served: None,
+    },
+    Row {
+        name: "net",
+        title: "the network cards",
+        count: Count::Many(|config| config.nets.len()),
+        model: net::model,
+        qemu: net::qemu,
         served: None,
     },
 ];

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use devices::block::{QUEUES_MAX, SERIAL_MAX};
 use serde::{Deserialize, Serialize};
 
-use super::keys::{self, Key, Wrong, double_commas, split_at_single_commas};
+use super::keys::{self, Key, SWITCH, Wrong, choice, double_commas, split_at_single_commas};
 
 /// The configuration of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,15 +155,6 @@ const KEYS: [Key<Disk>; 9] = [
         text: |disk| disk.backing.then(|| "backing=on".into()),
     },
 ];
-
-const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
-
-fn choice<T, const N: usize>(value: Option<&str>, values: [(&str, T); N]) -> Result<T, Wrong> {
-    let given = value.ok_or(Wrong::Form)?;
-    let mut values = values.into_iter();
-    let found = values.find(|(name, _)| *name == given);
-    found.map(|(_, value)| value).ok_or(Wrong::Value)
-}
 
 impl Disk {
     /// Creates the configuration of a file, with defaults for all keys.

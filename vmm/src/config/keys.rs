@@ -48,6 +48,20 @@ pub(super) enum Wrong {
     Because(String),
 }
 
+/// The values of a switch.
+pub(super) const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
+
+/// Returns the value that the name in `value` stands for.
+pub(super) fn choice<T, const N: usize>(
+    value: Option<&str>,
+    values: [(&str, T); N],
+) -> Result<T, Wrong> {
+    let given = value.ok_or(Wrong::Form)?;
+    let mut values = values.into_iter();
+    let found = values.find(|(name, _)| *name == given);
+    found.map(|(_, value)| value).ok_or(Wrong::Value)
+}
+
 impl<T> Key<T> {
     fn name(&self) -> &'static str {
         self.form.split(['=', '[']).next().unwrap_or_default()

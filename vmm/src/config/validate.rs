@@ -28,6 +28,7 @@ impl Machine {
             let named = |problem| Error::Usage(format!("--cloud-init: {problem}"));
             files.check().map_err(named)?;
         }
+        super::net::check_all(&self.nets)?;
         ports(&self.ports)?;
         self.targets()
     }

@@ -111,16 +111,15 @@ impl Carried {
     /// Opens the back end of a port, with the same errors and messages as on KVM. QEMU accepts the
     /// clients of a socket itself, since its guest sees whether there is one.
     fn port(&mut self, port: &config::Port) -> Result<Option<OsString>, Error> {
-        const OPTION: &str = "--port";
         if let Target::Socket(path) = &port.target {
-            let socket = Socket::listen(OPTION, path)?;
+            let socket = Socket::listen("--port", path)?;
             let theirs = socket.as_fd().try_clone_to_owned();
             let mut address = self.lend(theirs.map_err(Error::host("duplicate a socket"))?)?;
             address.push(",server=on,wait=off");
             self.listeners.push(socket);
             return Ok(Some(address));
         }
-        let Some(open) = Port::open(OPTION, &port.label(), &port.target)? else {
+        let Some(open) = Port::open("--port", &port.label(), &port.target)? else {
             return Ok(None);
         };
         let address = match port.target {

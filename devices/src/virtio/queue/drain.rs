@@ -12,6 +12,18 @@ const PUBLISH_AFTER: Duration = Duration::from_micros(500);
 /// The most chains per read of the clock.
 const STRIDE_MAX: u8 = 8;
 
+/// What became of a chain that [`Queue::drain_groups`] offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It is served, and so are the parts before it: this many bytes were written to it.
+    Done(u32),
+    /// This many bytes were written to it, but more chains belong to the same group. The driver
+    /// sees no chain of a group before the last one is done.
+    Part(u32),
+    /// It cannot be served now. The queue stalls on it.
+    Stall,
+}
+
 impl Queue {
     /// Serves the available chains, one after another, and publishes them in batches.
     ///
@@ -27,6 +39,22 @@ impl Queue {
     pub fn drain(
         &mut self,
         mut serve: impl FnMut(&mut Chain) -> Option<u32>,
+    ) -> Result<(), QueueError> {
+        self.drain_groups(|chain, _| serve(chain).map_or(Step::Stall, Step::Done))
+    }
+
+    /// As [`drain`](Self::drain), for a device that may write one message to several chains.
+    /// `serve` also gets the first chain of the group, if the chain is not the first itself, and
+    /// its own place in the group: 0 for the first.
+    ///
+    /// A group that the available chains cannot hold stays open, and goes on with the next one.
+    /// `serve` must end a group at the ring's size: there are no more chains.
+    ///
+    /// # Errors
+    /// As [`drain`](Self::drain).
+    pub fn drain_groups(
+        &mut self,
+        mut serve: impl FnMut(&mut Chain, Group<'_>) -> Step,
     ) -> Result<(), QueueError> {
         self.unfinished = false;
         let mut budget = self.size;
@@ -60,12 +88,22 @@ impl Queue {
                         _ => batch.left -= 1,
                     }
                 }
-                let Some(written) = serve(&mut chain) else {
-                    self.stalled = Some(chain);
-                    self.notify();
-                    return Ok(());
-                };
-                self.push(chain, written);
+                let place = self.group.len();
+                let first = self.group.first_mut().map(|(chain, _)| chain);
+                match serve(&mut chain, Group { first, place }) {
+                    Step::Done(written) => {
+                        if place > 0 {
+                            self.push_group();
+                        }
+                        self.push(chain, written);
+                    }
+                    Step::Part(written) => self.group.push((chain, written)),
+                    Step::Stall => {
+                        self.stalled = Some(chain);
+                        self.notify();
+                        return Ok(());
+                    }
+                }
                 budget -= 1;
             }
             self.notify();
@@ -82,6 +120,13 @@ impl Queue {
                 return Ok(());
             }
             promised = true;
+        }
+    }
+
+    #[cold]
+    fn push_group(&mut self) {
+        for (chain, written) in std::mem::take(&mut self.group) {
+            self.push(chain, written);
         }
     }
 
@@ -107,6 +152,14 @@ impl Queue {
         batch.looked = Some(now);
         batch.left = self.stride - 1;
     }
+}
+
+/// The place of a chain among those that hold one message.
+pub struct Group<'a> {
+    /// The first chain, unless this is it.
+    pub first: Option<&'a mut Chain>,
+    /// How many chains of the group come before.
+    pub place: usize,
 }
 
 /// Chains that are published together.

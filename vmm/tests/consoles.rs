@@ -93,13 +93,7 @@ int main(int argc, char **argv) {
 
 /// Builds the client for the host in the lab.
 fn client(folder: &Path) -> PathBuf {
-    let (source, client) = (folder.join("client.c"), folder.join("client"));
-    fs::write(&source, CLIENT).unwrap();
-    // The cross linker installed by the set-up is a compiler.
-    let mut cc = Command::new("riscv64-linux-gnu-gcc");
-    let built = cc.arg("-static").arg("-o").arg(&client).arg(&source);
-    assert!(built.status().unwrap().success());
-    client
+    linux::program(folder, "client", CLIENT)
 }
 
 #[test]

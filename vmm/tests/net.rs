@@ -10,6 +10,8 @@ use std::path::Path;
 
 mod support;
 
+use tempfile::TempDir;
+
 use support::lab::{self, hartvisor, host_file, run, text};
 use support::linux;
 
@@ -23,7 +25,10 @@ mkdir /tmp/www
 dd if=/dev/urandom of=/tmp/www/data bs=1M count=8 2>/dev/null
 sha=$(sha256sum </tmp/www/data)
 httpd -h /tmp/www -p 192.0.2.1:80
-nc -l -p 9 >/tmp/upload & upload=$!
+# nc also ends at the end of its own input.
+mkfifo /tmp/open
+sleep 1000 >/tmp/open 2>/dev/null &
+nc -l -p 9 </tmp/open >/tmp/upload 2>/dev/null & upload=$!
 ";
 
 /// The guest's side: what it sees, 8 MiB from the host, and 8 MiB back.
@@ -42,8 +47,14 @@ nc 192.0.2.1 9 </data
 ";
 
 /// Runs the guest in the host, with these commands of the host before and after it.
-fn network(host: &[&str], net: &str, begin: &str, init: &str, end: &str) -> String {
-    let folder = tempfile::tempdir().unwrap();
+fn network(
+    folder: TempDir,
+    host: &[&str],
+    net: &str,
+    begin: &str,
+    init: &str,
+    end: &str,
+) -> String {
     let initramfs = linux::initramfs(folder.path(), "host", init);
     let script = format!(
         "{begin}
@@ -77,7 +88,15 @@ fn carries(host: &[&str], options: &str) {
          echo host: sha $sha
          echo host: upload $(sha256sum </tmp/upload)
          [ \"$(sha256sum </tmp/upload)\" = \"$sha\" ] && echo the same";
-    let text = network(host, &net, HOST, &format!("{GUEST}poweroff -f\n"), end);
+    let folder = tempfile::tempdir().unwrap();
+    let text = network(
+        folder,
+        host,
+        &net,
+        HOST,
+        &format!("{GUEST}poweroff -f\n"),
+        end,
+    );
     assert_has(
         &text,
         &[
@@ -103,4 +122,52 @@ fn debian_talks_to_the_host_through_a_tap_interface() {
 #[test]
 fn debian_talks_to_a_host_with_aia_without_offloads() {
     carries(&["--aia-guests", "2"], ",offload=off");
+}
+
+/// Deletes the interface that its argument names, which busybox cannot.
+const DELETE: &str = r"
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <sys/socket.h>
+int main(int argc, char **argv) {
+    struct { struct nlmsghdr header; struct ifinfomsg info; } message = {
+        .header = { sizeof message, RTM_DELLINK, NLM_F_REQUEST },
+        .info = { .ifi_index = if_nametoindex(argv[1]) },
+    };
+    int netlink = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    return send(netlink, &message, sizeof message, 0) != sizeof message;
+}
+";
+
+/// The guest goes on without its interface, with its link down (cloud-hypervisor's issue 8722: the
+/// monitor ended).
+#[test]
+fn a_deleted_interface_is_a_link_that_is_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let delete = linux::program(folder.path(), "delete", DELETE);
+    let init = "
+exec </dev/hvc0 >/dev/hvc0 2>&1
+modprobe virtio_net
+cd /sys/class/net/eth0
+ip addr add 192.0.2.2/24 dev eth0
+ip link set eth0 up
+echo guest: carrier $(cat carrier)
+while [ $(cat carrier) = 1 ]; do ping -c 1 -W 1 192.0.2.1 >/dev/null; done
+echo guest: carrier $(cat carrier)
+ip link set eth0 down; ip link set eth0 up
+poweroff -f
+";
+    let end = format!(
+        "while [ \"$(cat /sys/class/net/vm0/statistics/rx_packets)\" -lt 5 ]; do sleep 0.2; done
+         ip link set vm0 down; sleep 1; {} vm0; wait $vmm; echo status=$?",
+        delete.display()
+    );
+    let text = network(folder, &[], "tap=vm0", HOST, init, &end);
+    let parts = [
+        "guest: carrier 1",
+        "guest: carrier 0",
+        "status=0",
+        "the network is gone",
+    ];
+    assert_has(&text, &parts);
 }

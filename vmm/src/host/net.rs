@@ -96,8 +96,12 @@ impl Card {
         } else {
             tap
         };
-        // A descriptor may be of an interface in another network namespace.
-        let known = tap::interface(tap.name()).ok().flatten();
+        // A descriptor may be of an interface in another network namespace, where the same name may
+        // be another interface's.
+        let known = match config.fd {
+            Some(_) => None,
+            None => tap::interface(tap.name()).ok().flatten(),
+        };
         if known.is_some_and(|it| !it.up) {
             let name = tap.name();
             warn!(

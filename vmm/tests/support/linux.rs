@@ -55,6 +55,16 @@ pub fn initramfs(folder: &Path, kernel: &str, script: &str) -> PathBuf {
     archive
 }
 
+/// Builds a C program for the emulated host.
+pub fn program(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let (source, program) = (folder.join(format!("{name}.c")), folder.join(name));
+    fs::write(&source, text).unwrap();
+    // The cross linker installed by the set-up is a compiler.
+    let mut cc = Command::new("riscv64-linux-gnu-gcc");
+    succeed(cc.arg("-static").arg("-o").arg(&program).arg(&source));
+    program
+}
+
 /// Returns Debian's version of a downloaded kernel, such as 6.12.
 pub fn version(kernel: &str) -> String {
     let release = fs::read_to_string(cached(kernel, "release")).unwrap();

@@ -14,7 +14,7 @@ debian_packages=(
 
 fetch_next_kernel() {
     local directory=$1
-    [[ -s $directory/vmlinux && $(cat "$directory/contents" 2>/dev/null) == "$next_suite ${host_modules[*]}" ]] && return
+    [[ -s $directory/vmlinux && $(cat "$directory/contents" 2>/dev/null) == "$(host_contents "$next_suite")" ]] && return
     say "fetching the riscv64 kernel of Debian $next_suite"
     fetch_kernel "$next_suite" "$directory"
 }

@@ -1,31 +1,39 @@
 # shellcheck shell=bash
-# The software of the emulated RISC-V host: Debian's riscv64 kernel, the modules it needs, and
-# busybox.
+# The software of the emulated RISC-V host: Debian's riscv64 kernel, the modules it needs, busybox,
+# and passt with its C library.
 
 # The first release of Debian that supports riscv64.
 host_suite=trixie
 
 # Modules for the emulated host, then those for Debian's kernel as a guest: disks, a root file
-# system, random numbers, the power key; tap interfaces, and the network card.
+# system, random numbers, the power key; interfaces of the host, then network cards, sockets and
+# memory of a guest.
 host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 crc32c_generic loop virtio_rng virtio_input evdev
-    tun virtio_net)
+    tun dummy bridge virtio_net vmw_vsock_virtio_transport virtio_balloon)
+
+# Programs of the emulated host, and the C library that they need.
+host_packages=(busybox-static passt libc6)
 
 # host_ready DIRECTORY: everything was fetched, from this suite and with these modules.
 host_ready() {
-    [[ -s $1/vmlinux && -x $1/busybox && -s $1/modules/modules.dep ]] && [[ $(cat "$1/contents" 2>/dev/null) == "$host_suite ${host_modules[*]}" ]]
+    [[ -s $1/vmlinux && -x $1/busybox && -s $1/modules/modules.dep ]] &&
+        [[ $(cat "$1/contents" 2>/dev/null) == "$(host_contents "$host_suite" "${host_packages[@]}")" ]]
 }
 
-# fetch_host DIRECTORY: creates vmlinux, busybox and modules/ in it (uncompressed, with a
-# modules.dep for modprobe).
+# host_contents SUITE PACKAGE...: what fetch_kernel notes about its directory.
+host_contents() { printf '%s: %s; %s\n' "$1" "${*:2}" "${host_modules[*]}"; }
+
+# fetch_host DIRECTORY: creates vmlinux, busybox, programs/ (passt and its libraries) and modules/ in
+# it (uncompressed, with a modules.dep for modprobe).
 fetch_host() {
     local directory=$1
     host_ready "$directory" && return
-    say "fetching a riscv64 kernel and busybox for the emulated host"
-    fetch_kernel "$host_suite" "$directory" busybox-static
+    say "fetching a riscv64 kernel, busybox and passt for the emulated host"
+    fetch_kernel "$host_suite" "$directory" "${host_packages[@]}"
 }
 
 # fetch_kernel SUITE DIRECTORY PACKAGE...: the newest kernel of a Debian suite, as fetch_host does,
-# and busybox if busybox-static is one of the packages.
+# and the programs of host_packages if those are the packages.
 fetch_kernel() {
     local suite=$1 directory=$2 new work kernel package packages busybox
     shift 2
@@ -49,11 +57,22 @@ fetch_kernel() {
     cp "$(find "$work/root" -type f -name 'vmlinu[xz]*' | head -n 1)" "$new/vmlinux"
     busybox=$(find "$work/root" -name busybox -type f -perm -u+x | head -n 1)
     [[ -z $busybox ]] || cp "$busybox" "$new/busybox"
+    [[ $# -eq 0 ]] || host_programs "$work/root" "$new/programs"
     unpack_modules "$work/root" "$new/modules" "${host_modules[@]}"
     printf '%s\n' "${kernel#linux-image-}" >"$new/release"
-    printf '%s\n' "$suite ${host_modules[*]}" >"$new/contents"
+    host_contents "$suite" "$@" >"$new/contents"
     rm -rf "$directory" "$work"
     mv "$new" "$directory"
+}
+
+# host_programs ROOT DIRECTORY: passt, the dynamic loader and the C library, at their paths.
+host_programs() {
+    local file
+    mkdir -p "$2"/{bin,lib}
+    cp "$1/usr/bin/passt" "$2/bin"
+    for file in ld-linux-riscv64-lp64d.so.1 libc.so.6; do
+        cp --dereference "$(find "$1" -name "$file" | head -n 1)" "$2/lib"
+    done
 }
 
 # riscv64_lists DIRECTORY SUITE: sets apt_private to package lists of riscv64, for a machine with

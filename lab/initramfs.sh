@@ -14,10 +14,13 @@ base_initramfs() {
     [[ -z $current ]] || return 0
     local modules
     modules=$work/lib/modules/$(cat "$host/release")
-    mkdir -p "$work"/{bin,lab} "$modules"
+    mkdir -p "$work"/{bin,etc,lab} "$modules"
+    # Programs that drop root's privileges look for this user.
+    printf '%s:/:/bin/sh\n' 'root:x:0:0:root' 'nobody:x:65534:65534:nobody' >"$work/etc/passwd"
     cp "$lab/init" "$work/init"
     cp "$lab/session" "$work/lab/session"
     cp "$lab/cache/host/busybox" "$work/bin/busybox"
+    cp --recursive "$lab/cache/host/programs/." "$work"
     # For the "#!/bin/sh" of /init, which creates the other links at its start.
     ln -s busybox "$work/bin/sh"
     cp "$host"/modules/* "$modules"

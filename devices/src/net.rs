@@ -13,13 +13,15 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use log::warn;
+use log::{info, warn};
 
 use crate::memory::{Memory, Readable, Writable};
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Group, Step};
 use crate::virtio::{ConfigSpace, DeviceId, QueueError, Queues, Ready, VirtioDevice};
 
+pub mod rate;
+pub mod stream;
 pub mod tap;
 
 /// Entries of each queue, as in Firecracker and QEMU.
@@ -29,8 +31,9 @@ const QUEUE_SIZE: u16 = 256;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
-/// The back end's files, by their index in [`VirtioDevice::files`].
+/// The back end's files, by their index in [`BackEnd::files`].
 const READABLE: usize = 0;
+const WRITABLE: usize = 1;
 
 /// Bytes of the header before each frame (§ 5.1.6): struct virtio_net_hdr with num_buffers.
 pub const HEADER: usize = 12;
@@ -82,8 +85,15 @@ pub trait BackEnd: Send {
     /// Called with those that the driver accepted. None before, and after a reset.
     fn set_offloads(&mut self, features: u64);
 
-    /// The files to wait for: one for reading, one for writing.
-    fn files(&self) -> [BorrowedFd<'_>; 2];
+    /// The files to wait for: one for reading frames, one for writing them, then others.
+    fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)>;
+
+    /// Called when file `index` is ready, before frames are received or sent. Returns whether the
+    /// link is up, if that may have changed.
+    fn ready(&mut self, index: usize) -> Option<bool> {
+        let _ = index;
+        None
+    }
 
     /// Receives a frame into `to`, and what does not fit there into `rest`. Returns its length.
     /// `num_buffers` of its header is undefined.
@@ -123,7 +133,7 @@ pub struct Link {
     changed: std::sync::OnceLock<Changed>,
 }
 
-/// Called when the link goes down.
+/// Called when the link goes down or up.
 struct Changed(Box<dyn Fn() + Send + Sync>);
 
 impl std::fmt::Debug for Changed {
@@ -133,8 +143,8 @@ impl std::fmt::Debug for Changed {
 }
 
 impl Link {
-    /// Makes `changed` be called, once, when the link has gone down: it notifies the driver that the
-    /// configuration has changed. It must not wait for the device.
+    /// Makes `changed` be called each time when the link has gone down or up: it notifies the driver
+    /// that the configuration has changed. It must not wait for the device.
     pub fn on_change(&self, changed: impl Fn() + Send + Sync + 'static) {
         let _ = self.changed.set(Changed(Box::new(changed)));
     }
@@ -149,12 +159,18 @@ impl Link {
     }
 
     fn lose(&self, error: &io::Error) {
-        if self.up.swap(false, Ordering::SeqCst) {
+        if self.set(false) {
             warn!("the network is gone: {error}; the guest sees a link that is down");
-            if let Some(Changed(changed)) = self.changed.get() {
-                changed();
-            }
         }
+    }
+
+    /// Returns whether this is a change.
+    fn set(&self, up: bool) -> bool {
+        let changes = self.up.swap(up, Ordering::SeqCst) != up;
+        if changes && let Some(Changed(changed)) = self.changed.get() {
+            changed();
+        }
+        changes
     }
 }
 
@@ -170,14 +186,15 @@ pub struct Net {
 }
 
 impl Net {
-    /// A device with a hardware address, and a maximum transmission unit if that is known.
-    pub fn new(back_end: impl BackEnd + 'static, mac: Mac, mtu: Option<u16>) -> Net {
+    /// A device with a hardware address, and a maximum transmission unit if that is known. Its link
+    /// is `up` until the back end says otherwise.
+    pub fn new(back_end: Box<dyn BackEnd>, mac: Mac, mtu: Option<u16>, up: bool) -> Net {
         Net {
-            back_end: Box::new(back_end),
+            back_end,
             mac,
             mtu,
             link: Arc::new(Link {
-                up: AtomicBool::new(true),
+                up: AtomicBool::new(up),
                 dropped: AtomicU64::new(0),
                 changed: std::sync::OnceLock::new(),
             }),
@@ -334,15 +351,22 @@ impl VirtioDevice for Net {
     }
 
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
-        let [read, write] = self.back_end.files();
-        vec![(read, Ready::Read), (write, Ready::Write)]
+        self.back_end.files()
     }
 
     fn handle_event(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        match index {
-            READABLE => self.receive(queues),
-            _ => self.transmit(queues),
+        if let Some(up) = self.back_end.ready(index)
+            && self.link.set(up)
+        {
+            info!("the link is {}", if up { "up" } else { "down" });
         }
+        if index != WRITABLE {
+            self.receive(queues)?;
+        }
+        if index != READABLE {
+            self.transmit(queues)?;
+        }
+        Ok(())
     }
 
     fn queue_reset(&mut self, index: usize) {

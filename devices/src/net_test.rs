@@ -16,6 +16,7 @@ struct Cable {
     set: Arc<AtomicU64>,
     /// Errors of the next sends.
     errors: VecDeque<i32>,
+    up: bool,
 }
 
 impl BackEnd for Cable {
@@ -27,8 +28,17 @@ impl BackEnd for Cable {
         self.set.store(features, Ordering::SeqCst);
     }
 
-    fn files(&self) -> [BorrowedFd<'_>; 2] {
-        [self.socket.as_fd(), self.socket.as_fd()]
+    fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
+        let socket = self.socket.as_fd();
+        vec![(socket, Ready::Read), (socket, Ready::Write)]
+    }
+
+    /// A third file: each event of it changes the link.
+    fn ready(&mut self, index: usize) -> Option<bool> {
+        (index == 2).then(|| {
+            self.up = !self.up;
+            self.up
+        })
     }
 
     fn receive(&mut self, to: &mut Writable, rest: &mut [u8]) -> io::Result<usize> {
@@ -69,8 +79,9 @@ impl Bench {
             offloads: feature::HOST | feature::GUEST,
             set: Arc::clone(&set),
             errors: errors.iter().copied().collect(),
+            up: true,
         };
-        let mut net = Net::new(cable, MAC, Some(1500));
+        let mut net = Net::new(Box::new(cable), MAC, Some(1500), true);
         let rig = Rig::new(size);
         net.activate(features, &rig.memory);
         let mut queues = vec![None, None];
@@ -316,6 +327,24 @@ fn a_deleted_interface_takes_the_link_down_once() {
     assert_eq!(status(&bench.net), 0);
     assert_eq!(changes.load(Ordering::SeqCst), 1);
     assert_eq!(bench.rig.used_idx(), 2);
+}
+
+#[test]
+fn the_link_follows_the_interface_and_each_change_is_told() {
+    let mut bench = Bench::new(TRANSMIT, 8, 0, &[libc::EIO]);
+    let changes = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&changes);
+    bench.net.link().on_change(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    for (expected, up) in [(1, 0), (2, 1)] {
+        bench.net.handle_event(2, &mut bench.queues).unwrap();
+        assert_eq!(status(&bench.net), up);
+        assert_eq!(changes.load(Ordering::SeqCst), expected);
+    }
+    transmits(&mut bench, 100);
+    transmits(&mut bench, 100);
+    assert_eq!(arrived(&bench).unwrap(), frame(100));
 }
 
 #[test]

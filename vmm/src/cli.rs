@@ -79,7 +79,7 @@ const RESIZE_HELP: &str = "\
 SIGUSR2 re-reads the sizes of all raw disks and notifies the guest of changes (KVM only)";
 
 const NET_HELP: &str = "\
-A network card that is attached to an existing tap interface of the host, or to the descriptor of one. Up to 26 times, less the disks. none is no card.";
+A network card that is attached to an existing tap interface of the host, to the descriptor of one, or to passt. Up to 26 times, less the disks. none is no card.";
 
 /// A microVM monitor for RISC-V: boots a guest on KVM, or the same guest under QEMU on hosts
 /// without RISC-V KVM.
@@ -245,7 +245,7 @@ pub struct Run {
     #[arg(
         long = "net",
         help = format!("{NET_HELP} {}", Net::help()),
-        value_name = "tap=NAME|fd=N|none[,mac=MAC][,mtu=BYTES][,KEY=VALUE]",
+        value_name = "tap=NAME|fd=N|passt|none[,mac=MAC][,KEY=VALUE]",
         value_parser = OsStringValueParser::new().try_map(|text| Net::parse(&text).map(Card))
     )]
     pub nets: Vec<Card>,

@@ -31,7 +31,7 @@ pub use disk::{Disk, DiskFormat};
 pub use kernel::{Kernel, KernelFormat};
 pub use keys::double_commas;
 pub use memory::{HugePages, Memory};
-pub use net::Net;
+pub use net::{Forward, Net};
 
 use crate::isa::{self, Switch};
 

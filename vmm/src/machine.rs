@@ -66,7 +66,8 @@ impl Machine {
             None => config
                 .nets
                 .iter()
-                .map(Card::open)
+                .zip(0..)
+                .map(|(net, index)| Card::open(net, index))
                 .collect::<Result<_, _>>()?,
         };
         let placement = loader::place(&kernel, initrd.as_ref().map(|initrd| initrd.size), memory)?;

@@ -103,6 +103,10 @@ fn start(
     why: Option<&str>,
     devices: config::Devices,
 ) -> Result<End, Error> {
+    // Before there are descriptors for QEMU, which another program would inherit.
+    for card in &machine.cards {
+        card.lend()?;
+    }
     // Blocked before QEMU starts, so that no signal is lost in between.
     signals::block(&[SUSPEND])?;
     let signals = [&signals::ending()[..], &[REPORT, SUSPEND, CONTINUED]].concat();
@@ -181,6 +185,9 @@ impl Running {
     ) -> Result<Running, Error> {
         let program = program();
         let kernel = Startable::new(&machine.kernel)?;
+        for card in &machine.cards {
+            inherit(card.lend()?)?;
+        }
         let mut command = Command::new(&program);
         command
             .args(command::carried(
@@ -192,8 +199,6 @@ impl Running {
             .args(command::run_arguments(&qmp))
             .stdin(Stdio::null());
         inherit(&qmp)?;
-        let mut taps = machine.cards.iter().map(|card| &card.tap);
-        taps.try_for_each(inherit)?;
         if let Startable::Copy(copy, _) = &kernel {
             inherit(copy)?;
         }

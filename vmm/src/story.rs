@@ -49,8 +49,8 @@ pub(crate) fn log(machine: &Machine) {
     for (index, card) in machine.cards.iter().enumerate() {
         let mtu = card.mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
         info!(
-            "net{index}: tap {}, mac {}, mtu {mtu}",
-            card.tap.name(),
+            "net{index}: {}, mac {}, mtu {mtu}",
+            card.describe(),
             card.mac
         );
     }

@@ -59,8 +59,10 @@ fn network(
     let script = format!(
         "{begin}
          {} run --accel kvm --memory 512M --kernel {} --initrd {} --serial null \
-             --cmdline 'console=hvc0 quiet' --net {net} </dev/null & vmm=$!
-         {end}",
+             --cmdline 'console=hvc0 quiet' --net {net} </dev/null >/tmp/out 2>&1 & vmm=$!
+         said() {{ until grep -q \"$1\" /tmp/out || ! kill -0 $vmm 2>/dev/null; do sleep 0.2; done; }}
+         {end}
+         cat /tmp/out",
         hartvisor().display(),
         host_file("vmlinux").display(),
         initramfs.display(),
@@ -142,7 +144,7 @@ int main(int argc, char **argv) {
 /// The guest goes on without its interface, with its link down (cloud-hypervisor's issue 8722: the
 /// monitor ended).
 #[test]
-fn a_deleted_interface_is_a_link_that_is_down() {
+fn the_link_follows_the_interface_also_when_it_is_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let delete = linux::program(folder.path(), "delete", DELETE);
     let init = "
@@ -152,22 +154,165 @@ cd /sys/class/net/eth0
 ip addr add 192.0.2.2/24 dev eth0
 ip link set eth0 up
 echo guest: carrier $(cat carrier)
-while [ $(cat carrier) = 1 ]; do ping -c 1 -W 1 192.0.2.1 >/dev/null; done
-echo guest: carrier $(cat carrier)
+until [ $(cat carrier) = 0 ]; do sleep 0.1; done
+echo guest: no carrier
+until [ $(cat carrier) = 1 ]; do sleep 0.1; done
+until ping -c 1 -W 1 192.0.2.1 >/dev/null; do :; done
+echo guest: carrier again
+until [ $(cat carrier) = 0 ]; do ping -c 1 -W 1 192.0.2.1 >/dev/null; done
+echo guest: gone
 ip link set eth0 down; ip link set eth0 up
 poweroff -f
 ";
     let end = format!(
-        "while [ \"$(cat /sys/class/net/vm0/statistics/rx_packets)\" -lt 5 ]; do sleep 0.2; done
-         ip link set vm0 down; sleep 1; {} vm0; wait $vmm; echo status=$?",
+        "said 'guest: carrier 1'; ip link set vm0 down
+         said 'guest: no carrier'; ip link set vm0 up
+         said 'guest: carrier again'; {} vm0
+         wait $vmm; echo status=$?",
         delete.display()
     );
     let text = network(folder, &[], "tap=vm0", HOST, init, &end);
     let parts = [
         "guest: carrier 1",
-        "guest: carrier 0",
+        "guest: no carrier",
+        "guest: carrier again",
+        "guest: gone",
         "status=0",
         "the network is gone",
     ];
     assert_has(&text, &parts);
+}
+
+/// What a guest with passt does: an address by DHCP, a page from the host and one for it, until the
+/// host asks for its end.
+const DHCP: &str = "
+while [ ! -c /dev/hvc0 ]; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+modprobe virtio_net
+cat >/bound <<'END'
+#!/bin/sh
+[ $1 = bound ] || exit 0
+ip addr add $ip/$mask dev eth0
+ip route add default via $router
+echo guest: address $ip router $router
+END
+chmod +x /bound
+ip link set lo up
+ip link set eth0 up
+udhcpc -i eth0 -n -q -f -t 30 -s /bound
+wget -q -O /data http://$(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p'):8000/data
+echo guest: sha $(sha256sum </data)
+mkdir /www; cp /data /www
+httpd -h /www -p 80
+echo guest: serving
+nc -l -p 81 </dev/null >/dev/null
+poweroff -f
+";
+
+/// Makes an interface with a default route, whose addresses passt gives to guests, and serves 8 MiB
+/// on the loopback address, which guests reach as their router.
+fn passt_host(interface: &str) -> String {
+    format!(
+        "{interface}
+         ip link set lo up
+         ip addr add 192.0.2.2/24 dev d0
+         ip link set d0 up
+         ip route add default via 192.0.2.1
+         mkdir $dir/www
+         dd if=/dev/urandom of=$dir/www/data bs=1M count=8 2>/dev/null
+         sha=$(sha256sum <$dir/www/data)
+         "
+    )
+}
+
+/// When the guest serves: its copy by one forwarded port, and its end by another.
+const FETCH: &str = "
+until grep -q 'guest: serving' $dir/out || ! kill -0 $vmm 2>/dev/null; do sleep 0.2; done
+get 8080 /data >$dir/copy
+get 8081 / >/dev/null 2>&1
+wait $vmm; echo status=$?
+cat $dir/out
+[ \"$(sha256sum <$dir/copy)\" = \"$sha\" ] && echo the same
+";
+
+fn assert_passt(text: &str) {
+    let parts = [
+        "guest: address 192.0.2.2 router 192.0.2.1",
+        "guest: serving",
+        "status=0",
+        "the same",
+    ];
+    assert_has(text, &parts);
+}
+
+#[test]
+fn an_ordinary_user_has_a_network_by_passt_and_forwards_ports() {
+    let folder = tempfile::tempdir().unwrap();
+    let initramfs = linux::initramfs(folder.path(), "host", DHCP);
+    let script = format!(
+        "dir=/tmp
+         get() {{ wget -q -O - http://127.0.0.1:$1$2; }}
+         {}
+         httpd -h /tmp/www -p 127.0.0.1:8000
+         chmod 666 /dev/kvm
+         chmod 755 /tmp/www; chmod 777 /tmp
+         cd /tmp
+         su -s /bin/sh nobody -c '{} run --accel kvm --memory 512M --kernel {} --initrd {} --serial null \
+             --cmdline \"console=hvc0 quiet\" --net passt,forward=127.0.0.1/8080:80+8081:81' \
+             </dev/null >/tmp/out 2>&1 & vmm=$!
+         {FETCH}
+         sleep 1; echo passt: $(pidof passt) left: $(ls -d /tmp/hartvisor* 2>/dev/null)",
+        passt_host("modprobe dummy; ip link add d0 type dummy"),
+        hartvisor().display(),
+        host_file("vmlinux").display(),
+        initramfs.display(),
+    );
+    let text = shell(&[], folder.path(), &script);
+    assert_passt(&text);
+    assert!(text.contains("passt: left:\n"), "{text}");
+}
+
+/// Serves a file on port 8000 with Perl, which every Debian has.
+const SERVE: &str = r#"use IO::Socket::INET;
+$server = IO::Socket::INET->new(LocalAddr => "127.0.0.1:8000", Listen => 5, ReuseAddr => 1) or die;
+open F, "<", $ARGV[0]; local $/; $data = <F>;
+while ($client = $server->accept) {
+    { local $/ = "\n"; while (<$client>) { last if /^\r?$/ } }
+    print $client "HTTP/1.0 200 OK\r\n\r\n$data";
+    close $client;
+}"#;
+
+/// The body of a page.
+const GET: &str = r"get() {
+    exec 3<>/dev/tcp/127.0.0.1/$1
+    printf 'GET %s HTTP/1.0\r\n\r\n' $2 >&3
+    sed '1,/^\r$/d' <&3
+    exec 3>&-
+}";
+
+/// On this machine, in a network namespace of its own.
+#[test]
+fn a_guest_under_qemu_has_a_network_by_passt() {
+    let folder = tempfile::tempdir().unwrap();
+    let initramfs = linux::initramfs(folder.path(), "host", DHCP);
+    let script = format!(
+        "dir={}
+         {}
+         {GET}
+         perl -e '{SERVE}' $dir/www/data >/dev/null 2>&1 & server=$!
+         {} run --accel qemu --memory 512M --kernel {} --initrd {} --serial null \
+             --cmdline 'console=hvc0 quiet' --net passt,forward=127.0.0.1/8080:80+8081:81 \
+             </dev/null >$dir/out 2>&1 & vmm=$!
+         {FETCH}
+         kill $server",
+        folder.path().display(),
+        passt_host("ip link add d0 type dummy 2>/dev/null || ip link add d0 type bridge"),
+        env!("CARGO_BIN_EXE_hartvisor"),
+        host_file("vmlinux").display(),
+        initramfs.display(),
+    );
+    let mut command = std::process::Command::new("unshare");
+    let command = command.args(["--user", "--map-root-user", "--net", "bash", "-c"]);
+    let output = run(command.arg(format!("({script}) 2>&1")), b"");
+    assert_passt(&text(&output));
 }

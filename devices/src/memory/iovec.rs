@@ -284,6 +284,24 @@ impl Readable {
             libc::writev(stream.as_raw_fd(), iov, n)
         })
     }
+
+    /// As [`write_to`](Self::write_to), with `before` in front. Returns all bytes written.
+    ///
+    /// # Errors
+    /// As [`write_to`](Self::write_to).
+    pub fn write_after(&mut self, before: &[u8], stream: BorrowedFd<'_>) -> io::Result<usize> {
+        let first = IoVec::new(NonNull::from(before).cast(), before.len());
+        self.pieces.insert(self.done, first);
+        self.len += before.len() as u64;
+        let written = self.write_to(stream);
+        let left = before
+            .len()
+            .saturating_sub(*written.as_ref().unwrap_or(&0) as usize);
+        if left > 0 {
+            self.skip(left as u64);
+        }
+        written.map(|written| usize::try_from(written).unwrap_or(usize::MAX))
+    }
 }
 
 impl Writable {

@@ -10,12 +10,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use super::{BackEnd, HEADER, feature};
 use crate::memory::{Readable, Writable};
+use crate::virtio::Ready;
 
 /// What opens an interface.
 pub const DEVICE: &str = "/dev/net/tun";
+
+/// The index of `news` in [`BackEnd::files`].
+const NEWS: usize = 2;
 
 /// The longest name of an interface, in bytes.
 pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
@@ -49,6 +55,8 @@ pub struct Tap {
     file: File,
     /// A duplicate: an epoll set has each descriptor once.
     writer: OwnedFd,
+    /// Tells changes of the host's interfaces, if this one is among them.
+    news: Option<OwnedFd>,
     name: String,
     offloads: u64,
 }
@@ -73,7 +81,7 @@ impl Tap {
         request.ifr_ifru.ifru_flags = flags;
         // SAFETY: TUNSETIFF reads and writes an ifreq, which `request` is.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
-        Tap::prepare(file, &request)
+        Ok(Tap { news: Some(news()?), ..Tap::prepare(file, &request)? })
     }
 
     /// Takes a duplicate of descriptor `number`, of an interface that another program has opened. It
@@ -87,11 +95,7 @@ impl Tap {
         check(copy).map_err(NotTap::Other)?;
         // SAFETY: the descriptor is new, and nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(copy) };
-        // SAFETY: an ifreq is plain data, for which zeroes are valid.
-        let mut request: libc::ifreq = unsafe { zeroed() };
-        // SAFETY: TUNGETIFF writes an ifreq, which `request` is.
-        let got = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) };
-        check(got).map_err(NotTap::Other)?;
+        let request = request_of(&fd).map_err(NotTap::Other)?;
         // SAFETY: TUNGETIFF has set the flags.
         let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
         if flags & libc::IFF_TAP == 0 {
@@ -117,13 +121,9 @@ impl Tap {
                 &raw const size,
             )
         })?;
-        let bytes = request.ifr_name.map(|byte| byte.to_ne_bytes()[0]);
-        let name = CStr::from_bytes_until_nul(&bytes).map_or_else(
-            |_| String::new(),
-            |name| name.to_string_lossy().into_owned(),
-        );
+        let name = name_in(request);
         let writer = file.as_fd().try_clone_to_owned()?;
-        let mut tap = Tap { file, writer, name, offloads: 0 };
+        let mut tap = Tap { file, writer, news: None, name, offloads: 0 };
         // One after the other: the kernel refuses TSO without CSUM, and a later kernel may refuse
         // one of them.
         let mut bits = 0;
@@ -145,6 +145,7 @@ impl Tap {
         Ok(Tap {
             file: self.file.try_clone()?,
             writer: self.writer.try_clone()?,
+            news: self.news.as_ref().map(OwnedFd::try_clone).transpose()?,
             name: self.name.clone(),
             offloads: self.offloads,
         })
@@ -159,6 +160,11 @@ impl Tap {
     #[must_use]
     pub fn without_offloads(self) -> Tap {
         Tap { offloads: 0, ..self }
+    }
+
+    /// Its name now: somebody may have renamed it.
+    fn current_name(&self) -> io::Result<String> {
+        request_of(&self.file).map(|request| name_in(&request))
     }
 
     fn set(&self, offloads: libc::c_uint) -> io::Result<()> {
@@ -197,8 +203,26 @@ impl BackEnd for Tap {
         }
     }
 
-    fn files(&self) -> [BorrowedFd<'_>; 2] {
-        [self.file.as_fd(), self.writer.as_fd()]
+    fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
+        let mut files = vec![
+            (self.file.as_fd(), Ready::Read),
+            (self.writer.as_fd(), Ready::Write),
+        ];
+        files.extend(self.news.iter().map(|news| (news.as_fd(), Ready::Read)));
+        files
+    }
+
+    /// Whatever the news are, the kernel is asked again.
+    fn ready(&mut self, index: usize) -> Option<bool> {
+        let news = self.news.as_ref().filter(|_| index == NEWS)?;
+        let mut message = [0; 1];
+        // An overflow is also reported, once.
+        while match rustix::net::recv(news, &mut message, RecvFlags::TRUNC) {
+            Ok(_) => true,
+            Err(error) => error == Errno::NOBUFS,
+        } {}
+        let interface = self.current_name().and_then(|name| interface(&name)).ok()?;
+        Some(interface.is_some_and(|it| it.up))
     }
 
     fn receive(&mut self, to: &mut Writable, rest: &mut [u8]) -> io::Result<usize> {
@@ -258,6 +282,35 @@ pub fn interface(name: &str) -> io::Result<Option<Interface>> {
         up,
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
     }))
+}
+
+/// A socket that becomes readable when an interface of this network namespace changes.
+fn news() -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, netlink, socket_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    // The default protocol, 0, is NETLINK_ROUTE.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    let groups = libc::RTMGRP_LINK.cast_unsigned();
+    bind(&socket, &netlink::SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
+
+/// What the kernel says about the interface of a descriptor: its name and flags.
+fn request_of(tap: &impl AsFd) -> io::Result<libc::ifreq> {
+    // SAFETY: an ifreq is plain data, for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    let fd = tap.as_fd().as_raw_fd();
+    // SAFETY: TUNGETIFF writes an ifreq, which `request` is.
+    check(unsafe { libc::ioctl(fd, libc::TUNGETIFF as _, &raw mut request) })?;
+    Ok(request)
+}
+
+fn name_in(request: &libc::ifreq) -> String {
+    let bytes = request.ifr_name.map(|byte| byte.to_ne_bytes()[0]);
+    CStr::from_bytes_until_nul(&bytes).map_or_else(
+        |_| String::new(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 /// A request about the interface `name`.

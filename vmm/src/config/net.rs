@@ -1,6 +1,7 @@
-//! A network card: `--net tap=NAME|fd=N[,KEY=VALUE]…`.
+//! A network card: `--net tap=NAME|fd=N|passt[=SOCKET][,KEY=VALUE]…`.
 
 use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use devices::net::Mac;
 use devices::net::tap::NAME_MAX;
@@ -8,11 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Key, SWITCH, Wrong, choice, split_at_single_commas};
 use crate::error::Error;
+use crate::size;
+
+mod forward;
+
+pub use forward::Forward;
 
 /// The smallest maximum transmission unit (§ 5.1.4.1).
 const MTU_MIN: u16 = 68;
 
-const FORM: &str = "expected tap=NAME or fd=N, with mac=, mtu= and offload= as needed, or none";
+const FORM: &str = "expected tap=NAME, fd=N, passt or passt=SOCKET, or none";
 
 /// The configuration of a network card.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +30,12 @@ pub struct Net {
     /// Or the descriptor of a tap interface that this process has inherited.
     #[serde(default)]
     pub fd: Option<i32>,
+    /// Or the socket of a passt. An empty path: one of its own is started.
+    #[serde(default)]
+    pub passt: Option<PathBuf>,
+    /// Ports of the host that its passt forwards to the guest.
+    #[serde(default)]
+    pub forward: Vec<Forward>,
     /// The hardware address, instead of one derived from this host and the interface's name.
     #[serde(default)]
     pub mac: Option<[u8; 6]>,
@@ -33,10 +45,22 @@ pub struct Net {
     /// Whether the guest must compute checksums and cut segments itself.
     #[serde(default)]
     pub offload_off: bool,
+    /// The most bytes per second that the guest receives.
+    #[serde(default)]
+    pub rx_rate: Option<u64>,
+    /// The most bytes per second that the guest sends.
+    #[serde(default)]
+    pub tx_rate: Option<u64>,
+    /// The most frames per second that the guest receives.
+    #[serde(default)]
+    pub rx_packets: Option<u64>,
+    /// The most frames per second that the guest sends.
+    #[serde(default)]
+    pub tx_packets: Option<u64>,
 }
 
 /// The keys. A new one needs a field above, a row here, and code that uses it.
-const KEYS: [Key<Net>; 5] = [
+const KEYS: [Key<Net>; 11] = [
     Key {
         form: "tap=NAME",
         help: "",
@@ -55,6 +79,39 @@ const KEYS: [Key<Net>; 5] = [
             Ok(())
         },
         text: |net| Some(format!("fd={}", net.fd?)),
+    },
+    Key {
+        form: "passt[=SOCKET]",
+        help: "passt gives the guest the host's network without root: an address by DHCP, and connections to where the host \
+               can connect. It starts the program passt; passt=SOCKET uses one that is running.",
+        set: |net, value| {
+            net.passt = Some(value.unwrap_or_default().into());
+            if value == Some("") {
+                return Err(Wrong::Form);
+            }
+            Ok(())
+        },
+        text: |net| {
+            let socket = net.passt.as_deref()?.display().to_string();
+            Some(match socket.as_str() {
+                "" => "passt".to_owned(),
+                socket => format!("passt={socket}"),
+            })
+        },
+    },
+    Key {
+        form: "forward=PORT:PORT[+…]",
+        help: "forward=2222:22 forwards port 2222 of the host to port 22 of the guest (with passt); \
+               forward=127.0.0.1/2222:22+udp:5353:53 two of them, the first one from a local address only.",
+        set: |net, value| {
+            let ports = value.ok_or(Wrong::Form)?.split('+').map(Forward::parse);
+            net.forward = ports.collect::<Result<_, _>>().map_err(Wrong::Because)?;
+            Ok(())
+        },
+        text: |net| {
+            let ports: Vec<_> = net.forward.iter().map(Forward::to_string).collect();
+            (!ports.is_empty()).then(|| format!("forward={}", ports.join("+")))
+        },
     },
     Key {
         form: "mac=XX:XX:XX:XX:XX:XX",
@@ -84,6 +141,30 @@ const KEYS: [Key<Net>; 5] = [
         },
         text: |net| net.offload_off.then(|| "offload=off".into()),
     },
+    Key {
+        form: "rx-rate=SIZE",
+        help: "rx-rate= and tx-rate= limit what the guest receives and sends, in bytes per second (10M);",
+        set: |net, value| rate(&mut net.rx_rate, value),
+        text: |net| Some(format!("rx-rate={}", size::show(net.rx_rate?))),
+    },
+    Key {
+        form: "tx-rate=SIZE",
+        help: "",
+        set: |net, value| rate(&mut net.tx_rate, value),
+        text: |net| Some(format!("tx-rate={}", size::show(net.tx_rate?))),
+    },
+    Key {
+        form: "rx-packets=N",
+        help: "rx-packets= and tx-packets= limit the frames per second.",
+        set: |net, value| packets(&mut net.rx_packets, value),
+        text: |net| Some(format!("rx-packets={}", net.rx_packets?)),
+    },
+    Key {
+        form: "tx-packets=N",
+        help: "",
+        set: |net, value| packets(&mut net.tx_packets, value),
+        text: |net| Some(format!("tx-packets={}", net.tx_packets?)),
+    },
 ];
 
 impl Net {
@@ -106,24 +187,29 @@ impl Net {
     /// # Errors
     /// One is invalid. The message says what is expected.
     pub fn check(&self) -> Result<(), String> {
-        match (&self.tap, self.fd) {
-            (Some(_), Some(_)) => {
-                return Err("tap= and fd= are both given: they exclude each other".into());
-            }
-            (None, None) => return Err(format!("no interface is given, {FORM}")),
-            (Some(name), None)
+        match (&self.tap, self.fd, &self.passt) {
+            (None, None, Some(_)) => {}
+            (None, None, None) => return Err(format!("no interface is given, {FORM}")),
+            (Some(name), None, None)
                 if !(1..=NAME_MAX).contains(&name.len()) || name.contains(['/', '\0', ' ']) =>
             {
                 return Err(format!(
                     "tap {name:?} cannot be the name of an interface: expected 1 to {NAME_MAX} bytes without a slash or space"
                 ));
             }
-            (None, Some(fd @ ..=2)) => {
+            (None, Some(fd @ ..=2), None) => {
                 return Err(format!(
                     "fd={fd} is not a tap interface: expected the number of an inherited descriptor, from 3 on"
                 ));
             }
-            _ => {}
+            (Some(_), None, None) | (None, Some(_), None) => {}
+            _ => return Err("tap=, fd= and passt exclude each other: expected one of them".into()),
+        }
+        if !self.forward.is_empty() && !self.starts_passt() {
+            return Err(
+                "forward= needs passt, without a socket: a running passt has options of its own"
+                    .into(),
+            );
         }
         match self.mac {
             Some([0, 0, 0, 0, 0, 0]) => {
@@ -150,10 +236,31 @@ impl Net {
 
     /// Returns the option as the user knows it.
     pub(crate) fn label(&self) -> String {
-        match (&self.tap, self.fd) {
-            (None, Some(fd)) => format!("--net fd={fd}"),
-            (name, _) => format!("--net tap={}", name.as_deref().unwrap_or_default()),
+        match (&self.tap, self.fd, &self.passt) {
+            (Some(name), ..) => format!("--net tap={name}"),
+            (_, Some(fd), _) => format!("--net fd={fd}"),
+            (_, _, Some(socket)) if !self.starts_passt() => {
+                format!("--net passt={}", socket.display())
+            }
+            _ => "--net passt".to_owned(),
         }
+    }
+
+    /// Whether it gets a passt of its own.
+    pub(crate) fn starts_passt(&self) -> bool {
+        self.passt.as_deref() == Some(Path::new(""))
+    }
+
+    /// The first of its limits that is set, as the user knows it.
+    pub(crate) fn limit(&self) -> Option<&'static str> {
+        let limits = [
+            ("--net rx-rate=", self.rx_rate),
+            ("--net tx-rate=", self.tx_rate),
+            ("--net rx-packets=", self.rx_packets),
+            ("--net tx-packets=", self.tx_packets),
+        ];
+        let mut given = limits.into_iter().filter(|(_, limit)| limit.is_some());
+        given.next().map(|(name, _)| name)
     }
 }
 
@@ -163,10 +270,8 @@ pub(super) fn check_all(nets: &[Net]) -> Result<(), Error> {
         let named = |problem| Error::Usage(format!("--net: {problem}"));
         net.check().map_err(named)?;
         let before = nets.get(..index).unwrap_or_default();
-        if before
-            .iter()
-            .any(|it| (&it.tap, it.fd) == (&net.tap, net.fd))
-        {
+        let same = |it: &Net| (&it.tap, it.fd, &it.passt) == (&net.tap, net.fd, &net.passt);
+        if !net.starts_passt() && before.iter().any(same) {
             let problem = "it is given twice: each card needs an interface of its own";
             return Err(Error::Usage(format!("{}: {problem}", net.label())));
         }
@@ -188,6 +293,30 @@ fn wrong_mtu(given: &str) -> String {
     )
 }
 
+fn rate(limit: &mut Option<u64>, value: Option<&str>) -> Result<(), Wrong> {
+    let text = value.ok_or(Wrong::Form)?;
+    let bytes = size::parse(text).ok().filter(|bytes| *bytes > 0);
+    let wrong = || {
+        Wrong::Because(format!(
+            "a rate cannot be {text:?}: expected bytes per second, such as 10M"
+        ))
+    };
+    *limit = Some(bytes.ok_or_else(wrong)?);
+    Ok(())
+}
+
+fn packets(limit: &mut Option<u64>, value: Option<&str>) -> Result<(), Wrong> {
+    let text = value.ok_or(Wrong::Form)?;
+    let wrong = || {
+        Wrong::Because(format!(
+            "a number of packets cannot be {text:?}: expected packets per second, such as 1000"
+        ))
+    };
+    let count = text.parse().ok().filter(|count| *count > 0);
+    *limit = Some(count.ok_or_else(wrong)?);
+    Ok(())
+}
+
 fn mac(text: &str) -> Option<[u8; 6]> {
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
@@ -200,61 +329,5 @@ fn mac(text: &str) -> Option<[u8; 6]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Option<Net>, String> {
-        Net::parse(text.as_ref())
-    }
-
-    #[test]
-    fn keys_are_parsed_and_printed_alike() {
-        let text = "tap=vm0,mac=02:00:5e:00:00:ff,mtu=9000,offload=off";
-        let net = parse(text).unwrap().unwrap();
-        assert_eq!(
-            (net.tap.as_deref(), net.mtu, net.offload_off),
-            (Some("vm0"), Some(9000), true)
-        );
-        assert_eq!(net.mac, Some([2, 0, 0x5e, 0, 0, 0xff]));
-        assert_eq!(keys::text(&KEYS, &net), format!(",{text}").as_str());
-        assert_eq!(parse("fd=7").unwrap().unwrap().fd, Some(7));
-        assert_eq!(parse("none"), Ok(None));
-    }
-
-    #[test]
-    fn each_wrong_value_is_named_with_what_is_right() {
-        for (text, parts) in [
-            ("", ["unknown key", "tap=NAME"]),
-            ("mtu=1500", ["no interface is given", "tap=NAME or fd=N"]),
-            ("tap=a,fd=3", ["both given", "exclude"]),
-            ("tap=", ["\"\"", "1 to 15 bytes"]),
-            (
-                "tap=sixteen-bytes-xx",
-                ["sixteen-bytes-xx", "1 to 15 bytes"],
-            ),
-            ("tap=a/b", ["a/b", "slash"]),
-            ("fd=1", ["fd=1", "from 3 on"]),
-            ("fd=x", ["fd cannot be \"x\"", "fd=N"]),
-            (
-                "tap=a,mac=03:00:00:00:00:01",
-                ["03:00:00:00:00:01", "multicast"],
-            ),
-            (
-                "tap=a,mac=00:00:00:00:00:00",
-                ["00:00:00:00:00:00", "no address"],
-            ),
-            ("tap=a,mac=2:0:0:0:0:1", ["mac cannot be", "XX:XX"]),
-            ("tap=a,mac=02:00:00:00:00:00:01", ["mac cannot be", "XX:XX"]),
-            ("tap=a,mtu=67", ["\"67\"", "68 to 65535"]),
-            ("tap=a,mtu=65536", ["\"65536\"", "68 to 65535"]),
-            ("tap=a,offload", ["offload", "on|off"]),
-            ("tap=a,tap=b", ["tap is given twice", ""]),
-            ("tap=a,speed=1", ["speed=1", "known are"]),
-        ] {
-            let problem = parse(text).unwrap_err();
-            for part in parts {
-                assert!(problem.contains(part), "{text}: {problem}");
-            }
-        }
-    }
-}
+#[path = "net_test.rs"]
+mod tests;

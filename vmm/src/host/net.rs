@@ -1,14 +1,21 @@
-//! Tap interfaces of the host, opened for network cards.
+//! What network cards are attached to: tap interfaces of the host, and passt.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
+use devices::net::rate::{Limited, Rate};
+use devices::net::stream::Stream;
 use devices::net::tap::{self, NotTap, Tap};
-use devices::net::{Mac, Net};
+use devices::net::{BackEnd, Mac, Net};
 use log::warn;
 use twox_hash::XxHash64;
 
 use crate::config;
 use crate::error::{Class, Error};
+
+mod passt;
 
 /// Errors of network cards.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +60,21 @@ pub enum NetError {
         #[source]
         source: NotTap,
     },
+
+    #[error(
+        "--net passt: no {program} found: install it (Debian: apt-get install passt), or set HARTVISOR_PASST"
+    )]
+    NoPasst { program: String },
+
+    #[error("--net passt: {program} does not start ({status}): {said}")]
+    Passt { program: String, status: String, said: String },
+
+    #[error("--net passt={}: cannot connect to a passt there", path.display())]
+    Socket {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl NetError {
@@ -65,7 +87,10 @@ impl NetError {
             NetError::NotPermitted { .. }
             | NetError::InUse { .. }
             | NetError::NoDevice { .. }
-            | NetError::Other { .. } => Class::Host,
+            | NetError::Other { .. }
+            | NetError::NoPasst { .. }
+            | NetError::Passt { .. }
+            | NetError::Socket { .. } => Class::Host,
         }
     }
 }
@@ -73,54 +98,124 @@ impl NetError {
 /// The host's side of a network card.
 #[derive(Debug)]
 pub struct Card {
-    /// The interface. A card has a duplicate, as the guest may reboot.
-    pub tap: Tap,
+    cable: Cable,
     /// The guest's hardware address.
     pub mac: Mac,
     /// The maximum transmission unit for the guest, if it is known.
     pub mtu: Option<u16>,
+    /// What the guest may receive, and send.
+    limits: [Rate; 2],
+    up: bool,
+}
+
+/// What a card is attached to. It is kept while the guest reboots.
+#[derive(Debug)]
+enum Cable {
+    Tap(Tap),
+    Stream(Stream),
+    /// A passt that is started when the guest is.
+    Passt(config::Net, OnceLock<Stream>),
 }
 
 impl Card {
-    /// Opens the interface of `config`.
+    /// Opens what the card `index` of a machine is attached to.
     ///
     /// # Errors
-    /// It does not exist, is not a tap interface, or must not be used.
-    pub(crate) fn open(config: &config::Net) -> Result<Card, Error> {
-        let tap = match (&config.tap, config.fd) {
-            (_, Some(fd)) => Tap::from_number(fd).map_err(|source| NetError::Fd { fd, source })?,
-            (name, None) => named(name.as_deref().unwrap_or_default())?,
+    /// It does not exist, is something else, or must not be used.
+    pub(crate) fn open(config: &config::Net, index: usize) -> Result<Card, Error> {
+        let cable = Cable::open(config)?;
+        let (name, known) = match &cable {
+            // A descriptor may be of an interface in another network namespace, where the same name
+            // may be another interface's.
+            Cable::Tap(tap) if config.fd.is_some() => (tap.name().to_owned(), None),
+            Cable::Tap(tap) => {
+                let known = tap::interface(tap.name()).ok().flatten();
+                (tap.name().to_owned(), known)
+            }
+            Cable::Stream(_) | Cable::Passt(..) => (format!("passt{index}"), None),
         };
-        let tap = if config.offload_off {
-            tap.without_offloads()
-        } else {
-            tap
-        };
-        // A descriptor may be of an interface in another network namespace, where the same name may
-        // be another interface's.
-        let known = match config.fd {
-            Some(_) => None,
-            None => tap::interface(tap.name()).ok().flatten(),
-        };
-        if known.is_some_and(|it| !it.up) {
-            let name = tap.name();
+        let up = known.is_none_or(|it| it.up);
+        if !up {
             warn!(
                 "{}: interface {name} is down, so nothing passes: sudo ip link set {name} up",
                 config.label()
             );
         }
-        let mac = config.mac.map_or_else(|| derived(tap.name()), Mac);
+        let limits = [
+            Rate { bytes: config.rx_rate, frames: config.rx_packets },
+            Rate { bytes: config.tx_rate, frames: config.tx_packets },
+        ];
+        let mac = config.mac.map_or_else(|| derived(&name), Mac);
         let mtu = config.mtu.or_else(|| known.map(|it| it.mtu));
-        Ok(Card { tap, mac, mtu })
+        Ok(Card { cable, mac, mtu, limits, up })
     }
 
     /// Creates the device.
     ///
     /// # Errors
-    /// The host has no file descriptor left.
-    pub(crate) fn device(&self) -> io::Result<Net> {
-        Ok(Net::new(self.tap.try_clone()?, self.mac, self.mtu))
+    /// The host has no file descriptor left, or passt does not start.
+    pub(crate) fn device(&self) -> Result<Net, Error> {
+        let full = || Error::host("open another descriptor of a network card");
+        let back_end: Box<dyn BackEnd> = match &self.cable {
+            Cable::Tap(tap) => Box::new(tap.try_clone().map_err(full())?),
+            Cable::Stream(stream) => Box::new(stream.clone()),
+            Cable::Passt(config, started) => Box::new(running(config, started)?.clone()),
+        };
+        let [receive, send] = self.limits;
+        let back_end = match self.limits == [Rate::default(); 2] {
+            true => back_end,
+            false => Box::new(Limited::new(back_end, receive, send).map_err(full())?),
+        };
+        Ok(Net::new(back_end, self.mac, self.mtu, self.up))
     }
+
+    /// Returns the descriptor for a QEMU that is started.
+    ///
+    /// # Errors
+    /// passt does not start.
+    pub(crate) fn lend(&self) -> Result<BorrowedFd<'_>, Error> {
+        Ok(match &self.cable {
+            Cable::Tap(tap) => tap.as_fd(),
+            Cable::Stream(stream) => stream.as_fd(),
+            Cable::Passt(config, started) => running(config, started)?.as_fd(),
+        })
+    }
+
+    /// Describes it for the log.
+    pub(crate) fn describe(&self) -> String {
+        match &self.cable {
+            Cable::Tap(tap) => format!("tap {}", tap.name()),
+            Cable::Stream(_) | Cable::Passt(..) => "passt".to_owned(),
+        }
+    }
+}
+
+impl Cable {
+    fn open(config: &config::Net) -> Result<Cable, Error> {
+        let tap = match (&config.tap, config.fd, &config.passt) {
+            (Some(name), ..) => named(name)?,
+            (_, Some(fd), _) => {
+                Tap::from_number(fd).map_err(|source| NetError::Fd { fd, source })?
+            }
+            (.., Some(socket)) if !config.starts_passt() => {
+                return passt::connect(socket).map(Cable::Stream);
+            }
+            _ => return Ok(Cable::Passt(config.clone(), OnceLock::new())),
+        };
+        Ok(Cable::Tap(match config.offload_off {
+            true => tap.without_offloads(),
+            false => tap,
+        }))
+    }
+}
+
+/// Starts passt, once.
+fn running<'s>(config: &config::Net, started: &'s OnceLock<Stream>) -> Result<&'s Stream, Error> {
+    if let Some(stream) = started.get() {
+        return Ok(stream);
+    }
+    let stream = passt::start(config)?;
+    Ok(started.get_or_init(|| stream))
 }
 
 fn named(name: &str) -> Result<Tap, Error> {
@@ -171,7 +266,7 @@ mod tests {
         let fd = std::os::fd::AsRawFd::as_raw_fd(&null);
         for (fd, cause) in [(fd, "Inappropriate ioctl"), (999, "Bad file descriptor")] {
             let net = config::Net { fd: Some(fd), ..Default::default() };
-            let error = Card::open(&net).unwrap_err();
+            let error = Card::open(&net, 0).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             let text = error.chain();
             assert!(
@@ -182,7 +277,7 @@ mod tests {
             );
         }
         let net = config::Net { tap: Some("no-such-tap".into()), ..Default::default() };
-        let error = Card::open(&net).unwrap_err();
+        let error = Card::open(&net, 0).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(
             error.to_string().contains("ip tuntap add dev no-such-tap"),

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::error::QemuError;
 use crate::board::Line;
 use crate::board::slots::{self, Sockets};
-use crate::config::{HugePages, Irqchip};
+use crate::config::{HugePages, Irqchip, Net};
 use crate::error::Error;
 use crate::host::hugepages;
 use crate::isa::Switch;
@@ -37,6 +37,11 @@ pub fn check(machine: &Machine) -> Result<(), Error> {
     if !machine.config.sbi.is_empty() {
         let why = "its firmware decides which SBI extensions there are";
         return Err(Error::from(QemuError::KvmOnly { option: "--sbi", why }));
+    }
+    let mut limits = machine.config.nets.iter().filter_map(Net::limit);
+    if let Some(option) = limits.next() {
+        let why = "its network devices have no limits";
+        return Err(Error::from(QemuError::KvmOnly { option, why }));
     }
     let lowest = machine
         .kernel

@@ -93,6 +93,22 @@ pub enum Error {
         /// Bytes of a whole answer.
         expected: u64,
     },
+    /// A frame is too long to be sent.
+    #[error("a frame of {len} bytes, but at most {max} can be sent")]
+    FrameLength {
+        /// Bytes of the frame.
+        len: usize,
+        /// Bytes of the longest.
+        max: usize,
+    },
+    /// A received frame is not in as many buffers as its header says (§5.1.6.4).
+    #[error("a frame with num_buffers {claimed}, but only {used} used buffers")]
+    NumBuffers {
+        /// `num_buffers` as read.
+        claimed: u16,
+        /// Buffers that the device has used.
+        used: u16,
+    },
     /// A buffer is not a positive multiple of 512 bytes.
     #[error("{0} bytes are not a positive multiple of 512")]
     NotSectors(usize),

@@ -2,8 +2,8 @@
 //! that a bare-metal RISC-V program in S-mode needs.
 //!
 //! ```text
-//!   block  console          a device's requests                 ┐
-//!      │      │                                                 │ any machine:
+//!   block  console  net     a device's requests                 ┐
+//!      │      │      │                                          │ any machine:
 //!   queue ── mmio           split virtqueue, virtio-mmio        │ unit tests run them
 //!      │      │                                                 │ against the devices,
 //!    dma   Registers  Wait  what the surroundings must provide  │ without a VM
@@ -55,6 +55,7 @@ pub mod latency;
 pub mod mmio;
 #[cfg(test)]
 mod model;
+pub mod net;
 pub mod plic;
 pub mod queue;
 pub mod tap;
@@ -87,5 +88,6 @@ pub use console::Console;
 pub use dma::{Dma, Region};
 pub use error::Error;
 pub use mmio::{MmioRegisters, Registers, Transport};
+pub use net::Net;
 pub use queue::{Head, Layout, Queue, Segment, Used};
 pub use wait::Wait;

@@ -32,6 +32,8 @@ pub mod feature {
 pub mod device {
     /// No device: the register block is an empty slot.
     pub const NONE: u32 = 0;
+    /// Network device (§5.1).
+    pub const NETWORK: u32 = 1;
     /// Block device (§5.2).
     pub const BLOCK: u32 = 2;
     /// Console (§5.3).

@@ -1,4 +1,4 @@
-//! Network cards: Debian's kernel as a guest, on tap interfaces of the emulated host.
+//! Network cards: our guest and Debian's kernel, on tap interfaces of the emulated host.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,8 +12,8 @@ mod support;
 
 use tempfile::TempDir;
 
-use support::lab::{self, hartvisor, host_file, run, text};
-use support::linux;
+use support::lab::{self, guest, hartvisor, host_file, run, text};
+use support::{linux, tap};
 
 /// Makes the tap interface vm0 in the host, and serves 8 MiB there.
 const HOST: &str = "
@@ -185,7 +185,7 @@ poweroff -f
 
 /// What a guest with passt does: an address by DHCP, a page from the host and one for it, until the
 /// host asks for its end.
-const DHCP: &str = "
+const WITH_PASST: &str = "
 while [ ! -c /dev/hvc0 ]; do sleep 0.1; done
 exec </dev/hvc0 >/dev/hvc0 2>&1
 modprobe virtio_net
@@ -248,7 +248,7 @@ fn assert_passt(text: &str) {
 #[test]
 fn an_ordinary_user_has_a_network_by_passt_and_forwards_ports() {
     let folder = tempfile::tempdir().unwrap();
-    let initramfs = linux::initramfs(folder.path(), "host", DHCP);
+    let initramfs = linux::initramfs(folder.path(), "host", WITH_PASST);
     let script = format!(
         "dir=/tmp
          get() {{ wget -q -O - http://127.0.0.1:$1$2; }}
@@ -294,7 +294,7 @@ const GET: &str = r"get() {
 #[test]
 fn a_guest_under_qemu_has_a_network_by_passt() {
     let folder = tempfile::tempdir().unwrap();
-    let initramfs = linux::initramfs(folder.path(), "host", DHCP);
+    let initramfs = linux::initramfs(folder.path(), "host", WITH_PASST);
     let script = format!(
         "dir={}
          {}
@@ -315,4 +315,95 @@ fn a_guest_under_qemu_has_a_network_by_passt() {
     let command = command.args(["--user", "--map-root-user", "--net", "bash", "-c"]);
     let output = run(command.arg(format!("({script}) 2>&1")), b"");
     assert_passt(&text(&output));
+}
+
+/// Sends each datagram back, until it is killed.
+const ECHO: &str = r"
+#include <netinet/in.h>
+#include <sys/socket.h>
+int main(void) {
+    int udp = socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in here = { .sin_family = AF_INET, .sin_port = htons(7) }, there;
+    if (bind(udp, (struct sockaddr *)&here, sizeof here)) return 1;
+    for (;;) {
+        char bytes[2048];
+        socklen_t len = sizeof there;
+        ssize_t count = recvfrom(udp, bytes, sizeof bytes, 0, (struct sockaddr *)&there, &len);
+        sendto(udp, bytes, count, 0, (struct sockaddr *)&there, len);
+    }
+}
+";
+
+/// Gives the guest 192.0.2.20.
+const DHCP: &str = "
+printf '%s\\n' 'interface vm0' 'start 192.0.2.20' 'end 192.0.2.20' 'opt subnet 255.255.255.0' \\
+    'opt router 192.0.2.1' 'lease_file /tmp/leases' >/tmp/udhcpd.conf
+touch /tmp/leases
+udhcpd -f /tmp/udhcpd.conf >/dev/null 2>&1 &
+";
+
+/// Our guest with each of these settings, one run after another. Returns their outputs.
+fn our_guest<const N: usize>(host: &[&str], begin: &str, settings: [&str; N]) -> [String; N] {
+    let folder = tempfile::tempdir().unwrap();
+    let echo = linux::program(folder.path(), "echo", ECHO);
+    let runs = settings.map(|settings| {
+        format!(
+            "echo MARK
+             {} run --accel kvm --kernel {} --net tap=vm0,mac=02:00:00:00:00:05 \
+                 --cmdline 'test {settings}' </dev/null; echo status=$?
+            ",
+            hartvisor().display(),
+            guest().display(),
+        )
+    });
+    let script = format!(
+        "{HOST} {} >/dev/null 2>&1 &
+         {begin} {}",
+        echo.display(),
+        runs.concat(),
+    );
+    let text = shell(host, folder.path(), &script);
+    let runs: Vec<_> = text.split("MARK\n").skip(1).map(str::to_owned).collect();
+    runs.try_into().expect(&text)
+}
+
+/// What is the same with every address.
+fn assert_answered(text: &str, parts: &[&str]) {
+    tap::assert_passed(text, &["block device", "one hart", "typed"]);
+    assert_has(text, parts);
+    let parts = [
+        "network card 02:00:00:00:00:05, MTU 1400",
+        "\n# 1372 bytes to 192.0.2.1 and back: ",
+        "- net: a datagram comes back\n",
+        "status=0",
+    ];
+    assert_has(text, &parts);
+}
+
+#[test]
+fn our_guest_pings_its_gateway_and_fails_without_one() {
+    let [answered, silent] = our_guest(
+        &[],
+        "",
+        [
+            "ip=192.0.2.2/24,192.0.2.1 udp=192.0.2.1:7",
+            "ip=192.0.2.2/24,192.0.2.9 udp=192.0.2.1:7",
+        ],
+    );
+    let address = "# address 192.0.2.2/24, gateway 192.0.2.1, from ip=";
+    assert_answered(&answered, &["# PLIC: ", address]);
+    let parts = [
+        "message: \"no ARP reply from 192.0.2.9 within 10 s\"",
+        "without any optional feature # SKIP no gateway that answers",
+        "status=1",
+    ];
+    assert_has(&silent, &parts);
+}
+
+#[test]
+fn our_guest_gets_its_address_by_dhcp_on_a_host_with_aia() {
+    let host = ["--aia-guests", "2"];
+    let [answered] = our_guest(&host, DHCP, ["udp=192.0.2.1:7"]);
+    let address = "# address 192.0.2.20/24, gateway 192.0.2.1, by DHCP";
+    assert_answered(&answered, &["# APLIC (MSI) and IMSIC: ", address]);
 }

@@ -1,7 +1,8 @@
 //! The bare-metal guest. The first word of the boot arguments that names a mode decides:
 //!
 //! - `test` (default): tests machine and devices, prints TAP, and powers off with reason 0 if
-//!   nothing failed, else 1.
+//!   nothing failed, else 1. A network card is tested with `ip=ADDRESS/PREFIX,GATEWAY`, or without
+//!   that by DHCP; `udp=ADDRESS:PORT` names a host that sends a datagram back.
 //! - `echo`: sends the console's input back, until Ctrl-d.
 //! - `bench traps`: moves the same bytes in several ways and prints the times; `method=NAME`
 //!   selects one.

@@ -5,6 +5,7 @@ mod console;
 mod features;
 mod interrupt;
 mod machine;
+mod net;
 mod smp;
 
 use dtoolkit::fdt::Fdt;
@@ -20,9 +21,13 @@ use guest::{Dma, Error, MmioRegisters, Transport, mmio};
 /// machine may be emulated twice.
 const TIMEOUT: u64 = 10_000_000;
 
-/// Test points in all: those of machine, features, block, console and the other harts.
-const PLAN: u32 =
-    machine::POINTS + features::POINTS + block::POINTS + console::POINTS + smp::POINTS;
+/// Test points in all: those of machine, features, block, console, network and the other harts.
+const PLAN: u32 = machine::POINTS
+    + features::POINTS
+    + block::POINTS
+    + console::POINTS
+    + net::POINTS
+    + smp::POINTS;
 
 /// A device's registers.
 type Registers = MmioRegisters;
@@ -42,6 +47,7 @@ pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
     features::run(&mut rig);
     block::run(&mut rig);
     console::run(&mut rig);
+    net::run(&mut rig);
     smp::run(&mut rig, boot.hart);
     if rig.tap.finish() {
         Outcome::Passed
@@ -72,6 +78,7 @@ fn devices(board: &Board<'_>, id: u32) -> impl Iterator<Item = (Slot, Transport<
 /// The name of a device.
 fn kind(id: u32) -> &'static str {
     match id {
+        device::NETWORK => "network",
         device::BLOCK => "block",
         device::CONSOLE => "console",
         _ => "device",

@@ -19,6 +19,7 @@ pub mod input;
 pub mod kernel;
 pub mod mmio;
 pub mod model;
+pub mod net;
 pub mod qcow2;
 pub mod qcow2_image;
 pub mod queue;

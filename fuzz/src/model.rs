@@ -47,7 +47,7 @@ impl Rings {
 pub struct QueueError;
 
 /// One direction of a chain: ranges of guest memory, consumed from the front.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Stream {
     ranges: VecDeque<(u64, u64)>,
     last: Option<u64>,
@@ -123,7 +123,7 @@ impl Stream {
 }
 
 /// A request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Chain {
     /// Its first descriptor.
     pub head: u16,

@@ -100,10 +100,11 @@ fn kvm(host: &[&str], folder: &Path, cmdline: &str) -> Command {
     let options = [&["--timeout", TIMEOUT], host].concat();
     let mut command = lab::lab(&options, &[folder]);
     // The disks are on a file system that supports punching holes, the report on one that outlives
-    // the emulated host.
+    // the emulated host. The host's side of the tap interface answers ARP.
     let script = r#"cp "$1/disk" "$1/readonly" /tmp
+        modprobe tun; tunctl -t vm0; ip addr add 192.0.2.1/24 dev vm0; ip link set vm0 up
         exec "$2" run --accel kvm --cpus 2 --kernel "$3" --cmdline "$4" --serial "file:$1/report" \
-            --disk /tmp/disk,serial=conform --disk /tmp/readonly,readonly --port name=conform,target=null"#;
+            --disk /tmp/disk,serial=conform --disk /tmp/readonly,readonly --port name=conform,target=null --net tap=vm0"#;
     command.args(["sh", "-c", script, "sh"]);
     command
         .arg(folder)
@@ -142,6 +143,9 @@ fn qemu(folder: &Path, cmdline: &str) -> Command {
     command.args(["-device", "virtio-serial-device"]);
     command.args(["-device", "virtconsole,chardev=terminal"]);
     command.args(["-device", "virtio-rng-device"]);
+    // Its gateway, 10.0.2.2, answers ARP.
+    command.args(["-netdev", "user,id=net"]);
+    command.args(["-device", "virtio-net-device,netdev=net"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -48,6 +48,8 @@ pub(crate) enum Kind {
     ReadOnly,
     Console,
     Entropy,
+    /// A card of a network where 192.0.2.1 or 10.0.2.2 answers ARP, or nobody.
+    Network,
 }
 
 impl Kind {
@@ -57,8 +59,14 @@ impl Kind {
             device::BLOCK => Some(Kind::Disk),
             device::CONSOLE => Some(Kind::Console),
             device::ENTROPY => Some(Kind::Entropy),
+            device::NETWORK => Some(Kind::Network),
             _ => None,
         }
+    }
+
+    /// Whether it has a receive and a transmit queue, and plain requests are in the second.
+    pub(crate) fn transmits(self) -> bool {
+        matches!(self, Kind::Console | Kind::Network)
     }
 }
 
@@ -74,6 +82,7 @@ impl fmt::Display for Kind {
             Kind::ReadOnly => "read-only disk",
             Kind::Console => "console",
             Kind::Entropy => "rng",
+            Kind::Network => "network card",
         })
     }
 }
@@ -110,7 +119,7 @@ pub(crate) struct Device {
     pub(crate) ram: (u64, u64),
     pub(crate) registers: MmioRegisters,
     pub(crate) transport: Transport<MmioRegisters>,
-    /// One per queue that must exist for the plain request: the console has two.
+    /// One per queue that a driver sets up: two for a kind that transmits.
     pub(crate) rings: [Ring; 2],
     /// The memory of the rings.
     pub(crate) ring_memory: [Region; 2],
@@ -164,10 +173,7 @@ impl Device {
 
     /// Queues that a driver sets up for this kind of device.
     pub(crate) fn queues(&self) -> u16 {
-        match self.kind {
-            Kind::Console => 2,
-            _ => 1,
-        }
+        1 + u16::from(self.kind.transmits())
     }
 
     /// The queue of plain requests.
@@ -178,10 +184,7 @@ impl Device {
     /// The ring of that queue.
     pub(crate) fn ring(&self) -> &Ring {
         let [first, second] = &self.rings;
-        match self.kind {
-            Kind::Console => second,
-            _ => first,
-        }
+        if self.kind.transmits() { second } else { first }
     }
 
     /// Status, as it reads.

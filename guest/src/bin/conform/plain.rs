@@ -1,6 +1,7 @@
 //! The plain request: the simplest request that a kind of device serves, checked from end to end.
 
 use guest::bare::{Descriptor, link};
+use guest::net::HEADER;
 use guest::tap::Failure;
 use guest::{Region, ensure};
 
@@ -9,8 +10,27 @@ use crate::disk::{OK, expect};
 
 /// The output of a plain request of the console.
 pub(crate) const TEXT: &[u8] = b".\n";
-/// Bytes of a plain request of the entropy device.
+/// Bytes of a plain request of a network card.
+pub(crate) const FRAME: usize = HEADER + 60;
+/// Bytes of the entropy device's.
 pub(crate) const RANDOM: u32 = 64;
+
+/// A broadcast behind an empty header. Its type is IEEE 802's for experiments, so nobody answers.
+pub(crate) fn frame() -> [u8; FRAME] {
+    let mut frame = [0; FRAME];
+    let ethernet = [
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 2, 0x88, 0xb5,
+    ];
+    for (place, byte) in frame.iter_mut().skip(HEADER).zip(ethernet) {
+        *place = byte;
+    }
+    frame
+}
+
+/// All of `region`, which is small, for the device to read.
+pub(crate) fn readable(region: &Region) -> Descriptor {
+    Descriptor::readable(region.bus(), u32::try_from(region.len()).unwrap_or(0))
+}
 
 impl Device {
     /// Restores the device after a test, with rings of the usual size, and makes it serve a plain
@@ -35,6 +55,11 @@ impl Device {
                 ([Descriptor::readable(data, 2), none, none], 1)
             }
             Kind::Entropy => ([Descriptor::writable(data, RANDOM), none, none], 1),
+            Kind::Network => {
+                self.memory.write(start + DATA, &frame());
+                let frame = self.memory.slice(start + DATA..start + DATA + FRAME);
+                ([readable(&frame), none, none], 1)
+            }
         }
     }
 
@@ -66,7 +91,7 @@ impl Device {
                     _ => Ok(()),
                 }
             }
-            Kind::Console => {
+            Kind::Console | Kind::Network => {
                 ensure!(written == 0, "len {written} for output, not 0");
                 Ok(())
             }

@@ -6,6 +6,7 @@ mod block_features;
 mod console;
 mod hostile;
 mod life;
+mod net;
 mod queue;
 mod rng;
 mod suppression;
@@ -30,6 +31,8 @@ pub(crate) const AREAS: &[Area] = &[
     Area { tests: hostile::ring::TESTS, hostile: true },
     Area { tests: hostile::registers::TESTS, hostile: true },
     Area { tests: hostile::requests::TESTS, hostile: true },
+    Area { tests: net::TESTS, hostile: false },
+    Area { tests: hostile::frames::TESTS, hostile: true },
 ];
 
 /// Tests that belong together.
@@ -66,7 +69,10 @@ const fn test(
 }
 
 /// Requirements on every device.
-const ALL: &[Kind] = &[Kind::Disk, Kind::Console, Kind::Entropy];
+const ALL: &[Kind] = &[Kind::Disk, Kind::Console, Kind::Entropy, Kind::Network];
+
+/// Requirements on a network card.
+const NET: &[Kind] = &[Kind::Network];
 
 /// Requirements on the requests of a disk.
 const DISK: &[Kind] = &[Kind::Disk];

@@ -168,16 +168,14 @@ fn sequence(device: &mut Device) -> Verdict {
     PASS
 }
 
-/// Resets the queue of plain requests alone.
-fn reset_queue(device: &mut Device) -> Result<(), Failure> {
-    device
-        .registers
-        .write(offset::QUEUE_SEL, device.queue().into());
+/// Resets one queue.
+pub(super) fn reset_queue(device: &Device, queue: u16) -> Result<(), Failure> {
+    device.registers.write(offset::QUEUE_SEL, queue.into());
     device.registers.write(offset::QUEUE_RESET, 1);
     let done = until(LATENCY, || device.registers.read(offset::QUEUE_RESET) == 0);
     ensure!(done, "QueueReset stays 1");
     ensure!(
-        ready(device, device.queue()) == 0,
+        ready(device, queue) == 0,
         "QueueReady is still 1 after the queue's reset"
     );
     Ok(())
@@ -190,7 +188,7 @@ fn ring_reset(device: &mut Device) -> Verdict {
         "RING_RESET is not offered"
     );
     device.plain()?;
-    reset_queue(device)?;
+    reset_queue(device, device.queue())?;
     offer_plain(device);
     device.stays_quiet()?;
     PASS
@@ -204,7 +202,7 @@ fn ring_reset_and_back(device: &mut Device) -> Verdict {
     );
     for size in [8, 4, 32] {
         device.plain()?;
-        reset_queue(device)?;
+        reset_queue(device, device.queue())?;
         device.replace_rings(size);
         let queue = device.queue();
         device.ring().attach(&device.registers, queue);

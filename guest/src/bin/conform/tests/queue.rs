@@ -9,6 +9,7 @@ use guest::{Region, ensure};
 use super::{ALL, DISK, PASS, Test, test};
 use crate::device::{BLANK, DATA, Device, Kind, STATUS, UNIT, until};
 use crate::disk::{OK, expect};
+use crate::plain::{FRAME, frame, readable};
 
 /// Offset of indirect tables in the buffers.
 const TABLE: usize = 0x2_0000;
@@ -110,6 +111,13 @@ fn odd_addresses(device: &mut Device) -> Verdict {
         Kind::Console => {
             device.memory.write(3, b".\n");
             link(table, 0, &[Descriptor::readable(device.at(3), 2)]);
+            device.offer(&[0]);
+            device.answer()?;
+        }
+        Kind::Network => {
+            device.memory.write(3, &frame());
+            let odd = device.memory.slice(3..3 + FRAME);
+            link(table, 0, &[readable(&odd)]);
             device.offer(&[0]);
             device.answer()?;
         }

@@ -150,7 +150,7 @@ fn empty_buffers(device: &mut Device) -> Verdict {
 
 fn too_long(device: &mut Device) -> Verdict {
     let (buffers, count) = device.buffers(1);
-    let writable = device.kind != Kind::Console;
+    let writable = !device.kind.transmits();
     let flags = if writable { WRITE } else { 0 };
     let huge = Descriptor::readable(device.at(0), u32::MAX).with(flags);
     let [first, ..] = buffers;
@@ -329,7 +329,7 @@ fn needs_reset_interrupts(device: &mut Device) -> Verdict {
 /// Overlapping rings are set up by [`super::registers`].
 pub(super) fn overlapping(device: &Device, areas: [usize; 3]) -> Ring {
     let [first, second] = &device.ring_memory;
-    let memory = if device.kind == Kind::Console {
+    let memory = if device.kind.transmits() {
         second
     } else {
         first

@@ -45,6 +45,7 @@ pub mod spec;
 mod sync;
 pub mod transport;
 pub mod virtio;
+pub mod vsock;
 
 #[cfg(test)]
 mod rig;

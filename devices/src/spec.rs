@@ -14,6 +14,8 @@ pub enum DeviceId {
     Entropy = 4,
     /// An input device (§ 5.8).
     Input = 18,
+    /// A socket device (§ 5.10).
+    Socket = 19,
 }
 
 /// Device status bits (§ 2.1).

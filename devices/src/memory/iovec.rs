@@ -3,7 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 
 use vm_memory::VolatileSlice;
 
@@ -11,6 +11,9 @@ use super::Memory;
 
 /// The most iovecs per `preadv`: the kernel's UIO_MAXIOV.
 const IOV_MAX: usize = 1024;
+
+/// The most pieces behind a header that are filled by one read.
+const BEHIND_MAX: usize = 16;
 
 /// A range of guest memory, in the kernel's format.
 #[repr(transparent)]
@@ -147,7 +150,7 @@ impl<Direction> IoVecs<Direction> {
     }
 
     /// Drops all but the first `count` bytes.
-    pub(super) fn truncate(&mut self, count: u64) {
+    pub fn truncate(&mut self, count: u64) {
         while self.len > count {
             let Some(last) = self.pieces.pop() else {
                 return;
@@ -351,6 +354,53 @@ impl Writable {
         self.vectored(true, None, |iov, n| unsafe {
             libc::readv(stream.as_raw_fd(), iov, n)
         })
+    }
+
+    /// Makes one read of at most `limit` bytes from `stream` to behind the first `skipped` bytes, and
+    /// consumes nothing: what the first bytes must be is known only now. Returns the bytes read, 0
+    /// at the stream's end. Of a long chain only the first pieces are used.
+    ///
+    /// # Errors
+    /// The read fails; `WouldBlock` if the stream has no bytes now.
+    pub fn read_from_behind(
+        &self,
+        mut skipped: usize,
+        mut limit: usize,
+        stream: BorrowedFd<'_>,
+    ) -> io::Result<usize> {
+        let mut places = [IoVec(libc::iovec { iov_base: null_mut(), iov_len: 0 }); BEHIND_MAX];
+        let mut count = 0;
+        for piece in self.pieces.iter().skip(self.done) {
+            let (before, behind) = piece.split(skipped);
+            skipped -= before.len();
+            let here = behind.split(limit).0;
+            if here.len() > 0
+                && let Some(place) = places.get_mut(count)
+            {
+                *place = here;
+                limit -= here.len();
+                count += 1;
+            }
+        }
+        let iovecs = i32::try_from(count).unwrap_or(0);
+        loop {
+            // SAFETY: the iovecs are mapped guest RAM (`ram` is held). The kernel may write it: the
+            // guest made these buffers writable. `IoVec` is `repr(transparent)` over iovec.
+            let read = unsafe { libc::readv(stream.as_raw_fd(), places.as_ptr().cast(), iovecs) };
+            if let Ok(read) = usize::try_from(read) {
+                let mut left = read;
+                for place in &places {
+                    let here = left.min(place.len());
+                    self.ram.mark_dirty(place.host(), here);
+                    left -= here;
+                }
+                return Ok(read);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
     }
 
     /// As [`read_from`](Self::read_from), but bytes that do not fit go into `rest`. Returns all

@@ -9,8 +9,8 @@
 //! host goes to the Unix socket SOCK_PORT. This is the protocol of Firecracker.
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,6 +35,15 @@ pub const CID_MIN: u32 = 3;
 /// The highest: 2^32 - 1 stands for any.
 pub const CID_MAX: u32 = u32::MAX - 1;
 
+/// The socket of the host to which its programs connect.
+pub trait Listener: AsFd + Send + Sync {
+    /// Accepts a connection as a non-blocking stream. Returns `None` if there is none.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    fn accept(&self) -> io::Result<Option<UnixStream>>;
+}
+
 /// A socket device.
 pub struct Vsock {
     cid: u32,
@@ -47,7 +56,7 @@ impl Vsock {
     ///
     /// # Errors
     /// The host has no file descriptor left.
-    pub fn new(cid: u32, listener: UnixListener, path: PathBuf) -> io::Result<Vsock> {
+    pub fn new(cid: u32, listener: Arc<dyn Listener>, path: PathBuf) -> io::Result<Vsock> {
         Ok(Vsock { cid, table: Table::new(cid.into(), listener, path)? })
     }
 

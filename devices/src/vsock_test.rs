@@ -1,6 +1,6 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -23,6 +23,16 @@ const PAGE: u32 = 4096;
 const GUEST_ALLOC: u32 = 256 << 10;
 
 const PORTS: Ports = Ports { host: 52, guest: 1024 };
+
+impl Listener for UnixListener {
+    fn accept(&self) -> io::Result<Option<UnixStream>> {
+        match UnixListener::accept(self) {
+            Ok((stream, _)) => stream.set_nonblocking(true).map(|()| Some(stream)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
 
 /// A device, the driver's two rings, and the directory of the host's sockets.
 struct Bench {
@@ -51,7 +61,8 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let vsock = Vsock::new(CID, listener, path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let vsock = Vsock::new(CID, Arc::new(listener), path).unwrap();
         let (rx, tx) = (Rig::new(SIZE), Rig::new(SIZE));
         let queues = Queues::new(vec![Some(rx.queue(0)), Some(tx.queue(0)), None]);
         Bench { rx, tx, vsock, queues, seen: 0, alloc: GUEST_ALLOC, forwarded: 0, folder }
@@ -405,6 +416,7 @@ fn the_answer_to_a_request_comes_before_any_credit() {
     // The RESPONSE has our credit.
     let ops = [op::RESPONSE, op::CREDIT_REQUEST];
     assert_eq!(bench.ops(), ops.map(|op| (op, PORTS)));
+    bench.alloc = GUEST_ALLOC;
     let mut host = bench.dial(b"CONNECT 22\n");
     let ports = Ports { host: 1 << 30, guest: 22 };
     bench.send(op::CREDIT_REQUEST, ports, &[]);

@@ -12,7 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{
-    self, Accel, CloudInit, Devices, Disk, Irqchip, Kernel, Memory, Net, Port, Target,
+    self, Accel, CloudInit, Devices, Disk, Irqchip, Kernel, Memory, Net, Port, Target, Vsock,
 };
 use crate::error::Error;
 use crate::host::files::FileError;
@@ -250,6 +250,17 @@ pub struct Run {
     )]
     pub nets: Vec<Card>,
 
+    /// A socket device (AF_VSOCK). Host programs reach port P of the guest through the Unix socket
+    /// SOCK, where they write CONNECT P and a newline, as with Firecracker; ssh vsock-mux/SOCK does
+    /// that. A guest reaches port P of the host, which is CID 2, at the Unix socket SOCK_P. cid is
+    /// the guest's context ID. none is no device. Double a comma in SOCK
+    #[arg(
+        long,
+        value_name = "path=SOCK[,cid=N]|none",
+        value_parser = OsStringValueParser::new().try_map(|text| Vsock::parse(&text).map(Sockets))
+    )]
+    pub vsock: Option<Sockets>,
+
     /// Read options from a TOML or JSON file (detected by its extension, else by its content),
     /// under the same names: kernel = "Image", disk = ["a.img", "b.img,readonly"], print-command =
     /// true. Options on the command line override the file. Relative paths are relative to the
@@ -360,6 +371,10 @@ pub struct Run {
 #[derive(Debug, Clone)]
 pub struct Card(Option<Net>);
 
+/// A socket device, or none: to override a configuration file.
+#[derive(Debug, Clone)]
+pub struct Sockets(Option<Vsock>);
+
 impl From<Run> for config::Run {
     fn from(run: Run) -> Self {
         config::Run {
@@ -377,6 +392,7 @@ impl From<Run> for config::Run {
                 disks: run.disks,
                 cloud_init: run.cloud_init,
                 nets: run.nets.into_iter().filter_map(|Card(net)| net).collect(),
+                vsock: run.vsock.and_then(|Sockets(vsock)| vsock),
                 rng: !run.no_rng,
                 power_key: !run.no_power_key,
                 shutdown_timeout: run.shutdown_timeout,

@@ -16,6 +16,7 @@ mod keys;
 mod memory;
 mod net;
 mod validate;
+mod vsock;
 
 pub use error::ConfigError;
 
@@ -32,6 +33,7 @@ pub use kernel::{Kernel, KernelFormat};
 pub use keys::double_commas;
 pub use memory::{HugePages, Memory};
 pub use net::{Forward, Net};
+pub use vsock::Vsock;
 
 use crate::isa::{self, Switch};
 
@@ -78,6 +80,9 @@ pub struct Machine {
     /// The network cards.
     #[serde(default)]
     pub nets: Vec<Net>,
+    /// The socket device, if there is one.
+    #[serde(default)]
+    pub vsock: Option<Vsock>,
     /// Whether there is a virtio random number generator.
     #[serde(default = "yes")]
     pub rng: bool,
@@ -144,6 +149,7 @@ impl Machine {
             disks: Vec::new(),
             cloud_init: None,
             nets: Vec::new(),
+            vsock: None,
             rng: yes(),
             power_key: yes(),
             shutdown_timeout: shutdown_timeout(),
@@ -209,11 +215,13 @@ pub enum BackEnd {
     CloudInit(CloudInit),
     /// A random number generator.
     Rng,
+    /// A socket device.
+    Vsock(Vsock),
 }
 
 impl BackEnd {
-    /// Parses `rng`, `block,` followed by what [`Disk::parse`] accepts, or `cloud-init,`
-    /// followed by what [`CloudInit::parse`] accepts.
+    /// Parses `rng`, or `block,`, `cloud-init,` or `vsock,` followed by what [`Disk::parse`],
+    /// [`CloudInit::parse`] or [`Vsock::parse`] accepts.
     ///
     /// # Errors
     /// A message that says what is wrong and what is expected.
@@ -222,12 +230,17 @@ impl BackEnd {
             let keys = text.as_bytes().strip_prefix(name.as_bytes())?;
             Some(OsStr::from_bytes(keys))
         };
+        if let Some(keys) = keys("vsock,")
+            && let Some(vsock) = Vsock::parse(keys)?
+        {
+            return Ok(BackEnd::Vsock(vsock));
+        }
         match (keys("block,"), keys("cloud-init,")) {
             (Some(disk), _) => Disk::parse(disk).map(BackEnd::Block),
             (_, Some(files)) => CloudInit::parse(files).map(BackEnd::CloudInit),
             (None, None) if text == "rng" => Ok(BackEnd::Rng),
             _ => Err(
-                "expected block,path=FILE[,readonly][,serial=TEXT], cloud-init,user-data=FILE or rng"
+                "expected block,path=FILE[,readonly][,serial=TEXT], cloud-init,user-data=FILE, vsock,path=SOCK[,cid=N] or rng"
                     .into(),
             ),
         }

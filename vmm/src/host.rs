@@ -5,6 +5,7 @@
 //!   cloud_init           a disk made of files
 //!   port ──── socket     back ends of consoles and ports
 //!   net                  tap interfaces of network cards
+//!   vsock ─── socket     the socket of the socket device
 //!   firmware             where the firmware of guests without a kernel is installed
 //!   buffer               bytes in transit
 //!   terminal             stdin and stdout, raw mode, Ctrl-a
@@ -25,3 +26,4 @@ pub mod port;
 pub(crate) mod slice;
 pub(crate) mod socket;
 pub mod terminal;
+pub mod vsock;

@@ -11,7 +11,7 @@ use crate::dtb::Dtb;
 use crate::error::Error;
 pub use crate::host::disk::Disk;
 use crate::host::net::Card;
-use crate::host::{cloud_init, disk, firmware};
+use crate::host::{cloud_init, disk, firmware, vsock};
 use crate::layout::MEMORY_ALIGN;
 use crate::loader::{self, Format, Initrd, Kernel, Placement};
 use crate::size;
@@ -33,6 +33,8 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// The host's side of the network cards.
     pub cards: Vec<Card>,
+    /// The host's side of the socket device.
+    pub vsock: Option<vsock::Host>,
     /// Where the kernel, initrd and device tree lie if no firmware decides that.
     pub placement: Placement,
 }
@@ -70,6 +72,10 @@ impl Machine {
                 .map(|(net, index)| Card::open(net, index))
                 .collect::<Result<_, _>>()?,
         };
+        let vsock = match &config.vsock {
+            Some(config) if dump_dtb.is_none() => Some(vsock::Host::open(config)?),
+            _ => None,
+        };
         let placement = loader::place(&kernel, initrd.as_ref().map(|initrd| initrd.size), memory)?;
         let dtb = config
             .dtb
@@ -81,7 +87,7 @@ impl Machine {
             (config.console, config.serial) = (Target::Null, Target::Null);
             config.ports.clear();
         }
-        Ok(Machine { config, kernel, initrd, dtb, dump_dtb, disks, cards, placement })
+        Ok(Machine { config, kernel, initrd, dtb, dump_dtb, disks, cards, vsock, placement })
     }
 }
 

@@ -74,7 +74,9 @@ pub fn run(machine: &Machine, observer: &dyn Observer, why: Option<&str>) -> Res
     match start(machine, observer, why, machine.config.devices) {
         // A QEMU without vhost-user reports that only when a front end is requested.
         Err(Error::Qemu(QemuError::Failed { .. }))
-            if machine.config.devices == config::Devices::Ours && lacks_vhost_user() =>
+            if machine.config.devices == config::Devices::Ours
+                && machine.config.vsock.is_none()
+                && lacks_vhost_user() =>
         {
             warn!(
                 "this QEMU has no vhost-user: the guest gets QEMU's own disks and random number generator"

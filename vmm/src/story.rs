@@ -54,6 +54,9 @@ pub(crate) fn log(machine: &Machine) {
             card.mac
         );
     }
+    if let Some(vsock) = &config.vsock {
+        info!("vsock: cid {}, socket {:?}", vsock.cid, vsock.path);
+    }
     for (_, label, target) in config.consoles() {
         info!("{label} {target}");
     }

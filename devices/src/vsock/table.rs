@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::debug;
@@ -22,6 +23,7 @@ use rustix::time::{
     timerfd_settime,
 };
 
+use super::Listener;
 use super::connection::{Connection, DATA_MAX, Phase, Ports};
 use super::packet::{Header, STREAM, op};
 use crate::memory::{Readable, Writable};
@@ -65,7 +67,7 @@ pub(super) struct Table {
     cid: u64,
     /// The path of the listener. A listener of the host for port P has this path, `_` and P.
     path: PathBuf,
-    listener: UnixListener,
+    listener: Arc<dyn Listener>,
     /// A connection could not be accepted: the host has no descriptor left.
     starved: bool,
     epoll: OwnedFd,
@@ -83,13 +85,12 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(cid: u64, listener: UnixListener, path: PathBuf) -> io::Result<Table> {
-        listener.set_nonblocking(true)?;
+    pub(super) fn new(cid: u64, listener: Arc<dyn Listener>, path: PathBuf) -> io::Result<Table> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         let read = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), read)?;
+        epoll::add(&epoll, listener.as_fd(), EventData::new_u64(LISTENER), read)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), read)?;
         Ok(Table {
             cid,
@@ -157,20 +158,16 @@ impl Table {
 
     fn accept(&mut self) {
         loop {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
-                    _ => {
-                        debug!("vsock: accept: {error}");
-                        self.starved = true;
-                        return self.arm(PATIENCE);
-                    }
-                },
-            };
-            if stream.set_nonblocking(true).is_ok() {
-                self.add(Connection::new(stream, Phase::Greeting, Ports::default()));
+            match self.listener.accept() {
+                Ok(Some(stream)) => {
+                    self.add(Connection::new(stream, Phase::Greeting, Ports::default()));
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    debug!("vsock: accept: {error}");
+                    self.starved = true;
+                    return self.arm(PATIENCE);
+                }
             }
         }
     }
@@ -297,7 +294,7 @@ impl Table {
     fn free_ports(&mut self, guest: u32) -> Ports {
         loop {
             let ports = Ports { host: self.next_port, guest };
-            self.next_port = PORT_BASE | (self.next_port + 1) % PORT_BASE;
+            self.next_port = PORT_BASE | ((self.next_port + 1) % PORT_BASE);
             if !self.ids.contains_key(&ports) {
                 return ports;
             }

@@ -25,6 +25,7 @@ use crate::machine::Machine;
 mod console;
 mod disk;
 mod net;
+mod vsock;
 
 pub(crate) use console::{ConsoleSockets, Sockets, virtio_target};
 
@@ -106,7 +107,7 @@ pub(crate) struct Place<'a> {
 pub(crate) const POWER_KEY: &str = "power-key";
 
 /// The table, in slot order.
-static TABLE: [Row; 5] = [
+static TABLE: [Row; 6] = [
     Row {
         name: "console",
         title: "the console",
@@ -163,6 +164,14 @@ static TABLE: [Row; 5] = [
         model: net::model,
         qemu: net::qemu,
         served: None,
+    },
+    Row {
+        name: "vsock",
+        title: "the socket device",
+        count: Count::One(|config| config.vsock.is_some()),
+        model: vsock::model,
+        qemu: vsock::qemu,
+        served: Some(Served { front_end: "vhost-user-vsock-device", option: vsock::option }),
     },
 ];
 
@@ -315,5 +324,6 @@ pub(crate) fn alone(device: &BackEnd) -> Result<Box<dyn VirtioDevice>, Error> {
         BackEnd::Block(disk) => disk::alone(disk),
         BackEnd::CloudInit(files) => disk::alone_for_cloud_init(files),
         BackEnd::Rng => Ok(Box::new(Rng::default())),
+        BackEnd::Vsock(config) => vsock::alone(config),
     }
 }

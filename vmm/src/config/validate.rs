@@ -29,6 +29,10 @@ impl Machine {
             files.check().map_err(named)?;
         }
         super::net::check_all(&self.nets)?;
+        if let Some(vsock) = &self.vsock {
+            let named = |problem| Error::Usage(format!("--vsock: {problem}"));
+            vsock.check().map_err(named)?;
+        }
         ports(&self.ports)?;
         self.targets()
     }

@@ -19,7 +19,7 @@ use crate::error::{Class, Error};
 use crate::host::files::{self, FileError};
 
 /// Maximum length of a socket's path in bytes: sockaddr_un holds 108, including the NUL (unix(7)).
-const PATH_MAX: usize = 107;
+pub(crate) const PATH_MAX: usize = 107;
 
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;

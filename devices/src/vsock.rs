@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::virtio::{ConfigSpace, DeviceId, QueueError, Queues, Ready, VirtioDevice};
 
 mod connection;
+mod host;
 mod packet;
 mod table;
 

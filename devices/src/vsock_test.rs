@@ -286,7 +286,7 @@ fn a_port_without_a_listener_is_reset() {
     drop(bench.listen(PORTS.host));
     bench.send(op::REQUEST, PORTS, &[]);
     assert_eq!(bench.ops(), [(op::RST, PORTS)]);
-    assert_eq!(bench.vsock.table.len(), 0);
+    assert_eq!(bench.vsock.table.connections.len(), 0);
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn a_host_reaches_a_port_of_the_guest_and_what_it_wrote_early_is_not_lost() {
     assert_eq!(bench.ops(), [(op::REQUEST, ports)]);
     bench.send(op::RST, ports, &[]);
     assert_eq!(read(&mut second), (vec![], true));
-    assert_eq!(bench.vsock.table.len(), 1);
+    assert_eq!(bench.vsock.table.connections.len(), 1);
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn a_line_that_is_no_request_closes_the_connection() {
         let mut host = bench.dial(line.as_bytes());
         assert_eq!(bench.ops(), [], "{line}");
         assert!(read(&mut host).1, "{line}");
-        assert_eq!(bench.vsock.table.len(), 0);
+        assert_eq!(bench.vsock.table.connections.len(), 0);
     }
 }
 
@@ -347,10 +347,13 @@ fn a_host_that_says_nothing_is_closed_after_a_time() {
     let mut bench = Bench::new();
     let mut hosts = [bench.dial(b""), bench.dial(b"CONNECT")];
     bench.vsock.table.expire(now());
-    assert_eq!(bench.vsock.table.len(), 2);
+    assert_eq!(bench.vsock.table.connections.len(), 2);
     bench.time_passes();
     assert!(hosts.iter_mut().all(|host| read(host).1));
-    assert_eq!((bench.vsock.table.len(), bench.ops()), (0, vec![]));
+    assert_eq!(
+        (bench.vsock.table.connections.len(), bench.ops()),
+        (0, vec![])
+    );
 }
 
 #[test]
@@ -560,7 +563,7 @@ fn data_beyond_the_credit_resets_the_connection_and_harms_no_other() {
     }
     all.extend(read(&mut host).0);
     assert!(all == pattern(sent));
-    assert_eq!(bench.vsock.table.len(), 1);
+    assert_eq!(bench.vsock.table.connections.len(), 1);
 }
 
 /// cloud-hypervisor's issues 7759, 7958 and 8372.
@@ -587,7 +590,10 @@ fn a_host_that_ends_its_data_still_gets_the_guests() {
         (op::SHUTDOWN, shutdown::BOTH)
     );
     bench.send(op::RST, PORTS, &[]);
-    assert_eq!((bench.vsock.table.len(), bench.ops()), (0, vec![]));
+    assert_eq!(
+        (bench.vsock.table.connections.len(), bench.ops()),
+        (0, vec![])
+    );
 }
 
 #[test]
@@ -662,7 +668,7 @@ fn a_closed_connection_gives_the_host_all_bytes_and_frees_its_ports() {
     assert!(all == pattern(sent));
     bench.send(op::RW, PORTS, b"second");
     assert_eq!(read(&mut second), (b"second".to_vec(), false));
-    assert_eq!(bench.vsock.table.len(), 1);
+    assert_eq!(bench.vsock.table.connections.len(), 1);
 }
 
 #[test]
@@ -673,7 +679,7 @@ fn a_shutdown_that_the_guest_does_not_answer_is_followed_by_a_reset() {
     assert_eq!(bench.ops(), [(op::SHUTDOWN, PORTS)]);
     bench.time_passes();
     assert_eq!(bench.ops(), [(op::RST, PORTS)]);
-    assert_eq!(bench.vsock.table.len(), 0);
+    assert_eq!(bench.vsock.table.connections.len(), 0);
 }
 
 #[test]
@@ -716,7 +722,7 @@ fn a_packet_that_its_connection_does_not_allow_resets_it() {
         bench.send(op, PORTS, &[]);
         assert_eq!(bench.ops(), [(op::RST, PORTS)]);
         assert!(read(&mut host).1);
-        assert_eq!(bench.vsock.table.len(), 0);
+        assert_eq!(bench.vsock.table.connections.len(), 0);
     }
     for op in [op::RW, op::SHUTDOWN, op::REQUEST] {
         let mut bench = Bench::new();
@@ -811,7 +817,7 @@ fn more_connections_than_the_limit_are_reset_or_closed() {
     assert_eq!(bench.ops(), [(op::RST, PORTS)]);
     drop(hosts);
     bench.events();
-    assert_eq!(bench.vsock.table.len(), 0);
+    assert_eq!(bench.vsock.table.connections.len(), 0);
     bench.send(op::REQUEST, PORTS, &[]);
     assert_eq!(bench.ops(), [(op::RESPONSE, PORTS)]);
 }
@@ -827,7 +833,7 @@ fn a_reset_closes_all_connections_and_new_ones_can_be_made() {
     fill(&mut bench, PORTS);
     bench.vsock.reset();
     assert!(hosts.iter_mut().all(|host| read(host).1));
-    assert_eq!(bench.vsock.table.len(), 0);
+    assert_eq!(bench.vsock.table.connections.len(), 0);
     let (rx, tx) = (Rig::new(SIZE), Rig::new(SIZE));
     bench.queues = Queues::new(vec![Some(rx.queue(0)), Some(tx.queue(0)), None]);
     (bench.rx, bench.tx, bench.seen) = (rx, tx, 0);

@@ -223,6 +223,18 @@ impl Driver {
         }
     }
 
+    /// The addresses of its rings.
+    pub fn rings(&self) -> Rings {
+        self.rings
+    }
+
+    /// Whether the rings of queue `index` are where a correct driver of two queues has them.
+    pub fn is_regular(&self, index: u64) -> bool {
+        let expected = Layout::default().rings(index);
+        let places = |rings: Rings| (rings.table, rings.driver, rings.device);
+        places(self.rings) == places(expected)
+    }
+
     /// The same, for one of `count` queues that each have a part of the memory.
     pub fn sharing(rings: Rings, index: u64, count: u64) -> Driver {
         let part = |start: u64, end: u64| {

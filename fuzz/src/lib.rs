@@ -26,4 +26,5 @@ pub mod queue;
 pub mod ram;
 pub mod seeds;
 pub mod vhost_user;
+pub mod vsock;
 pub mod wait;

@@ -48,10 +48,6 @@ pub(super) enum Phase {
     Detached,
 }
 
-/// The connection must be reset: the guest broke the protocol.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Violation;
-
 pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) ports: Ports,
@@ -86,8 +82,8 @@ pub(super) struct Connection {
     /// Bytes from the guest that the host has taken, and how many of them the guest was told.
     forwarded: u32,
     announced: u32,
-    /// The guest asked for our credit.
-    owes_credit: bool,
+    /// The guest has asked for our credit, or may need it.
+    pub(super) owes_credit: bool,
 }
 
 impl Connection {
@@ -155,34 +151,27 @@ impl Connection {
         }
     }
 
-    /// The guest asks for our credit.
-    pub(super) fn credit_requested(&mut self) {
-        self.owes_credit = true;
-    }
-
-    /// Takes data from the guest: what the socket does not take is kept.
-    ///
-    /// # Errors
-    /// It is more than fits, or the guest had said that it sends no more.
-    pub(super) fn receive(&mut self, data: &mut Readable) -> Result<(), Violation> {
+    /// Takes data from the guest: what the socket does not take is kept. `None`: it is more than
+    /// fits, or the guest had said that it sends no more.
+    pub(super) fn receive(&mut self, data: &mut Readable) -> Option<()> {
         // No more than DATA_MAX.
         let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let room = (BUFFER as usize).saturating_sub(self.buffer.len());
         if len as usize > room || self.guest_done & shutdown::SEND != 0 {
-            return Err(Violation);
+            return None;
         }
         if self.host_done & shutdown::RECEIVE != 0 {
             self.took(len);
-            return Ok(());
+            return Some(());
         }
         if self.buffer.is_empty() && len > 0 {
             match data.write_to(self.stream.as_fd()) {
                 Ok(count) => self.took(u32::try_from(count).unwrap_or(0)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
-                    self.refuse();
+                    self.host_done |= shutdown::RECEIVE;
                     self.took(len);
-                    return Ok(());
+                    return Some(());
                 }
             }
         }
@@ -194,7 +183,7 @@ impl Connection {
             data.read(&mut rest);
             self.buffer.extend(rest);
         }
-        Ok(())
+        Some(())
     }
 
     /// Gives the host what it did not take before.
@@ -209,7 +198,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.refuse();
+                    self.host_done |= shutdown::RECEIVE;
                     self.took(u32::try_from(self.buffer.len()).unwrap_or(0));
                     self.buffer.clear();
                 }
@@ -224,11 +213,6 @@ impl Connection {
     fn took(&mut self, count: u32) {
         self.forwarded = self.forwarded.wrapping_add(count);
         self.owes_credit |= self.forwarded.wrapping_sub(self.announced) >= BUFFER / 2;
-    }
-
-    /// The host takes no more data.
-    fn refuse(&mut self) {
-        self.host_done |= shutdown::RECEIVE;
     }
 
     /// Takes a SHUTDOWN of the guest. Returns whether it is done in both directions.
@@ -253,17 +237,15 @@ impl Connection {
     /// The next packet for the guest: its operation, flags and bytes of data, which are in `to`
     /// behind the place of the header. `None`: there is nothing to send now.
     pub(super) fn next_packet(&mut self, to: &Writable) -> Option<(u16, u32, u32)> {
-        match self.phase {
-            Phase::Request => {
-                self.phase = Phase::Requested;
-                return Some((op::REQUEST, 0, 0));
-            }
-            Phase::Response => {
-                self.phase = Phase::Open;
-                return Some((op::RESPONSE, 0, 0));
-            }
-            Phase::Open => {}
+        let (next, first) = match self.phase {
+            Phase::Request => (Phase::Requested, Some((op::REQUEST, 0, 0))),
+            Phase::Response => (Phase::Open, Some((op::RESPONSE, 0, 0))),
+            Phase::Open => (Phase::Open, None),
             Phase::Greeting | Phase::Requested | Phase::Detached => return None,
+        };
+        self.phase = next;
+        if first.is_some() {
+            return first;
         }
         let credit = self.credit();
         if self.guest_done & shutdown::RECEIVE != 0 {

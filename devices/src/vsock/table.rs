@@ -4,20 +4,14 @@
 //! are edge-triggered: an event only marks a connection as one that may have something to do.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::debug;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with,
-};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -25,6 +19,7 @@ use rustix::time::{
 
 use super::Listener;
 use super::connection::{Connection, DATA_MAX, Phase, Ports};
+use super::host::PORT_BASE;
 use super::packet::{Header, STREAM, op};
 use crate::memory::{Readable, Writable};
 use crate::sync::now;
@@ -39,49 +34,41 @@ pub(super) const CONNECTIONS_MAX: usize = if cfg!(test) { 20 } else { 1023 };
 /// belong to no connection. No further packet of the guest is read until it takes them.
 pub(super) const REPLIES_MAX: usize = 256;
 
-/// The longest line with which the host begins a connection.
-const LINE_MAX: usize = 32;
-
-/// How long to wait for that line, for the guest's answer to a request, and for its answer to the
+/// How long to wait for the host's first line, for the guest's answer to a request, and for its answer to the
 /// end of a connection.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The first port of the host's ends that the host did not choose.
-const PORT_BASE: u32 = 1 << 30;
 
 /// The data of an event: a connection's ID, or one of these.
 const LISTENER: u64 = 0;
 const TIMER: u64 = 1;
 const FIRST_ID: u64 = 2;
 
+/// What is awaited of each file. The end of a stream is IN, too.
+const READ: EventFlags = EventFlags::IN.union(EventFlags::ET);
+
 /// The most events per epoll_wait(2).
 const BATCH: usize = 32;
-
-/// An RST for a packet without a connection.
-struct Reply {
-    ports: Ports,
-    kind: u16,
-}
 
 pub(super) struct Table {
     cid: u64,
     /// The path of the listener. A listener of the host for port P has this path, `_` and P.
-    path: PathBuf,
-    listener: Arc<dyn Listener>,
+    pub(super) path: PathBuf,
+    pub(super) listener: Arc<dyn Listener>,
     /// A connection could not be accepted: the host has no descriptor left.
-    starved: bool,
+    pub(super) starved: bool,
     epoll: OwnedFd,
     timer: OwnedFd,
     /// Whether the timer runs. It ends no later than the first deadline.
     armed: bool,
-    connections: BTreeMap<u64, Connection>,
+    pub(super) connections: BTreeMap<u64, Connection>,
     next_id: u64,
-    next_port: u32,
+    pub(super) next_port: u32,
     /// The connections that the guest knows.
-    ids: HashMap<Ports, u64>,
+    pub(super) ids: HashMap<Ports, u64>,
     /// Connections that may have a packet for the guest, each once.
     ready: VecDeque<u64>,
-    replies: VecDeque<Reply>,
+    /// The ports and the type of each RST for a packet without a connection.
+    replies: VecDeque<(Ports, u16)>,
 }
 
 impl Table {
@@ -89,9 +76,8 @@ impl Table {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let read = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, listener.as_fd(), EventData::new_u64(LISTENER), read)?;
-        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), read)?;
+        epoll::add(&epoll, listener.as_fd(), EventData::new_u64(LISTENER), READ)?;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), READ)?;
         Ok(Table {
             cid,
             path,
@@ -117,12 +103,6 @@ impl Table {
     /// Whether a packet of the guest can be answered.
     pub(super) fn has_room(&self) -> bool {
         self.replies.len() < REPLIES_MAX
-    }
-
-    /// The number of connections.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.connections.len()
     }
 
     /// Closes all connections.
@@ -156,31 +136,14 @@ impl Table {
         }
     }
 
-    fn accept(&mut self) {
-        loop {
-            match self.listener.accept() {
-                Ok(Some(stream)) => {
-                    self.add(Connection::new(stream, Phase::Greeting, Ports::default()));
-                }
-                Ok(None) => return,
-                Err(error) => {
-                    debug!("vsock: accept: {error}");
-                    self.starved = true;
-                    return self.arm(PATIENCE);
-                }
-            }
-        }
-    }
-
     /// Adds a connection, unless there are too many. Returns whether it was added.
-    fn add(&mut self, mut connection: Connection) -> bool {
+    pub(super) fn add(&mut self, mut connection: Connection) -> bool {
         if self.connections.len() >= CONNECTIONS_MAX {
             return false;
         }
         let id = self.next_id;
-        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
         let data = EventData::new_u64(id);
-        if epoll::add(&self.epoll, &connection.stream, data, flags).is_err() {
+        if epoll::add(&self.epoll, &connection.stream, data, READ).is_err() {
             return false;
         }
         self.next_id += 1;
@@ -194,20 +157,25 @@ impl Table {
         true
     }
 
-    fn remove(&mut self, id: u64) {
+    pub(super) fn remove(&mut self, id: u64) {
         let Some(connection) = self.connections.remove(&id) else {
             return;
         };
-        if self.ids.get(&connection.ports) == Some(&id) {
-            self.ids.remove(&connection.ports);
-        }
+        self.forget(id, connection.ports);
         if connection.queued {
             self.ready.retain(|it| *it != id);
         }
     }
 
+    /// Frees the ports of a connection, unless they are those of another one already.
+    fn forget(&mut self, id: u64, ports: Ports) {
+        if self.ids.get(&ports) == Some(&id) {
+            self.ids.remove(&ports);
+        }
+    }
+
     /// Notes that a connection may have a packet for the guest.
-    fn queue(&mut self, id: u64) {
+    pub(super) fn queue(&mut self, id: u64) {
         if let Some(connection) = self.connections.get_mut(&id)
             && !std::mem::replace(&mut connection.queued, true)
         {
@@ -241,88 +209,13 @@ impl Table {
         // A socket that is read has room each time: it is watched for that only while bytes wait.
         if connection.watched == flushed {
             connection.watched = !flushed;
-            let mut flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+            let mut flags = READ;
             flags.set(EventFlags::OUT, !flushed);
             let data = EventData::new_u64(id);
             // Cannot fail: it is in the set.
             let _ = epoll::modify(&self.epoll, &connection.stream, data, flags);
         }
         self.queue(id);
-    }
-
-    /// Reads the line with which the host begins a connection, once all of it is there. What comes
-    /// behind it stays in the socket.
-    fn greet(&mut self, id: u64) {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return;
-        };
-        let mut line = [0; LINE_MAX];
-        let seen = match recv(&connection.stream, &mut line, RecvFlags::PEEK) {
-            Ok((0, _)) => return self.remove(id),
-            Ok((seen, _)) => seen,
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            Err(_) => return self.remove(id),
-        };
-        let seen = line.get(..seen).unwrap_or_default();
-        let Some(end) = seen.iter().position(|byte| *byte == b'\n') else {
-            if seen.len() == LINE_MAX {
-                self.remove(id);
-            }
-            return;
-        };
-        let port = seen.get(..end).and_then(port);
-        let taken = recv(
-            &connection.stream,
-            line.get_mut(..=end).unwrap_or_default(),
-            RecvFlags::empty(),
-        );
-        let (Some(guest), Ok(_)) = (port, taken) else {
-            return self.remove(id);
-        };
-        let ports = self.free_ports(guest);
-        let deadline = self.deadline();
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.ports = ports;
-            connection.phase = Phase::Request;
-            connection.deadline = Some(deadline);
-        }
-        self.ids.insert(ports, id);
-        self.queue(id);
-    }
-
-    /// A port of the host that has no connection to port `guest`. There are more than connections.
-    fn free_ports(&mut self, guest: u32) -> Ports {
-        loop {
-            let ports = Ports { host: self.next_port, guest };
-            self.next_port = PORT_BASE | ((self.next_port + 1) % PORT_BASE);
-            if !self.ids.contains_key(&ports) {
-                return ports;
-            }
-        }
-    }
-
-    /// Connects the guest to the host's listener for a port. Returns false if there is none.
-    fn connect(&mut self, ports: Ports, header: &Header) -> bool {
-        let mut path = OsString::from(&self.path);
-        path.push(format!("_{}", ports.host));
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let connected =
-            socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).and_then(|socket| {
-                connect(&socket, &SocketAddrUnix::new(&*path)?)?;
-                Ok(socket)
-            });
-        match connected {
-            Ok(socket) => {
-                let stream = UnixStream::from(socket);
-                let mut connection = Connection::new(stream, Phase::Response, ports);
-                connection.update_credit(header);
-                self.add(connection)
-            }
-            Err(error) => {
-                debug!("vsock: {}: {error}", path.display());
-                false
-            }
-        }
     }
 
     /// Takes a packet of the guest. There must be [room](Self::has_room) for an answer.
@@ -335,7 +228,7 @@ impl Table {
         let known = id.filter(|_| header.kind == STREAM);
         if self.handle(header, ports, known, data).is_none() {
             if header.op != op::RST {
-                self.replies.push_back(Reply { ports, kind: header.kind });
+                self.replies.push_back((ports, header.kind));
             }
             if let Some(id) = known {
                 self.detach(id);
@@ -369,7 +262,7 @@ impl Table {
                     return None;
                 }
                 data.truncate(len);
-                connection.receive(data).ok()?;
+                connection.receive(data)?;
             }
             op::SHUTDOWN if open => {
                 if connection.shut_down(header.flags) {
@@ -377,7 +270,7 @@ impl Table {
                 }
             }
             op::CREDIT_UPDATE => {}
-            op::CREDIT_REQUEST => connection.credit_requested(),
+            op::CREDIT_REQUEST => connection.owes_credit = true,
             _ => return None,
         }
         connection.update_credit(header);
@@ -391,18 +284,17 @@ impl Table {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        if self.ids.get(&connection.ports) == Some(&id) {
-            self.ids.remove(&connection.ports);
-        }
         connection.phase = Phase::Detached;
         connection.deadline = None;
+        let ports = connection.ports;
+        self.forget(id, ports);
         self.changed(id);
     }
 
     /// Writes the next packet for the guest, if there is one. Returns its length.
     pub(super) fn send(&mut self, to: &mut Writable) -> Option<u32> {
         let head = Header { src_cid: HOST, dst_cid: self.cid, ..Header::default() };
-        if let Some(Reply { ports: Ports { host, guest }, kind }) = self.replies.pop_front() {
+        if let Some((Ports { host, guest }, kind)) = self.replies.pop_front() {
             let reset = Header { src_port: host, dst_port: guest, kind, op: op::RST, ..head };
             return u32::try_from(to.write(&reset.bytes())).ok();
         }
@@ -428,11 +320,9 @@ impl Table {
                 ..head
             };
             let head = u32::try_from(to.write(&header.bytes())).unwrap_or(0);
-            if connection.is_ending() && connection.deadline.is_none() {
-                let deadline = self.deadline();
-                if let Some(connection) = self.connections.get_mut(&id) {
-                    connection.deadline = Some(deadline);
-                }
+            if connection.is_ending() {
+                connection.deadline.get_or_insert_with(|| now() + PATIENCE);
+                self.start_timer();
             }
             self.queue(id);
             return Some(head + len);
@@ -441,14 +331,18 @@ impl Table {
     }
 
     /// The time at which something that begins now has lasted too long. Starts the timer.
-    fn deadline(&mut self) -> Instant {
-        if !self.armed {
-            self.arm(PATIENCE);
-        }
+    pub(super) fn deadline(&mut self) -> Instant {
+        self.start_timer();
         now() + PATIENCE
     }
 
-    fn arm(&mut self, after: Duration) {
+    fn start_timer(&mut self) {
+        if !self.armed {
+            self.arm(PATIENCE);
+        }
+    }
+
+    pub(super) fn arm(&mut self, after: Duration) {
         self.armed = true;
         // Zero would stop the timer.
         let after = after.max(Duration::from_millis(1));
@@ -472,7 +366,7 @@ impl Table {
         for (id, ports, phase) in expired.collect::<Vec<_>>() {
             // A guest that takes no packets learns it when it uses the connection.
             if matches!(phase, Phase::Requested | Phase::Open) && self.has_room() {
-                self.replies.push_back(Reply { ports, kind: STREAM });
+                self.replies.push_back((ports, STREAM));
             }
             self.remove(id);
         }
@@ -483,10 +377,4 @@ impl Table {
             self.arm(first.saturating_duration_since(now));
         }
     }
-}
-
-/// The port in the line `CONNECT PORT`.
-fn port(line: &[u8]) -> Option<u32> {
-    let line = str::from_utf8(line).ok()?;
-    line.strip_prefix("CONNECT ")?.trim().parse().ok()
 }

@@ -30,8 +30,7 @@ impl Machine {
         }
         super::net::check_all(&self.nets)?;
         if let Some(vsock) = &self.vsock {
-            let named = |problem| Error::Usage(format!("--vsock: {problem}"));
-            vsock.check().map_err(named)?;
+            vsock.check_with(self.devices)?;
         }
         ports(&self.ports)?;
         self.targets()

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use devices::vsock::{CID_MAX, CID_MIN};
 use serde::{Deserialize, Serialize};
 
+use super::Devices;
 use super::keys::{double_commas, split_at_single_commas};
+use crate::error::Error;
 
 const FORM: &str = "expected path=SOCK[,cid=N], or none";
 
@@ -19,12 +21,7 @@ pub struct Vsock {
     /// path, `_` and the port.
     pub path: PathBuf,
     /// The guest's context ID.
-    #[serde(default = "cid_min")]
     pub cid: u32,
-}
-
-fn cid_min() -> u32 {
-    CID_MIN
 }
 
 impl Vsock {
@@ -68,6 +65,19 @@ impl Vsock {
         let mut text = OsString::from(format!("cid={},path=", self.cid));
         text.push(double_commas(self.path.as_os_str()));
         text
+    }
+
+    /// Checks the values, and which program implements the devices.
+    ///
+    /// # Errors
+    /// One is invalid, or QEMU would need the host's AF_VSOCK.
+    pub(super) fn check_with(&self, devices: Devices) -> Result<(), Error> {
+        let named = |problem| Error::Usage(format!("--vsock: {problem}"));
+        if devices == Devices::Qemu {
+            let problem = "QEMU has no such device of its own: leave out --devices qemu";
+            return Err(named(problem.to_owned()));
+        }
+        self.check().map_err(named)
     }
 
     /// Checks the values.

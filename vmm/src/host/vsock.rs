@@ -9,9 +9,7 @@ use devices::vsock::{Listener, Vsock};
 
 use crate::config;
 use crate::error::Error;
-use crate::host::socket::{self, PATH_MAX, Socket, SocketError};
-
-const OPTION: &str = "--vsock";
+use crate::host::socket::{PATH_MAX, Socket, SocketError};
 
 /// What is appended to the path for a port of the host: `_` and at most ten digits.
 const SUFFIX_MAX: usize = 11;
@@ -31,12 +29,19 @@ impl Host {
     /// # Errors
     /// The path is too long, or another process listens there.
     pub(crate) fn open(config: &config::Vsock) -> Result<Host, Error> {
-        check(config)?;
-        Ok(Host {
-            socket: Arc::new(Socket::listen(OPTION, &config.path)?),
-            path: config.path.clone(),
-            cid: config.cid,
-        })
+        let config::Vsock { path, cid } = config.clone();
+        let (length, limit) = (path.as_os_str().len(), PATH_MAX - SUFFIX_MAX);
+        let option = "--vsock";
+        if length > limit {
+            return Err(Error::from(SocketError::Path {
+                option,
+                path,
+                length,
+                limit,
+            }));
+        }
+        let socket = Arc::new(Socket::listen(option, &path)?);
+        Ok(Host { socket, path, cid })
     }
 
     /// Creates the device.
@@ -52,24 +57,6 @@ impl Listener for Socket {
     fn accept(&self) -> io::Result<Option<UnixStream>> {
         Socket::accept(self)
     }
-}
-
-/// Checks that the socket could be created, without creating it.
-///
-/// # Errors
-/// As [`Host::open`].
-pub(crate) fn check(config: &config::Vsock) -> Result<(), Error> {
-    let path = &config.path;
-    let (length, limit) = (path.as_os_str().len(), PATH_MAX - SUFFIX_MAX);
-    if length > limit {
-        return Err(Error::from(SocketError::Path {
-            option: OPTION,
-            path: path.clone(),
-            length,
-            limit,
-        }));
-    }
-    socket::check(OPTION, path)
 }
 
 #[cfg(test)]

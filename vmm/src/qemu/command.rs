@@ -8,7 +8,7 @@ use std::path::Path;
 use super::error::QemuError;
 use crate::board::Line;
 use crate::board::slots::{self, Sockets};
-use crate::config::{self, HugePages, Irqchip, Net};
+use crate::config::{HugePages, Irqchip, Net};
 use crate::error::Error;
 use crate::host::hugepages;
 use crate::isa::Switch;
@@ -34,10 +34,6 @@ pub fn program() -> OsString {
 /// The first of these that applies.
 pub fn check(machine: &Machine) -> Result<(), Error> {
     slots::check(&machine.config, slots::QEMU)?;
-    if machine.config.vsock.is_some() && machine.config.devices == config::Devices::Qemu {
-        let problem = "--vsock needs our devices, as QEMU's own uses the host's AF_VSOCK: leave out --devices qemu";
-        return Err(Error::Usage(problem.into()));
-    }
     if !machine.config.sbi.is_empty() {
         let why = "its firmware decides which SBI extensions there are";
         return Err(Error::from(QemuError::KvmOnly { option: "--sbi", why }));

@@ -29,6 +29,7 @@
 
 #![cfg_attr(loom, allow(dead_code, reason = "only a few tests run under loom"))]
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 mod contain;

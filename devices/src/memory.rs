@@ -16,6 +16,7 @@ use std::sync::Arc;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 mod dirty;
+mod discard;
 mod iovec;
 mod ring_word;
 #[cfg_attr(all(test, loom), path = "memory/ring_words_loom.rs")]
@@ -37,14 +38,14 @@ pub struct Memory(Arc<Mapped>);
 
 #[derive(Debug)]
 struct Mapped {
-    /// The addresses of `_ram`, packed for [`Memory::translate`], which every descriptor needs.
+    /// The addresses of `ram`, packed for [`Memory::translate`], which every descriptor needs.
     regions: Vec<Region>,
     /// A copy of the first region, which saves the load of the vector's pointer. It has 0 bytes if
     /// there is no region.
     first: Region,
     /// The pages that devices wrote, if they are recorded.
     dirty: Option<DirtyLog>,
-    _ram: Arc<GuestMemoryMmap>,
+    ram: Arc<GuestMemoryMmap>,
 }
 
 /// A range of guest addresses, and its address in the host.
@@ -73,7 +74,7 @@ impl Region {
 }
 
 // SAFETY: it is an address and a length. Only `translate` makes pointers from them, and its callers
-// hold `_ram`.
+// hold `ram`.
 unsafe impl Send for Region {}
 // SAFETY: as above, and it never changes.
 unsafe impl Sync for Region {}
@@ -104,7 +105,7 @@ impl Memory {
             first: regions.first().copied().unwrap_or(none),
             dirty: page.map(|page| DirtyLog::new(&regions, page)),
             regions,
-            _ram: ram,
+            ram,
         }))
     }
 

@@ -12,6 +12,8 @@ pub enum DeviceId {
     Console = 3,
     /// An entropy device (§ 5.4).
     Entropy = 4,
+    /// A memory balloon (§ 5.5).
+    Balloon = 5,
     /// An input device (§ 5.8).
     Input = 18,
     /// A socket device (§ 5.10).

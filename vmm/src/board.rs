@@ -29,8 +29,10 @@ pub struct Devices<'m>(Vec<Plugged<'m>>);
 struct Plugged<'m> {
     slot: Slot,
     transport: Arc<Mmio>,
-    /// Checks whether the size of its host file changed.
+    /// Checks whether the size that the host gives it changed.
     resized: Option<Box<dyn Fn() -> bool + 'm>>,
+    /// Logs its state.
+    report: Option<Box<dyn Fn() + 'm>>,
     /// Asks the guest to power off.
     power_off: Option<Box<dyn Fn() -> bool + 'm>>,
 }
@@ -73,6 +75,7 @@ impl<'m> Devices<'m> {
                 slot,
                 transport,
                 resized: model.resized,
+                report: model.report,
                 power_off: model.power_off,
             });
         }
@@ -85,13 +88,19 @@ impl<'m> Devices<'m> {
         devices.map(|device| (device.slot.address(), &device.transport))
     }
 
-    /// Checks the sizes of the disks' files, and notifies the guest of changes.
+    /// Checks the sizes of the disks' files and of the balloon, and notifies the guest of changes.
     pub fn resize(&self) {
         for device in &self.0 {
             if device.resized.as_ref().is_some_and(|resized| resized()) {
                 device.transport.config_changed();
             }
         }
+    }
+
+    /// Logs the state of the devices that have one.
+    pub fn report(&self) {
+        let reports = self.0.iter().filter_map(|it| it.report.as_ref());
+        reports.for_each(|report| report());
     }
 
     /// Asks the guest to power off. Returns false if it has no driver for that.

@@ -12,7 +12,8 @@ use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{
-    self, Accel, CloudInit, Devices, Disk, Irqchip, Kernel, Memory, Net, Port, Target, Vsock,
+    self, Accel, Balloon, CloudInit, Devices, Disk, Irqchip, Kernel, Memory, Net, Port, Target,
+    Vsock,
 };
 use crate::error::Error;
 use crate::host::files::FileError;
@@ -77,6 +78,9 @@ A disk image or block device. Up to 26 times, or 5 under QEMU, plus one each wit
 
 const RESIZE_HELP: &str = "\
 SIGUSR2 re-reads the sizes of all raw disks and notifies the guest of changes (KVM only)";
+
+const BALLOON_HELP: &str = "\
+Add a memory balloon, through which the guest gives memory back to the host: what it frees, and what the host asks for.";
 
 const NET_HELP: &str = "\
 A network card that is attached to an existing tap interface of the host, to the descriptor of one, or to passt. Up to 26 times, less the disks. none is no card.";
@@ -261,6 +265,17 @@ pub struct Run {
     )]
     pub vsock: Option<Sockets>,
 
+    /// The memory balloon.
+    #[arg(
+        long,
+        help = format!("{BALLOON_HELP} {}", Balloon::help()),
+        value_name = "[size=SIZE][,KEY=VALUE]",
+        num_args = 0..=1,
+        default_missing_value = "",
+        value_parser = OsStringValueParser::new().try_map(|text| Balloon::parse(&text))
+    )]
+    pub balloon: Option<Balloon>,
+
     /// Read options from a TOML or JSON file (detected by its extension, else by its content),
     /// under the same names: kernel = "Image", disk = ["a.img", "b.img,readonly"], print-command =
     /// true. Options on the command line override the file. Relative paths are relative to the
@@ -393,6 +408,7 @@ impl From<Run> for config::Run {
                 cloud_init: run.cloud_init,
                 nets: run.nets.into_iter().filter_map(|Card(net)| net).collect(),
                 vsock: run.vsock.and_then(|Sockets(vsock)| vsock),
+                balloon: run.balloon,
                 rng: !run.no_rng,
                 power_key: !run.no_power_key,
                 shutdown_timeout: run.shutdown_timeout,

@@ -7,6 +7,7 @@
 //! A value with a text form (`FILE,KEY=VALUE`, …) parses and formats itself, so the form is the
 //! same everywhere.
 
+mod balloon;
 mod cloud_init;
 mod console;
 mod disk;
@@ -26,6 +27,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use balloon::Balloon;
+pub(crate) use balloon::check_size as check_balloon_size;
 pub use cloud_init::CloudInit;
 pub use console::{Port, Target};
 pub use disk::{Disk, DiskFormat};
@@ -83,6 +86,9 @@ pub struct Machine {
     /// The socket device, if there is one.
     #[serde(default)]
     pub vsock: Option<Vsock>,
+    /// The memory balloon.
+    #[serde(default)]
+    pub balloon: Option<Balloon>,
     /// Whether there is a virtio random number generator.
     #[serde(default = "yes")]
     pub rng: bool,
@@ -150,6 +156,7 @@ impl Machine {
             cloud_init: None,
             nets: Vec::new(),
             vsock: None,
+            balloon: None,
             rng: yes(),
             power_key: yes(),
             shutdown_timeout: shutdown_timeout(),

@@ -31,7 +31,7 @@ pub enum Request {
     Suspend,
     /// This process was continued after a stop: take the terminal again.
     Continued,
-    /// Read the sizes of the disks' files again.
+    /// Read the sizes of the disks' files and of the balloon again.
     Resize,
     /// Write the statistics of the run so far.
     Report,

@@ -6,6 +6,7 @@
 //!   port ──── socket     back ends of consoles and ports
 //!   net                  tap interfaces of network cards
 //!   vsock ─── socket     the socket of the socket device
+//!   balloon              the file with a memory balloon's size
 //!   firmware             where the firmware of guests without a kernel is installed
 //!   buffer               bytes in transit
 //!   terminal             stdin and stdout, raw mode, Ctrl-a
@@ -14,6 +15,7 @@
 //!   pidfile
 //! ```
 
+pub(crate) mod balloon;
 pub(crate) mod buffer;
 pub(crate) mod cloud_init;
 pub mod disk;

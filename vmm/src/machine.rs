@@ -11,7 +11,7 @@ use crate::dtb::Dtb;
 use crate::error::Error;
 pub use crate::host::disk::Disk;
 use crate::host::net::Card;
-use crate::host::{cloud_init, disk, firmware, vsock};
+use crate::host::{balloon, cloud_init, disk, firmware, vsock};
 use crate::layout::MEMORY_ALIGN;
 use crate::loader::{self, Format, Initrd, Kernel, Placement};
 use crate::size;
@@ -59,6 +59,9 @@ impl Machine {
         let mut disks = disk::open(&config.disks, config.cpus)?;
         if let Some(files) = &config.cloud_init {
             disks.push(cloud_init::disk(files)?);
+        }
+        if let Some(it) = &config.balloon {
+            balloon::size(it, &config.memory)?;
         }
         for (option, _, target) in config.consoles() {
             target.check(option)?;

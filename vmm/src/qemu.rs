@@ -34,10 +34,11 @@ use crate::host::terminal;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
 use crate::shutdown::{Shutdown, Step};
-use crate::signals::{self, CONTINUED, POWER_OFF, REPORT, SUSPEND, SignalFd};
+use crate::signals::{self, CONTINUED, POWER_OFF, REPORT, RESIZED, SUSPEND, SignalFd};
 use crate::{stderr, story};
 
 mod backends;
+mod balloon;
 mod command;
 mod consoles;
 mod dump;
@@ -111,7 +112,11 @@ fn start(
     }
     // Blocked before QEMU starts, so that no signal is lost in between.
     signals::block(&[SUSPEND])?;
-    let signals = [&signals::ending()[..], &[REPORT, SUSPEND, CONTINUED]].concat();
+    let signals = [
+        &signals::ending()[..],
+        &[REPORT, RESIZED, SUSPEND, CONTINUED],
+    ]
+    .concat();
     let signals = SignalFd::new(&signals).map_err(Error::host("wait for signals"))?;
 
     let control = Arc::new(Control::new()?);
@@ -247,7 +252,7 @@ impl Running {
             let left = |at: Instant| at.saturating_duration_since(Instant::now());
             let ready = signals.wait_for([qmp.as_fd(), control.as_fd()], ending.deadline.map(left));
             let [ready, _] = ready.map_err(Error::host("wait for QEMU"))?;
-            let signal = next_signal(signals, observer, qmp)?.map(|signal| match signal {
+            let signal = next_signal(signals, observer, qmp, machine)?.map(|signal| match signal {
                 POWER_OFF => Request::PowerOff(End::Signal(signal)),
                 _ => Request::Shutdown(End::Signal(signal)),
             });
@@ -265,10 +270,14 @@ impl Running {
             if ending.deadline.is_some_and(|at| at <= Instant::now()) {
                 self.send(ending.signal_to_send(ending.asked));
             }
+            let ran = qmp.resumed();
             if ready && !qmp.serve()? {
                 // A signal to the whole process group reaches QEMU as well, and possibly first.
-                let signal = next_signal(signals, observer, qmp)?;
+                let signal = next_signal(signals, observer, qmp, machine)?;
                 return Ok(ending.end.or(signal.map(End::Signal)));
+            }
+            if !ran {
+                qmp.set_balloon(machine)?;
             }
             match qmp.take_asked() {
                 _ if ending.end.is_some() => {}
@@ -308,10 +317,12 @@ fn next_signal(
     signals: &SignalFd,
     observer: &dyn Observer,
     qmp: &mut Qmp,
+    machine: &Machine,
 ) -> Result<Option<i32>, Error> {
     loop {
         match signals.take().map_err(Error::host("read a signal"))? {
             Some(REPORT) => observer.notify(Moment::Report(None)),
+            Some(RESIZED) => qmp.set_balloon(machine)?,
             Some(SUSPEND) => qmp.stop()?,
             Some(CONTINUED) => terminal::continued(),
             other => return Ok(other),

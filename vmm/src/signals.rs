@@ -21,10 +21,10 @@ const ENDING: [i32; 3] = [POWER_OFF, libc::SIGINT, libc::SIGHUP];
 /// Asks the guest to power off, once; if it cannot be asked, and the second time, it ends the run.
 pub const POWER_OFF: i32 = libc::SIGTERM;
 
-/// A disk's size has changed. No effect under QEMU.
+/// The size of a disk or of the balloon has changed.
 pub const RESIZED: i32 = libc::SIGUSR2;
 
-/// Requests the statistics of a run in progress. No effect without `--stats`.
+/// Requests the statistics of a run in progress: those of `--stats`, and the balloon's.
 pub const REPORT: i32 = libc::SIGUSR1;
 
 /// Signals that are requests and do not end the run.

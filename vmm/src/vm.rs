@@ -213,16 +213,17 @@ impl<'a> Vm<'a> {
         self.devices.power_off()
     }
 
-    /// Reads the sizes of the disk files again and notifies the guest of each change.
+    /// Reads the sizes of the disk files and of the balloon again, and notifies the guest of each change.
     pub fn resize(&self) {
         self.devices.resize();
     }
 
-    /// Writes the statistics so far.
+    /// Writes the statistics so far, and logs the balloon's.
     pub fn report(&self) {
         let counters = self.counters.as_ref();
         let counted = counters.map(Counters::read);
         self.context.observer.notify(Moment::Report(counted));
+        self.devices.report();
     }
 
     /// Returns the guest's device tree. Call it before [`Vm::boot`].

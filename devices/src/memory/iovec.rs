@@ -221,6 +221,18 @@ impl<Direction> IoVecs<Direction> {
     }
 }
 
+impl Writable {
+    /// Gives the memory of the bytes left back to the host, as far as each piece has whole pages of
+    /// it. Returns their number in bytes.
+    pub fn discard(&self) -> u64 {
+        let left = self.pieces.get(self.done..).unwrap_or_default();
+        let discarded = left
+            .iter()
+            .map(|piece| self.ram.discard_at(piece.0.iov_base.cast(), piece.len()));
+        discarded.sum()
+    }
+}
+
 impl Readable {
     /// Consumes the first `N` bytes. Returns `None`, and consumes nothing, if there are fewer.
     pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::layout;
 use crate::machine::Machine;
 
+mod balloon;
 mod console;
 mod disk;
 mod net;
@@ -78,16 +79,24 @@ pub(crate) struct Model<'m> {
     pub(crate) device: Box<dyn VirtioDevice>,
     /// Called with its transport.
     pub(crate) attached: Option<Attached<'m>>,
-    /// Checks whether the size of its host file changed. Returns true if that changed the guest's
+    /// Checks whether the size that the host gives it changed. Returns true if that changed the guest's
     /// view of the device.
     pub(crate) resized: Option<Box<dyn Fn() -> bool + 'm>>,
+    /// Logs the device's state, and what the guest answers to a request for it.
+    pub(crate) report: Option<Box<dyn Fn() + 'm>>,
     /// Asks the guest to power off. Returns false if the guest has no driver for that.
     pub(crate) power_off: Option<Box<dyn Fn() -> bool + 'm>>,
 }
 
 impl Model<'_> {
     fn new(device: impl VirtioDevice + 'static) -> Self {
-        Model { device: Box::new(device), attached: None, resized: None, power_off: None }
+        Model {
+            device: Box::new(device),
+            attached: None,
+            resized: None,
+            report: None,
+            power_off: None,
+        }
     }
 }
 
@@ -107,7 +116,7 @@ pub(crate) struct Place<'a> {
 pub(crate) const POWER_KEY: &str = "power-key";
 
 /// The table, in slot order.
-static TABLE: [Row; 6] = [
+static TABLE: [Row; 7] = [
     Row {
         name: "console",
         title: "the console",
@@ -172,6 +181,14 @@ static TABLE: [Row; 6] = [
         model: vsock::model,
         qemu: vsock::qemu,
         served: Some(Served { front_end: "vhost-user-vsock-device", option: vsock::option }),
+    },
+    Row {
+        name: "balloon",
+        title: "the balloon (only with --balloon)",
+        count: Count::One(|config| config.balloon.is_some()),
+        model: balloon::model,
+        qemu: balloon::qemu,
+        served: None,
     },
 ];
 

@@ -108,7 +108,7 @@ fn as_arguments(key: &str, option: &Arg, value: &Value) -> Result<Vec<OsString>,
         (ArgAction::SetTrue, Value::Bool(false)) => Ok(Vec::new()),
         (ArgAction::SetTrue, _) => refuse("true or false"),
         // An option with an optional value.
-        (ArgAction::Set, Value::Bool(on)) if option.is_require_equals_set() => match on {
+        (ArgAction::Set, Value::Bool(on)) if takes_none(option) => match on {
             true => Ok(vec![format!("--{key}").into()]),
             false => Ok(Vec::new()),
         },
@@ -127,6 +127,12 @@ fn as_arguments(key: &str, option: &Arg, value: &Value) -> Result<Vec<OsString>,
             (None, _) => refuse("a string or an integer, as on the command line"),
         },
     }
+}
+
+/// Whether an option may have no value.
+fn takes_none(option: &Arg) -> bool {
+    let values = option.get_num_args();
+    values.is_some_and(|values| values.min_values() == 0)
 }
 
 fn plain(value: &Value) -> Option<String> {

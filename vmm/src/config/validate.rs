@@ -32,6 +32,10 @@ impl Machine {
         if let Some(vsock) = &self.vsock {
             vsock.check_with(self.devices)?;
         }
+        if let Some(balloon) = &self.balloon {
+            let named = |problem| Error::Usage(format!("--balloon: {problem}"));
+            balloon.check(&self.memory).map_err(named)?;
+        }
         ports(&self.ports)?;
         self.targets()
     }

@@ -106,7 +106,9 @@ fn map_pages(option: &Memory, huge: bool) -> Result<MmapRegion, Error> {
     if option.prealloc {
         flags |= MAP_POPULATE;
     }
-    let builder = MmapRegionBuilder::new(len).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+    let builder = MmapRegionBuilder::new(len)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_hugetlbfs(huge);
     let mapping = if option.shared {
         let file = shared_file(option.size, huge).map_err(refused)?;
         // The memfd was created with huge pages.

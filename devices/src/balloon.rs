@@ -1,0 +1,333 @@
+//! The memory balloon (§ 5.5): pages that the driver does not use go back to the host.
+//!
+//! ```text
+//!   host: Target::set ── num_pages, configuration change ──▶ driver
+//!   driver ── queue 0: numbers of pages it gave up ──▶ discarded, then used
+//!   driver ── queue 1: numbers of pages it takes back ──▶ used
+//!   driver ── queue 2: statistics ──▶ kept until the host asks; a used buffer asks for new ones
+//!   driver ── queue 3: free pages themselves, as buffers ──▶ discarded, then used
+//! ```
+//! A page that was given back reads as zeroes, and the host allocates it again once it is written.
+//! So nothing is kept about the pages in the balloon: a driver may name any page, at any time.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use log::info;
+
+use crate::memory::{Memory, Readable};
+use crate::signal::Signal;
+use crate::virtio::QueueError;
+use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
+
+/// Entries of each queue, as in QEMU. Linux reports up to 32 ranges in one buffer.
+const QUEUE_SIZE: u16 = 128;
+
+/// The queues (§ 5.5.2) that are always there, and that of the statistics.
+const INFLATE: usize = 0;
+const STATISTICS: usize = 2;
+
+/// Bytes per page in numbers of pages, whatever the size of the guest's pages is (§ 5.5.6).
+pub const PAGE: u64 = 4096;
+
+/// The most pages that are given back per buffer; further ones stay as they are. This bounds the
+/// time of a request, and so of a reset. Linux names 256.
+const PAGES_MAX: usize = 4096;
+
+/// Feature bits (§ 5.5.3).
+pub mod feature {
+    /// There is a queue for statistics.
+    pub const STATS_VQ: u64 = 1 << 1;
+    /// The driver may take pages back when it has no other memory.
+    pub const DEFLATE_ON_OOM: u64 = 1 << 2;
+    /// There is a queue for reports of free pages.
+    pub const PAGE_REPORTING: u64 = 1 << 5;
+}
+
+/// The host's side of the balloon, and its configuration space.
+#[derive(Debug)]
+pub struct Target {
+    /// The pages that the driver should give up.
+    num_pages: AtomicU32,
+    /// The pages that it says it has given up.
+    actual: AtomicU32,
+    /// Bytes that went back to the host so far, by both ways.
+    given_back: AtomicU64,
+    /// Whether the host wants new statistics.
+    wanted: AtomicBool,
+    changed: Signal,
+}
+
+impl Target {
+    /// Sets the number of bytes that the driver should give up, rounded down to whole pages.
+    /// Returns whether it changed. The caller then notifies the driver, by
+    /// [`Mmio::config_changed`](crate::transport::mmio::Mmio::config_changed).
+    pub fn set(&self, bytes: u64) -> bool {
+        let pages = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
+        self.num_pages.swap(pages, Ordering::SeqCst) != pages
+    }
+
+    /// Makes the device log the guest's statistics, once the driver has sent new ones.
+    pub fn request_statistics(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
+        self.changed.raise();
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |pages: &AtomicU32| u64::from(pages.load(Ordering::SeqCst)) * PAGE >> 20;
+        let (target, actual) = (mib(&self.num_pages), mib(&self.actual));
+        let given_back = self.given_back.load(Ordering::Relaxed) >> 20;
+        write!(
+            out,
+            "target {target} MiB, actual {actual} MiB, given back so far {given_back} MiB"
+        )
+    }
+}
+
+/// A memory balloon.
+#[derive(Debug)]
+pub struct Balloon {
+    target: Arc<Target>,
+    /// Feature bits that are offered.
+    offered: u64,
+    /// Feature bits that the driver accepted.
+    features: u64,
+    /// Where its pages are, once there is a driver.
+    memory: Option<Memory>,
+    /// Whether the next statistics are an answer.
+    asked: bool,
+}
+
+impl Balloon {
+    /// A balloon whose driver should give up nothing yet. `offered` are bits of [`feature`].
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn new(offered: u64) -> io::Result<Balloon> {
+        let target = Target {
+            num_pages: AtomicU32::new(0),
+            actual: AtomicU32::new(0),
+            given_back: AtomicU64::new(0),
+            wanted: AtomicBool::new(false),
+            changed: Signal::new()?,
+        };
+        let target = Arc::new(target);
+        Ok(Balloon { target, offered, features: 0, memory: None, asked: false })
+    }
+
+    /// Its side for the host.
+    pub fn target(&self) -> Arc<Target> {
+        Arc::clone(&self.target)
+    }
+
+    fn has(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+
+    /// The text counts the queue of a feature that is not negotiated (§ 5.5.2), which Linux does
+    /// not: by it, reports are queue 4, in Linux 3, or 2 without statistics. So each queue behind
+    /// the first ones is for reports, unless it is that of the statistics.
+    fn serve(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
+        let statistics = index == STATISTICS && self.has(feature::STATS_VQ);
+        let reports = index >= STATISTICS && self.has(feature::PAGE_REPORTING);
+        let Some(queue) = queues.get(index) else {
+            return Ok(());
+        };
+        let target = &self.target;
+        let give_back = |bytes| _ = target.given_back.fetch_add(bytes, Ordering::Relaxed);
+        if statistics {
+            let asked = &mut self.asked;
+            return queue.drain(|chain| {
+                if let Some(statistics) = Statistics::read(chain.readable())
+                    && std::mem::take(asked)
+                {
+                    info!("balloon: the guest's memory: {statistics}");
+                }
+                if target.wanted.swap(false, Ordering::SeqCst) {
+                    *asked = true;
+                    return Some(0);
+                }
+                // The queue stalls on this buffer until the host asks.
+                None
+            });
+        }
+        match &self.memory {
+            Some(memory) if index == INFLATE => queue.drain(|chain| {
+                give_back(discard(memory, chain.readable()));
+                Some(0)
+            }),
+            _ if reports => queue.drain(|chain| {
+                give_back(chain.writable().discard());
+                Some(0)
+            }),
+            _ => queue.drain(|_| Some(0)),
+        }
+    }
+}
+
+/// Discards the pages whose numbers are in `pages`, adjacent ones at once. Pages that are not RAM
+/// are ignored. Returns the number of bytes that went back to the host.
+fn discard(memory: &Memory, pages: &mut Readable) -> u64 {
+    let mut bytes = 0;
+    // The first page of a run and its length.
+    let mut run = (0_u64, 0_u64);
+    let mut end_run = |(first, count): (u64, u64)| {
+        bytes += memory.discard(first * PAGE, count * PAGE);
+    };
+    for _ in 0..PAGES_MAX {
+        let Some(page) = pages.take().map(u32::from_le_bytes).map(u64::from) else {
+            break;
+        };
+        run = match run {
+            (first, count) if page == first + count => (first, count + 1),
+            (first, count) if page + 1 == first => (page, count + 1),
+            ended => {
+                end_run(ended);
+                (page, 1)
+            }
+        };
+    }
+    end_run(run);
+    bytes
+}
+
+/// The names of the statistics, by their tags (§ 5.5.6.4), and whether they are in bytes.
+const NAMES: [(&str, bool); 10] = [
+    ("swapped in", true),
+    ("swapped out", true),
+    ("major faults", false),
+    ("minor faults", false),
+    ("free", true),
+    ("total", true),
+    ("available", true),
+    ("caches", true),
+    ("huge pages allocated", false),
+    ("huge pages failed", false),
+];
+
+/// The most entries that are read: more than there are tags.
+const ENTRIES_MAX: usize = 64;
+
+/// The guest's statistics, by tag.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Statistics([Option<u64>; NAMES.len()]);
+
+impl Statistics {
+    /// Reads them from a buffer; `None` if it has none. Unknown tags are ignored.
+    fn read(buffer: &mut Readable) -> Option<Statistics> {
+        let mut statistics = None;
+        for _ in 0..ENTRIES_MAX {
+            let Some([a, b, value @ ..]) = buffer.take::<10>() else {
+                break;
+            };
+            let Statistics(values) = statistics.get_or_insert_default();
+            if let Some(place) = values.get_mut(usize::from(u16::from_le_bytes([a, b]))) {
+                *place = Some(u64::from_le_bytes(value));
+            }
+        }
+        statistics
+    }
+}
+
+impl fmt::Display for Statistics {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut comma = "";
+        for ((name, in_bytes), value) in NAMES.iter().zip(&self.0) {
+            match value {
+                Some(bytes) if *in_bytes => write!(out, "{comma}{name} {} MiB", bytes >> 20)?,
+                Some(count) => write!(out, "{comma}{name} {count}")?,
+                None => continue,
+            }
+            comma = ", ";
+        }
+        Ok(())
+    }
+}
+
+impl VirtioDevice for Balloon {
+    fn id(&self) -> DeviceId {
+        DeviceId::Balloon
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE; 5]
+    }
+
+    fn features(&self) -> u64 {
+        self.offered
+    }
+
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        self.target()
+    }
+
+    fn activate(&mut self, features: u64, memory: &Memory) {
+        self.features = features;
+        self.memory = Some(memory.clone());
+    }
+
+    fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
+        self.serve(index, queues)
+    }
+
+    fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
+        vec![(self.target.changed.as_fd(), Ready::Read)]
+    }
+
+    /// The host wants statistics. Without a queue for them there are none.
+    fn handle_event(&mut self, _index: usize, queues: &mut Queues) -> Result<(), QueueError> {
+        match self.has(feature::STATS_VQ) {
+            true => self.serve(STATISTICS, queues),
+            false => Ok(()),
+        }
+    }
+
+    fn queue_reset(&mut self, index: usize) {
+        if index == STATISTICS {
+            self.asked = false;
+        }
+    }
+
+    fn reset(&mut self) {
+        (self.features, self.memory, self.asked) = (0, None, false);
+        self.target.actual.store(0, Ordering::SeqCst);
+        self.target.wanted.store(false, Ordering::SeqCst);
+    }
+}
+
+/// The offset of `actual` in the configuration space (§ 5.5.4), behind `num_pages`.
+const ACTUAL: usize = 4;
+
+impl ConfigSpace for Target {
+    fn len(&self) -> usize {
+        8
+    }
+
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        let fields = [&self.num_pages, &self.actual];
+        let fields = fields.map(|it| it.load(Ordering::SeqCst).to_le_bytes());
+        fields.concat().read(offset, data);
+    }
+
+    /// Only `actual` can be written.
+    fn write(&self, offset: usize, data: &[u8]) {
+        let mut actual = self.actual.load(Ordering::SeqCst).to_le_bytes();
+        for (at, byte) in (offset..offset.saturating_add(data.len())).zip(data) {
+            let field = at.checked_sub(ACTUAL);
+            if let Some(place) = field.and_then(|at| actual.get_mut(at)) {
+                *place = *byte;
+            }
+        }
+        self.actual
+            .store(u32::from_le_bytes(actual), Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+#[path = "balloon_test.rs"]
+mod tests;

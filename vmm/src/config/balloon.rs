@@ -1,0 +1,191 @@
+//! The memory balloon: `--balloon [KEY=VALUE,…]`.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use devices::balloon::PAGE;
+use serde::{Deserialize, Serialize};
+
+use super::Memory;
+use super::keys::{self, Key, SWITCH, Wrong, choice, split_at_single_commas};
+use crate::size;
+
+/// The configuration of a memory balloon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Balloon {
+    /// The bytes that the guest should give up.
+    #[serde(default)]
+    pub size: u64,
+    /// Or a file that contains them, as text.
+    #[serde(default)]
+    pub size_file: Option<PathBuf>,
+    /// Whether the guest may take pages back when it has no other memory.
+    #[serde(default)]
+    pub deflate_on_oom: bool,
+    /// Whether the guest does not report its free pages.
+    #[serde(default)]
+    pub free_page_reporting_off: bool,
+}
+
+/// The keys. A new one needs a field above, a row here, and code that uses it.
+const KEYS: [Key<Balloon>; 4] = [
+    Key {
+        form: "size=SIZE",
+        help: "size= is the memory that the guest should give up (default: 0).",
+        set: |balloon, value| {
+            let text = value.ok_or(Wrong::Form)?;
+            let wrong = |problem| Wrong::Because(format!("size {text:?}: {problem}"));
+            balloon.size = size::parse(text).map_err(wrong)?;
+            Ok(())
+        },
+        text: |balloon| (balloon.size > 0).then(|| format!("size={}", size::show(balloon.size))),
+    },
+    Key {
+        form: "size-file=FILE",
+        help: "size-file= is a file with that size, read at the start and on SIGUSR2.",
+        set: |balloon, value| {
+            balloon.size_file = Some(value.ok_or(Wrong::Form)?.into());
+            Ok(())
+        },
+        text: |balloon| {
+            Some(format!(
+                "size-file={}",
+                balloon.size_file.as_ref()?.display()
+            ))
+        },
+    },
+    Key {
+        form: "deflate-on-oom=on|off",
+        help: "deflate-on-oom=on lets the guest take memory back when it has no other (default: off).",
+        set: |balloon, value| {
+            // QEMU and Firecracker expect a value; a flag is as clear.
+            balloon.deflate_on_oom = value.is_none() || choice(value, SWITCH)?;
+            Ok(())
+        },
+        text: |balloon| balloon.deflate_on_oom.then(|| "deflate-on-oom=on".into()),
+    },
+    Key {
+        form: "free-page-reporting=on|off",
+        help: "With free-page-reporting=on (the default) memory that the guest frees goes back to the host within seconds, without a size.",
+        set: |balloon, value| {
+            balloon.free_page_reporting_off = !choice(value, SWITCH)?;
+            Ok(())
+        },
+        text: |balloon| {
+            let off = balloon.free_page_reporting_off;
+            off.then(|| "free-page-reporting=off".into())
+        },
+    },
+];
+
+impl Balloon {
+    /// Parses `KEY=VALUE,…`, which may be empty.
+    ///
+    /// # Errors
+    /// A message that says what is wrong and what is expected.
+    pub fn parse(text: &OsStr) -> Result<Balloon, String> {
+        let mut balloon = Balloon::default();
+        if !text.is_empty() {
+            keys::set(&KEYS, &mut balloon, split_at_single_commas(text))?;
+        }
+        Ok(balloon)
+    }
+
+    /// Checks the values for a machine with this RAM.
+    ///
+    /// # Errors
+    /// One is invalid. The message says what is expected.
+    pub(super) fn check(&self, memory: &Memory) -> Result<(), String> {
+        match &self.size_file {
+            Some(file) if file.as_os_str().is_empty() => {
+                Err("size-file has no file, expected size-file=FILE".into())
+            }
+            Some(_) if self.size > 0 => {
+                Err("size= and size-file= are both given: they exclude each other".into())
+            }
+            _ => check_size(self.size, memory),
+        }
+    }
+
+    /// Describes its keys for `--help`.
+    pub fn help() -> String {
+        keys::help(&KEYS)
+    }
+}
+
+/// Checks the number of bytes that a guest with this RAM should give up.
+///
+/// # Errors
+/// A message that says what is expected.
+pub(crate) fn check_size(size: u64, memory: &Memory) -> Result<(), String> {
+    let shown = size::show(size);
+    if size >= memory.size {
+        let limit = size::show(memory.size);
+        return Err(format!(
+            "size {shown:?}: expected less than the guest's RAM, {limit}"
+        ));
+    }
+    match size.is_multiple_of(PAGE) {
+        true => Ok(()),
+        false => Err(format!(
+            "size {shown:?}: expected a multiple of {}",
+            size::show(PAGE)
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::MIB;
+
+    fn problem(text: &str) -> Option<String> {
+        let parsed = Balloon::parse(text.as_ref());
+        parsed
+            .and_then(|it| it.check(&Memory::new(256 * MIB)))
+            .err()
+    }
+
+    #[test]
+    fn keys_are_parsed_and_printed_alike() {
+        for text in [
+            "",
+            "size=64M,deflate-on-oom=on",
+            "size-file=a,,b,free-page-reporting=off",
+        ] {
+            let balloon = Balloon::parse(text.as_ref()).unwrap();
+            let printed = keys::text(&KEYS, &balloon);
+            assert_eq!(printed.to_string_lossy().trim_start_matches(','), text);
+            assert_eq!(problem(text), None);
+        }
+        let balloon = Balloon::parse("deflate-on-oom,size=0.25G".as_ref()).unwrap();
+        assert!(balloon.deflate_on_oom && balloon.size == 256 * MIB);
+    }
+
+    #[test]
+    fn each_wrong_value_is_named_with_what_is_right() {
+        for (text, parts) in [
+            ("size=1X", ["size \"1X\"", "such as 256M"]),
+            (
+                "size=256M",
+                ["size \"256M\"", "less than the guest's RAM, 256M"],
+            ),
+            ("size=4097", ["size \"4097\"", "a multiple of 4K"]),
+            ("size", ["unknown key \"size\"", "size=SIZE"]),
+            ("size=1M,size-file=a", ["both given", "exclude"]),
+            ("size-file=", ["no file", "size-file=FILE"]),
+            ("deflate-on-oom=yes", ["\"yes\"", "deflate-on-oom=on|off"]),
+            ("free-page-reporting", ["free-page-reporting", "on|off"]),
+            (
+                "target=1M",
+                ["unknown key \"target=1M\"", "known are size=SIZE"],
+            ),
+        ] {
+            let problem = problem(text).unwrap();
+            for part in parts {
+                assert!(problem.contains(part), "{text}: {problem}");
+            }
+        }
+    }
+}

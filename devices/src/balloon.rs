@@ -79,7 +79,7 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mib = |pages: &AtomicU32| u64::from(pages.load(Ordering::SeqCst)) * PAGE >> 20;
+        let mib = |pages: &AtomicU32| (u64::from(pages.load(Ordering::SeqCst)) * PAGE) >> 20;
         let (target, actual) = (mib(&self.num_pages), mib(&self.actual));
         let given_back = self.given_back.load(Ordering::Relaxed) >> 20;
         write!(
@@ -96,7 +96,7 @@ pub struct Balloon {
     /// Feature bits that are offered.
     offered: u64,
     /// Feature bits that the driver accepted.
-    features: u64,
+    accepted: u64,
     /// Where its pages are, once there is a driver.
     memory: Option<Memory>,
     /// Whether the next statistics are an answer.
@@ -117,7 +117,7 @@ impl Balloon {
             changed: Signal::new()?,
         };
         let target = Arc::new(target);
-        Ok(Balloon { target, offered, features: 0, memory: None, asked: false })
+        Ok(Balloon { target, offered, accepted: 0, memory: None, asked: false })
     }
 
     /// Its side for the host.
@@ -126,7 +126,7 @@ impl Balloon {
     }
 
     fn has(&self, feature: u64) -> bool {
-        self.features & feature != 0
+        self.accepted & feature != 0
     }
 
     /// The text counts the queue of a feature that is not negotiated (§ 5.5.2), which Linux does
@@ -267,7 +267,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn activate(&mut self, features: u64, memory: &Memory) {
-        self.features = features;
+        self.accepted = features;
         self.memory = Some(memory.clone());
     }
 
@@ -294,7 +294,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn reset(&mut self) {
-        (self.features, self.memory, self.asked) = (0, None, false);
+        (self.accepted, self.memory, self.asked) = (0, None, false);
         self.target.actual.store(0, Ordering::SeqCst);
         self.target.wanted.store(false, Ordering::SeqCst);
     }

@@ -10,6 +10,7 @@
 //! A target is a file of one line in `targets/`. The cases are here, so that lints and
 //! documentation cover them. `make fuzz` runs them; docs/testing.md lists their findings.
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod driver;

@@ -159,6 +159,18 @@ impl SetUp {
         max: u16,
         interrupt: &Arc<Interrupt>,
     ) -> Started {
+        self.start_at([0, 1], ram, offered, max, interrupt)
+    }
+
+    /// The same, with the two queues at these places among the device's.
+    pub fn start_at(
+        &self,
+        places: [usize; 2],
+        ram: &mut Ram,
+        offered: u64,
+        max: u16,
+        interrupt: &Arc<Interrupt>,
+    ) -> Started {
         ram.write(BASE, &[0; 0x8000]);
         ram.write(BASE + 0x8000, &[0xa5; LEN as usize - 0x8000]);
         let features = (offered | INDIRECT | EVENT_IDX) & !self.declined;
@@ -170,11 +182,15 @@ impl SetUp {
             queues[index].is_some().then(model)
         };
         let models = [model(0), model(1)];
+        let mut all: Vec<Option<Queue>> = (0..=places[1]).map(|_| None).collect();
+        for (place, queue) in places.into_iter().zip(queues) {
+            all[place] = queue;
+        }
         Started {
             features,
             models,
             drivers: rings.map(Driver::new).into(),
-            queues: Queues::new(queues.into()),
+            queues: Queues::new(all),
         }
     }
 }

@@ -79,9 +79,6 @@ A disk image or block device. Up to 26 times, or 5 under QEMU, plus one each wit
 const RESIZE_HELP: &str = "\
 SIGUSR2 re-reads the sizes of all raw disks and notifies the guest of changes (KVM only)";
 
-const BALLOON_HELP: &str = "\
-Add a memory balloon, through which the guest gives memory back to the host: what it frees, and what the host asks for.";
-
 const NET_HELP: &str = "\
 A network card that is attached to an existing tap interface of the host, to the descriptor of one, or to passt. Up to 26 times, less the disks. none is no card.";
 
@@ -268,7 +265,7 @@ pub struct Run {
     /// The memory balloon.
     #[arg(
         long,
-        help = format!("{BALLOON_HELP} {}", Balloon::help()),
+        help = Balloon::help(),
         value_name = "[size=SIZE][,KEY=VALUE]",
         num_args = 0..=1,
         default_missing_value = "",

@@ -60,9 +60,7 @@ impl Machine {
         if let Some(files) = &config.cloud_init {
             disks.push(cloud_init::disk(files)?);
         }
-        if let Some(it) = &config.balloon {
-            balloon::size(it, &config.memory)?;
-        }
+        balloon::check(&config)?;
         for (option, _, target) in config.consoles() {
             target.check(option)?;
         }

@@ -182,14 +182,7 @@ static TABLE: [Row; 7] = [
         qemu: vsock::qemu,
         served: Some(Served { front_end: "vhost-user-vsock-device", option: vsock::option }),
     },
-    Row {
-        name: "balloon",
-        title: "the balloon (only with --balloon)",
-        count: Count::One(|config| config.balloon.is_some()),
-        model: balloon::model,
-        qemu: balloon::qemu,
-        served: None,
-    },
+    balloon::ROW,
 ];
 
 /// A device of a machine, and its slot.

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Memory;
 use super::keys::{self, Key, SWITCH, Wrong, choice, split_at_single_commas};
+use crate::error::Error;
 use crate::size;
+
+const HELP: &str = "Add a memory balloon, through which the guest gives memory back to the host: what it frees, and what the host asks for.";
 
 /// The configuration of a memory balloon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,11 +95,7 @@ impl Balloon {
         Ok(balloon)
     }
 
-    /// Checks the values for a machine with this RAM.
-    ///
-    /// # Errors
-    /// One is invalid. The message says what is expected.
-    pub(super) fn check(&self, memory: &Memory) -> Result<(), String> {
+    fn check(&self, memory: &Memory) -> Result<(), String> {
         match &self.size_file {
             Some(file) if file.as_os_str().is_empty() => {
                 Err("size-file has no file, expected size-file=FILE".into())
@@ -108,10 +107,16 @@ impl Balloon {
         }
     }
 
-    /// Describes its keys for `--help`.
+    /// Describes it and its keys for `--help`.
     pub fn help() -> String {
-        keys::help(&KEYS)
+        format!("{HELP} {}", keys::help(&KEYS))
     }
+}
+
+/// Checks the balloon of a machine with this RAM.
+pub(super) fn check(balloon: Option<&Balloon>, memory: &Memory) -> Result<(), Error> {
+    let named = |problem| Error::Usage(format!("--balloon: {problem}"));
+    balloon.map_or(Ok(()), |balloon| balloon.check(memory).map_err(named))
 }
 
 /// Checks the number of bytes that a guest with this RAM should give up.

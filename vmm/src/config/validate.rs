@@ -32,10 +32,7 @@ impl Machine {
         if let Some(vsock) = &self.vsock {
             vsock.check_with(self.devices)?;
         }
-        if let Some(balloon) = &self.balloon {
-            let named = |problem| Error::Usage(format!("--balloon: {problem}"));
-            balloon.check(&self.memory).map_err(named)?;
-        }
+        super::balloon::check(self.balloon.as_ref(), &self.memory)?;
         ports(&self.ports)?;
         self.targets()
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use log::warn;
 
 use super::files::{FileError, open_input};
-use crate::config::{Balloon, Memory, check_balloon_size};
+use crate::config::{Balloon, Machine, Memory, check_balloon_size};
 use crate::error::Error;
 use crate::size;
 
@@ -16,11 +16,20 @@ const WHAT: &str = "balloon size";
 /// The longest size in bytes of text, with what surrounds it.
 const TEXT_MAX: u64 = 64;
 
+/// Checks that the balloon's size can be read, if there is a balloon.
+///
+/// # Errors
+/// As [`size`].
+pub(crate) fn check(config: &Machine) -> Result<(), Error> {
+    let balloon = config.balloon.as_ref();
+    balloon.map_or(Ok(()), |it| size(it, &config.memory).map(drop))
+}
+
 /// Returns the number of bytes that the guest should give up now.
 ///
 /// # Errors
 /// The file cannot be read, or contains something else.
-pub(crate) fn size(balloon: &Balloon, memory: &Memory) -> Result<u64, Error> {
+fn size(balloon: &Balloon, memory: &Memory) -> Result<u64, Error> {
     match &balloon.size_file {
         Some(path) => from_file(path, memory),
         None => Ok(balloon.size),

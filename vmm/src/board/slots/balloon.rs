@@ -3,14 +3,23 @@
 use devices::balloon::{Balloon, feature};
 use log::info;
 
-use super::{Model, Parts, Place};
+use super::{Count, Model, Parts, Place, Row};
 use crate::board::Line;
 use crate::config;
 use crate::error::Error;
 use crate::host;
 use crate::machine::Machine;
 
-pub(super) fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Error> {
+pub(super) const ROW: Row = Row {
+    name: "balloon",
+    title: "the balloon (only with --balloon)",
+    count: Count::One(|config| config.balloon.is_some()),
+    model,
+    qemu,
+    served: None,
+};
+
+fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Error> {
     let config = &parts.machine.config;
     let none = || Error::Internal("no balloon".to_owned());
     let balloon = config.balloon.as_ref().ok_or_else(none)?;
@@ -45,7 +54,7 @@ fn features(balloon: &config::Balloon) -> u64 {
 }
 
 /// QEMU's own device. Its size is set through QMP.
-pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
+fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let Some(balloon) = &machine.config.balloon else {
         return;
     };

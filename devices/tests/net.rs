@@ -10,6 +10,7 @@ use std::os::unix::net::UnixDatagram;
 
 use devices::memory::{Readable, Writable};
 use devices::net::{self, BackEnd, HEADER, Mac};
+use devices::virtio::Ready;
 use guest::Net;
 use guest::net::{FRAME_MAX, WANTED, features};
 use guest::virtio::feature;
@@ -36,8 +37,8 @@ impl BackEnd for Cable {
         assert_eq!(features, 0);
     }
 
-    fn files(&self) -> [BorrowedFd<'_>; 2] {
-        [self.0.as_fd(), self.0.as_fd()]
+    fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
+        vec![(self.0.as_fd(), Ready::Read)]
     }
 
     fn receive(&mut self, to: &mut Writable, rest: &mut [u8]) -> io::Result<usize> {
@@ -59,7 +60,12 @@ fn open(ram: &Ram, wanted: u64) -> (Page, Net<Page>, UnixDatagram) {
     near.set_nonblocking(true).unwrap();
     far.set_read_timeout(Some(TIMEOUT)).unwrap();
     far.set_write_timeout(Some(TIMEOUT)).unwrap();
-    let card = net::Net::new(Cable(near), Mac([2, 0, 0, 0, 0, 9]), Some(9000));
+    let card = net::Net::new(
+        Box::new(Cable(near)),
+        Mac([2, 0, 0, 0, 0, 9]),
+        Some(9000),
+        true,
+    );
     let page = Page::new(ram, card);
     let net = Net::new(page.probe(), &mut ram.dma(), wanted).unwrap();
     (page, net, far)

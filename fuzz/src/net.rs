@@ -14,7 +14,7 @@ use arbitrary::Arbitrary;
 use devices::memory::{Readable, Writable};
 use devices::net::{BackEnd, FRAME_MAX, HEADER, Mac, Net, feature};
 use devices::transport::interrupt::Interrupt;
-use devices::virtio::{Queues, VirtioDevice};
+use devices::virtio::{Queues, Ready, VirtioDevice};
 
 use crate::driver::{Driver, Shape, few};
 use crate::model::{Chain, Model, Rings};
@@ -153,8 +153,9 @@ impl BackEnd for Shared {
         assert_eq!(features & !self.offloads(), 0);
     }
 
-    fn files(&self) -> [BorrowedFd<'_>; 2] {
-        self.1.each_ref().map(AsFd::as_fd)
+    fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
+        let [near, far] = self.1.each_ref().map(AsFd::as_fd);
+        vec![(near, Ready::Read), (far, Ready::Write)]
     }
 
     fn receive(&mut self, to: &mut Writable, rest: &mut [u8]) -> io::Result<usize> {
@@ -227,7 +228,12 @@ impl Guest {
         let cable = Shared::new();
         Guest {
             ram: Ram::new(),
-            net: Net::new(cable.clone(), Mac([2, 0, 0, 0, 0, 1]), Some(1500)),
+            net: Net::new(
+                Box::new(cable.clone()),
+                Mac([2, 0, 0, 0, 0, 1]),
+                Some(1500),
+                true,
+            ),
             cable,
             interrupt: Arc::new(Interrupt::new(Box::new(Nowhere))),
             queues: Queues::new(Vec::new()),

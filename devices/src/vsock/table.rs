@@ -34,8 +34,8 @@ pub(super) const CONNECTIONS_MAX: usize = if cfg!(test) { 20 } else { 1023 };
 /// belong to no connection. No further packet of the guest is read until it takes them.
 pub(super) const REPLIES_MAX: usize = 256;
 
-/// How long to wait for the host's first line, for the guest's answer to a request, and for its answer to the
-/// end of a connection.
+/// How long to wait for the host's first line, for the guest's answer to a request, and for its
+/// answer to the end of a connection.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The data of an event: a connection's ID, or one of these.
@@ -278,8 +278,8 @@ impl Table {
         Some(())
     }
 
-    /// Forgets a connection towards the guest. Bytes that the host has not taken yet are still given
-    /// to it.
+    /// Forgets a connection towards the guest. The host still gets the bytes that it has not taken
+    /// yet.
     fn detach(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;

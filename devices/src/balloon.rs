@@ -128,46 +128,6 @@ impl Balloon {
     fn has(&self, feature: u64) -> bool {
         self.accepted & feature != 0
     }
-
-    /// The text counts the queue of a feature that is not negotiated (§ 5.5.2), which Linux does
-    /// not: by it, reports are queue 4, in Linux 3, or 2 without statistics. So each queue behind
-    /// the first ones is for reports, unless it is that of the statistics.
-    fn serve(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        let statistics = index == STATISTICS && self.has(feature::STATS_VQ);
-        let reports = index >= STATISTICS && self.has(feature::PAGE_REPORTING);
-        let Some(queue) = queues.get(index) else {
-            return Ok(());
-        };
-        let target = &self.target;
-        let give_back = |bytes| _ = target.given_back.fetch_add(bytes, Ordering::Relaxed);
-        if statistics {
-            let asked = &mut self.asked;
-            return queue.drain(|chain| {
-                if let Some(statistics) = Statistics::read(chain.readable())
-                    && std::mem::take(asked)
-                {
-                    info!("balloon: the guest's memory: {statistics}");
-                }
-                if target.wanted.swap(false, Ordering::SeqCst) {
-                    *asked = true;
-                    return Some(0);
-                }
-                // The queue stalls on this buffer until the host asks.
-                None
-            });
-        }
-        match &self.memory {
-            Some(memory) if index == INFLATE => queue.drain(|chain| {
-                give_back(discard(memory, chain.readable()));
-                Some(0)
-            }),
-            _ if reports => queue.drain(|chain| {
-                give_back(chain.writable().discard());
-                Some(0)
-            }),
-            _ => queue.drain(|_| Some(0)),
-        }
-    }
 }
 
 /// Discards the pages whose numbers are in `pages`, adjacent ones at once. Pages that are not RAM
@@ -196,57 +156,38 @@ fn discard(memory: &Memory, pages: &mut Readable) -> u64 {
     bytes
 }
 
-/// The names of the statistics, by their tags (§ 5.5.6.4), and whether they are in bytes.
-const NAMES: [(&str, bool); 10] = [
-    ("swapped in", true),
-    ("swapped out", true),
-    ("major faults", false),
-    ("minor faults", false),
-    ("free", true),
-    ("total", true),
-    ("available", true),
-    ("caches", true),
-    ("huge pages allocated", false),
-    ("huge pages failed", false),
+/// The names of the statistics by their tags (§ 5.5.6.4), and by how much they are divided: those in
+/// bytes are shown in MiB.
+const STATISTIC: [(&str, u64); 10] = [
+    ("MiB swapped in", 1 << 20),
+    ("MiB swapped out", 1 << 20),
+    ("major faults", 1),
+    ("minor faults", 1),
+    ("MiB free", 1 << 20),
+    ("MiB in all", 1 << 20),
+    ("MiB available", 1 << 20),
+    ("MiB of caches", 1 << 20),
+    ("huge pages allocated", 1),
+    ("huge pages failed", 1),
 ];
 
 /// The most entries that are read: more than there are tags.
 const ENTRIES_MAX: usize = 64;
 
-/// The guest's statistics, by tag.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Statistics([Option<u64>; NAMES.len()]);
-
-impl Statistics {
-    /// Reads them from a buffer; `None` if it has none. Unknown tags are ignored.
-    fn read(buffer: &mut Readable) -> Option<Statistics> {
-        let mut statistics = None;
-        for _ in 0..ENTRIES_MAX {
-            let Some([a, b, value @ ..]) = buffer.take::<10>() else {
-                break;
-            };
-            let Statistics(values) = statistics.get_or_insert_default();
-            if let Some(place) = values.get_mut(usize::from(u16::from_le_bytes([a, b]))) {
-                *place = Some(u64::from_le_bytes(value));
-            }
+/// Formats the statistics in a buffer, in their order; `None` if it has none. Unknown tags are
+/// ignored.
+fn statistics(buffer: &mut Readable) -> Option<String> {
+    let mut text = None;
+    for _ in 0..ENTRIES_MAX {
+        let Some([a, b, value @ ..]) = buffer.take::<10>() else {
+            break;
+        };
+        let text: &mut String = text.get_or_insert_default();
+        if let Some((name, unit)) = STATISTIC.get(usize::from(u16::from_le_bytes([a, b]))) {
+            *text += &format!(" {} {name};", u64::from_le_bytes(value) / unit);
         }
-        statistics
     }
-}
-
-impl fmt::Display for Statistics {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut comma = "";
-        for ((name, in_bytes), value) in NAMES.iter().zip(&self.0) {
-            match value {
-                Some(bytes) if *in_bytes => write!(out, "{comma}{name} {} MiB", bytes >> 20)?,
-                Some(count) => write!(out, "{comma}{name} {count}")?,
-                None => continue,
-            }
-            comma = ", ";
-        }
-        Ok(())
-    }
+    text
 }
 
 impl VirtioDevice for Balloon {
@@ -271,8 +212,44 @@ impl VirtioDevice for Balloon {
         self.memory = Some(memory.clone());
     }
 
+    /// The text counts the queue of a feature that is not negotiated (§ 5.5.2), which Linux does
+    /// not: by it, reports are queue 4, in Linux 3, or 2 without statistics. So each queue behind
+    /// the first ones is for reports, unless it is that of the statistics.
     fn process_queue(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        self.serve(index, queues)
+        let has_statistics = index == STATISTICS && self.has(feature::STATS_VQ);
+        let reports = index >= STATISTICS && self.has(feature::PAGE_REPORTING);
+        let Some(queue) = queues.get(index) else {
+            return Ok(());
+        };
+        let target = &self.target;
+        let give_back = |bytes| _ = target.given_back.fetch_add(bytes, Ordering::Relaxed);
+        if has_statistics {
+            let asked = &mut self.asked;
+            return queue.drain(|chain| {
+                if let Some(text) = statistics(chain.readable())
+                    && std::mem::take(asked)
+                {
+                    info!("balloon: the guest's memory:{text}");
+                }
+                if target.wanted.swap(false, Ordering::SeqCst) {
+                    *asked = true;
+                    return Some(0);
+                }
+                // The queue stalls on this buffer until the host asks.
+                None
+            });
+        }
+        match &self.memory {
+            Some(memory) if index == INFLATE => queue.drain(|chain| {
+                give_back(discard(memory, chain.readable()));
+                Some(0)
+            }),
+            _ if reports => queue.drain(|chain| {
+                give_back(chain.writable().discard());
+                Some(0)
+            }),
+            _ => queue.drain(|_| Some(0)),
+        }
     }
 
     fn files(&self) -> Vec<(BorrowedFd<'_>, Ready)> {
@@ -282,14 +259,8 @@ impl VirtioDevice for Balloon {
     /// The host wants statistics. Without a queue for them there are none.
     fn handle_event(&mut self, _index: usize, queues: &mut Queues) -> Result<(), QueueError> {
         match self.has(feature::STATS_VQ) {
-            true => self.serve(STATISTICS, queues),
+            true => self.process_queue(STATISTICS, queues),
             false => Ok(()),
-        }
-    }
-
-    fn queue_reset(&mut self, index: usize) {
-        if index == STATISTICS {
-            self.asked = false;
         }
     }
 

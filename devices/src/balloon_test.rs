@@ -255,7 +255,7 @@ fn statistics_may_be_in_any_order_and_have_unknown_tags() {
         rig.chain(0, &[(DATA, u32::try_from(bytes.len()).unwrap(), 0)]);
         rig.offer(0);
         let mut chain = rig.queue(0).pop().unwrap().unwrap();
-        Statistics::read(chain.readable()).map(|it| it.to_string())
+        statistics(chain.readable())
     };
     assert_eq!((read(&[]), read(&[0; 9])), (None, None));
     let entries = [
@@ -266,7 +266,7 @@ fn statistics_may_be_in_any_order_and_have_unknown_tags() {
         vec![4; 9],
     ];
     let text = read(&entries.concat()).unwrap();
-    assert_eq!(text, "major faults 12, caches 5 MiB");
+    assert_eq!(text, " 3 MiB of caches; 12 major faults; 5 MiB of caches;");
     let many = entry(0xffff, 0).repeat(ENTRIES_MAX);
     let many = [many, entry(4, 0)].concat();
     assert_eq!(read(&many).as_deref(), Some(""), "one beyond the limit");

@@ -5,7 +5,6 @@ use log::info;
 
 use super::{Count, Model, Parts, Place, Row};
 use crate::board::Line;
-use crate::config;
 use crate::error::Error;
 use crate::host;
 use crate::machine::Machine;
@@ -23,7 +22,14 @@ fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Error> {
     let config = &parts.machine.config;
     let none = || Error::Internal("no balloon".to_owned());
     let balloon = config.balloon.as_ref().ok_or_else(none)?;
-    let device = Balloon::new(features(balloon)).map_err(crate::board::descriptors)?;
+    let mut features = feature::STATS_VQ;
+    if balloon.deflate_on_oom {
+        features |= feature::DEFLATE_ON_OOM;
+    }
+    if !balloon.free_page_reporting_off {
+        features |= feature::PAGE_REPORTING;
+    }
+    let device = Balloon::new(features).map_err(crate::board::descriptors)?;
     let (resized, reported) = (device.target(), device.target());
     // The file may have changed since the guest's last start.
     let read = move || {
@@ -44,13 +50,6 @@ fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Error> {
         report: Some(Box::new(report)),
         ..Model::new(device)
     })
-}
-
-fn features(balloon: &config::Balloon) -> u64 {
-    let on = |bit, on| if on { bit } else { 0 };
-    feature::STATS_VQ
-        | on(feature::DEFLATE_ON_OOM, balloon.deflate_on_oom)
-        | on(feature::PAGE_REPORTING, !balloon.free_page_reporting_off)
 }
 
 /// QEMU's own device. Its size is set through QMP.

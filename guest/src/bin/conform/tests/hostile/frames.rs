@@ -94,7 +94,11 @@ fn small(device: &mut Device, len: u32, wanted: u64) -> Verdict {
     let lens = [len; 4];
     post(device, &lens);
     for _ in 0..4 {
-        ask(device)?;
+        if let Err(failure) = ask(device) {
+            // DEVICE_NEEDS_RESET is an answer too.
+            device.is_broken().then_some(()).ok_or(failure)?;
+            break;
+        }
     }
     bounded(device, &lens)?;
     let [ring, _] = &device.rings;

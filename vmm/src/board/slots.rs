@@ -166,22 +166,8 @@ static TABLE: [Row; 7] = [
         },
         served: None,
     },
-    Row {
-        name: "net",
-        title: "the network cards",
-        count: Count::Many(|config| config.nets.len()),
-        model: net::model,
-        qemu: net::qemu,
-        served: None,
-    },
-    Row {
-        name: "vsock",
-        title: "the socket device",
-        count: Count::One(|config| config.vsock.is_some()),
-        model: vsock::model,
-        qemu: vsock::qemu,
-        served: Some(Served { front_end: "vhost-user-vsock-device", option: vsock::option }),
-    },
+    net::ROW,
+    vsock::ROW,
     balloon::ROW,
 ];
 

@@ -5,14 +5,23 @@ use std::sync::Arc;
 
 use devices::transport::mmio::Mmio;
 
-use super::{Model, Parts, Place};
+use super::{Count, Model, Parts, Place, Row};
 use crate::board::Line;
 use crate::config::{self, Forward, double_commas};
 use crate::error::Error;
 use crate::host::net::Card;
 use crate::machine::Machine;
 
-pub(super) fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Error> {
+pub(super) const ROW: Row = Row {
+    name: "net",
+    title: "the network cards",
+    count: Count::Many(|config| config.nets.len()),
+    model,
+    qemu,
+    served: None,
+};
+
+fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Error> {
     let card = parts.machine.cards.get(nth);
     let card = card.ok_or_else(|| Error::Internal(format!("no network card {nth}")))?;
     let device = card.device()?;
@@ -29,7 +38,7 @@ pub(super) fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Erro
 }
 
 /// QEMU's own device. It gets the descriptor, as the interface has only one user.
-pub(super) fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
+fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let nth = place.nth;
     let (Some(card), Some(config)) = (machine.cards.get(nth), machine.config.nets.get(nth)) else {
         return;

@@ -4,14 +4,23 @@ use std::ffi::OsString;
 
 use devices::virtio::VirtioDevice;
 
-use super::{Model, Parts, Place};
+use super::{Count, Model, Parts, Place, Row, Served};
 use crate::board::Line;
 use crate::config;
 use crate::error::Error;
 use crate::host::vsock::Host;
 use crate::machine::Machine;
 
-pub(super) fn model<'m>(parts: &Parts<'m>, _: usize) -> Result<Model<'m>, Error> {
+pub(super) const ROW: Row = Row {
+    name: "vsock",
+    title: "the socket device",
+    count: Count::One(|config| config.vsock.is_some()),
+    model,
+    qemu,
+    served: Some(Served { front_end: "vhost-user-vsock-device", option }),
+};
+
+fn model<'m>(parts: &Parts<'m>, _: usize) -> Result<Model<'m>, Error> {
     let host = parts.machine.vsock.as_ref();
     let host = host.ok_or_else(|| Error::Internal("no socket".into()))?;
     Ok(Model::new(
@@ -25,7 +34,7 @@ pub(super) fn alone(config: &config::Vsock) -> Result<Box<dyn VirtioDevice>, Err
     Ok(Box::new(device.map_err(crate::board::descriptors)?))
 }
 
-pub(super) fn option(machine: &Machine, _: usize) -> OsString {
+fn option(machine: &Machine, _: usize) -> OsString {
     let mut option = OsString::from("vsock,");
     if let Some(vsock) = &machine.config.vsock {
         option.push(vsock.text());
@@ -34,7 +43,7 @@ pub(super) fn option(machine: &Machine, _: usize) -> OsString {
 }
 
 /// QEMU has the front end only.
-pub(super) fn qemu(line: &mut Line, _: &Machine, place: &Place<'_>) {
+fn qemu(line: &mut Line, _: &Machine, place: &Place<'_>) {
     if let Some(address) = place.served {
         let bus = &place.bus;
         line.socket("vsock", address);

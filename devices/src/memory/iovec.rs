@@ -308,14 +308,14 @@ impl Readable {
         let first = IoVec::new(NonNull::from(before).cast(), before.len());
         self.pieces.insert(self.done, first);
         self.len += before.len() as u64;
-        let written = self.write_to(stream);
-        let left = before
-            .len()
-            .saturating_sub(*written.as_ref().unwrap_or(&0) as usize);
+        let written = self
+            .write_to(stream)
+            .map(|written| usize::try_from(written).unwrap_or(usize::MAX));
+        let left = before.len().saturating_sub(*written.as_ref().unwrap_or(&0));
         if left > 0 {
             self.skip(left as u64);
         }
-        written.map(|written| usize::try_from(written).unwrap_or(usize::MAX))
+        written
     }
 }
 

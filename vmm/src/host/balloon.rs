@@ -19,7 +19,7 @@ const TEXT_MAX: u64 = 64;
 /// Checks that the balloon's size can be read, if there is a balloon.
 ///
 /// # Errors
-/// As [`size`].
+/// As [`size()`].
 pub(crate) fn check(config: &Machine) -> Result<(), Error> {
     let balloon = config.balloon.as_ref();
     balloon.map_or(Ok(()), |it| size(it, &config.memory).map(drop))
@@ -36,7 +36,7 @@ fn size(balloon: &Balloon, memory: &Memory) -> Result<u64, Error> {
     }
 }
 
-/// As [`size`], for a guest that is there. An error is a warning, and the size stays as it is.
+/// As [`size()`], for a guest that is there. An error is a warning, and the size stays as it is.
 pub(crate) fn size_now(balloon: &Balloon, memory: &Memory) -> Option<u64> {
     let keeps = |error: &Error| warn!("the balloon keeps its size: {}", error.chain());
     size(balloon, memory).inspect_err(keeps).ok()

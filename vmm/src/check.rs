@@ -8,7 +8,7 @@ use rustix::system::uname;
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
-use crate::host::firmware;
+use crate::host::{firmware, net};
 use crate::qemu;
 use crate::qemu::QemuError;
 
@@ -38,6 +38,8 @@ struct Report {
     qemu: Result<String, String>,
     /// The firmware that boots disks without a kernel, or why there is none.
     firmware: Result<PathBuf, String>,
+    /// The ways to a network, or why there are none.
+    network: Vec<(&'static str, Result<String, String>)>,
 }
 
 impl Report {
@@ -50,6 +52,9 @@ impl Report {
                 .map_err(|why| why.chain()),
             qemu: find_qemu().map_err(|why| why.chain()),
             firmware: firmware::find().map_err(|why| why.chain()),
+            network: net::ways()
+                .map(|(name, way)| (name, way.map_err(|why| why.chain())))
+                .into(),
         }
     }
 
@@ -86,6 +91,10 @@ impl Report {
             Ok(path) => ("firmware", path.display().to_string()),
             Err(why) => ("firmware", why.clone()),
         });
+        for (name, way) in &self.network {
+            let text = way.clone().unwrap_or_else(|why| format!("no: {why}"));
+            lines.push((name, text));
+        }
         let auto = match self.auto() {
             Some("kvm") => "KVM",
             Some(_) => "QEMU",
@@ -114,8 +123,17 @@ impl Report {
             Err(why) => json!({ "usable": false, "why": why }),
         };
         let firmware = self.firmware.as_ref().ok();
+        let network = self.network.iter().map(|(name, way)| {
+            let way = match way {
+                Ok(what) => json!({ "usable": true, "what": what }),
+                Err(why) => json!({ "usable": false, "why": why }),
+            };
+            ((*name).to_owned(), way)
+        });
+        let network = Map::from_iter(network);
         json!({
-            "host": self.host, "kvm": kvm, "qemu": qemu, "firmware": firmware, "auto": self.auto(),
+            "host": self.host, "kvm": kvm, "qemu": qemu, "firmware": firmware, "network": network,
+            "auto": self.auto(),
         })
     }
 }
@@ -173,7 +191,15 @@ mod tests {
             kvm: Err(why.clone()),
             qemu: Ok("10.0.2".into()),
             firmware: Ok("/usr/u-boot.bin".into()),
+            network: vec![("tap", Ok("here".into())), ("passt", Err("missing".into()))],
         };
+        assert!(
+            report
+                .text()
+                .contains("tap           here\npasst         no: missing\n")
+        );
+        assert_eq!(report.json()["network"]["tap"]["what"], "here");
+        assert_eq!(report.json()["network"]["passt"]["why"], "missing");
         assert!(report.text().contains("firmware      /usr/u-boot.bin\n"));
         assert_eq!(report.json()["firmware"], "/usr/u-boot.bin");
         assert!(report.text().contains("kvm           no: no /dev/kvm\n"));

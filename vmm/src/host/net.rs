@@ -209,6 +209,17 @@ impl Cable {
     }
 }
 
+/// The ways to a network that this host has, each with why it cannot be used.
+pub(crate) fn ways() -> [(&'static str, Result<String, Error>); 2] {
+    let device = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(tap::DEVICE);
+    let tap = device.map(|_| format!("{} can be opened", tap::DEVICE));
+    let failed = Error::host("open /dev/net/tun; it needs the module tun and access to the file");
+    [("tap", tap.map_err(failed)), ("passt", passt::version())]
+}
+
 /// Starts passt, once.
 fn running<'s>(config: &config::Net, started: &'s OnceLock<Stream>) -> Result<&'s Stream, Error> {
     if let Some(stream) = started.get() {

@@ -27,6 +27,19 @@ const START: Duration = Duration::from_secs(60);
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(5);
 
+fn program() -> OsString {
+    std::env::var_os("HARTVISOR_PASST").unwrap_or_else(|| "passt".into())
+}
+
+/// Returns the version of the one that is installed, as it says.
+pub(super) fn version() -> Result<String, Error> {
+    let program = program();
+    let output = Command::new(&program).arg("--version").output();
+    let output = output.map_err(|source| not_started(program, source))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
 /// Connects to a passt that is running.
 pub(super) fn connect(socket: &Path) -> Result<Stream, Error> {
     let connected = UnixStream::connect(socket).and_then(Stream::new);
@@ -35,7 +48,7 @@ pub(super) fn connect(socket: &Path) -> Result<Stream, Error> {
 
 /// Starts one, which serves a card as `config` says.
 pub(super) fn start(config: &Net) -> Result<Stream, Error> {
-    let program = std::env::var_os("HARTVISOR_PASST").unwrap_or_else(|| "passt".into());
+    let program = program();
     let (ours, theirs) = UnixStream::pair().map_err(Error::host("create a socket pair"))?;
     // What it says is kept as far as the pipe holds it.
     let (said, says) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)

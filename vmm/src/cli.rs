@@ -266,7 +266,7 @@ pub struct Run {
     #[arg(
         long,
         help = Balloon::help(),
-        value_name = "[size=SIZE][,KEY=VALUE]",
+        value_name = "size=SIZE,KEY=VALUE",
         num_args = 0..=1,
         default_missing_value = "",
         value_parser = OsStringValueParser::new().try_map(|text| Balloon::parse(&text))

@@ -165,14 +165,14 @@ fn a_guest_with_shared_memory_gives_it_up_and_takes_it_back() {
 }
 
 /// Most of 256 MiB, which the guest has touched and freed.
-fn reports(memory: &str, before: &str) -> String {
+fn reports(memory: &str, options: &str, before: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let answers = format!(
         "{before}
          touched() {{ echo >&3; }}
          ready() {{ fell $((before - 96)); echo \"more-huge=$(free_huge)\"; echo >&3; }}"
     );
-    let text = balloon(folder.path(), memory, "deflate-on-oom=on", FREES, &answers);
+    let text = balloon(folder.path(), memory, options, FREES, &answers);
     let fell = number(&text, "before") - number(&text, "after");
     assert!(fell >= 96, "{text}");
     assert!(text.contains("guest: total 0"), "{text}");
@@ -182,17 +182,18 @@ fn reports(memory: &str, before: &str) -> String {
 
 #[test]
 fn memory_that_the_guest_frees_goes_back_without_a_target() {
-    reports("256M", "");
+    reports("256M", "deflate-on-oom=on", "");
 }
 
 #[test]
 fn shared_memory_that_the_guest_frees_goes_back() {
-    reports("256M,shared", "");
+    reports("256M,shared", "size=0", "");
 }
 
 #[test]
 fn huge_pages_that_the_guest_frees_go_back_to_the_pool() {
-    let text = reports("256M,hugepages=on", "echo 140 >/proc/sys/vm/nr_hugepages");
+    let pool = "echo 140 >/proc/sys/vm/nr_hugepages";
+    let text = reports("256M,hugepages=on", "free-page-reporting=on", pool);
     let pages = number(&text, "more-huge") - number(&text, "free-huge");
     assert!(pages >= 48, "{text}");
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use devices::balloon::PAGE;
 use serde::{Deserialize, Serialize};
 
-use super::Memory;
 use super::keys::{self, Key, SWITCH, Wrong, choice, split_at_single_commas};
+use super::{HugePages, Memory};
 use crate::error::Error;
 use crate::size;
 
@@ -26,9 +26,9 @@ pub struct Balloon {
     /// Whether the guest may take pages back when it has no other memory.
     #[serde(default)]
     pub deflate_on_oom: bool,
-    /// Whether the guest does not report its free pages.
+    /// Whether the guest reports its free pages. By default it does unless its RAM is huge pages.
     #[serde(default)]
-    pub free_page_reporting_off: bool,
+    pub free_page_reporting: Option<bool>,
 }
 
 /// The keys. A new one needs a field above, a row here, and code that uses it. No other program
@@ -66,9 +66,9 @@ const KEYS: [Key<Balloon>; 4] = [
     },
     Key {
         form: "free-page-reporting=on|off",
-        help: "With free-page-reporting=on (the default) memory that the guest frees goes back to the host within seconds, without a size.",
+        help: "With free-page-reporting=on (the default without hugepages) memory that the guest frees goes back to the host within seconds, without a size.",
         set: |balloon, value| {
-            balloon.free_page_reporting_off = !choice(value, SWITCH)?;
+            balloon.free_page_reporting = Some(choice(value, SWITCH)?);
             Ok(())
         },
         text: |_| None,
@@ -98,6 +98,13 @@ impl Balloon {
             }
             _ => check_size(self.size, memory),
         }
+    }
+
+    /// Whether the guest reports its free pages. A huge page that went back to its pool may be gone
+    /// when the guest needs it, which would end the guest. So this must be asked for.
+    pub(crate) fn reports(&self, memory: &Memory) -> bool {
+        let ordinary = memory.hugepages == HugePages::Off;
+        self.free_page_reporting.unwrap_or(ordinary)
     }
 
     /// Describes it and its keys for `--help`.
@@ -146,15 +153,33 @@ mod tests {
     }
 
     #[test]
+    fn huge_pages_are_reported_only_if_asked_for() {
+        let ordinary = Memory::new(256 << 20);
+        let huge = Memory { hugepages: HugePages::On, ..ordinary };
+        for (text, expected) in [
+            ("", [true, false]),
+            ("free-page-reporting=on", [true, true]),
+            ("free-page-reporting=off", [false, false]),
+        ] {
+            let balloon = Balloon::parse(text.as_ref()).unwrap();
+            assert_eq!(
+                [&ordinary, &huge].map(|it| balloon.reports(it)),
+                expected,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn each_key_sets_its_value_and_none_is_needed() {
         let parse = |text: &str| Balloon::parse(text.as_ref()).unwrap();
         assert_eq!(parse(""), Balloon::default());
         let balloon = parse("size=64M,deflate-on-oom=on,free-page-reporting=off");
         assert_eq!(balloon.size, 64 * MIB);
-        assert!(balloon.deflate_on_oom && balloon.free_page_reporting_off);
+        assert!(balloon.deflate_on_oom && balloon.free_page_reporting == Some(false));
         let balloon = parse("size-file=a,,b,deflate-on-oom,free-page-reporting=on");
         assert_eq!(balloon.size_file, Some("a,b".into()));
-        assert!(balloon.deflate_on_oom && !balloon.free_page_reporting_off);
+        assert!(balloon.deflate_on_oom && balloon.free_page_reporting == Some(true));
         assert_eq!(problem("size=64M"), None);
     }
 

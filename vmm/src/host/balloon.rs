@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::size;
 
 /// What the file is, for messages.
-const WHAT: &str = "balloon size";
+const WHAT: &str = "balloon size file";
 
 /// The longest size in bytes of text, with what surrounds it.
 const TEXT_MAX: u64 = 64;

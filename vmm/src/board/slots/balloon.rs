@@ -26,7 +26,7 @@ fn model<'m>(parts: &Parts<'m>, _nth: usize) -> Result<Model<'m>, Error> {
     if balloon.deflate_on_oom {
         features |= feature::DEFLATE_ON_OOM;
     }
-    if !balloon.free_page_reporting_off {
+    if balloon.reports(&config.memory) {
         features |= feature::PAGE_REPORTING;
     }
     let device = Balloon::new(features).map_err(crate::board::descriptors)?;
@@ -61,7 +61,7 @@ fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let device = format!(
         "virtio-balloon-device,deflate-on-oom={},free-page-reporting={},bus={}",
         on(balloon.deflate_on_oom),
-        on(!balloon.free_page_reporting_off),
+        on(balloon.reports(&machine.config.memory)),
         place.bus
     );
     line.add(["-device", &device]);

@@ -26,13 +26,28 @@ pub(crate) fn event() -> io::Result<EventFd> {
 }
 
 /// The time. In the interleaving tests and under the fuzzer it stands still: what loom runs must be
-/// deterministic, and the fuzzer's model of a queue has no clock.
+/// deterministic, and the fuzzer's model of a queue has no clock. A test can stop it for its thread.
 pub(crate) fn now() -> Instant {
     #[cfg(any(all(test, loom), fuzzing))]
     {
         static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         *START.get_or_init(Instant::now)
     }
+    #[cfg(all(test, not(loom)))]
+    if let Some(stopped) = STOPPED.get() {
+        return stopped;
+    }
     #[cfg(not(any(all(test, loom), fuzzing)))]
     Instant::now()
+}
+
+#[cfg(all(test, not(loom)))]
+thread_local! {
+    static STOPPED: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Stops the clock of this thread, for a test of what must not depend on how busy a machine is.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn stop_clock() {
+    STOPPED.set(Some(Instant::now()));
 }

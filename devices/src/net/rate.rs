@@ -11,6 +11,7 @@ use rustix::time::{
 
 use super::{BackEnd, HEADER};
 use crate::memory::{Readable, Writable};
+use crate::sync::now;
 use crate::virtio::Ready;
 
 /// How long an unused rate is kept for later.
@@ -88,7 +89,7 @@ impl BackEnd for Limited {
     }
 
     fn receive(&mut self, to: &mut Writable, rest: &mut [u8]) -> io::Result<usize> {
-        if let Some(delay) = self.receive.delay(Instant::now()) {
+        if let Some(delay) = self.receive.delay(now()) {
             return Err(self.wait(delay));
         }
         let frame = self.inner.receive(to, rest)?;
@@ -97,7 +98,7 @@ impl BackEnd for Limited {
     }
 
     fn send(&mut self, frame: &mut Readable) -> io::Result<()> {
-        if let Some(delay) = self.send.delay(Instant::now()) {
+        if let Some(delay) = self.send.delay(now()) {
             return Err(self.wait(delay));
         }
         let bytes = frame.len().saturating_sub(HEADER as u64);
@@ -120,7 +121,7 @@ struct Limit {
 
 impl Limit {
     fn new(rate: Rate) -> Limit {
-        let now = Instant::now();
+        let now = now();
         let bucket = |rate: Option<u64>| rate.map(|rate| Bucket::full(rate, now));
         Limit { buckets: [rate.bytes, rate.frames].map(bucket), blocked: None }
     }
@@ -144,7 +145,7 @@ impl Limit {
 
     /// How long a refused frame still has to wait. `None` after the timer has expired for it.
     fn blocked_for(&self) -> Option<Duration> {
-        let left = self.blocked?.saturating_duration_since(Instant::now());
+        let left = self.blocked?.saturating_duration_since(now());
         (!left.is_zero()).then_some(left)
     }
 }

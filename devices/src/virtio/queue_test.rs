@@ -1,5 +1,6 @@
 use super::*;
 use crate::rig::{self, DATA, DEVICE, DRIVER, RAM, RAM_LEN, Rig, TABLE};
+use crate::sync::stop_clock;
 
 const SIZE: u16 = 8;
 
@@ -312,6 +313,7 @@ fn flags_at_the_available_index_do_not_make_drain_loop_forever() {
 
 #[test]
 fn used_elements_are_published_once_per_batch_with_one_interrupt() {
+    stop_clock();
     let rig = Rig::new(SIZE);
     let mut queue = rig.queue(0);
     for head in [3, 1, 2] {
@@ -378,6 +380,7 @@ fn with_event_idx_only_the_entry_asked_for_interrupts() {
 
 #[test]
 fn with_event_idx_a_batch_that_passes_the_entry_interrupts() {
+    stop_clock();
     for (event, interrupts) in [(0, 1), (2, 1), (3, 0), (u16::MAX, 0)] {
         let rig = Rig::new(SIZE);
         rig.descriptor(0, (DATA, 1), rig::WRITE, 0);

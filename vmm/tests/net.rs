@@ -306,7 +306,9 @@ fn a_guest_under_qemu_has_a_network_by_passt() {
          {FETCH}
          kill $server",
         folder.path().display(),
-        passt_host("ip link add d0 type dummy 2>/dev/null || ip link add d0 type bridge"),
+        passt_host(
+            "ip link add d0 type dummy 2>/dev/null || ip link add d0 type bridge || ip tuntap add d0 mode tap"
+        ),
         env!("CARGO_BIN_EXE_hartvisor"),
         host_file("vmlinux").display(),
         initramfs.display(),

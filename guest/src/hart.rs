@@ -41,8 +41,20 @@ global_asm!(
     "   tail    guest_hart",
 );
 
+// Aligned, so that it is not the last instruction of a page: QEMU 10.0 reports the address of such
+// a WFI 4 KiB too high if a hypervisor traps it, which then continues the guest there.
+global_asm!(
+    ".section .text",
+    ".balign 8",
+    "hart_wfi:",
+    "   wfi",
+    "   ret",
+);
+
 unsafe extern "C" {
     fn hart_entry();
+    #[link_name = "hart_wfi"]
+    safe fn wfi();
     static __hart_stacks: u8;
 }
 
@@ -108,6 +120,11 @@ pub fn index() -> usize {
     unsafe { asm!("csrr {0}, sscratch", out(reg) hart, options(nomem, nostack)) };
     hart.checked_sub((&raw const HARTS).addr())
         .map_or(0, |offset| offset / size_of::<Hart>())
+}
+
+/// Sleeps until an interrupt is pending, or for a shorter time.
+pub fn wait_for_interrupt() {
+    wfi();
 }
 
 /// The state of a hart, by hartid (SBI 2.0 §9.3).
@@ -240,7 +257,7 @@ extern "C" fn guest_hart(id: usize, opaque: usize) -> ! {
         unsafe { sstatus::clear_sie() };
         let task = hart.task.load(Ordering::Acquire);
         if task.is_null() {
-            riscv::asm::wfi();
+            wait_for_interrupt();
         }
         // SAFETY: all that handlers share with this code is atomic.
         unsafe { sstatus::set_sie() };

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use riscv::register::{sie, sstatus, time};
 
 use crate::fdt::Board;
-use crate::{Wait, events, sbi};
+use crate::{Wait, events, hart, sbi};
 
 /// Longest sleep between two polls of a device, in microseconds. An interrupt ends a sleep at once.
 /// A lost one costs this much, and the tests of interrupts report it.
@@ -116,7 +116,7 @@ impl Wait for Deadline {
         unsafe { sstatus::clear_sie() };
         if events::interrupts() == self.seen {
             set(self.end.min(now.saturating_add(ticks(LONGEST_SLEEP))));
-            riscv::asm::wfi();
+            hart::wait_for_interrupt();
         }
         // SAFETY: as in `start`; a pending interrupt is taken here.
         unsafe { sstatus::set_sie() };

@@ -300,5 +300,6 @@ impl ConfigSpace for Target {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 #[path = "balloon_test.rs"]
 mod tests;

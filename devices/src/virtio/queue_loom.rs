@@ -73,6 +73,7 @@ fn rings(event_idx: bool) -> (Rings, Queue) {
         published: 0,
         waiting: 0,
         stalled: None,
+        group: Vec::new(),
         unfinished: false,
         stride: 1,
         spare: Vec::new(),

@@ -160,6 +160,7 @@ fn a_guest_gives_memory_up_and_takes_it_back_as_the_host_asks() {
 }
 
 #[test]
+#[cfg(feature = "full")]
 fn a_guest_with_shared_memory_gives_it_up_and_takes_it_back() {
     obeys("256M,shared");
 }
@@ -186,6 +187,7 @@ fn memory_that_the_guest_frees_goes_back_without_a_target() {
 }
 
 #[test]
+#[cfg(feature = "full")]
 fn shared_memory_that_the_guest_frees_goes_back() {
     reports("256M,shared", "size=0", "");
 }

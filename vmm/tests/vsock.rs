@@ -205,6 +205,7 @@ fn debian_talks_to_programs_of_the_host() {
 }
 
 #[test]
+#[cfg(feature = "full")]
 fn debian_talks_to_programs_of_a_host_with_aia() {
     talks(&["--aia-guests", "2"]);
 }

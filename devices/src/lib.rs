@@ -44,6 +44,7 @@ pub mod rng;
 mod signal;
 pub mod spec;
 mod sync;
+mod timer;
 pub mod transport;
 pub mod virtio;
 pub mod vsock;

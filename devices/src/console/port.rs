@@ -6,19 +6,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
-
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 
 use super::link::Link;
 use super::port_state::PortState;
 use crate::output::Output;
 use crate::output::timed::is_nonblocking;
+use crate::timer::Timer;
 use crate::virtio::chain::Chain;
 
 /// A port: its files, its state and its write timeout.
@@ -113,7 +109,7 @@ impl Port {
 
 /// A timer for output whose reader accepts nothing.
 pub(super) struct WriteTimeout {
-    timer: OwnedFd,
+    timer: Timer,
     limit: Duration,
     is_waiting: bool,
     /// The timer has fired since the last progress: output is dropped.
@@ -122,35 +118,21 @@ pub(super) struct WriteTimeout {
 
 impl WriteTimeout {
     pub(super) fn new(limit: Duration) -> io::Result<WriteTimeout> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        Ok(WriteTimeout {
-            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
-            limit,
-            is_waiting: false,
-            has_expired: false,
-        })
+        Ok(WriteTimeout { timer: Timer::new()?, limit, is_waiting: false, has_expired: false })
     }
 
     /// Starts the timer, unless it runs already.
     fn start(&mut self) {
         if !std::mem::replace(&mut self.is_waiting, true) {
-            self.set(self.limit);
+            self.timer.set(self.limit);
         }
     }
 
     fn stop(&mut self) {
         self.has_expired = false;
         if std::mem::take(&mut self.is_waiting) {
-            self.set(Duration::ZERO);
+            self.timer.set(Duration::ZERO);
         }
-    }
-
-    /// Sets the timer to fire once after `limit`; never if that is zero.
-    fn set(&self, limit: Duration) {
-        let it_value = Timespec::try_from(limit).unwrap_or_default();
-        let once = Itimerspec { it_interval: Timespec::default(), it_value };
-        // If this fails, output waits for longer, or a little is dropped.
-        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
     }
 
     /// Called when the timer has fired.
@@ -160,8 +142,7 @@ impl WriteTimeout {
 
     #[cfg(test)]
     pub(super) fn is_running(&self) -> bool {
-        let left = rustix::time::timerfd_gettime(&self.timer).unwrap();
-        left.it_value != Timespec::default()
+        self.timer.is_running()
     }
 
     pub(super) fn timer(&self) -> BorrowedFd<'_> {

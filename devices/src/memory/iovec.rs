@@ -196,40 +196,24 @@ impl<Direction> IoVecs<Direction> {
             Some((_, count)) => left.get(..count).unwrap_or_default(),
         };
         let count = i32::try_from(left.len().min(IOV_MAX)).unwrap_or(0);
-        loop {
-            // `IoVec` is `repr(transparent)` over iovec.
-            if let Ok(moved) = u64::try_from(call(left.as_ptr().cast(), count)) {
+        // `IoVec` is `repr(transparent)` over iovec.
+        match uninterrupted(|| call(left.as_ptr().cast(), count)) {
+            Ok(moved) => {
+                let moved = moved as u64;
                 if fills {
                     self.mark_dirty(moved);
                 }
                 self.skip(moved);
-                return Ok(moved);
+                Ok(moved)
             }
-            let error = io::Error::last_os_error();
-            match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                io::ErrorKind::WouldBlock => return Err(error),
-                _ => {
-                    // Direct I/O may have filled a part before it failed.
-                    if fills {
-                        self.mark_dirty(self.len);
-                    }
-                    return Err(error);
+            Err(error) => {
+                // Direct I/O may have filled a part before it failed.
+                if fills && error.kind() != io::ErrorKind::WouldBlock {
+                    self.mark_dirty(self.len);
                 }
+                Err(error)
             }
         }
-    }
-}
-
-impl Writable {
-    /// Gives the memory of the bytes left back to the host, as far as each piece has whole pages of
-    /// it. Returns their number in bytes.
-    pub fn discard(&self) -> u64 {
-        let left = self.pieces.get(self.done..).unwrap_or_default();
-        let discarded = left
-            .iter()
-            .map(|piece| self.ram.discard_at(piece.0.iov_base.cast(), piece.len()));
-        discarded.sum()
     }
 }
 
@@ -320,6 +304,16 @@ impl Readable {
 }
 
 impl Writable {
+    /// Gives the memory of the bytes left back to the host, as far as each piece has whole pages of
+    /// it. Returns their number in bytes.
+    pub fn discard(&self) -> u64 {
+        let left = self.pieces.get(self.done..).unwrap_or_default();
+        let discarded = left
+            .iter()
+            .map(|piece| self.ram.discard_at(piece.0.iov_base.cast(), piece.len()));
+        discarded.sum()
+    }
+
     /// Writes `bytes` at the front. Returns how many were written.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         let mut copied = 0;
@@ -395,24 +389,18 @@ impl Writable {
             }
         }
         let iovecs = i32::try_from(count).unwrap_or(0);
-        loop {
-            // SAFETY: the iovecs are mapped guest RAM (`ram` is held). The kernel may write it: the
-            // guest made these buffers writable. `IoVec` is `repr(transparent)` over iovec.
-            let read = unsafe { libc::readv(stream.as_raw_fd(), places.as_ptr().cast(), iovecs) };
-            if let Ok(read) = usize::try_from(read) {
-                let mut left = read;
-                for place in &places {
-                    let here = left.min(place.len());
-                    self.ram.mark_dirty(place.host(), here);
-                    left -= here;
-                }
-                return Ok(read);
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
+        // SAFETY: the iovecs are mapped guest RAM (`ram` is held). The kernel may write it: the guest
+        // made these buffers writable. `IoVec` is `repr(transparent)` over iovec.
+        let read = uninterrupted(|| unsafe {
+            libc::readv(stream.as_raw_fd(), places.as_ptr().cast(), iovecs)
+        })?;
+        let mut left = read;
+        for place in &places {
+            let here = left.min(place.len());
+            self.ram.mark_dirty(place.host(), here);
+            left -= here;
         }
+        Ok(read)
     }
 
     /// As [`read_from`](Self::read_from), but bytes that do not fit go into `rest`. Returns all
@@ -426,20 +414,11 @@ impl Writable {
             .push(IoVec::new(NonNull::from(&mut *rest).cast(), rest.len()));
         let left = self.pieces.get(self.done..).unwrap_or_default();
         let count = i32::try_from(left.len().min(IOV_MAX)).unwrap_or(0);
-        let read = loop {
-            // SAFETY: the iovecs are mapped guest RAM (`ram` is held), which the guest made
-            // writable, and at the end `rest`. `IoVec` is `repr(transparent)` over iovec.
-            let read = unsafe { libc::readv(stream.as_raw_fd(), left.as_ptr().cast(), count) };
-            match usize::try_from(read) {
-                Ok(read) => break Ok(read),
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        break Err(error);
-                    }
-                }
-            }
-        };
+        // SAFETY: the iovecs are mapped guest RAM (`ram` is held), which the guest made writable, and
+        // at the end `rest`. `IoVec` is `repr(transparent)` over iovec.
+        let read = uninterrupted(|| unsafe {
+            libc::readv(stream.as_raw_fd(), left.as_ptr().cast(), count)
+        });
         self.pieces.pop();
         let here = *read.as_ref().unwrap_or(&0) as u64;
         self.mark_dirty(here.min(room));
@@ -500,6 +479,19 @@ fn whole_within(pieces: &[IoVec], mut limit: usize) -> usize {
         rest.is_some()
     };
     pieces.iter().take_while(fits).count()
+}
+
+/// Makes a system call, again as long as a signal interrupts it. Returns what it returns.
+fn uninterrupted(call: impl Fn() -> isize) -> io::Result<usize> {
+    loop {
+        if let Ok(count) = usize::try_from(call()) {
+            return Ok(count);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
 }
 
 fn file_offset(offset: u64) -> io::Result<libc::off_t> {

@@ -1,17 +1,13 @@
 //! Limits how much a network card receives and sends: token buckets around another back end.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
-
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 
 use super::{BackEnd, HEADER};
 use crate::memory::{Readable, Writable};
 use crate::sync::now;
+use crate::timer::Timer;
 use crate::virtio::Ready;
 
 /// How long an unused rate is kept for later.
@@ -31,7 +27,7 @@ pub struct Limited {
     inner: Box<dyn BackEnd>,
     receive: Limit,
     send: Limit,
-    timer: OwnedFd,
+    timer: Timer,
 }
 
 impl Limited {
@@ -40,12 +36,11 @@ impl Limited {
     /// # Errors
     /// The host has no file descriptor left.
     pub fn new(inner: Box<dyn BackEnd>, receive: Rate, send: Rate) -> io::Result<Limited> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Limited {
             inner,
             receive: Limit::new(receive),
             send: Limit::new(send),
-            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            timer: Timer::new()?,
         })
     }
 
@@ -56,15 +51,8 @@ impl Limited {
             .into_iter()
             .filter_map(Limit::blocked_for)
             .fold(delay, Duration::min);
-        let once = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec {
-                tv_sec: earliest.as_secs().cast_signed(),
-                // 0 would disarm it.
-                tv_nsec: i64::from(earliest.subsec_nanos().max(1)),
-            },
-        };
-        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
+        // Zero would stop the timer.
+        self.timer.set(earliest.max(Duration::from_nanos(1)));
         io::ErrorKind::WouldBlock.into()
     }
 }

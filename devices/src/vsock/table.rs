@@ -12,10 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
+use rustix::time::Timespec;
 
 use super::Listener;
 use super::connection::{Connection, DATA_MAX, Phase, Ports};
@@ -23,6 +20,7 @@ use super::host::PORT_BASE;
 use super::packet::{Header, STREAM, op};
 use crate::memory::{Readable, Writable};
 use crate::sync::now;
+use crate::timer::Timer;
 
 /// The context ID of the host (§ 5.10.4).
 pub(super) const HOST: u64 = 2;
@@ -57,7 +55,7 @@ pub(super) struct Table {
     /// A connection could not be accepted: the host has no descriptor left.
     pub(super) starved: bool,
     epoll: OwnedFd,
-    timer: OwnedFd,
+    timer: Timer,
     /// Whether the timer runs. It ends no later than the first deadline.
     armed: bool,
     pub(super) connections: BTreeMap<u64, Connection>,
@@ -74,8 +72,7 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new(cid: u64, listener: Arc<dyn Listener>, path: PathBuf) -> io::Result<Table> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let timer = Timer::new()?;
         epoll::add(&epoll, listener.as_fd(), EventData::new_u64(LISTENER), READ)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), READ)?;
         Ok(Table {
@@ -345,13 +342,7 @@ impl Table {
     pub(super) fn arm(&mut self, after: Duration) {
         self.armed = true;
         // Zero would stop the timer.
-        let after = after.max(Duration::from_millis(1));
-        let timer = Itimerspec {
-            it_interval: Timespec::default(),
-            it_value: Timespec::try_from(after).unwrap_or_default(),
-        };
-        // Cannot fail: it is a timer, and the time is short.
-        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &timer);
+        self.timer.set(after.max(Duration::from_millis(1)));
     }
 
     /// Ends what has lasted too long at `now`, and starts the timer for the rest.

@@ -1,6 +1,7 @@
 //! A driver for the console (virtio 1.3 § 5.3): port 0, without MULTIPORT.
 
 use crate::mmio::offset;
+use crate::receive::Receive;
 use crate::virtio::{device, feature};
 use crate::{Dma, Error, Queue, Region, Registers, Segment, Transport, Wait};
 
@@ -46,13 +47,9 @@ struct Arrived {
 #[derive(Debug)]
 pub struct Console<R> {
     transport: Transport<R>,
-    receiveq: Queue,
+    receiveq: Receive<{ QUEUE_SIZE as usize }, RECEIVE>,
     transmitq: Queue,
-    /// [`RECEIVE`] bytes for each entry of the receiveq.
-    incoming: Region,
     outgoing: Region,
-    /// The buffer that each descriptor of the receiveq heads.
-    posted: [Option<crate::Head>; QUEUE_SIZE as usize],
     arrived: Option<Arrived>,
 }
 
@@ -68,18 +65,12 @@ impl<R: Registers> Console<R> {
             return Err(Error::DeviceId { found: transport.device_id(), wanted: device::CONSOLE });
         }
         transport.negotiate(wanted & !features::MULTIPORT)?;
-        let receiveq = transport.queue(RECEIVEQ, QUEUE_SIZE, dma)?;
+        let receiveq = Receive::new(&mut transport, dma, RECEIVEQ)?;
         let transmitq = transport.queue(TRANSMITQ, QUEUE_SIZE, dma)?;
-        let incoming = dma.alloc(usize::from(QUEUE_SIZE) * RECEIVE)?;
         let outgoing = dma.alloc(TRANSMIT)?;
-        let posted = [None; QUEUE_SIZE as usize];
         transport.start();
-        let mut console =
-            Self { transport, receiveq, transmitq, incoming, outgoing, posted, arrived: None };
-        for buffer in 0..usize::from(console.receiveq.size()) {
-            console.post(buffer)?;
-        }
-        console.kick_receiveq();
+        let mut console = Self { transport, receiveq, transmitq, outgoing, arrived: None };
+        console.receiveq.post_all(&console.transport)?;
         Ok(console)
     }
 
@@ -110,14 +101,14 @@ impl<R: Registers> Console<R> {
     pub fn send(&mut self, bytes: &[u8], wait: &mut impl Wait) -> Result<(), Error> {
         for chunk in bytes.chunks(TRANSMIT) {
             // The device may still own the buffer, for example after a timeout.
-            self.drain(wait)?;
+            self.transport.drain(&mut self.transmitq, wait)?;
             let data = self.outgoing.slice(0..chunk.len());
             data.write(0, chunk);
             self.transmitq.add(&[Segment::readable(&data)])?;
             if self.transmitq.publish() {
                 self.transport.notify(TRANSMITQ);
             }
-            self.drain(wait)?;
+            self.transport.drain(&mut self.transmitq, wait)?;
         }
         Ok(())
     }
@@ -132,15 +123,13 @@ impl<R: Registers> Console<R> {
             return Ok(0);
         };
         let count = into.len().min(arrived.end - arrived.start);
-        let from = arrived.buffer * RECEIVE + arrived.start;
         if let Some(into) = into.get_mut(..count) {
-            self.incoming.read(from, into);
+            self.receiveq.read(arrived.buffer, arrived.start, into);
         }
         arrived.start += count;
         self.arrived = Some(arrived).filter(|arrived| arrived.start < arrived.end);
         if self.arrived.is_none() {
-            self.post(arrived.buffer)?;
-            self.kick_receiveq();
+            self.receiveq.repost(arrived.buffer, &self.transport)?;
         }
         Ok(count)
     }
@@ -150,58 +139,8 @@ impl<R: Registers> Console<R> {
         if self.arrived.is_some() {
             return Ok(self.arrived);
         }
-        while let Some(used) = self.receiveq.pop()? {
-            let posted = self.posted.iter_mut().enumerate();
-            let Some((buffer, head)) = posted
-                .into_iter()
-                .find(|(_, head)| **head == Some(used.head))
-            else {
-                continue;
-            };
-            *head = None;
-            if used.written == 0 {
-                self.post(buffer)?;
-                self.kick_receiveq();
-                continue;
-            }
-            // `pop` has checked that this is at most the buffer's length.
-            let end = usize::try_from(used.written)
-                .unwrap_or(RECEIVE)
-                .min(RECEIVE);
-            return Ok(Some(Arrived { buffer, start: 0, end }));
-        }
-        Ok(None)
-    }
-
-    /// Makes receive buffer `buffer` available to the device.
-    fn post(&mut self, buffer: usize) -> Result<(), Error> {
-        let start = buffer * RECEIVE;
-        let memory = self.incoming.slice(start..start + RECEIVE);
-        let head = self.receiveq.add(&[Segment::writable(&memory)])?;
-        if let Some(posted) = self.posted.get_mut(buffer) {
-            *posted = Some(head);
-        }
-        Ok(())
-    }
-
-    fn kick_receiveq(&mut self) {
-        if self.receiveq.publish() {
-            self.transport.notify(RECEIVEQ);
-        }
-    }
-
-    /// Waits until the transmitq is empty.
-    fn drain(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
-        loop {
-            while self.transmitq.pop()?.is_some() {}
-            if self.transmitq.in_flight() == 0 {
-                return Ok(());
-            }
-            if !wait.wait() {
-                self.transport.alive()?;
-                return Err(Error::Timeout);
-            }
-        }
+        let filled = self.receiveq.take_filled(&self.transport)?;
+        Ok(filled.map(|(buffer, end)| Arrived { buffer, start: 0, end }))
     }
 }
 

@@ -58,6 +58,7 @@ mod model;
 pub mod net;
 pub mod plic;
 pub mod queue;
+mod receive;
 pub mod tap;
 pub mod virtio;
 mod wait;

@@ -12,7 +12,7 @@ mod registers;
 pub use registers::{MmioRegisters, Registers};
 
 use crate::virtio::{feature, status};
-use crate::{Dma, Error, Queue};
+use crate::{Dma, Error, Queue, Wait};
 
 /// Offsets of the registers, in bytes (§4.2.2).
 pub mod offset {
@@ -241,6 +241,24 @@ impl<R: Registers> Transport<R> {
     /// Kicks the device: virtqueue `index` has new chains (§4.2.3.3).
     pub fn notify(&self, index: u16) {
         self.registers.write(offset::QUEUE_NOTIFY, index.into());
+    }
+
+    /// Waits until the device has used all chains of `queue`, and forgets them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`], [`Error::NeedsReset`]; the error that broke the queue.
+    pub(crate) fn drain(&self, queue: &mut Queue, wait: &mut impl Wait) -> Result<(), Error> {
+        loop {
+            while queue.pop()?.is_some() {}
+            if queue.in_flight() == 0 {
+                return Ok(());
+            }
+            if !wait.wait() {
+                self.alive()?;
+                return Err(Error::Timeout);
+            }
+        }
     }
 
     /// Whether the device still works: DRIVER_OK set, DEVICE_NEEDS_RESET not.

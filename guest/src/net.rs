@@ -9,8 +9,9 @@
 //! returns when the device has taken it. Checksums are the caller's: no offload is negotiated.
 
 use crate::mmio::offset;
+use crate::receive::Receive;
 use crate::virtio::{device, feature};
-use crate::{Dma, Error, Head, Queue, Region, Registers, Segment, Transport, Wait};
+use crate::{Dma, Error, Queue, Region, Registers, Segment, Transport, Wait};
 
 /// Feature bits of the network device (§5.1.3).
 pub mod features {
@@ -59,14 +60,10 @@ const LINK_UP: u16 = 1;
 #[derive(Debug)]
 pub struct Net<R> {
     transport: Transport<R>,
-    receiveq: Queue,
+    receiveq: Receive<{ QUEUE_SIZE as usize }, BUFFER>,
     transmitq: Queue,
-    /// [`BUFFER`] bytes for each entry of the receiveq.
-    incoming: Region,
     /// The header, which stays zero, and the frame that is sent.
     outgoing: Region,
-    /// The chain of each receive buffer, while the device has it.
-    posted: [Option<Head>; QUEUE_SIZE as usize],
     mtu: Option<u16>,
 }
 
@@ -87,17 +84,12 @@ impl<R: Registers> Net<R> {
             0 => None,
             _ => Some(transport.config(|registers| registers.read_u16(MTU))?),
         };
-        let receiveq = transport.queue(RECEIVEQ, QUEUE_SIZE, dma)?;
+        let receiveq = Receive::new(&mut transport, dma, RECEIVEQ)?;
         let transmitq = transport.queue(TRANSMITQ, QUEUE_SIZE, dma)?;
-        let incoming = dma.alloc(usize::from(QUEUE_SIZE) * BUFFER)?;
         let outgoing = dma.alloc(BUFFER)?;
-        let posted = [None; QUEUE_SIZE as usize];
         transport.start();
-        let mut net = Self { transport, receiveq, transmitq, incoming, outgoing, posted, mtu };
-        for buffer in 0..usize::from(net.receiveq.size()) {
-            net.post(buffer)?;
-        }
-        net.kick_receiveq();
+        let mut net = Self { transport, receiveq, transmitq, outgoing, mtu };
+        net.receiveq.post_all(&net.transport)?;
         Ok(net)
     }
 
@@ -164,7 +156,7 @@ impl<R: Registers> Net<R> {
             return Err(Error::FrameLength { len, max });
         }
         // The device may still own the buffer, for example after a timeout.
-        self.drain(wait)?;
+        self.transport.drain(&mut self.transmitq, wait)?;
         let header = self.outgoing.slice(0..HEADER);
         let data = self.outgoing.slice(HEADER..HEADER + len);
         data.write(0, frame);
@@ -173,7 +165,7 @@ impl<R: Registers> Net<R> {
         if self.transmitq.publish() {
             self.transport.notify(TRANSMITQ);
         }
-        self.drain(wait)
+        self.transport.drain(&mut self.transmitq, wait)
     }
 
     /// Takes the next frame that has arrived, without waiting. Returns its length. What does not
@@ -184,13 +176,9 @@ impl<R: Registers> Net<R> {
     /// [`Error::Short`] for a buffer without a whole header, [`Error::NumBuffers`]; the error that
     /// broke the queue.
     pub fn receive(&mut self, into: &mut [u8]) -> Result<Option<usize>, Error> {
-        // An empty buffer: the device had to drop the frame.
-        let (first, written) = loop {
-            match self.take()? {
-                None => return Ok(None),
-                Some((buffer, 0)) => self.repost(buffer)?,
-                Some(found) => break found,
-            }
+        // For an empty buffer the device had to drop the frame.
+        let Some((first, written)) = self.receiveq.take_filled(&self.transport)? else {
+            return Ok(None);
         };
         if written < HEADER {
             let written = u32::try_from(written).unwrap_or(u32::MAX);
@@ -202,13 +190,13 @@ impl<R: Registers> Net<R> {
         }
         let mut len = written - HEADER;
         self.copy(first, HEADER, into, len);
-        self.repost(first)?;
+        self.receiveq.repost(first, &self.transport)?;
         for used in 1..claimed {
-            let next = self.take()?;
+            let next = self.receiveq.take()?;
             let (buffer, written) = next.ok_or(Error::NumBuffers { claimed, used })?;
             self.copy(buffer, 0, into.get_mut(len..).unwrap_or_default(), written);
             len += written;
-            self.repost(buffer)?;
+            self.receiveq.repost(buffer, &self.transport)?;
         }
         Ok(Some(len))
     }
@@ -219,8 +207,7 @@ impl<R: Registers> Net<R> {
             return 1;
         }
         let mut num_buffers = [0; 2];
-        self.incoming
-            .read(buffer * BUFFER + HEADER - 2, &mut num_buffers);
+        self.receiveq.read(buffer, HEADER - 2, &mut num_buffers);
         u16::from_le_bytes(num_buffers)
     }
 
@@ -228,58 +215,7 @@ impl<R: Registers> Net<R> {
     fn copy(&self, buffer: usize, start: usize, into: &mut [u8], len: usize) {
         let count = len.min(into.len());
         let into = into.get_mut(..count).unwrap_or_default();
-        self.incoming.read(buffer * BUFFER + start, into);
-    }
-
-    /// The next receive buffer that the device has used, and the bytes it wrote.
-    fn take(&mut self) -> Result<Option<(usize, usize)>, Error> {
-        while let Some(used) = self.receiveq.pop()? {
-            let mut posted = self.posted.iter_mut().enumerate();
-            if let Some((buffer, head)) = posted.find(|(_, head)| **head == Some(used.head)) {
-                *head = None;
-                // `pop` has checked that this is at most the buffer's length.
-                let written = usize::try_from(used.written).unwrap_or(BUFFER).min(BUFFER);
-                return Ok(Some((buffer, written)));
-            }
-        }
-        Ok(None)
-    }
-
-    fn repost(&mut self, buffer: usize) -> Result<(), Error> {
-        self.post(buffer)?;
-        self.kick_receiveq();
-        Ok(())
-    }
-
-    /// Makes receive buffer `buffer` available to the device.
-    fn post(&mut self, buffer: usize) -> Result<(), Error> {
-        let start = buffer * BUFFER;
-        let memory = self.incoming.slice(start..start + BUFFER);
-        let head = self.receiveq.add(&[Segment::writable(&memory)])?;
-        if let Some(posted) = self.posted.get_mut(buffer) {
-            *posted = Some(head);
-        }
-        Ok(())
-    }
-
-    fn kick_receiveq(&mut self) {
-        if self.receiveq.publish() {
-            self.transport.notify(RECEIVEQ);
-        }
-    }
-
-    /// Waits until the transmitq is empty.
-    fn drain(&mut self, wait: &mut impl Wait) -> Result<(), Error> {
-        loop {
-            while self.transmitq.pop()?.is_some() {}
-            if self.transmitq.in_flight() == 0 {
-                return Ok(());
-            }
-            if !wait.wait() {
-                self.transport.alive()?;
-                return Err(Error::Timeout);
-            }
-        }
+        self.receiveq.read(buffer, start, into);
     }
 }
 

@@ -21,66 +21,16 @@ use crate::isa::{ISA_EXTENSIONS, SBI_EXTENSIONS, Switch};
 use crate::layout::MAX_CPUS;
 
 pub mod file;
+mod help;
 mod rings;
 mod trace;
 mod values;
 mod vhost_user;
 
+use help::{AFTER_HELP, DISK_HELP, RESIZE_HELP, RUN_EXAMPLES};
 pub use rings::Rings;
 pub use trace::Trace;
 pub use vhost_user::VhostUser;
-
-const AFTER_HELP: &str = "\
-Exit status:
-  0      the guest powered off, or the user quit with Ctrl-a x
-  1      the guest reported a failure (SBI SRST, reason 1)
-  2      invalid usage or input
-  3      this host cannot run it (no KVM, no permission, no QEMU)
-  4      a failure of hartvisor itself
-  5      the guest's kernel reported a panic (pvpanic; KVM only, as QEMU's virt has none)
-  128+n  ended by signal n
-
-Environment:
-  HARTVISOR_LOG   off, error, warn (default), info, debug or trace, to stderr
-  HARTVISOR_QEMU  the QEMU program, instead of qemu-system-riscv64
-
-Files:
-  /dev/kvm    KVM; it must be readable and writable for --accel kvm
-  u-boot.bin  boots disks without --kernel: beside hartvisor, in ../share/hartvisor from there,
-              or in /usr/lib/u-boot/qemu-riscv64_smode (Debian's package u-boot-qemu)";
-
-const RUN_EXAMPLES: &str = "\
-Examples:
-  hartvisor run --kernel guest --disk disk.img
-  hartvisor run --kernel Image --initrd initrd.cpio --cmdline 'console=hvc0' \\
-      --cpus 2 --memory 1G --disk root.ext4,serial=root --disk tools.img,readonly
-  hartvisor run --kernel Image --memory 2G,hugepages=auto --irqchip aia --cpu zbb=off
-  hartvisor run --kernel vmlinuz.gz --initrd initrd.img --cmdline 'console=hvc0'
-  hartvisor run --disk debian-cloud.img --memory 1G --cpus 2
-  hartvisor run --firmware u-boot.bin --disk debian-cloud.img --memory 1G
-  hartvisor run --disk debian-cloud.img --cloud-init user-data=user.yaml,ssh-key=id_ed25519.pub
-  hartvisor run --config vm.toml --memory 2G --pidfile /run/vm.pid
-  hartvisor run --kernel guest --dump-dtb /dev/stdout | dtc -I dtb
-  hartvisor run --kernel Image --cmdline console=ttyS0 --console null --serial pty
-  hartvisor run --kernel Image --console socket:/run/guest.sock --serial file:boot.log
-  hartvisor run --kernel Image --port name=org.example.agent,target=socket:/run/agent.sock
-  hartvisor run --kernel guest --disk disk.img --stats - --trace trace.json --rings rings.json
-  hartvisor run --kernel guest --accel qemu
-  hartvisor run --kernel guest --print-command
-
-If a distribution's kernel stays silent, try --cmdline 'console=ttyS0 earlycon=sbi': it needs no module,
-while console=hvc0 needs virtio_mmio.
-
-At a terminal, Ctrl-a x quits, Ctrl-a q asks the guest to power off, and Ctrl-a h lists all keys.";
-
-const DISK_HELP: &str = "\
-A disk image or block device. Up to 26 times, or 5 under QEMU, plus one each with --no-rng and --no-power-key. Double a comma in FILE. Further keys:";
-
-const RESIZE_HELP: &str = "\
-SIGUSR2 re-reads the sizes of all raw disks and notifies the guest of changes (KVM only)";
-
-const NET_HELP: &str = "\
-A network card that is attached to an existing tap interface of the host, to the descriptor of one, or to passt. Up to 26 times, less the disks. none is no card.";
 
 /// A microVM monitor for RISC-V: boots a guest on KVM, or the same guest under QEMU on hosts
 /// without RISC-V KVM.
@@ -245,11 +195,11 @@ pub struct Run {
     /// The network cards.
     #[arg(
         long = "net",
-        help = format!("{NET_HELP} {}", Net::help()),
+        help = Net::help(),
         value_name = "tap=NAME|fd=N|passt|none[,mac=MAC][,KEY=VALUE]",
-        value_parser = OsStringValueParser::new().try_map(|text| Net::parse(&text).map(Card))
+        value_parser = OsStringValueParser::new().try_map(|text| Net::parse(&text).map(OrNone))
     )]
-    pub nets: Vec<Card>,
+    pub nets: Vec<OrNone<Net>>,
 
     /// A socket device (AF_VSOCK). Host programs reach port P of the guest through the Unix socket
     /// SOCK, where they write CONNECT P and a newline, as with Firecracker; ssh vsock-mux/SOCK does
@@ -258,9 +208,9 @@ pub struct Run {
     #[arg(
         long,
         value_name = "path=SOCK[,cid=N]|none",
-        value_parser = OsStringValueParser::new().try_map(|text| Vsock::parse(&text).map(Sockets))
+        value_parser = OsStringValueParser::new().try_map(|text| Vsock::parse(&text).map(OrNone))
     )]
-    pub vsock: Option<Sockets>,
+    pub vsock: Option<OrNone<Vsock>>,
 
     /// The memory balloon.
     #[arg(
@@ -379,13 +329,9 @@ pub struct Run {
     pub print_command: bool,
 }
 
-/// A network card, or none: to override a configuration file.
+/// The value of an option, or `none`, to override a configuration file.
 #[derive(Debug, Clone)]
-pub struct Card(Option<Net>);
-
-/// A socket device, or none: to override a configuration file.
-#[derive(Debug, Clone)]
-pub struct Sockets(Option<Vsock>);
+pub struct OrNone<T>(Option<T>);
 
 impl From<Run> for config::Run {
     fn from(run: Run) -> Self {
@@ -403,8 +349,8 @@ impl From<Run> for config::Run {
                 sbi: run.sbi,
                 disks: run.disks,
                 cloud_init: run.cloud_init,
-                nets: run.nets.into_iter().filter_map(|Card(net)| net).collect(),
-                vsock: run.vsock.and_then(|Sockets(vsock)| vsock),
+                nets: run.nets.into_iter().filter_map(|OrNone(net)| net).collect(),
+                vsock: run.vsock.and_then(|OrNone(vsock)| vsock),
                 balloon: run.balloon,
                 rng: !run.no_rng,
                 power_key: !run.no_power_key,

@@ -213,7 +213,8 @@ impl<'a> Vm<'a> {
         self.devices.power_off()
     }
 
-    /// Reads the sizes of the disk files and of the balloon again, and notifies the guest of each change.
+    /// Reads the sizes of the disk files and of the balloon again, and notifies the guest of each
+    /// change.
     pub fn resize(&self) {
         self.devices.resize();
     }

@@ -79,8 +79,8 @@ pub(crate) struct Model<'m> {
     pub(crate) device: Box<dyn VirtioDevice>,
     /// Called with its transport.
     pub(crate) attached: Option<Attached<'m>>,
-    /// Checks whether the size that the host gives it changed. Returns true if that changed the guest's
-    /// view of the device.
+    /// Checks whether the size that the host gives it changed. Returns true if that changed the
+    /// guest's view of the device.
     pub(crate) resized: Option<Box<dyn Fn() -> bool + 'm>>,
     /// Logs the device's state, and what the guest answers to a request for it.
     pub(crate) report: Option<Box<dyn Fn() + 'm>>,

@@ -18,6 +18,8 @@ pub use forward::Forward;
 /// The smallest maximum transmission unit (§ 5.1.4.1).
 const MTU_MIN: u16 = 68;
 
+const HELP: &str = "A network card that is attached to an existing tap interface of the host, to the descriptor of one, or to passt. Up to 26 times, less the disks. none is no card.";
+
 const FORM: &str = "expected tap=NAME, fd=N, passt or passt=SOCKET, or none";
 
 /// The configuration of a network card.
@@ -229,9 +231,9 @@ impl Net {
         }
     }
 
-    /// Describes its keys for `--help`.
+    /// Describes it and its keys for `--help`.
     pub fn help() -> String {
-        keys::help(&KEYS)
+        format!("{HELP} {}", keys::help(&KEYS))
     }
 
     /// Returns the option as the user knows it.

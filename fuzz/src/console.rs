@@ -18,8 +18,8 @@ use devices::virtio::{Queues, VirtioDevice};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-use crate::driver::{Driver, Shape, few};
-use crate::model::{Chain, Model, Rings};
+use crate::driver::{Shape, few};
+use crate::line::Line;
 use crate::queue::{Nowhere, activate};
 use crate::ram::{BASE, LEN, Ram};
 
@@ -94,15 +94,6 @@ struct End {
     lossy: bool,
 }
 
-struct Line {
-    rings: Rings,
-    model: Model,
-    driver: Driver,
-    offered: VecDeque<Chain>,
-    returned: u16,
-    broken: bool,
-}
-
 struct Guest {
     ram: Ram,
     console: Console,
@@ -146,25 +137,16 @@ impl Guest {
         let mut queues = Vec::new();
         self.lines.clear();
         for index in 0..QUEUES {
-            let table = BASE + 0x1000 * index as u64;
-            let rings = Rings {
-                size: self.console.queues()[index],
-                table,
-                driver: table + 0x800,
-                device: table + 0xa00,
-            };
-            self.ram.write(table, &[0; 0x1000]);
-            let size = rings.size;
-            queues.push(activate(&self.ram, rings, size, features, &self.interrupt));
-            let accepted = |bit| features & bit != 0;
-            self.lines.push(Line {
-                rings,
-                model: Model::new(rings, accepted(EVENT_IDX), accepted(INDIRECT)),
-                driver: Driver::sharing(rings, index as u64, QUEUES as u64),
-                offered: VecDeque::new(),
-                returned: 0,
-                broken: false,
-            });
+            let size = self.console.queues()[index];
+            let line = Line::new(&mut self.ram, index, QUEUES, size, features);
+            queues.push(activate(
+                &self.ram,
+                line.rings,
+                size,
+                features,
+                &self.interrupt,
+            ));
+            self.lines.push(line);
         }
         self.queues = Queues::new(queues);
         self.console.activate(features, &self.ram.memory());
@@ -205,30 +187,14 @@ impl Guest {
 
     fn offer(&mut self, queue: usize, readable: &[Vec<u8>], writable: &[u32], shape: &Shape) {
         let line = &mut self.lines[queue];
-        let pieces: Vec<&[u8]> = readable.iter().map(Vec::as_slice).collect();
-        let bytes = readable.iter().map(Vec::len).sum::<usize>();
-        let bytes = bytes + writable.iter().sum::<u32>() as usize;
-        let count = pieces.len() + writable.len();
-        // Chains that share memory are tested by another target.
-        if line.broken || shape.is_shared() || !line.driver.has_room(count, bytes) {
-            return;
-        }
-        line.driver.offer(&mut self.ram, &pieces, writable, shape);
-        loop {
-            match line.model.pop(&self.ram) {
-                Ok(Some(mut chain)) => {
-                    if let 1 | 5 = queue {
-                        let len = chain.readable.len();
-                        let bytes = chain.readable.read(&self.ram, len);
-                        self.ends[queue / 4].shown.extend(bytes);
-                    }
-                    line.offered.push_back(chain);
-                }
-                Ok(None) => return,
-                Err(_) => {
-                    line.broken = true;
-                    return;
-                }
+        let offered: Vec<_> = line
+            .offer(&mut self.ram, readable, writable, shape)
+            .collect();
+        if let 1 | 5 = queue {
+            for chain in offered {
+                let len = chain.readable.len();
+                let bytes = chain.readable.read(&self.ram, len);
+                self.ends[queue / 4].shown.extend(bytes);
             }
         }
     }
@@ -254,17 +220,7 @@ impl Guest {
         self.broken |= failed;
         assert!(!failed || self.lines.iter().any(|line| line.broken));
         for (queue, line) in self.lines.iter_mut().enumerate() {
-            let device = line.rings.device;
-            let idx = u16::from_le_bytes(self.ram.found(device + 2, 2).try_into().expect("2"));
-            let size = u64::from(line.rings.size);
-            while line.returned != idx {
-                let chain = line.offered.pop_front().expect("more than was offered");
-                let element = device + 4 + 8 * (u64::from(line.returned) % size);
-                let element = self.ram.found(element, 8);
-                let id = u32::from_le_bytes(element[..4].try_into().expect("4"));
-                let written = u32::from_le_bytes(element[4..].try_into().expect("4"));
-                assert_eq!(id, u32::from(chain.head));
-                line.returned = line.returned.wrapping_add(1);
+            while let Some((chain, written)) = line.next_returned(&mut self.ram) {
                 let bytes = chain.accept(&mut self.ram, written.into());
                 match queue {
                     0 | 4 => self.ends[queue / 4].was_given(&bytes),
@@ -272,7 +228,6 @@ impl Guest {
                     _ => assert_eq!(written, 0),
                 }
             }
-            self.ram.accept(device, 6 + 8 * size as usize);
         }
         // A stalled chain is not written.
         self.ram.check();

@@ -18,6 +18,7 @@ pub mod fdt;
 pub mod file;
 pub mod input;
 pub mod kernel;
+pub mod line;
 pub mod mmio;
 pub mod model;
 pub mod net;

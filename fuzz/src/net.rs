@@ -16,8 +16,9 @@ use devices::net::{BackEnd, FRAME_MAX, HEADER, Mac, Net, feature};
 use devices::transport::interrupt::Interrupt;
 use devices::virtio::{Queues, Ready, VirtioDevice};
 
-use crate::driver::{Driver, Shape, few};
-use crate::model::{Chain, Model, Rings};
+use crate::driver::{Shape, few};
+use crate::line::Line;
+use crate::model::Chain;
 use crate::queue::{Nowhere, activate};
 use crate::ram::{BASE, LEN, Ram};
 
@@ -188,15 +189,6 @@ impl BackEnd for Shared {
     }
 }
 
-struct Line {
-    rings: Rings,
-    model: Model,
-    driver: Driver,
-    offered: VecDeque<Chain>,
-    returned: u16,
-    broken: bool,
-}
-
 /// A frame that is longer than its first buffer.
 struct Open {
     bytes: Vec<u8>,
@@ -266,26 +258,15 @@ impl Guest {
                 queues.push(None);
                 continue;
             }
-            let table = BASE + 0x1000 * index as u64;
-            let (driver, device) = (table + 0x800, table + 0xa00);
-            let rings = Rings { size: self.size, table, driver, device };
-            self.ram.write(table, &[0; 0x1000]);
+            let line = Line::new(&mut self.ram, index, QUEUES, self.size, features);
             queues.push(activate(
                 &self.ram,
-                rings,
+                line.rings,
                 self.size,
                 features,
                 &self.interrupt,
             ));
-            let accepted = |bit| features & bit != 0;
-            self.lines[index] = Some(Line {
-                rings,
-                model: Model::new(rings, accepted(EVENT_IDX), accepted(INDIRECT)),
-                driver: Driver::sharing(rings, index as u64, QUEUES as u64),
-                offered: VecDeque::new(),
-                returned: 0,
-                broken: false,
-            });
+            self.lines[index] = Some(line);
         }
         self.queues = Queues::new(queues);
         self.net.activate(features, &self.ram.memory());
@@ -386,27 +367,8 @@ impl Guest {
     }
 
     fn offer(&mut self, queue: usize, readable: &[Vec<u8>], writable: &[u32], shape: &Shape) {
-        let Some(line) = &mut self.lines[queue] else {
-            return;
-        };
-        let pieces: Vec<&[u8]> = readable.iter().map(Vec::as_slice).collect();
-        let bytes = readable.iter().map(Vec::len).sum::<usize>();
-        let bytes = bytes + writable.iter().sum::<u32>() as usize;
-        let count = pieces.len() + writable.len();
-        // Chains that share memory are tested by another target.
-        if line.broken || shape.is_shared() || !line.driver.has_room(count, bytes) {
-            return;
-        }
-        line.driver.offer(&mut self.ram, &pieces, writable, shape);
-        loop {
-            match line.model.pop(&self.ram) {
-                Ok(Some(chain)) => line.offered.push_back(chain),
-                Ok(None) => return,
-                Err(_) => {
-                    line.broken = true;
-                    return;
-                }
-            }
+        if let Some(line) = &mut self.lines[queue] {
+            let _ = line.offer(&mut self.ram, readable, writable, shape);
         }
     }
 
@@ -457,20 +419,7 @@ impl Guest {
 
     fn next_returned(&mut self, queue: usize) -> Option<(Chain, u32)> {
         let line = self.lines[queue].as_mut()?;
-        let device = line.rings.device;
-        let size = u64::from(line.rings.size);
-        self.ram.accept(device, 6 + 8 * size as usize);
-        if line.returned == self.ram.u16(device + 2)? {
-            return None;
-        }
-        let element = device + 4 + 8 * (u64::from(line.returned) % size);
-        let element = self.ram.found(element, 8);
-        let id = u32::from_le_bytes(element[..4].try_into().expect("4"));
-        let written = u32::from_le_bytes(element[4..].try_into().expect("4"));
-        line.returned = line.returned.wrapping_add(1);
-        let chain = line.offered.pop_front().expect("more than was offered");
-        assert_eq!(id, u32::from(chain.head));
-        Some((chain, written))
+        line.next_returned(&mut self.ram)
     }
 
     /// A receive buffer has come back.

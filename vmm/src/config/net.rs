@@ -85,7 +85,7 @@ const KEYS: [Key<Net>; 11] = [
     Key {
         form: "passt[=SOCKET]",
         help: "passt gives the guest the host's network without root: an address by DHCP, and connections to where the host \
-               can connect. It starts the program passt; passt=SOCKET uses one that is running.",
+               can connect. It starts the program passt; passt=SOCKET uses a running passt.",
         set: |net, value| {
             net.passt = Some(value.unwrap_or_default().into());
             if value == Some("") {

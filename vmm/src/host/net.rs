@@ -209,7 +209,7 @@ impl Cable {
     }
 }
 
-/// The ways to a network that this host has, each with why it cannot be used.
+/// The ways to a network, for `hartvisor check`: what this host has, or why it cannot be used.
 pub(crate) fn ways() -> [(&'static str, Result<String, Error>); 2] {
     let device = std::fs::OpenOptions::new()
         .read(true)

@@ -31,7 +31,7 @@ fn program() -> OsString {
     std::env::var_os("HARTVISOR_PASST").unwrap_or_else(|| "passt".into())
 }
 
-/// Returns the version of the one that is installed, as it says.
+/// Returns what the installed passt says of its version.
 pub(super) fn version() -> Result<String, Error> {
     let program = program();
     let output = Command::new(&program).arg("--version").output();

@@ -119,6 +119,11 @@ impl Memory {
         dirty.map_or_else(Vec::new, |dirty| dirty.take(&self.0.regions))
     }
 
+    /// The mappings, for another process that shares them.
+    pub(crate) fn ram(&self) -> &GuestMemoryMmap {
+        &self.0.ram
+    }
+
     #[inline]
     fn is_recorded(&self) -> bool {
         self.0.dirty.is_some()
@@ -137,7 +142,7 @@ impl Memory {
     ///
     /// There is one region, or a few from a vhost-user front end, so a linear search is fastest.
     #[inline]
-    fn translate(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
+    pub(crate) fn translate(&self, address: u64, len: u64) -> Option<NonNull<u8>> {
         match self.0.first.translate(address, len) {
             None => self.translate_further(address, len),
             host => host,

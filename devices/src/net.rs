@@ -143,6 +143,15 @@ impl std::fmt::Debug for Changed {
 }
 
 impl Link {
+    /// A link that is `up` until the back end says otherwise.
+    pub(crate) fn new(up: bool) -> Link {
+        Link {
+            up: AtomicBool::new(up),
+            dropped: AtomicU64::new(0),
+            changed: std::sync::OnceLock::new(),
+        }
+    }
+
     /// Makes `changed` be called each time when the link has gone down or up: it notifies the driver
     /// that the configuration has changed. It must not wait for the device.
     pub fn on_change(&self, changed: impl Fn() + Send + Sync + 'static) {
@@ -165,7 +174,7 @@ impl Link {
     }
 
     /// Returns whether this is a change.
-    fn set(&self, up: bool) -> bool {
+    pub(crate) fn set(&self, up: bool) -> bool {
         let changes = self.up.swap(up, Ordering::SeqCst) != up;
         if changes && let Some(Changed(changed)) = self.changed.get() {
             changed();
@@ -193,11 +202,7 @@ impl Net {
             back_end,
             mac,
             mtu,
-            link: Arc::new(Link {
-                up: AtomicBool::new(up),
-                dropped: AtomicU64::new(0),
-                changed: std::sync::OnceLock::new(),
-            }),
+            link: Arc::new(Link::new(up)),
             mergeable: false,
             rest: Rest { bytes: vec![0; FRAME_MAX].into_boxed_slice(), done: 0, end: 0 },
         }
@@ -333,7 +338,7 @@ impl VirtioDevice for Net {
     }
 
     fn config(&self) -> Arc<dyn ConfigSpace> {
-        Arc::new(Config { mac: self.mac, mtu: self.mtu.unwrap_or(0), link: self.link() })
+        config(self.mac, self.mtu, self.link())
     }
 
     fn activate(&mut self, features: u64, _memory: &Memory) {
@@ -380,6 +385,11 @@ impl VirtioDevice for Net {
         self.rest.clear();
         self.back_end.set_offloads(0);
     }
+}
+
+/// The configuration space of a network card, whose status follows `link`.
+pub(crate) fn config(mac: Mac, mtu: Option<u16>, link: Arc<Link>) -> Arc<dyn ConfigSpace> {
+    Arc::new(Config { mac, mtu: mtu.unwrap_or(0), link })
 }
 
 /// struct virtio_net_config (§ 5.1.4) up to mtu.

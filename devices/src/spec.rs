@@ -18,6 +18,8 @@ pub enum DeviceId {
     Input = 18,
     /// A socket device (§ 5.10).
     Socket = 19,
+    /// A file system (§ 5.11).
+    FileSystem = 26,
 }
 
 /// Device status bits (§ 2.1).

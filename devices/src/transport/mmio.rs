@@ -11,18 +11,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use log::debug;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::backend::{Backend, InProcess};
 use super::interrupt::Interrupt;
 use super::registers::{CONFIG_MAX, Registers};
+use super::remote::Remote;
 use crate::irq::IrqLine;
 use crate::memory::Memory;
 use crate::platform::bus::BusDevice;
 use crate::sync::{event, lock};
 use crate::virtio::lifecycle::Lifecycle;
-use crate::virtio::queue::{self, Queue, QueueConfig};
+use crate::virtio::queue::{self, QueueConfig};
 use crate::virtio::worker::Inline;
-use crate::virtio::{
-    ConfigSpace, DeviceId, Notify, QueueError, Queues, VirtioDevice, features, status,
-};
+use crate::virtio::{ConfigSpace, DeviceId, Notify, VirtioDevice, features, status};
 
 mod register;
 
@@ -35,9 +35,6 @@ const VERSION: u32 = 2;
 /// "QEMU": some drivers (xv6's, for example) accept no other.
 const VENDOR: u32 = 0x554d_4551;
 
-/// The transport's own features.
-const FEATURES: u64 = features::VERSION_1 | features::RING_RESET;
-
 /// Offset of QueueNotify. The VMM makes KVM turn a store of a queue's index into its event of
 /// [`Mmio::kicks`] (ioeventfd).
 pub const QUEUE_NOTIFY: u64 = 0x050;
@@ -48,12 +45,11 @@ pub struct Mmio {
     offered: u64,
     config: Arc<dyn ConfigSpace>,
     kicks: Arc<[EventFd]>,
-    /// For each queue, whether the vCPU that notifies it serves it.
+    /// For each queue, whether the vCPU that notifies it serves it, by `server`.
     inline: Vec<bool>,
-    server: Inline,
+    server: Option<Inline>,
     registers: Arc<Registers>,
     interrupt: Arc<Interrupt>,
-    memory: Memory,
     setup: Mutex<Setup>,
 }
 
@@ -64,7 +60,17 @@ struct Setup {
     accepted_sel: u32,
     queue_sel: u32,
     queues: Vec<QueueConfig>,
-    device: Lifecycle,
+    device: Box<dyn Backend>,
+}
+
+/// A device as its driver sees it, before the negotiation.
+struct Face {
+    id: DeviceId,
+    /// Its feature bits, with those of the rings.
+    offered: u64,
+    config: Arc<dyn ConfigSpace>,
+    /// The maximum size of each queue.
+    sizes: Vec<u16>,
 }
 
 impl Mmio {
@@ -79,29 +85,71 @@ impl Mmio {
         memory: Memory,
         line: Box<dyn IrqLine>,
     ) -> io::Result<Mmio> {
-        let sizes = device.queues().to_vec();
+        let face = Face {
+            id: device.id(),
+            offered: device.features() | queue::FEATURES | features::RING_RESET,
+            config: device.config(),
+            sizes: device.queues().to_vec(),
+        };
+        let inline = (0..face.sizes.len()).map(|index| device.inline_notify(index));
+        let inline = inline.collect();
+        Mmio::with(face, line, |kicks, notify| {
+            let device = Lifecycle::new(device, kicks, Arc::clone(&notify), None)?;
+            let server = Some((inline, device.inline()));
+            Ok((Box::new(InProcess::new(device, memory, notify)), server))
+        })
+    }
+
+    /// A device that the process behind `remote` serves. The driver's buffers are in `memory`,
+    /// which that process maps; `line` interrupts the driver.
+    ///
+    /// # Errors
+    /// As those of [`new`](Self::new).
+    pub fn remote(
+        remote: &Arc<Remote>,
+        memory: Memory,
+        line: Box<dyn IrqLine>,
+    ) -> io::Result<Mmio> {
+        let kind = remote.kind();
+        let face = Face {
+            id: kind.id,
+            offered: remote.features(),
+            config: remote.config(),
+            sizes: kind.queues.clone(),
+        };
+        Mmio::with(face, line, |kicks, notify| {
+            Ok((Box::new(remote.attach(memory, kicks, notify)), None))
+        })
+    }
+
+    fn with(
+        face: Face,
+        line: Box<dyn IrqLine>,
+        start: impl FnOnce(Arc<[EventFd]>, Arc<dyn Notify>) -> io::Result<Started>,
+    ) -> io::Result<Mmio> {
+        let Face { id, offered, config, sizes } = face;
         let kicks: io::Result<Arc<[EventFd]>> = sizes.iter().map(|_| event()).collect();
         let kicks = kicks?;
-        let inline = (0..sizes.len()).map(|index| device.inline_notify(index));
-        let inline = inline.collect();
         let registers = Arc::new(Registers::default());
         let interrupt = Arc::new(Interrupt::with_registers(Arc::clone(&registers), line));
-        let (id, offered, config) = (device.id(), device.features(), device.config());
         if config.len() > CONFIG_MAX {
             return Err(io::Error::other("the configuration space is too long"));
         }
         let notify: Arc<dyn Notify> = interrupt.clone();
-        let device = Lifecycle::new(device, Arc::clone(&kicks), notify, None)?;
+        let (device, server) = start(Arc::clone(&kicks), notify)?;
+        let (inline, server) = match server {
+            Some((inline, server)) => (inline, Some(server)),
+            None => (Vec::new(), None),
+        };
         let mmio = Mmio {
             id,
-            offered: offered | queue::FEATURES | FEATURES,
+            offered: offered | features::VERSION_1,
             config,
             kicks,
             inline,
-            server: device.inline(),
+            server,
             interrupt,
             registers,
-            memory,
             setup: Mutex::new(Setup {
                 offered_sel: 0,
                 accepted: 0,
@@ -125,8 +173,8 @@ impl Mmio {
     /// The queues, by index, that may be notified by an event instead of a store to QueueNotify.
     /// Queues that the notifying vCPU serves are not among them.
     pub fn kicks(&self) -> impl Iterator<Item = (u32, &EventFd)> {
-        let queues = (0..).zip(self.kicks.iter()).zip(&self.inline);
-        queues.filter_map(|(kick, inline)| (!inline).then_some(kick))
+        let queues = (0..).zip(self.kicks.iter());
+        queues.filter(|&(index, _)| !self.is_inline(index as usize))
     }
 
     /// Called after a change of the device's configuration space. Notifies the driver if the device
@@ -163,6 +211,11 @@ impl Mmio {
     /// Resumes a paused device.
     pub fn resume(&self) {
         self.setup().device.resume();
+    }
+
+    /// Whether the vCPU that notifies queue `index` serves it.
+    fn is_inline(&self, index: usize) -> bool {
+        self.inline.get(index) == Some(&true)
     }
 
     fn setup(&self) -> MutexGuard<'_, Setup> {
@@ -228,8 +281,10 @@ impl Mmio {
 
     /// The driver has notified queue `index`.
     fn notified(&self, index: usize) {
-        let inline = self.inline.get(index) == Some(&true);
-        if inline && self.server.try_serve(index) {
+        if self.is_inline(index)
+            && let Some(server) = &self.server
+            && server.try_serve(index)
+        {
             return;
         }
         if let Some(kick) = self.kicks.get(index) {
@@ -282,8 +337,8 @@ impl Mmio {
             }
             self.add_status(bit);
             match bit {
-                status::FEATURES_OK => setup.device.activate(setup.accepted, &self.memory),
-                status::DRIVER_OK => self.go_live(setup),
+                status::FEATURES_OK => setup.device.activate(setup.accepted),
+                status::DRIVER_OK => setup.device.start(&setup.queues),
                 _ => {}
             }
         }
@@ -297,22 +352,6 @@ impl Mmio {
         accepted & !self.offered == 0 && accepted & features::VERSION_1 != 0
     }
 
-    fn go_live(&self, setup: &mut Setup) {
-        let activate = |config| self.activate(config, setup.accepted);
-        let queues: Result<Vec<_>, QueueError> = setup.queues.iter().map(activate).collect();
-        match queues {
-            Ok(queues) => setup.device.start(Queues::new(queues)),
-            Err(invalid) => setup.device.set_broken(&invalid),
-        }
-    }
-
-    /// Activates the queue that `config` describes; `None` if it is not enabled.
-    fn activate(&self, config: &QueueConfig, accepted: u64) -> Result<Option<Queue>, QueueError> {
-        let notify = || -> Arc<dyn Notify> { self.interrupt.clone() };
-        let activate = || config.activate(&self.memory, accepted, notify());
-        config.ready.then(activate).transpose()
-    }
-
     /// § 4.2.2.2: while QueueReady is 0, the device does not access the queue. In a live device the
     /// queue stops here. When it is enabled again, it starts from the registers' values at that
     /// time.
@@ -321,7 +360,7 @@ impl Mmio {
         let queue = setup.queues.get_mut(index);
         if let Some(queue) = queue.filter(|queue| queue.ready != ready) {
             queue.ready = ready;
-            self.replace_queue(index, setup);
+            setup.device.replace_queue(index, queue);
         }
     }
 
@@ -335,24 +374,9 @@ impl Mmio {
             *queue = QueueConfig::new(queue.max);
             // Another vCPU may read it meanwhile.
             self.registers.set(register::QUEUE_RESET, 1);
-            self.replace_queue(index, setup);
+            setup.device.replace_queue(index, queue);
             self.registers.set(register::QUEUE_RESET, 0);
         }
-    }
-
-    /// In a live device, replaces queue `index` by the queue that the registers describe now. The
-    /// other queues continue.
-    fn replace_queue(&self, index: usize, setup: &mut Setup) {
-        if !setup.device.is_live() {
-            return;
-        }
-        let config = setup.queues.get(index);
-        let queue = config.map_or(Ok(None), |config| self.activate(config, setup.accepted));
-        let queue = queue.unwrap_or_else(|invalid| {
-            setup.device.set_broken(&invalid);
-            None
-        });
-        setup.device.replace_queue(index, queue);
     }
 
     /// § 2.4: when the driver reads status 0, the device uses nothing that the driver set up.
@@ -369,6 +393,9 @@ impl Mmio {
         self.registers.set(register::STATUS, 0);
     }
 }
+
+/// A device, and what serves its queues in vCPU threads: which of them, and how.
+type Started = (Box<dyn Backend>, Option<(Vec<bool>, Inline)>);
 
 /// The valid transitions: the status without [`FREE`] bits, and the bit that may be set.
 const STEPS: [(u8, u8); 3] = {

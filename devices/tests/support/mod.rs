@@ -26,6 +26,7 @@ use devices::irq::IrqLine;
 use devices::memory::Memory;
 use devices::platform::bus::BusDevice;
 use devices::transport::mmio::Mmio;
+use devices::transport::remote::Remote;
 use devices::virtio::VirtioDevice;
 use guest::{Dma, Registers, Transport};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -137,6 +138,14 @@ impl Page {
         let wire = Wire::default();
         let line = Box::new(wire.clone());
         let mmio = Mmio::new(Box::new(device), ram.memory(), line).unwrap();
+        Page { mmio: Arc::new(mmio), wire }
+    }
+
+    /// A device that another process serves.
+    pub(crate) fn remote(ram: &Ram, remote: &Arc<Remote>) -> Page {
+        let wire = Wire::default();
+        let line = Box::new(wire.clone());
+        let mmio = Mmio::remote(remote, ram.memory(), line).unwrap();
         Page { mmio: Arc::new(mmio), wire }
     }
 

@@ -1,0 +1,477 @@
+//! The session with a back end: its connection, and the state that a new connection is brought to.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+
+use log::{debug, info, warn};
+use vhost::vhost_user::message::{
+    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures,
+};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::GuestMemoryBackend;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::kind::{Config, Kind};
+use super::{Command, Control, Error, Source};
+use crate::memory::Memory;
+use crate::sync::{event, lock};
+use crate::virtio::queue::{self, QueueConfig};
+use crate::virtio::{ConfigSpace, Notify, features};
+
+/// VHOST_USER_F_PROTOCOL_FEATURES.
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// The data of an epoll event: a queue's index, for its call, or one of these.
+const WAKE: u64 = u64::MAX;
+const HANG_UP: u64 = u64::MAX - 1;
+
+/// The most events per epoll_wait(2).
+const BATCH: usize = 8;
+
+/// Milliseconds between attempts to reach a back end that has gone.
+const RETRY: i32 = 500;
+
+/// What a VM gives.
+pub(super) struct Setup {
+    memory: Memory,
+    kicks: Arc<[EventFd]>,
+    notify: Arc<dyn Notify>,
+}
+
+impl Setup {
+    pub(super) fn new(memory: Memory, kicks: Arc<[EventFd]>, notify: Arc<dyn Notify>) -> Self {
+        Setup { memory, kicks, notify }
+    }
+}
+
+/// A connection whose protocol features are negotiated.
+struct Connection {
+    client: Frontend,
+    offered: u64,
+    protocol: VhostUserProtocolFeatures,
+}
+
+/// The state of a device that another process serves. Only its thread uses it.
+pub(super) struct Session {
+    name: String,
+    kind: Arc<Kind>,
+    source: Source,
+    control: Arc<Control>,
+    epoll: Epoll,
+    /// With these the back end interrupts.
+    calls: Vec<EventFd>,
+    connection: Option<Connection>,
+    /// Whether a failed attempt to connect again was logged.
+    complained: bool,
+    setup: Option<Setup>,
+    /// The features that the driver has accepted.
+    accepted: u64,
+    /// The queues of a live or paused device.
+    queues: Vec<QueueConfig>,
+    live: bool,
+    /// The requests that the back end has begun, if it notes them.
+    in_flight: Option<(VhostUserInflight, File)>,
+}
+
+impl Session {
+    pub(super) fn new(
+        name: &str,
+        kind: Arc<Kind>,
+        source: Source,
+        control: Arc<Control>,
+    ) -> io::Result<Session> {
+        let calls: io::Result<Vec<_>> = kind.queues.iter().map(|_| event()).collect();
+        let (calls, epoll) = (calls?, Epoll::new()?);
+        let mut watched: Vec<_> = calls.iter().zip(0..).collect();
+        watched.push((&control.wake, WAKE));
+        for (event, data) in watched {
+            let event_set = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            let interest = EpollEvent::new(event_set, data);
+            epoll.ctl(ControlOperation::Add, event.as_raw_fd(), interest)?;
+        }
+        Ok(Session {
+            name: name.to_owned(),
+            kind,
+            source,
+            control,
+            epoll,
+            calls,
+            connection: None,
+            complained: false,
+            setup: None,
+            accepted: 0,
+            queues: Vec::new(),
+            live: false,
+            in_flight: None,
+        })
+    }
+
+    /// The thread's loop.
+    pub(super) fn serve(mut self, commands: &Receiver<Command>) {
+        let mut events = [EpollEvent::default(); BATCH];
+        while !self.control.ended.load(Ordering::SeqCst) {
+            let timeout = if self.is_lost() { RETRY } else { -1 };
+            let count = match self.epoll.wait(timeout, &mut events) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => return warn!("{}: cannot wait for its back end: {error}", self.name),
+                Ok(count) => count,
+            };
+            for event in events.iter().take(count) {
+                match event.data() {
+                    WAKE => {}
+                    HANG_UP => self.lose("it has closed the connection"),
+                    call => self.used(call),
+                }
+            }
+            while let Ok(command) = commands.try_recv() {
+                command(&mut self);
+            }
+            if self.is_lost() && self.setup.is_some() && count == 0 {
+                self.connect_again();
+            }
+        }
+    }
+
+    fn used(&self, call: u64) {
+        if let (Some(setup), Ok(index)) = (&self.setup, u16::try_from(call))
+            && self.live
+        {
+            setup.notify.used(index);
+        }
+    }
+
+    /// Whether there is no connection, but may be one again.
+    fn is_lost(&self) -> bool {
+        self.connection.is_none() && matches!(self.source, Source::Again(_))
+    }
+
+    /// Connects for the first time. Returns the features that the device offers, and its
+    /// configuration space.
+    pub(super) fn connect(&mut self) -> Result<(u64, Arc<dyn ConfigSpace>), Error> {
+        let stream = match &self.source {
+            Source::Again(connect) => connect(),
+            Source::Once(stream) => stream.try_clone(),
+        };
+        let mut connection = self.negotiate(stream.map_err(Error::Connect)?)?;
+        let config: Arc<dyn ConfigSpace> = match &self.kind.config {
+            Config::Own(config) => Arc::clone(config),
+            &Config::Asked(len) => Arc::new(connection.config(len)?),
+        };
+        let passed = self.kind.passed | queue::FEATURES | features::RING_RESET;
+        let offered = connection.offered & passed | self.kind.added;
+        self.connection = Some(connection);
+        Ok((offered, config))
+    }
+
+    /// Negotiates what does not depend on the driver.
+    fn negotiate(&self, stream: UnixStream) -> Result<Connection, Error> {
+        let watched = stream.try_clone().map_err(Error::Host)?;
+        let hang_up = EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+        let interest = EpollEvent::new(hang_up, HANG_UP);
+        let added = self
+            .epoll
+            .ctl(ControlOperation::Add, watched.as_raw_fd(), interest);
+        added.map_err(Error::Host)?;
+        *lock(&self.control.stream) = Some(watched);
+        let queues = self.kind.queues.len() as u64;
+        let mut client = Frontend::from_stream(stream, queues);
+        let offered = client.get_features()?;
+        for (bit, name) in [
+            (features::VERSION_1, "VIRTIO_F_VERSION_1"),
+            (PROTOCOL_FEATURES, "VHOST_USER_F_PROTOCOL_FEATURES"),
+        ] {
+            if offered & bit == 0 {
+                return Err(Error::Lacks(name));
+            }
+        }
+        let mut wanted = VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::MQ;
+        if let Config::Asked(_) = self.kind.config {
+            wanted |= VhostUserProtocolFeatures::CONFIG;
+        }
+        let protocol = client.get_protocol_features()? & wanted;
+        if !protocol.contains(wanted & VhostUserProtocolFeatures::CONFIG) {
+            return Err(Error::Lacks("VHOST_USER_PROTOCOL_F_CONFIG"));
+        }
+        client.set_protocol_features(protocol)?;
+        if protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
+            client.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        }
+        if protocol.contains(VhostUserProtocolFeatures::MQ) && client.get_queue_num()? < queues {
+            return Err(Error::Lacks("a queue"));
+        }
+        client.set_owner()?;
+        Ok(Connection { client, offered, protocol })
+    }
+
+    /// Reaches the back end once more, and brings it to the state of the lost one.
+    fn connect_again(&mut self) {
+        let Source::Again(connect) = &self.source else {
+            return;
+        };
+        let connected = connect()
+            .map_err(Error::Connect)
+            .and_then(|stream| self.negotiate(stream));
+        let connected = connected.and_then(|connection| match self.accepted & self.kind.passed {
+            accepted if accepted & !connection.offered == 0 => Ok(connection),
+            accepted => Err(Error::Less(accepted & !connection.offered)),
+        });
+        match connected {
+            Ok(connection) => {
+                info!("{}: its back end is back", self.name);
+                self.complained = false;
+                self.connection = Some(connection);
+                // What it had not taken or announced when it ended.
+                self.apply(true);
+                self.set_link(true);
+            }
+            Err(error) => {
+                self.close();
+                if !std::mem::replace(&mut self.complained, true) {
+                    debug!("{}: {error}", self.name);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.connection = None;
+        if let Some(stream) = lock(&self.control.stream).take() {
+            // A duplicate in another process would keep it in the set.
+            let nothing = EpollEvent::default();
+            let _ = self
+                .epoll
+                .ctl(ControlOperation::Delete, stream.as_raw_fd(), nothing);
+        }
+    }
+
+    /// Gives the connection up.
+    fn lose(&mut self, why: impl std::fmt::Display) {
+        if self.connection.is_none() {
+            return;
+        }
+        self.close();
+        let name = &self.name;
+        match &self.source {
+            Source::Again(_) => warn!("{name}: its back end is gone ({why}): waiting for another"),
+            Source::Once(_) => {
+                warn!("{name}: its back end is gone ({why}): the device does not work any more");
+                if let Some(setup) = self.setup.as_ref().filter(|_| self.live) {
+                    setup.notify.needs_reset();
+                }
+            }
+        }
+        self.set_link(false);
+    }
+
+    fn set_link(&self, up: bool) {
+        if let Some(link) = &self.kind.link {
+            link.set(up);
+        }
+    }
+
+    /// Talks to the back end, if there is one. After an error there is none.
+    fn talk(&mut self, talk: impl FnOnce(&mut Connection) -> Result<(), vhost::Error>) {
+        if let Some(connection) = &mut self.connection
+            && let Err(error) = talk(connection)
+        {
+            self.lose(error);
+        }
+    }
+
+    pub(super) fn attach(&mut self, setup: Setup) {
+        self.setup = Some(setup);
+    }
+
+    pub(super) fn detach(&mut self) {
+        self.reset();
+        self.setup = None;
+    }
+
+    pub(super) fn accept(&mut self, features: u64) {
+        self.accepted = features;
+    }
+
+    pub(super) fn start(&mut self, queues: Vec<QueueConfig>) {
+        self.queues = queues;
+        self.live = true;
+        self.apply(false);
+    }
+
+    pub(super) fn pause(&mut self) {
+        if self.live {
+            self.live = false;
+            (0..self.queues.len()).for_each(|index| self.stop_queue(index));
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        if !self.live && !self.queues.is_empty() {
+            self.live = true;
+            (0..self.queues.len()).for_each(|index| self.start_queue(index));
+        }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.pause();
+        self.queues.clear();
+        self.accepted = 0;
+        self.in_flight = None;
+    }
+
+    pub(super) fn replace_queue(&mut self, index: usize, config: QueueConfig) {
+        if self.live {
+            self.stop_queue(index);
+            if let Some(queue) = self.queues.get_mut(index) {
+                *queue = config;
+            }
+            self.start_queue(index);
+        }
+    }
+
+    /// Tells a back end that knows nothing about the driver what it needs, and starts the queues.
+    /// With `again`, each continues where the used index says.
+    fn apply(&mut self, again: bool) {
+        let Some(setup) = self.setup.as_ref().filter(|_| self.live) else {
+            return;
+        };
+        let passed = self.kind.passed | queue::FEATURES | features::RING_RESET;
+        let accepted = self.accepted & passed | features::VERSION_1 | PROTOCOL_FEATURES;
+        let regions: Result<Vec<_>, _> = setup
+            .memory
+            .ram()
+            .iter()
+            .map(VhostUserMemoryRegionInfo::from_guest_region)
+            .collect();
+        let mut in_flight = self.in_flight.take();
+        let sizes = self.kind.queues.iter();
+        let (count, size) = (sizes.len(), sizes.max().copied().unwrap_or(0));
+        self.talk(|Connection { client, protocol, .. }| {
+            client.set_features(accepted)?;
+            client.set_mem_table(&regions?)?;
+            if protocol.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD) {
+                let wanted =
+                    VhostUserInflight::new(0, 0, u16::try_from(count).unwrap_or(u16::MAX), size);
+                let (area, file) = match in_flight.take() {
+                    Some(noted) => noted,
+                    None => client.get_inflight_fd(&wanted)?,
+                };
+                client.set_inflight_fd(&area, file.as_raw_fd())?;
+                in_flight = Some((area, file));
+            }
+            Ok(())
+        });
+        self.in_flight = in_flight;
+        for index in 0..self.queues.len() {
+            if again
+                && let Some(used) = self.used_index(index)
+                && let Some(queue) = self.queues.get_mut(index)
+            {
+                queue.resume = Some(used);
+            }
+            self.start_queue(index);
+            if again {
+                if let Some(kick) = self.setup.as_ref().and_then(|it| it.kicks.get(index)) {
+                    // Cannot fail: the counter is far from its limit.
+                    let _ = kick.write(1);
+                }
+                self.used(index as u64);
+            }
+        }
+    }
+
+    /// The used index in the ring of queue `index`.
+    fn used_index(&self, index: usize) -> Option<u16> {
+        let (setup, queue) = (self.setup.as_ref()?, self.queues.get(index)?);
+        let mut used = [0; 2];
+        // After the flags.
+        let address = queue.device.checked_add(2)?;
+        setup.memory.read(address, &mut used)?;
+        Some(u16::from_le_bytes(used))
+    }
+
+    /// Stops queue `index`, and notes where to continue. When this returns, the back end does not
+    /// access it.
+    fn stop_queue(&mut self, index: usize) {
+        let ready = self.queues.get(index).is_some_and(|queue| queue.ready);
+        if !ready {
+            return;
+        }
+        let mut base = None;
+        self.talk(|connection| {
+            let client = &mut connection.client;
+            client.set_vring_enable(index, false)?;
+            base = Some(client.get_vring_base(index)?);
+            Ok(())
+        });
+        let base = base.and_then(|base| u16::try_from(base).ok());
+        let base = base.or_else(|| self.used_index(index));
+        if let Some(queue) = self.queues.get_mut(index) {
+            queue.resume = base;
+        }
+    }
+
+    /// Starts queue `index` if it is ready.
+    fn start_queue(&mut self, index: usize) {
+        let (Some(setup), Some(config)) = (&self.setup, self.queues.get(index)) else {
+            return;
+        };
+        if !config.ready {
+            return;
+        }
+        let checked = config.activate(&setup.memory, self.accepted, Arc::clone(&setup.notify));
+        let addresses = checked.ok().and_then(|_| addresses(&setup.memory, config));
+        let Some(addresses) = addresses else {
+            debug!("{}: queue {index} is invalid", self.name);
+            setup.notify.needs_reset();
+            return;
+        };
+        let (size, base) = (config.size, config.resume.unwrap_or(0));
+        let call = self.calls.get(index).map(EventFd::try_clone);
+        let kick = setup.kicks.get(index).map(EventFd::try_clone);
+        let (Some(Ok(call)), Some(Ok(kick))) = (call, kick) else {
+            return self.lose("no descriptor is left");
+        };
+        self.talk(|connection| {
+            let client = &mut connection.client;
+            client.set_vring_num(index, size)?;
+            client.set_vring_addr(index, &addresses)?;
+            client.set_vring_base(index, base)?;
+            client.set_vring_call(index, &call)?;
+            client.set_vring_kick(index, &kick)?;
+            client.set_vring_enable(index, true)
+        });
+    }
+}
+
+/// The addresses of a queue that [`QueueConfig::activate`] has checked, in this process.
+fn addresses(memory: &Memory, config: &QueueConfig) -> Option<VringConfigData> {
+    let address = |guest| Some(memory.translate(guest, 1)?.as_ptr().addr() as u64);
+    Some(VringConfigData {
+        queue_max_size: config.max,
+        queue_size: config.size,
+        flags: 0,
+        desc_table_addr: address(config.descriptors)?,
+        used_ring_addr: address(config.device)?,
+        avail_ring_addr: address(config.driver)?,
+        log_addr: None,
+    })
+}
+
+impl Connection {
+    /// The first `len` bytes of the device's configuration space.
+    fn config(&mut self, len: u32) -> Result<Vec<u8>, Error> {
+        let nothing = vec![0; len as usize];
+        let flags = VhostUserConfigFlags::empty();
+        let (_, config) = self.client.get_config(0, len, flags, &nothing)?;
+        Ok(config)
+    }
+}

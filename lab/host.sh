@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The software of the emulated RISC-V host: Debian's riscv64 kernel, the modules it needs, busybox,
-# and passt with its C library.
+# and passt and virtiofsd with their libraries.
 
 # The first release of Debian that supports riscv64.
 host_suite=trixie
@@ -11,8 +11,9 @@ host_suite=trixie
 host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 crc32c_generic loop virtio_rng virtio_input evdev
     tun dummy bridge virtio_net vmw_vsock_virtio_transport virtio_balloon)
 
-# Programs of the emulated host, and the C library that they need.
-host_packages=(busybox-static passt libc6)
+# Programs of the emulated host, the packages of the libraries that they need, and those libraries.
+host_packages=(busybox-static passt virtiofsd libc6 libcap-ng0 libgcc-s1 libseccomp2)
+host_libraries=(ld-linux-riscv64-lp64d.so.1 libc.so.6 libm.so.6 libcap-ng.so.0 libgcc_s.so.1 libseccomp.so.2)
 
 # host_ready DIRECTORY: everything was fetched, from this suite and with these modules.
 host_ready() {
@@ -23,12 +24,12 @@ host_ready() {
 # host_contents SUITE PACKAGE...: what fetch_kernel notes about its directory.
 host_contents() { printf '%s: %s; %s\n' "$1" "${*:2}" "${host_modules[*]}"; }
 
-# fetch_host DIRECTORY: creates vmlinux, busybox, programs/ (passt and its libraries) and modules/ in
+# fetch_host DIRECTORY: creates vmlinux, busybox, programs/ (passt, virtiofsd, their libraries) and modules/ in
 # it (uncompressed, with a modules.dep for modprobe).
 fetch_host() {
     local directory=$1
     host_ready "$directory" && return
-    say "fetching a riscv64 kernel, busybox and passt for the emulated host"
+    say "fetching a riscv64 kernel, busybox, passt and virtiofsd for the emulated host"
     fetch_kernel "$host_suite" "$directory" "${host_packages[@]}"
 }
 
@@ -65,12 +66,13 @@ fetch_kernel() {
     mv "$new" "$directory"
 }
 
-# host_programs ROOT DIRECTORY: passt, the dynamic loader and the C library, at their paths.
+# host_programs ROOT DIRECTORY: the programs and their libraries, where they look for them.
 host_programs() {
     local file
-    mkdir -p "$2"/{bin,lib}
+    mkdir -p "$2"/{bin,lib,usr/libexec}
     cp "$1/usr/bin/passt" "$2/bin"
-    for file in ld-linux-riscv64-lp64d.so.1 libc.so.6; do
+    cp "$1/usr/libexec/virtiofsd" "$2/usr/libexec"
+    for file in "${host_libraries[@]}"; do
         cp --dereference "$(find "$1" -name "$file" | head -n 1)" "$2/lib"
     done
 }

@@ -14,7 +14,7 @@ base_initramfs() {
     [[ -z $current ]] || return 0
     local modules
     modules=$work/lib/modules/$(cat "$host/release")
-    mkdir -p "$work"/{bin,etc,lab} "$modules"
+    mkdir -p "$work"/{bin,etc,lab,usr} "$modules"
     # Programs that drop root's privileges look for this user.
     printf '%s:/:/bin/sh\n' 'root:x:0:0:root' 'nobody:x:65534:65534:nobody' >"$work/etc/passwd"
     cp "$lab/init" "$work/init"

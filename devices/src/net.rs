@@ -25,7 +25,7 @@ pub mod stream;
 pub mod tap;
 
 /// Entries of each queue, as in Firecracker and QEMU.
-const QUEUE_SIZE: u16 = 256;
+pub const QUEUE_SIZE: u16 = 256;
 
 /// The queues (§ 5.1.2).
 const RECEIVE: usize = 0;

@@ -356,7 +356,8 @@ fn a_back_end_that_cannot_be_used_is_refused_with_the_reason() {
 fn a_back_end_that_says_nothing_is_given_up() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let began = Instant::now();
-    let error = Remote::connect("device", Kind::rng(8), Source::Once(ours));
+    let silent = Source::Again(Box::new(move || ours.try_clone()));
+    let error = Remote::connect("device", Kind::rng(8), silent);
     assert!(matches!(error.err(), Some(Error::Protocol(_))));
     assert!(began.elapsed() >= ANSWER_TIMEOUT);
 }

@@ -19,7 +19,7 @@ mod line;
 pub(crate) mod slots;
 
 pub(crate) use line::Line;
-use slots::{Parts, Slot};
+use slots::{Device, Parts, Slot};
 
 /// A machine's virtio devices, in the order of their slots.
 #[derive(Default)]
@@ -58,14 +58,18 @@ impl<'m> Devices<'m> {
             let (name, address, irq) = (slot.name(), slot.address(), slot.irq());
             debug!("{name}: registers at {address:#x}, interrupt {irq}");
             let line = line(slot.irq());
-            let (device, line) = observe::device(observer, &slot.name(), model.device, line);
-            // A vCPU that serves a queue inline does not wait for the device's thread.
-            let mut queues = 0..device.queues().len();
-            let inline = queues.any(|index| device.inline_notify(index));
-            let short = (!inline).then(ShortSlice::begin);
-            let transport = Mmio::new(device, memory.clone(), line).map_err(descriptors)?;
-            drop(short);
-            let transport = Arc::new(transport);
+            let transport = match model.device {
+                Device::Ours(device) => {
+                    let (device, line) = observe::device(observer, &slot.name(), device, line);
+                    // A vCPU that serves a queue inline does not wait for the device's thread.
+                    let mut queues = 0..device.queues().len();
+                    let inline = queues.any(|index| device.inline_notify(index));
+                    let _short = (!inline).then(ShortSlice::begin);
+                    Mmio::new(device, memory.clone(), line)
+                }
+                Device::Remote(remote) => Mmio::remote(&remote, memory.clone(), line),
+            };
+            let transport = Arc::new(transport.map_err(descriptors)?);
             bus.insert(slot.address(), mmio::SIZE, transport.clone())
                 .map_err(|overlap| Error::Internal(overlap.to_string()))?;
             if let Some(attached) = model.attached {

@@ -8,7 +8,7 @@ use rustix::system::uname;
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
-use crate::host::{firmware, net};
+use crate::host::{firmware, net, remote};
 use crate::qemu;
 use crate::qemu::QemuError;
 
@@ -40,6 +40,8 @@ struct Report {
     firmware: Result<PathBuf, String>,
     /// The ways to a network, or why there are none.
     network: Vec<(&'static str, Result<String, String>)>,
+    /// The version of virtiofsd, or why there is none.
+    virtiofsd: Result<String, String>,
 }
 
 impl Report {
@@ -55,6 +57,7 @@ impl Report {
             network: net::ways()
                 .map(|(name, way)| (name, way.map_err(|why| why.chain())))
                 .into(),
+            virtiofsd: remote::version().map_err(|why| why.chain()),
         }
     }
 
@@ -91,7 +94,8 @@ impl Report {
             Ok(path) => ("firmware", path.display().to_string()),
             Err(why) => ("firmware", why.clone()),
         });
-        for (name, way) in &self.network {
+        let share = ("virtiofsd", self.virtiofsd.clone());
+        for (name, way) in self.network.iter().chain([&share]) {
             let text = way.clone().unwrap_or_else(|why| format!("no: {why}"));
             lines.push((name, text));
         }
@@ -123,17 +127,16 @@ impl Report {
             Err(why) => json!({ "usable": false, "why": why }),
         };
         let firmware = self.firmware.as_ref().ok();
-        let network = self.network.iter().map(|(name, way)| {
-            let way = match way {
-                Ok(what) => json!({ "usable": true, "what": what }),
-                Err(why) => json!({ "usable": false, "why": why }),
-            };
-            ((*name).to_owned(), way)
-        });
+        let usable = |way: &Result<String, String>| match way {
+            Ok(what) => json!({ "usable": true, "what": what }),
+            Err(why) => json!({ "usable": false, "why": why }),
+        };
+        let network = self.network.iter();
+        let network = network.map(|(name, way)| ((*name).to_owned(), usable(way)));
         let network = Map::from_iter(network);
         json!({
             "host": self.host, "kvm": kvm, "qemu": qemu, "firmware": firmware, "network": network,
-            "auto": self.auto(),
+            "virtiofsd": usable(&self.virtiofsd), "auto": self.auto(),
         })
     }
 }
@@ -192,12 +195,11 @@ mod tests {
             qemu: Ok("10.0.2".into()),
             firmware: Ok("/usr/u-boot.bin".into()),
             network: vec![("tap", Ok("here".into())), ("passt", Err("missing".into()))],
+            virtiofsd: Ok("virtiofsd 1".into()),
         };
-        assert!(
-            report
-                .text()
-                .contains("tap           here\npasst         no: missing\n")
-        );
+        assert!(report.text().contains(
+            "tap           here\npasst         no: missing\nvirtiofsd     virtiofsd 1\n"
+        ));
         assert_eq!(report.json()["network"]["tap"]["what"], "here");
         assert_eq!(report.json()["network"]["passt"]["why"], "missing");
         assert!(report.text().contains("firmware      /usr/u-boot.bin\n"));

@@ -12,8 +12,8 @@ use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{
-    self, Accel, Balloon, CloudInit, Devices, Disk, Irqchip, Kernel, Memory, Net, Port, Target,
-    Vsock,
+    self, Accel, Balloon, CloudInit, Devices, Disk, Irqchip, Kernel, Memory, Net, Port, Remote,
+    Share, Target, Vsock,
 };
 use crate::error::Error;
 use crate::host::files::FileError;
@@ -212,6 +212,24 @@ pub struct Run {
     )]
     pub vsock: Option<OrNone<Vsock>>,
 
+    /// The shared directories.
+    #[arg(
+        long = "share",
+        help = Share::help(),
+        value_name = "DIR[,tag=NAME][,readonly][,KEY=VALUE]",
+        value_parser = OsStringValueParser::new().try_map(|text| Share::parse(&text))
+    )]
+    pub shares: Vec<Share>,
+
+    /// Devices that other processes serve.
+    #[arg(
+        long,
+        help = Remote::help(),
+        value_name = "socket=PATH,type=TYPE[,KEY=VALUE]",
+        value_parser = OsStringValueParser::new().try_map(|text| Remote::parse(&text))
+    )]
+    pub vhost_user: Vec<Remote>,
+
     /// The memory balloon.
     #[arg(
         long,
@@ -351,6 +369,8 @@ impl From<Run> for config::Run {
                 cloud_init: run.cloud_init,
                 nets: run.nets.into_iter().filter_map(|OrNone(net)| net).collect(),
                 vsock: run.vsock.and_then(|OrNone(vsock)| vsock),
+                vhost_user: run.vhost_user,
+                shares: run.shares,
                 balloon: run.balloon,
                 rng: !run.no_rng,
                 power_key: !run.no_power_key,

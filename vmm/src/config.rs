@@ -16,6 +16,8 @@ mod kernel;
 mod keys;
 mod memory;
 mod net;
+mod remote;
+mod share;
 mod validate;
 mod vsock;
 
@@ -36,6 +38,8 @@ pub use kernel::{Kernel, KernelFormat};
 pub use keys::double_commas;
 pub use memory::{HugePages, Memory};
 pub use net::{Forward, Net};
+pub use remote::{Remote, RemoteType};
+pub use share::{Share, ShareSandbox};
 pub use vsock::Vsock;
 
 use crate::isa::{self, Switch};
@@ -86,6 +90,12 @@ pub struct Machine {
     /// The socket device, if there is one.
     #[serde(default)]
     pub vsock: Option<Vsock>,
+    /// The devices that other processes serve.
+    #[serde(default)]
+    pub vhost_user: Vec<Remote>,
+    /// The directories that the guest can mount.
+    #[serde(default)]
+    pub shares: Vec<Share>,
     /// The memory balloon.
     #[serde(default)]
     pub balloon: Option<Balloon>,
@@ -156,6 +166,8 @@ impl Machine {
             cloud_init: None,
             nets: Vec::new(),
             vsock: None,
+            vhost_user: Vec::new(),
+            shares: Vec::new(),
             balloon: None,
             rng: yes(),
             power_key: yes(),
@@ -166,6 +178,12 @@ impl Machine {
             devices: Devices::default(),
             no_reboot: None,
         }
+    }
+
+    /// Whether another process serves a device, so that it must map the guest's memory.
+    pub(crate) fn has_back_ends(&self) -> bool {
+        let cards = self.nets.iter().any(|net| net.vhost_user);
+        cards || !self.vhost_user.is_empty() || !self.shares.is_empty()
     }
 
     /// Returns the number of disks, with cloud-init's.

@@ -7,6 +7,7 @@ use crate::fdt::FdtError;
 use crate::host::disk::DiskError;
 use crate::host::files::FileError;
 use crate::host::net::NetError;
+use crate::host::remote::RemoteError;
 use crate::host::socket::SocketError;
 use crate::kvm::KvmError;
 use crate::loader::KernelError;
@@ -44,6 +45,8 @@ pub enum Error {
     Net(#[from] NetError),
     #[error(transparent)]
     Qemu(#[from] QemuError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     #[error(transparent)]
     Socket(#[from] SocketError),
 
@@ -101,6 +104,7 @@ impl Error {
             Error::Observe(_) => Class::Usage,
             Error::Net(error) => error.class(),
             Error::Qemu(error) => error.class(),
+            Error::Remote(error) => error.class(),
             Error::Socket(error) => error.class(),
             Error::NoExternal { .. } | Error::Neither { .. } => Class::Host,
             Error::Host { .. } | Error::Internal(_) => Class::Own,

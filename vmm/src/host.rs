@@ -4,7 +4,8 @@
 //!   disk ──── files      a disk's format, size, lock, other users
 //!   cloud_init           a disk made of files
 //!   port ──── socket     back ends of consoles and ports
-//!   net                  tap interfaces of network cards
+//!   net ──┬── helper     tap interfaces of network cards, and passt
+//!   remote┘              back ends of other processes, and virtiofsd
 //!   vsock ─── socket     the socket of the socket device
 //!   balloon              the file with a memory balloon's size
 //!   firmware             where the firmware of guests without a kernel is installed
@@ -21,10 +22,12 @@ pub(crate) mod cloud_init;
 pub mod disk;
 pub(crate) mod files;
 pub(crate) mod firmware;
+mod helper;
 pub(crate) mod hugepages;
 pub mod net;
 pub mod pidfile;
 pub mod port;
+pub mod remote;
 pub(crate) mod slice;
 pub(crate) mod socket;
 pub mod terminal;

@@ -11,6 +11,7 @@ use crate::dtb::Dtb;
 use crate::error::Error;
 pub use crate::host::disk::Disk;
 use crate::host::net::Card;
+use crate::host::remote::{BackEnd, Directory};
 use crate::host::{balloon, cloud_init, disk, firmware, vsock};
 use crate::layout::MEMORY_ALIGN;
 use crate::loader::{self, Format, Initrd, Kernel, Placement};
@@ -33,6 +34,10 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// The host's side of the network cards.
     pub cards: Vec<Card>,
+    /// The programs behind sockets that serve devices.
+    pub back_ends: Vec<BackEnd>,
+    /// The shared directories.
+    pub directories: Vec<Directory>,
     /// The host's side of the socket device.
     pub vsock: Option<vsock::Host>,
     /// Where the kernel, initrd and device tree lie if no firmware decides that.
@@ -77,6 +82,12 @@ impl Machine {
             Some(config) if dump_dtb.is_none() => Some(vsock::Host::open(config)?),
             _ => None,
         };
+        let back_ends = config.vhost_user.iter().map(BackEnd::open);
+        let back_ends = back_ends.collect::<Result<_, _>>()?;
+        let shares = config.shares.iter().zip(0..);
+        let directories = shares.map(|(share, index)| Directory::open(share, index));
+        let directories = directories.collect::<Result<_, _>>()?;
+        config.memory.shared |= config.has_back_ends();
         let placement = loader::place(&kernel, initrd.as_ref().map(|initrd| initrd.size), memory)?;
         let dtb = config
             .dtb
@@ -88,7 +99,19 @@ impl Machine {
             (config.console, config.serial) = (Target::Null, Target::Null);
             config.ports.clear();
         }
-        Ok(Machine { config, kernel, initrd, dtb, dump_dtb, disks, cards, vsock, placement })
+        Ok(Machine {
+            config,
+            kernel,
+            initrd,
+            dtb,
+            dump_dtb,
+            disks,
+            cards,
+            back_ends,
+            directories,
+            vsock,
+            placement,
+        })
     }
 }
 

@@ -110,6 +110,9 @@ fn start(
     for card in &machine.cards {
         card.lend()?;
     }
+    for directory in &machine.directories {
+        directory.lend()?;
+    }
     // Blocked before QEMU starts, so that no signal is lost in between.
     signals::block(&[SUSPEND])?;
     let signals = [

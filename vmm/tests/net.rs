@@ -247,6 +247,16 @@ fn assert_passt(text: &str) {
 
 #[test]
 fn an_ordinary_user_has_a_network_by_passt_and_forwards_ports() {
+    has_passt(&[], "");
+}
+
+#[test]
+fn passt_serves_the_queues_itself_over_vhost_user() {
+    has_passt(&["--aia"], ",vhost-user=on");
+}
+
+/// A guest of the user nobody, with these options of the host and of the card.
+fn has_passt(host: &[&str], options: &str) {
     let folder = tempfile::tempdir().unwrap();
     let initramfs = linux::initramfs(folder.path(), "host", WITH_PASST);
     let script = format!(
@@ -258,7 +268,7 @@ fn an_ordinary_user_has_a_network_by_passt_and_forwards_ports() {
          chmod 755 /tmp/www; chmod 777 /tmp
          cd /tmp
          su -s /bin/sh nobody -c '{} run --accel kvm --memory 512M --kernel {} --initrd {} --serial null \
-             --cmdline \"console=hvc0 quiet\" --net passt,forward=127.0.0.1/8080:80+8081:81' \
+             --cmdline \"console=hvc0 quiet\" --net passt,forward=127.0.0.1/8080:80+8081:81{options}' \
              </dev/null >/tmp/out 2>&1 & vmm=$!
          {FETCH}
          sleep 1; echo passt: $(pidof passt) left: $(ls -d /tmp/hartvisor* 2>/dev/null)",
@@ -267,7 +277,7 @@ fn an_ordinary_user_has_a_network_by_passt_and_forwards_ports() {
         host_file("vmlinux").display(),
         initramfs.display(),
     );
-    let text = shell(&[], folder.path(), &script);
+    let text = shell(host, folder.path(), &script);
     assert_passt(&text);
     assert!(text.contains("passt: left:\n"), "{text}");
 }

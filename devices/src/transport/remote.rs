@@ -35,6 +35,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::Backend;
 use crate::memory::Memory;
+use crate::net::Link;
 use crate::sync::{event, lock};
 use crate::virtio::queue::QueueConfig;
 use crate::virtio::{ConfigSpace, Notify};
@@ -51,6 +52,9 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a closed connection may take to be noticed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a program that was just started may take for its first answer.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How to reach a back end.
 pub enum Source {
@@ -136,6 +140,10 @@ impl Remote {
             stuck: AtomicBool::new(false),
             stream: Mutex::new(None),
         });
+        let timeout = match &source {
+            Source::Once(_) => START_TIMEOUT,
+            Source::Again(_) => ANSWER_TIMEOUT,
+        };
         let kind = Arc::new(kind);
         let (commands, todo) = mpsc::channel();
         let session = Session::new(name, Arc::clone(&kind), source, Arc::clone(&control));
@@ -151,9 +159,14 @@ impl Remote {
             caller: Caller { commands, control },
             thread: Some(thread),
         };
-        let connected = remote.caller.call(Session::connect);
+        let connected = remote.caller.call_within(timeout, Session::connect);
         (remote.features, remote.config) = connected.unwrap_or(Err(Error::Silent))?;
         Ok(remote)
+    }
+
+    /// The link of a network card: it is down while there is no back end.
+    pub fn link(&self) -> Option<Arc<Link>> {
+        self.kind.link.clone()
     }
 
     /// What the device is.
@@ -181,6 +194,12 @@ impl Remote {
         let setup = Setup::new(memory, kicks, Arc::clone(&notify));
         self.caller.call(|session| session.attach(setup));
         Attached { remote: Arc::clone(self), notify }
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Remote({:?})", self.kind.id)
     }
 }
 
@@ -216,6 +235,14 @@ impl Caller {
         &self,
         work: impl FnOnce(&mut Session) -> T + Send + 'static,
     ) -> Option<T> {
+        self.call_within(ANSWER_TIMEOUT, work)
+    }
+
+    fn call_within<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        work: impl FnOnce(&mut Session) -> T + Send + 'static,
+    ) -> Option<T> {
         if self.control.stuck.load(Ordering::SeqCst) {
             return None;
         }
@@ -226,7 +253,7 @@ impl Caller {
         self.commands.send(Box::new(command)).ok()?;
         // Cannot fail: the counter is far from its limit.
         let _ = self.control.wake.write(1);
-        if let Ok(result) = result.recv_timeout(ANSWER_TIMEOUT) {
+        if let Ok(result) = result.recv_timeout(timeout) {
             return Some(result);
         }
         self.control.shut_down();

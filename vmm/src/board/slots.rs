@@ -12,6 +12,7 @@ use std::sync::Arc;
 use devices::input::Input;
 use devices::rng::Rng;
 use devices::transport::mmio::Mmio;
+use devices::transport::remote::Remote;
 use devices::virtio::VirtioDevice;
 
 use super::Line;
@@ -26,6 +27,7 @@ mod balloon;
 mod console;
 mod disk;
 mod net;
+mod remote;
 mod vsock;
 
 pub(crate) use console::{ConsoleSockets, Sockets, virtio_target};
@@ -70,13 +72,21 @@ pub(crate) struct Parts<'m> {
     pub(crate) consoles: Option<&'m Consoles>,
 }
 
+/// Who serves a device.
+pub(crate) enum Device {
+    /// This process.
+    Ours(Box<dyn VirtioDevice>),
+    /// Another one.
+    Remote(Arc<Remote>),
+}
+
 /// Receives the device's transport once it exists.
 type Attached<'m> = Box<dyn FnOnce(&Arc<Mmio>) + 'm>;
 
 /// A device and its connections to the host.
 pub(crate) struct Model<'m> {
     /// The device.
-    pub(crate) device: Box<dyn VirtioDevice>,
+    pub(crate) device: Device,
     /// Called with its transport.
     pub(crate) attached: Option<Attached<'m>>,
     /// Checks whether the size that the host gives it changed. Returns true if that changed the
@@ -90,13 +100,16 @@ pub(crate) struct Model<'m> {
 
 impl Model<'_> {
     fn new(device: impl VirtioDevice + 'static) -> Self {
-        Model {
-            device: Box::new(device),
-            attached: None,
-            resized: None,
-            report: None,
-            power_off: None,
-        }
+        Model::of(Device::Ours(Box::new(device)))
+    }
+
+    fn remote(remote: Arc<Remote>) -> Self {
+        let link = remote.link();
+        Model { attached: link.map(remote::follow), ..Model::of(Device::Remote(remote)) }
+    }
+
+    fn of(device: Device) -> Self {
+        Model { device, attached: None, resized: None, report: None, power_off: None }
     }
 }
 
@@ -116,7 +129,7 @@ pub(crate) struct Place<'a> {
 pub(crate) const POWER_KEY: &str = "power-key";
 
 /// The table, in slot order.
-static TABLE: [Row; 7] = [
+static TABLE: [Row; 9] = [
     Row {
         name: "console",
         title: "the console",
@@ -169,6 +182,8 @@ static TABLE: [Row; 7] = [
     net::ROW,
     vsock::ROW,
     balloon::ROW,
+    remote::VHOST_USER,
+    remote::SHARE,
 ];
 
 /// A device of a machine, and its slot.

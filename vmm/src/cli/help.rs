@@ -14,6 +14,7 @@ Environment:
   HARTVISOR_LOG    off, error, warn (default), info, debug or trace, to stderr
   HARTVISOR_QEMU   the QEMU program, instead of qemu-system-riscv64
   HARTVISOR_PASST  the passt program, for --net passt
+  HARTVISOR_VIRTIOFSD  the virtiofsd program, for --share
 
 Files:
   /dev/kvm    KVM; it must be readable and writable for --accel kvm
@@ -37,6 +38,8 @@ Examples:
   hartvisor run --kernel Image --port name=org.example.agent,target=socket:/run/agent.sock
   hartvisor run --disk debian-cloud.img --memory 1G --net passt,forward=2222:22
   hartvisor run --kernel Image --cmdline console=ttyS0 --net tap=vm0 --vsock path=v.sock --balloon
+  hartvisor run --disk debian-cloud.img --memory 1G --share /srv/data,readonly
+  hartvisor run --kernel guest --vhost-user socket=/run/disk.sock,type=blk
   hartvisor run --kernel guest --disk disk.img --stats - --trace trace.json --rings rings.json
   hartvisor run --kernel guest --accel qemu
   hartvisor run --kernel guest --print-command

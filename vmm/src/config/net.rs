@@ -38,6 +38,9 @@ pub struct Net {
     /// Ports of the host that its passt forwards to the guest.
     #[serde(default)]
     pub forward: Vec<Forward>,
+    /// Whether passt serves the queues itself, over vhost-user.
+    #[serde(default)]
+    pub vhost_user: bool,
     /// The hardware address, instead of one derived from this host and the interface's name.
     #[serde(default)]
     pub mac: Option<[u8; 6]>,
@@ -62,7 +65,7 @@ pub struct Net {
 }
 
 /// The keys. A new one needs a field above, a row here, and code that uses it.
-const KEYS: [Key<Net>; 11] = [
+const KEYS: [Key<Net>; 12] = [
     Key {
         form: "tap=NAME",
         help: "",
@@ -114,6 +117,15 @@ const KEYS: [Key<Net>; 11] = [
             let ports: Vec<_> = net.forward.iter().map(Forward::to_string).collect();
             (!ports.is_empty()).then(|| format!("forward={}", ports.join("+")))
         },
+    },
+    Key {
+        form: "vhost-user=on|off",
+        help: "vhost-user=on (with passt) is faster: passt serves the card's queues itself. It then maps all of the guest's memory.",
+        set: |net, value| {
+            net.vhost_user = choice(value, SWITCH)?;
+            Ok(())
+        },
+        text: |net| net.vhost_user.then(|| "vhost-user=on".into()),
     },
     Key {
         form: "mac=XX:XX:XX:XX:XX:XX",
@@ -213,18 +225,15 @@ impl Net {
                     .into(),
             );
         }
-        match self.mac {
-            Some([0, 0, 0, 0, 0, 0]) => {
-                return Err("mac 00:00:00:00:00:00 is no address of a card".into());
-            }
-            Some(mac @ [first, ..]) if first & 1 != 0 => {
-                return Err(format!(
-                    "mac {} is a multicast address: expected an even first byte, such as 02",
-                    Mac(mac)
-                ));
-            }
-            _ => {}
+        if self.vhost_user && self.passt.is_none() {
+            return Err("vhost-user=on needs passt".into());
         }
+        if let (true, Some(limit)) = (self.vhost_user, self.limit()) {
+            return Err(format!(
+                "{limit} cannot be used with vhost-user=on: passt has no limits"
+            ));
+        }
+        self.mac.map_or(Ok(()), check_mac)?;
         match self.mtu {
             Some(mtu @ ..MTU_MIN) => Err(wrong_mtu(&mtu.to_string())),
             _ => Ok(()),
@@ -246,6 +255,11 @@ impl Net {
             }
             _ => "--net passt".to_owned(),
         }
+    }
+
+    /// The socket of a running passt.
+    pub(crate) fn socket(&self) -> Option<&Path> {
+        self.passt.as_deref().filter(|_| !self.starts_passt())
     }
 
     /// Whether it gets a passt of its own.
@@ -288,6 +302,18 @@ pub(super) fn check_all(nets: &[Net]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Checks a hardware address.
+pub(super) fn check_mac(mac: [u8; 6]) -> Result<(), String> {
+    match mac {
+        [0, 0, 0, 0, 0, 0] => Err("mac 00:00:00:00:00:00 is no address of a card".into()),
+        [first, ..] if first & 1 != 0 => Err(format!(
+            "mac {} is a multicast address: expected an even first byte, such as 02",
+            Mac(mac)
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn wrong_mtu(given: &str) -> String {
     format!(
         "mtu cannot be {given:?}: expected {MTU_MIN} to {}",
@@ -319,7 +345,7 @@ fn packets(limit: &mut Option<u64>, value: Option<&str>) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn mac(text: &str) -> Option<[u8; 6]> {
+pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut bytes {

@@ -32,6 +32,11 @@ impl Machine {
         if let Some(vsock) = &self.vsock {
             vsock.check_with(self.devices)?;
         }
+        for remote in &self.vhost_user {
+            let named = |problem| Error::Usage(format!("--vhost-user: {problem}"));
+            remote.check().map_err(named)?;
+        }
+        super::share::check_all(&self.shares)?;
         super::balloon::check(self.balloon.as_ref(), &self.memory)?;
         ports(&self.ports)?;
         self.targets()

@@ -2,18 +2,21 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use devices::net::rate::{Limited, Rate};
 use devices::net::stream::Stream;
 use devices::net::tap::{self, NotTap, Tap};
-use devices::net::{BackEnd, Mac, Net};
+use devices::net::{BackEnd, Mac, Net, QUEUE_SIZE};
+use devices::transport::remote::{Kind, Remote, Source};
 use log::warn;
 use twox_hash::XxHash64;
 
 use crate::config;
 use crate::error::{Class, Error};
+use crate::host::remote;
 
 mod passt;
 
@@ -62,12 +65,13 @@ pub enum NetError {
     },
 
     #[error(
-        "--net passt: no {program} found: install it (Debian: apt-get install passt), or set HARTVISOR_PASST"
+        "--net passt: no {} found: install it (Debian: apt-get install passt), or set HARTVISOR_PASST",
+        program.display()
     )]
-    NoPasst { program: String },
+    NoPasst { program: PathBuf },
 
-    #[error("--net passt: {program} does not start ({status}): {said}")]
-    Passt { program: String, status: String, said: String },
+    #[error("--net passt: {} does not start ({status}): {said}", program.display())]
+    Passt { program: PathBuf, status: String, said: String },
 
     #[error("--net passt={}: cannot connect to a passt there", path.display())]
     Socket {
@@ -115,6 +119,8 @@ enum Cable {
     Stream(Stream),
     /// A passt that is started when the guest is.
     Passt(config::Net, OnceLock<Stream>),
+    /// A passt that serves the queues. Its connection, for QEMU or for this process.
+    VhostUser(config::Net, OnceLock<UnixStream>, OnceLock<Arc<Remote>>),
 }
 
 impl Card {
@@ -132,7 +138,7 @@ impl Card {
                 let known = tap::interface(tap.name()).ok().flatten();
                 (tap.name().to_owned(), known)
             }
-            Cable::Stream(_) | Cable::Passt(..) => (format!("passt{index}"), None),
+            _ => (format!("passt{index}"), None),
         };
         let up = known.is_none_or(|it| it.up);
         if !up {
@@ -160,6 +166,9 @@ impl Card {
             Cable::Tap(tap) => Box::new(tap.try_clone().map_err(full())?),
             Cable::Stream(stream) => Box::new(stream.clone()),
             Cable::Passt(config, started) => Box::new(running(config, started)?.clone()),
+            Cable::VhostUser(..) => {
+                return Err(Error::Internal("passt serves this card".into()));
+            }
         };
         let [receive, send] = self.limits;
         let back_end = match self.limits == [Rate::default(); 2] {
@@ -167,6 +176,29 @@ impl Card {
             false => Box::new(Limited::new(back_end, receive, send).map_err(full())?),
         };
         Ok(Net::new(back_end, self.mac, self.mtu, self.up))
+    }
+
+    /// The connection to the passt that serves the queues of the card `name`, if one does.
+    ///
+    /// # Errors
+    /// passt does not start, or cannot be used.
+    pub(crate) fn remote(&self, name: &str) -> Option<Result<Arc<Remote>, Error>> {
+        let Cable::VhostUser(config, started, remote) = &self.cable else {
+            return None;
+        };
+        let (mac, mtu) = (self.mac, self.mtu);
+        let kind = Kind::net(QUEUE_SIZE, mac, mtu, !config.offload_off);
+        Some(remote::connected(remote, || {
+            let source = match config.socket() {
+                Some(path) => remote::again(path),
+                None => {
+                    let stream = served(config, started)?.try_clone();
+                    Source::Once(stream.map_err(Error::host("duplicate a socket"))?)
+                }
+            };
+            let remote = Remote::connect(name, kind, source);
+            remote.map_err(|source| remote::not_usable(config.label(), source))
+        }))
     }
 
     /// Returns the descriptor for a QEMU that is started.
@@ -178,6 +210,7 @@ impl Card {
             Cable::Tap(tap) => tap.as_fd(),
             Cable::Stream(stream) => stream.as_fd(),
             Cable::Passt(config, started) => running(config, started)?.as_fd(),
+            Cable::VhostUser(config, started, _) => served(config, started)?.as_fd(),
         })
     }
 
@@ -185,7 +218,7 @@ impl Card {
     pub(crate) fn describe(&self) -> String {
         match &self.cable {
             Cable::Tap(tap) => format!("tap {}", tap.name()),
-            Cable::Stream(_) | Cable::Passt(..) => "passt".to_owned(),
+            _ => "passt".to_owned(),
         }
     }
 }
@@ -197,8 +230,15 @@ impl Cable {
             (_, Some(fd), _) => {
                 Tap::from_number(fd).map_err(|source| NetError::Fd { fd, source })?
             }
-            (.., Some(socket)) if !config.starts_passt() => {
-                return passt::connect(socket).map(Cable::Stream);
+            _ if config.vhost_user => {
+                return Ok(Cable::VhostUser(
+                    config.clone(),
+                    OnceLock::new(),
+                    OnceLock::new(),
+                ));
+            }
+            _ if let Some(path) = config.socket() => {
+                return passt::connect(path).and_then(stream).map(Cable::Stream);
             }
             _ => return Ok(Cable::Passt(config.clone(), OnceLock::new())),
         };
@@ -225,7 +265,26 @@ fn running<'s>(config: &config::Net, started: &'s OnceLock<Stream>) -> Result<&'
     if let Some(stream) = started.get() {
         return Ok(stream);
     }
-    let stream = passt::start(config)?;
+    let stream = passt::start(config).and_then(stream)?;
+    Ok(started.get_or_init(|| stream))
+}
+
+fn stream(socket: UnixStream) -> Result<Stream, Error> {
+    Stream::new(socket).map_err(Error::host("use a socket"))
+}
+
+/// Connects to a passt that serves the queues, once, and starts it if it is ours.
+fn served<'s>(
+    config: &config::Net,
+    started: &'s OnceLock<UnixStream>,
+) -> Result<&'s UnixStream, Error> {
+    if let Some(stream) = started.get() {
+        return Ok(stream);
+    }
+    let stream = match config.socket() {
+        Some(path) => passt::connect(path),
+        None => passt::start(config),
+    }?;
     Ok(started.get_or_init(|| stream))
 }
 
@@ -251,7 +310,7 @@ fn named(name: &str) -> Result<Tap, Error> {
 
 /// A locally administered address that is the same in each run, and another one for another
 /// interface or host.
-fn derived(name: &str) -> Mac {
+pub(super) fn derived(name: &str) -> Mac {
     // machine-id(5). Without it, hosts of one network may get the same addresses.
     let host = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let hash = XxHash64::oneshot(0, format!("{}\0{name}", host.trim()).as_bytes());

@@ -114,6 +114,19 @@ impl Drop for Socket {
     }
 }
 
+/// Connects to `path` without waiting for a process that has many connections to accept.
+///
+/// # Errors
+/// No process listens there, or it accepts none now.
+pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 /// Checks that a socket could listen at `path`, without creating it. `option` is the option that
 /// names it.
 ///

@@ -11,7 +11,7 @@ use devices::virtio::VirtioDevice;
 use log::warn;
 
 use super::inherit;
-use crate::board::slots::{self, Parts};
+use crate::board::slots::{self, Device, Parts};
 use crate::error::Error;
 use crate::machine::{Disk, Machine};
 use crate::observe::{self, Observer};
@@ -32,8 +32,9 @@ impl Backends {
         machine.disks.iter().try_for_each(Disk::lock)?;
         let parts = Parts { machine, consoles: None };
         for slot in slots::slots(&machine.config) {
-            if slot.is_served() {
-                let device = slot.model(&parts)?.device;
+            if slot.is_served()
+                && let Device::Ours(device) = slot.model(&parts)?.device
+            {
                 backends.serve(observe::back_end(observer, &slot.name(), device))?;
             }
         }

@@ -57,19 +57,18 @@ impl Kind {
         }
     }
 
-    /// A network card (§ 5.1) with one pair of queues and no control queue, and its link.
-    pub fn net(size: u16, mac: Mac, mtu: Option<u16>) -> (Kind, Arc<Link>) {
+    /// A network card (§ 5.1) with one pair of queues and no control queue.
+    pub fn net(size: u16, mac: Mac, mtu: Option<u16>, offloads: bool) -> Kind {
         use net::feature::{GUEST, HOST, MAC, MRG_RXBUF, MTU, STATUS};
         let link = Arc::new(Link::new(true));
-        let kind = Kind {
+        Kind {
             id: DeviceId::Network,
             queues: vec![size; 2],
-            passed: GUEST | HOST | MRG_RXBUF,
+            passed: MRG_RXBUF | if offloads { GUEST | HOST } else { 0 },
             added: MAC | STATUS | mtu.map_or(0, |_| MTU),
             config: Config::Own(net::config(mac, mtu, Arc::clone(&link))),
-            link: Some(Arc::clone(&link)),
-        };
-        (kind, link)
+            link: Some(link),
+        }
     }
 
     /// A file system (§ 5.11) with one request queue. The driver mounts it as `tag`, of at most

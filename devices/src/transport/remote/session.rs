@@ -116,13 +116,16 @@ impl Session {
     /// The thread's loop.
     pub(super) fn serve(mut self, commands: &Receiver<Command>) {
         let mut events = [EpollEvent::default(); BATCH];
-        while !self.control.ended.load(Ordering::SeqCst) {
+        loop {
             let timeout = if self.is_lost() { RETRY } else { -1 };
             let count = match self.epoll.wait(timeout, &mut events) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => return warn!("{}: cannot wait for its back end: {error}", self.name),
                 Ok(count) => count,
             };
+            if self.control.ended.load(Ordering::SeqCst) {
+                return;
+            }
             for event in events.iter().take(count) {
                 match event.data() {
                     WAKE => {}

@@ -1,16 +1,17 @@
 //! The row of the network cards.
 
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 
-use devices::transport::mmio::Mmio;
-
+use super::remote::follow;
 use super::{Count, Model, Parts, Place, Row};
 use crate::board::Line;
 use crate::config::{self, Forward, double_commas};
 use crate::error::Error;
 use crate::host::net::Card;
 use crate::machine::Machine;
+
+/// QEMU's name of the back end of a card whose queues another process serves.
+const VHOST_USER: &str = "vhost-user";
 
 pub(super) const ROW: Row = Row {
     name: "net",
@@ -24,17 +25,12 @@ pub(super) const ROW: Row = Row {
 fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Error> {
     let card = parts.machine.cards.get(nth);
     let card = card.ok_or_else(|| Error::Internal(format!("no network card {nth}")))?;
+    if let Some(remote) = card.remote(&format!("net{nth}")) {
+        return Ok(Model::remote(remote?));
+    }
     let device = card.device()?;
-    let link = device.link();
-    let attached = move |transport: &Arc<Mmio>| {
-        let transport = Arc::downgrade(transport);
-        link.on_change(move || {
-            if let Some(transport) = transport.upgrade() {
-                transport.config_changed();
-            }
-        });
-    };
-    Ok(Model { attached: Some(Box::new(attached)), ..Model::new(device) })
+    let attached = Some(follow(device.link()));
+    Ok(Model { attached, ..Model::new(device) })
 }
 
 /// QEMU's own device. It gets the descriptor, as the interface has only one user.
@@ -44,10 +40,18 @@ fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
         return;
     };
     // QEMU inherits nothing from a shell that executes the printed command.
-    let net = match place.consoles.is_some() {
-        true => lent(card, config),
-        false => named(config),
+    let inherits = place.consoles.is_some();
+    let net = match inherits {
+        true => lent(card, config, nth),
+        false => named(config, nth),
     };
+    if net.0 == VHOST_USER {
+        let address = match config.socket().filter(|_| !inherits) {
+            Some(path) => format!("path={}", double_commas(path.as_os_str()).display()),
+            None => format!("fd={}", card.lend().map_or(-1, |fd| fd.as_raw_fd())),
+        };
+        line.socket(&format!("socket-net{nth}"), address.as_ref());
+    }
     let mut device = format!(
         "virtio-net-device,netdev=net{nth},mac={},bus={}",
         card.mac, place.bus
@@ -71,10 +75,11 @@ fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
 }
 
 /// QEMU's back end, with a descriptor that it inherits.
-fn lent(card: &Card, config: &config::Net) -> (&'static str, String) {
+fn lent(card: &Card, config: &config::Net, nth: usize) -> (&'static str, String) {
     // Before QEMU is started, all are lent once.
     let fd = card.lend().map_or(-1, |fd| fd.as_raw_fd());
     match config.passt {
+        _ if config.vhost_user => (VHOST_USER, format!(",chardev=socket-net{nth}")),
         None => ("tap", format!(",fd={fd}")),
         Some(_) => ("stream", format!(",addr.type=fd,addr.str={fd}")),
     }
@@ -82,11 +87,14 @@ fn lent(card: &Card, config: &config::Net) -> (&'static str, String) {
 
 /// QEMU's back end, by names alone. Its own network takes the place of a passt that would have to be
 /// started.
-fn named(config: &config::Net) -> (&'static str, String) {
+fn named(config: &config::Net, nth: usize) -> (&'static str, String) {
     let each = |it: &Forward| format!(",{}", it.for_qemu());
     match (&config.tap, config.fd, &config.passt) {
         (Some(name), ..) => ("tap", format!(",ifname={name},script=no,downscript=no")),
         (_, Some(fd), _) => ("tap", format!(",fd={fd}")),
+        _ if config.vhost_user && config.socket().is_some() => {
+            (VHOST_USER, format!(",chardev=socket-net{nth}"))
+        }
         (.., Some(socket)) if !config.starts_passt() => {
             let path = double_commas(socket.as_os_str());
             (

@@ -1,0 +1,335 @@
+//! The back ends of devices that other processes serve: programs that listen on sockets, and
+//! virtiofsd, which is started for each shared directory.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use devices::lock;
+use devices::transport::remote::{self, Kind, Remote, Source};
+
+use super::helper::{self, Helper, inherit};
+use super::net::derived;
+use super::socket;
+use crate::config::{self, Share};
+use crate::error::{Class, Error};
+
+/// The size of a file system's queues, as in QEMU.
+const QUEUE_SIZE: u16 = 128;
+
+/// Errors of back ends.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the texts name the fields")]
+pub enum RemoteError {
+    #[error("{option}: no process serves this socket")]
+    Missing {
+        option: String,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error("{option}: it is not a socket")]
+    NotSocket { option: String },
+
+    #[error("{option}: its back end cannot be used")]
+    BackEnd {
+        option: String,
+        #[source]
+        source: remote::Error,
+    },
+
+    #[error("--share {}: it is not a directory", directory.display())]
+    NotDirectory { directory: PathBuf },
+
+    #[error("--share {}", directory.display())]
+    Directory {
+        directory: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error(
+        "--share: no {} found: install it (Debian 13: apt-get install virtiofsd), or set HARTVISOR_VIRTIOFSD",
+        program.display()
+    )]
+    NoVirtiofsd { program: PathBuf },
+
+    #[error("--share {}: {} does not start ({status}): {said}", directory.display(), program.display())]
+    Virtiofsd { directory: PathBuf, program: PathBuf, status: String, said: String },
+}
+
+impl RemoteError {
+    /// Returns the error's class.
+    pub(crate) fn class(&self) -> Class {
+        match self {
+            RemoteError::NotSocket { .. }
+            | RemoteError::NotDirectory { .. }
+            | RemoteError::Directory { .. } => Class::Usage,
+            _ => Class::Host,
+        }
+    }
+}
+
+/// A device that a program behind a socket serves.
+#[derive(Debug)]
+pub struct BackEnd {
+    /// Its configuration.
+    pub config: config::Remote,
+    /// The hardware address, if it is a network card.
+    pub mac: devices::net::Mac,
+    remote: OnceLock<Arc<Remote>>,
+}
+
+impl BackEnd {
+    /// Checks that there is a socket. It is connected to when the guest starts.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn open(config: &config::Remote) -> Result<BackEnd, Error> {
+        let option = config.label();
+        match config.socket.metadata() {
+            Err(source) => return Err(Error::from(RemoteError::Missing { option, source })),
+            Ok(file) if !file.file_type().is_socket() => {
+                return Err(Error::from(RemoteError::NotSocket { option }));
+            }
+            Ok(_) => {}
+        }
+        let mac = config
+            .mac
+            .map_or_else(|| derived(&option), devices::net::Mac);
+        Ok(BackEnd { config: config.clone(), mac, remote: OnceLock::new() })
+    }
+
+    /// The connection, for the device `name`.
+    ///
+    /// # Errors
+    /// The back end cannot be reached or used.
+    pub(crate) fn remote(&self, name: &str) -> Result<Arc<Remote>, Error> {
+        let source = again(&self.config.socket);
+        let kind = || self.config.device(self.mac);
+        connected(&self.remote, || {
+            let remote = Remote::connect(name, kind(), source);
+            remote.map_err(|source| not_usable(self.config.label(), source))
+        })
+    }
+}
+
+/// Connects once.
+pub(super) fn connected(
+    place: &OnceLock<Arc<Remote>>,
+    connect: impl FnOnce() -> Result<Remote, Error>,
+) -> Result<Arc<Remote>, Error> {
+    if let Some(remote) = place.get() {
+        return Ok(Arc::clone(remote));
+    }
+    let remote = Arc::new(connect()?);
+    Ok(Arc::clone(place.get_or_init(|| remote)))
+}
+
+/// Connects to a socket, as often as its back end is restarted.
+pub(super) fn again(path: &Path) -> Source {
+    let path = path.to_owned();
+    Source::Again(Box::new(move || socket::connect_at_once(&path)))
+}
+
+pub(super) fn not_usable(option: String, source: remote::Error) -> Error {
+    Error::from(match source {
+        remote::Error::Connect(source) => RemoteError::Missing { option, source },
+        source => RemoteError::BackEnd { option, source },
+    })
+}
+
+/// A shared directory, which a virtiofsd of its own serves while the guest runs.
+#[derive(Debug)]
+pub struct Directory {
+    config: Share,
+    /// The name by which the guest mounts it.
+    pub tag: String,
+    started: OnceLock<UnixStream>,
+    helper: Mutex<Option<Helper>>,
+    remote: OnceLock<Arc<Remote>>,
+}
+
+impl Directory {
+    /// Checks the directory of the share `index` of a machine.
+    ///
+    /// # Errors
+    /// It is not a directory, or may not be read.
+    pub(crate) fn open(config: &Share, index: usize) -> Result<Directory, Error> {
+        let directory = config.directory.clone();
+        match directory.metadata() {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(Error::from(RemoteError::NotDirectory { directory })),
+            Err(source) => return Err(Error::from(RemoteError::Directory { directory, source })),
+        }
+        Ok(Directory {
+            tag: config.tag(index),
+            config: config.clone(),
+            started: OnceLock::new(),
+            helper: Mutex::new(None),
+            remote: OnceLock::new(),
+        })
+    }
+
+    /// The connection, for the device `name`.
+    ///
+    /// # Errors
+    /// virtiofsd does not start.
+    pub(crate) fn remote(&self, name: &str) -> Result<Arc<Remote>, Error> {
+        connected(&self.remote, || {
+            let stream = self.running()?.try_clone();
+            let stream = stream.map_err(Error::host("duplicate a socket"))?;
+            let kind = Kind::file_system(QUEUE_SIZE, &self.tag);
+            let remote = Remote::connect(name, kind, Source::Once(stream));
+            remote.map_err(|source| match lock(&self.helper).take() {
+                Some(helper) => self.failed(helper),
+                None => not_usable(
+                    format!("--share {}", self.config.directory.display()),
+                    source,
+                ),
+            })
+        })
+    }
+
+    /// The connection, for a QEMU that is started.
+    ///
+    /// # Errors
+    /// virtiofsd does not start.
+    pub(crate) fn lend(&self) -> Result<BorrowedFd<'_>, Error> {
+        Ok(self.running()?.as_fd())
+    }
+
+    fn failed(&self, helper: Helper) -> Error {
+        let (status, said) = helper.finish();
+        Error::from(RemoteError::Virtiofsd {
+            directory: self.config.directory.clone(),
+            program: program(),
+            status,
+            said,
+        })
+    }
+
+    /// Starts virtiofsd, once.
+    fn running(&self) -> Result<&UnixStream, Error> {
+        if let Some(stream) = self.started.get() {
+            return Ok(stream);
+        }
+        let (helper, stream) = self.start()?;
+        *lock(&self.helper) = Some(helper);
+        Ok(self.started.get_or_init(|| stream))
+    }
+
+    fn start(&self) -> Result<(Helper, UnixStream), Error> {
+        let program = program();
+        // It has no option for a connected socket.
+        let folder = tempfile::Builder::new()
+            .prefix("hartvisor-share-")
+            .tempdir();
+        let folder = folder.map_err(Error::host("create a temporary directory"))?;
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).map_err(Error::host("create a socket"))?;
+        let stream = UnixStream::connect(&path).map_err(Error::host("connect to a socket"))?;
+        inherit(&listener).map_err(Error::host("pass a descriptor to virtiofsd"))?;
+        let mut command = Command::new(&program);
+        command
+            .arg(format!("--fd={}", listener.as_raw_fd()))
+            .arg("--shared-dir")
+            .arg(&self.config.directory)
+            .args([
+                "--sandbox",
+                self.config.sandbox.name(),
+                "--log-level",
+                "error",
+            ]);
+        if self.config.readonly {
+            command.arg("--readonly");
+        }
+        let helper = Helper::start(&mut command).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::from(RemoteError::NoVirtiofsd { program }),
+            _ => Error::host(format!("start {}", program.display()))(source),
+        })?;
+        Ok((helper, stream))
+    }
+}
+
+/// The virtiofsd to start: distributions install it outside of the PATH.
+fn program() -> PathBuf {
+    helper::program(
+        "HARTVISOR_VIRTIOFSD",
+        &["/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "virtiofsd"],
+    )
+}
+
+/// Returns what the installed virtiofsd says of its version, for `hartvisor check`.
+pub(crate) fn version() -> Result<String, Error> {
+    let program = program();
+    let output = Command::new(&program).arg("--version").output();
+    let output = output.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::from(RemoteError::NoVirtiofsd { program }),
+        _ => Error::host("start virtiofsd")(source),
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_or_something_else_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let back_end = |path: &Path| {
+            let config = config::Remote { socket: path.to_owned(), ..Default::default() };
+            BackEnd::open(&config).unwrap_err()
+        };
+        let error = back_end(&folder.path().join("absent"));
+        assert_eq!(error.exit_code(), 3);
+        assert!(
+            error
+                .chain()
+                .contains("/absent: no process serves this socket: No such file")
+        );
+        let error = back_end(&file);
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.chain().ends_with("/file: it is not a socket"));
+        let share = |directory: PathBuf| {
+            let config = Share { directory, ..Default::default() };
+            Directory::open(&config, 0).unwrap_err()
+        };
+        let error = share(file);
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.chain().ends_with("/file: it is not a directory"));
+        let error = share(folder.path().join("absent"));
+        assert!(
+            error.chain().contains("/absent: No such file"),
+            "{}",
+            error.chain()
+        );
+    }
+
+    #[test]
+    fn a_socket_that_nobody_serves_any_more_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        drop(UnixListener::bind(&socket).unwrap());
+        let config =
+            config::Remote::parse(format!("socket={},type=rng", socket.display()).as_ref());
+        let error = BackEnd::open(&config.unwrap())
+            .unwrap()
+            .remote("device")
+            .unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(
+            error
+                .chain()
+                .contains("no process serves this socket: Connection refused")
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! Devices that other processes serve, in the emulated host: directories by Debian's virtiofsd, and
+//! disks by our own back end. net.rs has a card that passt serves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::path::Path;
+
+mod support;
+
+use support::lab::{self, hartvisor, host_file, run, text};
+use support::linux;
+
+/// Runs Debian's kernel in the host with `options` and the init program `init`, with these commands
+/// of the host before and after its start. They can use `said TEXT`, which waits for what the guest
+/// says.
+fn machine(host: &[&str], options: &str, begin: &str, init: &str, end: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let init = format!("exec </dev/hvc0 >/dev/hvc0 2>&1\n{init}\npoweroff -f\n");
+    let initramfs = linux::initramfs(folder.path(), "host", &init);
+    let script = format!(
+        "hartvisor={}
+         {begin}
+         $hartvisor run --accel kvm --memory 256M --kernel {} --initrd {} --serial null \
+             --cmdline 'console=hvc0 quiet' {options} </dev/null >/tmp/out 2>&1 & vmm=$!
+         said() {{ until grep -q \"$1\" /tmp/out || ! kill -0 $vmm 2>/dev/null; do sleep 0.2; done; }}
+         {end}
+         cat /tmp/out",
+        hartvisor().display(),
+        host_file("vmlinux").display(),
+        initramfs.display(),
+    );
+    shell(host, folder.path(), &script)
+}
+
+fn shell(host: &[&str], folder: &Path, script: &str) -> String {
+    let mut command = lab::lab(host, &[folder]);
+    let output = run(command.args(["sh", "-c", &format!("{script} 2>&1")]), b"");
+    text(&output)
+}
+
+fn assert_has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+/// A directory with 4 MiB, and one that the guest must not change.
+const DIRECTORIES: &str = "
+mkdir -p /tmp/a /tmp/b
+dd if=/dev/urandom of=/tmp/a/data bs=1M count=4 2>/dev/null
+echo host: sha $(sha256sum </tmp/a/data)
+echo b >/tmp/b/file
+";
+
+/// Reads, writes, renames, deletes and links in the first, and tries to write to the second.
+const MOUNTS: &str = "
+mkdir /a /b
+mount -t virtiofs share0 /a && mount -t virtiofs docs /b || echo guest: no mount
+echo guest: sha $(sha256sum </a/data)
+cp /a/data /a/copy
+mkdir /a/folder
+echo text >/a/folder/one
+mv /a/folder/one /a/folder/two
+ln -s two /a/folder/link
+rm /a/data
+echo guest: $(cat /b/file)
+touch /b/new 2>/dev/null && echo guest: b is writable
+grep -c virtiofs /proc/mounts
+umount /a
+";
+
+/// What the host has after that.
+const AFTER: &str = "
+wait $vmm; echo status=$?
+echo host: copy $(sha256sum </tmp/a/copy)
+echo host: $(ls /tmp/a /tmp/a/folder) $(cat /tmp/a/folder/link)
+ls /tmp/b
+until ! pidof virtiofsd >/dev/null; do sleep 0.1; done
+echo host: nothing is left in $(ls -d /tmp/hartvisor* 2>/dev/null)
+";
+
+fn shares(host: &[&str]) {
+    let options = "--share /tmp/a --share /tmp/b,tag=docs,readonly";
+    let text = machine(host, options, DIRECTORIES, MOUNTS, AFTER);
+    let sha = |who: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(who));
+        line.map(str::to_owned).expect(&text)
+    };
+    assert_eq!(sha("guest: sha "), sha("host: sha "), "{text}");
+    assert_eq!(sha("host: copy "), sha("host: sha "), "{text}");
+    assert_has(
+        &text,
+        &[
+            "guest: b",
+            "link two text",
+            "status=0",
+            "host: nothing is left in",
+        ],
+    );
+    assert!(!text.contains("guest: b is writable"), "{text}");
+}
+
+#[test]
+fn a_guest_reads_and_writes_in_directories_of_the_host() {
+    shares(&["--aia"]);
+}
+
+/// Our back end serves a disk. It is killed twice while the guest writes; each time another one
+/// takes its place.
+#[test]
+fn a_disk_survives_the_restart_of_its_back_end() {
+    let begin = "
+        dd if=/dev/zero of=/tmp/disk bs=1M count=16 2>/dev/null
+        serve() { $hartvisor vhost-user --socket /tmp/sock --device block,path=/tmp/disk & server=$!; }
+        serve
+        until [ -S /tmp/sock ]; do sleep 0.1; done";
+    let init = "
+        modprobe virtio_blk
+        cat /sys/block/vda/size
+        dd if=/dev/urandom of=/data bs=1M count=8 2>/dev/null
+        echo guest: ready
+        for part in 0 1 2 3 4 5 6 7; do
+            dd if=/data of=/dev/vda bs=64k skip=$((part * 16)) seek=$((part * 16)) count=16 oflag=direct 2>/dev/null
+            echo guest: part $part
+        done
+        sync
+        echo 3 >/proc/sys/vm/drop_caches
+        echo guest: sha $(sha256sum </data)
+        echo guest: read $(head -c 8388608 /dev/vda | sha256sum)";
+    let end = "
+        said 'guest: ready'; kill -9 $server; serve
+        said 'guest: part 3'; kill -9 $server; sleep 1; serve
+        wait $vmm; echo status=$?
+        kill $server
+        echo host: sha $(head -c 8388608 /tmp/disk | sha256sum)";
+    let text = machine(
+        &[],
+        "--vhost-user socket=/tmp/sock,type=blk",
+        begin,
+        init,
+        end,
+    );
+    let sha = |who: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(who));
+        line.map(str::to_owned).expect(&text)
+    };
+    assert_eq!(sha("guest: sha "), sha("guest: read "), "{text}");
+    assert_eq!(sha("guest: sha "), sha("host: sha "), "{text}");
+    assert_has(
+        &text,
+        &["guest: part 7", "status=0", "its back end is gone"],
+    );
+}

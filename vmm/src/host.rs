@@ -22,7 +22,7 @@ pub(crate) mod cloud_init;
 pub mod disk;
 pub(crate) mod files;
 pub(crate) mod firmware;
-mod helper;
+pub(crate) mod helper;
 pub(crate) mod hugepages;
 pub mod net;
 pub mod pidfile;

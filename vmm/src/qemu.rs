@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::warn;
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
     Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
 };
@@ -29,7 +28,9 @@ use crate::board::slots::{self, Sockets};
 use crate::config::{self, HugePages};
 use crate::control::{Control, Request};
 use crate::error::Error;
+use crate::host::helper;
 use crate::host::hugepages;
+use crate::host::remote::Directory;
 use crate::host::terminal;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};
@@ -85,7 +86,11 @@ pub fn run(machine: &Machine, observer: &dyn Observer, why: Option<&str>) -> Res
             machine.disks.iter().for_each(Disk::unlock);
             start(machine, observer, None, config::Devices::Qemu)
         }
-        ended => ended,
+        // QEMU only says that the connection was closed.
+        ended => ended.map_err(|error| {
+            let mut failures = machine.directories.iter().filter_map(Directory::failure);
+            failures.next().unwrap_or(error)
+        }),
     }
 }
 
@@ -197,6 +202,9 @@ impl Running {
         let kernel = Startable::new(&machine.kernel)?;
         for card in &machine.cards {
             inherit(card.lend()?)?;
+        }
+        for directory in &machine.directories {
+            inherit(directory.lend()?)?;
         }
         let mut command = Command::new(&program);
         command
@@ -335,7 +343,7 @@ fn next_signal(
 
 /// Lets a child inherit a descriptor under the same number.
 fn inherit(fd: impl AsFd) -> Result<(), Error> {
-    fcntl_setfd(fd, FdFlags::empty()).map_err(Error::host("pass a descriptor to QEMU"))
+    helper::inherit(fd).map_err(Error::host("pass a descriptor to QEMU"))
 }
 
 /// Returns why QEMU could not be started: it does not exist, or may not be executed.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
+use std::process::Command;
 
 use log::info;
 
@@ -10,6 +11,7 @@ use crate::board::slots;
 use crate::config::{self, Accel, Devices};
 use crate::error::Error;
 use crate::host::pidfile::PidFile;
+use crate::host::remote::Directory;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
 use crate::observe::{self, Moment, Observer, Unobserved};
@@ -125,15 +127,7 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     if let Some(made) = made {
         log::warn!("the kernel is {made}; the file itself will not start");
     }
-    let mut text = match machine.config.devices {
-        Devices::Ours => ours(machine),
-        Devices::Qemu => {
-            let devices = qemu::Devices::Qemu;
-            let arguments = qemu::arguments(machine, machine.kernel.path(), &devices);
-            qemu::shell_line(&qemu::program(), &arguments)
-        }
-    }
-    .into_vec();
+    let mut text = commands(machine).into_vec();
     text.push(b'\n');
     io::stdout()
         .write_all(&text)
@@ -141,38 +135,51 @@ fn print_command(machine: &Machine, accel: Accel) -> Result<End, Error> {
     Ok(End::PowerOff)
 }
 
-/// Prints the commands that serve the devices, a wait for their sockets, and the QEMU command.
-fn ours(machine: &Machine) -> OsString {
-    let slots = slots::slots(&machine.config).into_iter();
-    let served = slots.filter_map(|slot| {
-        let option = slot.option(machine)?;
-        Some((format!("hartvisor-{}.sock", slot.name()), option))
-    });
-    let devices: Vec<(String, OsString)> = served.collect();
-    let program = std::env::args_os().next();
-    let program = program.unwrap_or_else(|| "hartvisor".into());
+/// The commands that serve devices to QEMU, a wait for their sockets, and the QEMU command.
+fn commands(machine: &Machine) -> OsString {
+    let ours = match machine.config.devices {
+        Devices::Ours => ours(machine),
+        Devices::Qemu => Vec::new(),
+    };
+    let address = |(socket, _): &(String, _)| format!("path={socket}").into();
+    let addresses: Vec<OsString> = ours.iter().map(address).collect();
+    let devices = match machine.config.devices {
+        Devices::Ours => qemu::Devices::Ours(&addresses),
+        Devices::Qemu => qemu::Devices::Qemu,
+    };
     let mut text = OsString::new();
-    for (socket, device) in &devices {
-        let arguments = ["vhost-user", "--once", "--socket", socket, "--device"];
-        let arguments = arguments.map(OsString::from).into_iter();
-        let arguments: Vec<_> = arguments.chain([device.clone()]).collect();
-        text.push(qemu::shell_line(&program, &arguments));
+    let shares = machine.directories.iter().map(Directory::command);
+    let served: Vec<_> = ours.into_iter().chain(shares).collect();
+    for (_, command) in &served {
+        let arguments: Vec<_> = command.get_args().map(OsString::from).collect();
+        text.push(qemu::shell_line(command.get_program(), &arguments));
         text.push(" &\n");
     }
-    if !devices.is_empty() {
-        let missing = devices
+    if !served.is_empty() {
+        let missing = served
             .iter()
             .map(|(socket, _)| format!("[ ! -S {socket} ]"));
         let missing: Vec<_> = missing.collect();
         let missing = missing.join(" || ");
         text.push(format!("while {missing}; do sleep 0.1; done\n"));
     }
-    let addresses = devices
-        .iter()
-        .map(|(socket, _)| format!("path={socket}").into());
-    let addresses: Vec<OsString> = addresses.collect();
-    let devices = qemu::Devices::Ours(&addresses);
     let arguments = qemu::arguments(machine, machine.kernel.path(), &devices);
     text.push(qemu::shell_line(&qemu::program(), &arguments));
     text
+}
+
+/// The commands that serve our devices, with their sockets, in slot order.
+fn ours(machine: &Machine) -> Vec<(String, Command)> {
+    let program = std::env::args_os().next();
+    let program = program.unwrap_or_else(|| "hartvisor".into());
+    let slots = slots::slots(&machine.config).into_iter();
+    let served = slots.filter_map(|slot| {
+        let option = slot.option(machine)?;
+        let socket = format!("hartvisor-{}.sock", slot.name());
+        let mut command = Command::new(&program);
+        command.args(["vhost-user", "--once", "--socket", &socket, "--device"]);
+        command.arg(option);
+        Some((socket, command))
+    });
+    served.collect()
 }

@@ -11,15 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-/// How long a program that failed may take to end.
-const END: Duration = Duration::from_secs(5);
-
 /// How often it is looked at meanwhile.
-pub(super) const LOOK: Duration = Duration::from_millis(5);
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
 
 /// A running program. It ends when its connection to this process is closed.
 #[derive(Debug)]
-pub(super) struct Helper {
+pub(crate) struct Helper {
     child: Child,
     /// What it says on stderr, as far as the pipe holds it.
     said: OwnedFd,
@@ -30,7 +27,7 @@ impl Helper {
     ///
     /// # Errors
     /// It does not exist, or may not be executed.
-    pub(super) fn start(command: &mut Command) -> io::Result<Helper> {
+    pub(crate) fn start(command: &mut Command) -> io::Result<Helper> {
         let (said, says) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let child = command
             .stdin(Stdio::null())
@@ -42,34 +39,29 @@ impl Helper {
         Ok(Helper { child, said })
     }
 
-    /// How it has ended, if it has.
-    pub(super) fn ended(&mut self) -> Option<String> {
-        match self.child.try_wait() {
-            Ok(None) => None,
-            Ok(Some(status)) => Some(status.to_string()),
-            Err(error) => Some(error.to_string()),
-        }
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Ends it, unless it ends by itself soon. Returns how it ended, and the last line that it said.
-    pub(super) fn finish(mut self) -> (String, String) {
+    /// How it ended, and the last line that it said, if it failed or does so within `grace`.
+    pub(crate) fn failure(&mut self, grace: Duration) -> Option<(String, String)> {
         let since = Instant::now();
-        let status = loop {
-            if let Some(status) = self.ended() {
-                break status;
-            }
-            if since.elapsed() > END {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                break "it did not end".to_owned();
+        while !self.has_ended() {
+            if since.elapsed() > grace {
+                return None;
             }
             std::thread::sleep(LOOK);
-        };
+        }
+        let status = self.child.try_wait().ok()??;
+        if status.success() {
+            return None;
+        }
         let mut text = String::new();
         // To the end of what is there.
-        let _ = File::from(self.said).read_to_string(&mut text);
+        let _ = File::from(self.said.try_clone().ok()?).read_to_string(&mut text);
         let last = text.trim().lines().last().unwrap_or("it said nothing");
-        (status, last.to_owned())
+        Some((status.to_string(), last.to_owned()))
     }
 }
 
@@ -77,13 +69,13 @@ impl Helper {
 ///
 /// # Errors
 /// The descriptor is not open.
-pub(super) fn inherit(fd: impl AsFd) -> io::Result<()> {
+pub(crate) fn inherit(fd: impl AsFd) -> io::Result<()> {
     Ok(fcntl_setfd(fd, FdFlags::empty())?)
 }
 
 /// The program that the environment variable names, else the first of `usual` that exists, else the
 /// last of them.
-pub(super) fn program(variable: &str, usual: &[&str]) -> PathBuf {
+pub(crate) fn program(variable: &str, usual: &[&str]) -> PathBuf {
     if let Some(named) = std::env::var_os(variable).filter(|name| !name.is_empty()) {
         return named.into();
     }

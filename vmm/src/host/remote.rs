@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use devices::lock;
 use devices::transport::remote::{self, Kind, Remote, Source};
@@ -20,6 +21,9 @@ use crate::error::{Class, Error};
 
 /// The size of a file system's queues, as in QEMU.
 const QUEUE_SIZE: u16 = 128;
+
+/// How long a virtiofsd that has closed its connection may take to end.
+const END: Duration = Duration::from_secs(1);
 
 /// Errors of back ends.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +153,7 @@ pub struct Directory {
     config: Share,
     /// The name by which the guest mounts it.
     pub tag: String,
+    index: usize,
     started: OnceLock<UnixStream>,
     helper: Mutex<Option<Helper>>,
     remote: OnceLock<Arc<Remote>>,
@@ -168,6 +173,7 @@ impl Directory {
         }
         Ok(Directory {
             tag: config.tag(index),
+            index,
             config: config.clone(),
             started: OnceLock::new(),
             helper: Mutex::new(None),
@@ -185,12 +191,10 @@ impl Directory {
             let stream = stream.map_err(Error::host("duplicate a socket"))?;
             let kind = Kind::file_system(QUEUE_SIZE, &self.tag);
             let remote = Remote::connect(name, kind, Source::Once(stream));
-            remote.map_err(|source| match lock(&self.helper).take() {
-                Some(helper) => self.failed(helper),
-                None => not_usable(
-                    format!("--share {}", self.config.directory.display()),
-                    source,
-                ),
+            remote.map_err(|source| {
+                let option = || format!("--share {}", self.config.directory.display());
+                self.failure()
+                    .unwrap_or_else(|| not_usable(option(), source))
             })
         })
     }
@@ -203,14 +207,15 @@ impl Directory {
         Ok(self.running()?.as_fd())
     }
 
-    fn failed(&self, helper: Helper) -> Error {
-        let (status, said) = helper.finish();
-        Error::from(RemoteError::Virtiofsd {
+    /// Why virtiofsd has failed, if it has or is about to.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let (status, said) = lock(&self.helper).as_mut()?.failure(END)?;
+        Some(Error::from(RemoteError::Virtiofsd {
             directory: self.config.directory.clone(),
             program: program(),
             status,
             said,
-        })
+        }))
     }
 
     /// Starts virtiofsd, once.
@@ -221,6 +226,31 @@ impl Directory {
         let (helper, stream) = self.start()?;
         *lock(&self.helper) = Some(helper);
         Ok(self.started.get_or_init(|| stream))
+    }
+
+    /// The command that serves it, for a user to start, and the socket where it does.
+    pub(crate) fn command(&self) -> (String, Command) {
+        let socket = self.socket();
+        let command = self.virtiofsd(&format!("--socket-path={socket}"));
+        (socket, command)
+    }
+
+    /// The socket in the directory of a user who starts virtiofsd.
+    pub(crate) fn socket(&self) -> String {
+        format!("hartvisor-share{}.sock", self.index)
+    }
+
+    fn virtiofsd(&self, socket: &str) -> Command {
+        let mut command = Command::new(program());
+        command
+            .arg(socket)
+            .arg("--shared-dir")
+            .arg(&self.config.directory)
+            .args(["--sandbox", self.config.sandbox.name()]);
+        if self.config.readonly {
+            command.arg("--readonly");
+        }
+        command
     }
 
     fn start(&self) -> Result<(Helper, UnixStream), Error> {
@@ -234,20 +264,8 @@ impl Directory {
         let listener = UnixListener::bind(&path).map_err(Error::host("create a socket"))?;
         let stream = UnixStream::connect(&path).map_err(Error::host("connect to a socket"))?;
         inherit(&listener).map_err(Error::host("pass a descriptor to virtiofsd"))?;
-        let mut command = Command::new(&program);
-        command
-            .arg(format!("--fd={}", listener.as_raw_fd()))
-            .arg("--shared-dir")
-            .arg(&self.config.directory)
-            .args([
-                "--sandbox",
-                self.config.sandbox.name(),
-                "--log-level",
-                "error",
-            ]);
-        if self.config.readonly {
-            command.arg("--readonly");
-        }
+        let mut command = self.virtiofsd(&format!("--fd={}", listener.as_raw_fd()));
+        command.args(["--log-level", "error"]);
         let helper = Helper::start(&mut command).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::from(RemoteError::NoVirtiofsd { program }),
             _ => Error::host(format!("start {}", program.display()))(source),

@@ -91,10 +91,14 @@ fn share(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let Some(directory) = machine.directories.get(nth) else {
         return;
     };
-    // Before QEMU is started, all are lent once.
-    let fd = directory.lend().map_or(-1, |fd| fd.as_raw_fd());
     let (id, bus) = (format!("share{nth}"), &place.bus);
-    line.socket(&id, format!("fd={fd}").as_ref());
+    let address = match place.consoles {
+        // Before QEMU is started, all are lent once.
+        Some(_) => format!("fd={}", directory.lend().map_or(-1, |fd| fd.as_raw_fd())),
+        // The printed command inherits nothing.
+        None => format!("path={}", directory.socket()),
+    };
+    line.socket(&id, address.as_ref());
     let tag = double_commas(directory.tag.as_ref());
     let device = format!(
         "vhost-user-fs-device,chardev={id},tag={},bus={bus}",

@@ -59,7 +59,14 @@ pub(super) fn start(config: &Net) -> Result<UnixStream, Error> {
     }
     let mut passt = Helper::start(&mut command).map_err(|source| not_started(&program, source))?;
     if !is_ready(&mut passt, &pid) {
-        let (status, said) = passt.finish();
+        let failure = passt.failure(LOOK);
+        let slow = || {
+            (
+                format!("no process ID within {} s", START.as_secs()),
+                "it runs".into(),
+            )
+        };
+        let (status, said) = failure.unwrap_or_else(slow);
         return Err(Error::from(NetError::Passt { program, status, said }));
     }
     Ok(ours)
@@ -85,7 +92,7 @@ fn is_ready(passt: &mut Helper, pid: &Path) -> bool {
         if pid.metadata().is_ok_and(|file| file.len() > 0) {
             return true;
         }
-        if passt.ended().is_some() {
+        if passt.has_ended() {
             return false;
         }
         std::thread::sleep(LOOK);

@@ -8,7 +8,7 @@ use rustix::system::uname;
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
-use crate::host::{firmware, net, remote};
+use crate::host::{firmware, net, share};
 use crate::qemu;
 use crate::qemu::QemuError;
 
@@ -57,7 +57,7 @@ impl Report {
             network: net::ways()
                 .map(|(name, way)| (name, way.map_err(|why| why.chain())))
                 .into(),
-            virtiofsd: remote::version().map_err(|why| why.chain()),
+            virtiofsd: share::version().map_err(|why| why.chain()),
         }
     }
 

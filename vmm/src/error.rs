@@ -8,6 +8,7 @@ use crate::host::disk::DiskError;
 use crate::host::files::FileError;
 use crate::host::net::NetError;
 use crate::host::remote::RemoteError;
+use crate::host::share::ShareError;
 use crate::host::socket::SocketError;
 use crate::kvm::KvmError;
 use crate::loader::KernelError;
@@ -47,6 +48,8 @@ pub enum Error {
     Qemu(#[from] QemuError),
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Share(#[from] ShareError),
     #[error(transparent)]
     Socket(#[from] SocketError),
 
@@ -105,6 +108,7 @@ impl Error {
             Error::Net(error) => error.class(),
             Error::Qemu(error) => error.class(),
             Error::Remote(error) => error.class(),
+            Error::Share(error) => error.class(),
             Error::Socket(error) => error.class(),
             Error::NoExternal { .. } | Error::Neither { .. } => Class::Host,
             Error::Host { .. } | Error::Internal(_) => Class::Own,

@@ -5,7 +5,8 @@
 //!   cloud_init           a disk made of files
 //!   port ──── socket     back ends of consoles and ports
 //!   net ──┬── helper     tap interfaces of network cards, and passt
-//!   remote┘              back ends of other processes, and virtiofsd
+//!   share ─┤             directories of the host, and virtiofsd
+//!   remote ┘             devices that other processes serve
 //!   vsock ─── socket     the socket of the socket device
 //!   balloon              the file with a memory balloon's size
 //!   firmware             where the firmware of guests without a kernel is installed
@@ -28,6 +29,7 @@ pub mod net;
 pub mod pidfile;
 pub mod port;
 pub mod remote;
+pub mod share;
 pub(crate) mod slice;
 pub(crate) mod socket;
 pub mod terminal;

@@ -30,7 +30,7 @@ use crate::control::{Control, Request};
 use crate::error::Error;
 use crate::host::helper;
 use crate::host::hugepages;
-use crate::host::remote::Directory;
+use crate::host::share::Directory;
 use crate::host::terminal;
 use crate::machine::{Disk, End, Machine};
 use crate::observe::{Moment, Observer};

@@ -11,7 +11,7 @@ use crate::board::slots;
 use crate::config::{self, Accel, Devices};
 use crate::error::Error;
 use crate::host::pidfile::PidFile;
-use crate::host::remote::Directory;
+use crate::host::share::Directory;
 use crate::loader::Format;
 use crate::machine::{End, Machine};
 use crate::observe::{self, Moment, Observer, Unobserved};

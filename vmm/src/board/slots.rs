@@ -28,6 +28,7 @@ mod console;
 mod disk;
 mod net;
 mod remote;
+mod share;
 mod vsock;
 
 pub(crate) use console::{ConsoleSockets, Sockets, virtio_target};
@@ -182,8 +183,8 @@ static TABLE: [Row; 9] = [
     net::ROW,
     vsock::ROW,
     balloon::ROW,
-    remote::VHOST_USER,
-    remote::SHARE,
+    remote::ROW,
+    share::ROW,
 ];
 
 /// A device of a machine, and its slot.

@@ -1,7 +1,6 @@
-//! The rows of devices that other processes serve.
+//! The row of devices that other processes serve.
 
 use std::ffi::OsString;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use devices::net::Link;
@@ -13,7 +12,7 @@ use crate::config::{RemoteType, double_commas};
 use crate::error::Error;
 use crate::machine::Machine;
 
-pub(super) const VHOST_USER: Row = Row {
+pub(super) const ROW: Row = Row {
     name: "vhost-user",
     title: "the devices of --vhost-user",
     count: Count::Many(|config| config.vhost_user.len()),
@@ -22,20 +21,7 @@ pub(super) const VHOST_USER: Row = Row {
         let back_end = back_end.ok_or_else(|| Error::Internal(format!("no back end {nth}")))?;
         Ok(Model::remote(back_end.remote(&format!("vhost-user{nth}"))?))
     },
-    qemu: vhost_user,
-    served: None,
-};
-
-pub(super) const SHARE: Row = Row {
-    name: "share",
-    title: "the shared directories",
-    count: Count::Many(|config| config.shares.len()),
-    model: |parts, nth| {
-        let directory = parts.machine.directories.get(nth);
-        let directory = directory.ok_or_else(|| Error::Internal(format!("no share {nth}")))?;
-        Ok(Model::remote(directory.remote(&format!("share{nth}"))?))
-    },
-    qemu: share,
+    qemu,
     served: None,
 };
 
@@ -52,7 +38,7 @@ pub(super) fn follow<'m>(link: Arc<Link>) -> Attached<'m> {
 }
 
 /// QEMU's front end of a device whose back end listens on a socket.
-fn vhost_user(line: &mut Line, machine: &Machine, place: &Place<'_>) {
+fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let nth = place.nth;
     let Some(back_end) = machine.back_ends.get(nth) else {
         return;
@@ -83,26 +69,4 @@ fn vhost_user(line: &mut Line, machine: &Machine, place: &Place<'_>) {
         }
     };
     line.add(["-device", &format!("{device},bus={bus}")]);
-}
-
-/// QEMU's front end of a virtiofsd, whose socket it inherits.
-fn share(line: &mut Line, machine: &Machine, place: &Place<'_>) {
-    let nth = place.nth;
-    let Some(directory) = machine.directories.get(nth) else {
-        return;
-    };
-    let (id, bus) = (format!("share{nth}"), &place.bus);
-    let address = match place.consoles {
-        // Before QEMU is started, all are lent once.
-        Some(_) => format!("fd={}", directory.lend().map_or(-1, |fd| fd.as_raw_fd())),
-        // The printed command inherits nothing.
-        None => format!("path={}", directory.socket()),
-    };
-    line.socket(&id, address.as_ref());
-    let tag = double_commas(directory.tag.as_ref());
-    let device = format!(
-        "vhost-user-fs-device,chardev={id},tag={},bus={bus}",
-        tag.display()
-    );
-    line.add(["-device", &device]);
 }

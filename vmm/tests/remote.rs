@@ -11,7 +11,7 @@ use std::path::Path;
 
 mod support;
 
-use support::lab::{self, hartvisor, host_file, run, text};
+use support::lab::{self, guest, hartvisor, host_file, run, text};
 use support::linux;
 
 /// Runs Debian's kernel in the host with `options` and the init program `init`, with these commands
@@ -154,4 +154,57 @@ fn a_disk_survives_the_restart_of_its_back_end() {
         &text,
         &["guest: part 7", "status=0", "its back end is gone"],
     );
+}
+
+/// A disk of 1 MiB and random numbers from back ends at sockets, for the tests of our guest, which
+/// restore what they write.
+fn test_with(serve: &str, run: &str) -> String {
+    format!(
+        "cd $1
+         seq 200000 | head -c 1048576 >disk
+         sum=$(sha256sum <disk)
+         {serve} vhost-user --once --socket disk.sock --device block,path=disk,serial=ours & disk=$!
+         {serve} vhost-user --once --socket rng.sock --device rng & rng=$!
+         until [ -S disk.sock ] && [ -S rng.sock ]; do sleep 0.1; done
+         {run} --cmdline test --no-rng --vhost-user socket=disk.sock,type=blk \
+             --vhost-user socket=rng.sock,type=rng </dev/null 2>&1 || kill $disk $rng
+         echo status=$?
+         wait $disk && wait $rng && [ \"$(sha256sum <disk)\" = \"$sum\" ] && echo restored"
+    )
+}
+
+fn assert_tested(text: &str) {
+    let bad = |line: &&str| line.starts_with("not ok") && !line.contains("# TODO");
+    assert_eq!(text.lines().find(bad), None, "{text}");
+    assert_has(
+        text,
+        &["disk \"ours\", 2048 sectors", "status=0", "restored"],
+    );
+}
+
+#[test]
+fn the_bare_metal_guest_passes_its_tests_on_devices_of_back_ends() {
+    let run = format!(
+        "{} run --accel kvm --kernel {}",
+        hartvisor().display(),
+        guest().display()
+    );
+    let script = test_with(&hartvisor().display().to_string(), &run);
+    let mut command = lab::lab(&["--aia"], &[]);
+    let output = run_in(command.args(["sh", "-c", &script, "sh", "/tmp"]));
+    assert_tested(&output);
+}
+
+#[test]
+fn it_does_so_under_qemu() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = env!("CARGO_BIN_EXE_hartvisor");
+    let run = format!("{ours} run --accel qemu --kernel {}", guest().display());
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &test_with(ours, &run), "sh"]);
+    assert_tested(&run_in(command.arg(folder.path())));
+}
+
+fn run_in(command: &mut std::process::Command) -> String {
+    text(&run(command, b""))
 }

@@ -56,6 +56,8 @@ struct Connection {
     client: Frontend,
     offered: u64,
     protocol: VhostUserProtocolFeatures,
+    /// Whether the back end has mapped the memory of the VM.
+    shared: bool,
 }
 
 /// The state of a device that another process serves. Only its thread uses it.
@@ -205,14 +207,11 @@ impl Session {
             return Err(Error::Lacks("VHOST_USER_PROTOCOL_F_CONFIG"));
         }
         client.set_protocol_features(protocol)?;
-        if protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
-            client.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        }
         if protocol.contains(VhostUserProtocolFeatures::MQ) && client.get_queue_num()? < queues {
             return Err(Error::Lacks("a queue"));
         }
         client.set_owner()?;
-        Ok(Connection { client, offered, protocol })
+        Ok(Connection { client, offered, protocol, shared: false })
     }
 
     /// Reaches the back end once more, and brings it to the state of the lost one.
@@ -292,6 +291,9 @@ impl Session {
 
     pub(super) fn attach(&mut self, setup: Setup) {
         self.setup = Some(setup);
+        if let Some(connection) = &mut self.connection {
+            connection.shared = false;
+        }
     }
 
     pub(super) fn detach(&mut self) {
@@ -357,9 +359,11 @@ impl Session {
         let mut in_flight = self.in_flight.take();
         let sizes = self.kind.queues.iter();
         let (count, size) = (sizes.len(), sizes.max().copied().unwrap_or(0));
-        self.talk(|Connection { client, protocol, .. }| {
+        self.talk(|Connection { client, protocol, shared, .. }| {
             client.set_features(accepted)?;
-            client.set_mem_table(&regions?)?;
+            if !std::mem::replace(shared, true) {
+                client.set_mem_table(&regions?)?;
+            }
             if protocol.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD) {
                 let wanted =
                     VhostUserInflight::new(0, 0, u16::try_from(count).unwrap_or(u16::MAX), size);
@@ -410,9 +414,7 @@ impl Session {
         }
         let mut base = None;
         self.talk(|connection| {
-            let client = &mut connection.client;
-            client.set_vring_enable(index, false)?;
-            base = Some(client.get_vring_base(index)?);
+            base = Some(connection.client.get_vring_base(index)?);
             Ok(())
         });
         let base = base.and_then(|base| u16::try_from(base).ok());
@@ -450,7 +452,9 @@ impl Session {
             client.set_vring_base(index, base)?;
             client.set_vring_call(index, &call)?;
             client.set_vring_kick(index, &kick)?;
-            client.set_vring_enable(index, true)
+            // This one alone is confirmed: each confirmation takes time, and messages are handled in
+            // order.
+            connection.confirmed(|client| client.set_vring_enable(index, true))
         });
     }
 }
@@ -470,6 +474,17 @@ fn addresses(memory: &Memory, config: &QueueConfig) -> Option<VringConfigData> {
 }
 
 impl Connection {
+    /// Sends a message and waits until the back end has handled it and those before, if it can
+    /// confirm that.
+    fn confirmed<T>(&mut self, send: impl FnOnce(&mut Frontend) -> T) -> T {
+        if self.protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
+            self.client.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        }
+        let sent = send(&mut self.client);
+        self.client.set_hdr_flags(VhostUserHeaderFlag::empty());
+        sent
+    }
+
     /// The first `len` bytes of the device's configuration space.
     fn config(&mut self, len: u32) -> Result<Vec<u8>, Error> {
         let nothing = vec![0; len as usize];

@@ -65,7 +65,7 @@ fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
         Some(RemoteType::Rng) => format!("vhost-user-rng,chardev={id}"),
         Some(RemoteType::Vsock) => format!("vhost-user-vsock-device,chardev={id}"),
         Some(RemoteType::Blk) | None => {
-            format!("vhost-user-blk-device,chardev={id},num-queues=1,queue-size={size}")
+            format!("vhost-user-blk,chardev={id},num-queues=1,queue-size={size}")
         }
     };
     line.add(["-device", &format!("{device},bus={bus}")]);

@@ -36,7 +36,8 @@ E2E   := 'end to end: cargo test --no-fail-fast --package vmm --features e2e --t
 	'compare: cargo test --no-fail-fast --package compare --features e2e --test program'
 # Tests that run again with the kernel of Debian's next release in the emulated host.
 ON_NEXT := $(addprefix --test ,kvm matrix linux platform lifecycle observe conform)
-FULL  := 'end to end, all: cargo test --no-fail-fast --package vmm --features full --test "*"' \
+FULL  := 'a back end of others: cargo test --package devices --test remote -- --ignored' \
+	'end to end, all: cargo test --no-fail-fast --package vmm --features full --test "*"' \
 	'on the next kernel: HARTVISOR_HOST_KERNEL=next cargo test --no-fail-fast --package vmm --features e2e $(ON_NEXT)' \
 	'compare: cargo test --no-fail-fast --package compare --features full --tests' \
 	'packages: $(MAKE) --no-print-directory test-deb' \

@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::panic,
@@ -14,10 +15,12 @@
 mod disks;
 mod support;
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
@@ -30,7 +33,7 @@ use disks::{OWN, RINGS, SECTORS, check_read, open, reset_in_flight};
 use guest::block::{Request, SECTOR};
 use guest::mmio::offset;
 use guest::virtio::{feature, status};
-use guest::{Block, Registers, Segment};
+use guest::{Block, Region, Registers, Segment};
 use support::{Page, RAM, Ram, block, image, timeout, wait_for};
 
 /// A back end that is connected again after each [`restart`](Service::restart).
@@ -71,8 +74,11 @@ impl Service {
         Source::Again(Box::new(move || service.connect()))
     }
 
-    /// Ends the connection, and refuses others until `start`.
+    /// Ends the connection, once there is one, and refuses others until `start`.
     fn stop(&self) {
+        wait_for("the connection", || {
+            self.0.lock().unwrap().connection.is_some()
+        });
         let mut state = self.0.lock().unwrap();
         state.up = false;
         let connection = state.connection.take().unwrap();
@@ -160,6 +166,22 @@ fn a_paused_device_serves_nothing_until_it_is_resumed() {
     }
 }
 
+/// Makes eight reads at once, and waits for all.
+fn read_eight(block: &mut Block<Page>, data: &Region) {
+    let mut tokens: Vec<_> = (0..8)
+        .map(|n| {
+            let place = data.slice(n * SECTOR..(n + 1) * SECTOR);
+            let data = [Segment::writable(&place)];
+            block.submit(Request::read(n as u64), &data).unwrap()
+        })
+        .collect();
+    block.kick();
+    wait_for("eight reads", || {
+        tokens.retain(|token| block.poll(token).unwrap().is_none());
+        tokens.is_empty()
+    });
+}
+
 #[test]
 fn a_restarted_back_end_continues_with_what_was_not_served() {
     for ring in RINGS {
@@ -170,19 +192,10 @@ fn a_restarted_back_end_continues_with_what_was_not_served() {
         for round in 0..3 {
             check_read(&mut block, round);
             service.stop();
-            let mut tokens: Vec<_> = (0..8)
-                .map(|n| {
-                    let place = data.slice(n * SECTOR..(n + 1) * SECTOR);
-                    let data = [Segment::writable(&place)];
-                    block.submit(Request::read(n as u64), &data).unwrap()
-                })
-                .collect();
-            block.kick();
-            service.start();
-            while !tokens.is_empty() {
-                tokens.retain(|token| block.poll(token).unwrap().is_none());
-                thread::yield_now();
-            }
+            let later = service.clone();
+            let back = thread::spawn(move || later.start());
+            read_eight(&mut block, &data);
+            back.join().unwrap();
         }
     }
 }
@@ -388,5 +401,69 @@ fn a_back_end_that_ends_or_lies_while_it_serves_harms_its_device_only() {
         let other = image(SECTORS);
         let page = support::disk(&ram, &other, false);
         check_read(&mut open(&ram, &page, OWN), 1);
+    }
+}
+
+/// QEMU's storage daemon, which ends with this value.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(folder: &Path) -> Daemon {
+        let at = |name: &str| folder.join(name).display().to_string();
+        let _ = fs::remove_file(folder.join("socket"));
+        let mut command = Command::new("qemu-storage-daemon");
+        let file = format!("driver=file,filename={},node-name=file", at("disk"));
+        command.args(["--blockdev", &file]);
+        command.args(["--blockdev", "driver=raw,file=file,node-name=disk"]);
+        command.arg("--export").arg(format!(
+            "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path={}",
+            at("socket")
+        ));
+        let daemon = Daemon(command.spawn().expect("qemu-storage-daemon, in qemu-utils"));
+        wait_for("its socket", || folder.join("socket").exists());
+        daemon
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Another back end than ours, which answers out of order, notes its requests in flight, and is
+/// killed and started again.
+#[test]
+#[ignore = "needs qemu-storage-daemon: make test-full"]
+fn qemus_storage_daemon_serves_a_disk_also_after_it_was_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut disk = image(SECTORS);
+    let mut content = Vec::new();
+    disk.seek(SeekFrom::Start(0)).unwrap();
+    disk.read_to_end(&mut content).unwrap();
+    fs::write(folder.path().join("disk"), content).unwrap();
+    let mut daemon = Daemon::start(folder.path());
+    let socket = folder.path().join("socket");
+    let source = Source::Again(Box::new(move || UnixStream::connect(&socket)));
+    let remote = remote(Kind::block(128), source);
+    let ram = Ram::new();
+    let page = Page::remote(&ram, &remote);
+    for ring in RINGS {
+        let mut block = open(&ram, &page, OWN | ring);
+        (0..SECTORS).for_each(|sector| check_read(&mut block, sector));
+        block.flush(&mut timeout()).unwrap();
+        block.into_transport().reset().unwrap();
+    }
+    let mut dma = ram.dma();
+    let data = dma.alloc(8 * SECTOR).unwrap();
+    let mut block = Block::new(page.probe(), &mut dma, OWN, 64).unwrap();
+    for round in 0..3 {
+        check_read(&mut block, round);
+        page.mmio.pause();
+        page.mmio.resume();
+        drop(daemon);
+        daemon = Daemon::start(folder.path());
+        read_eight(&mut block, &data);
     }
 }

@@ -13,7 +13,7 @@ use support::conform::{
 };
 
 /// Number of tests of the conformance guest.
-const TESTS: usize = 326;
+const TESTS: usize = 432;
 
 /// Asserts that all tests ran and none failed.
 fn assert_conforms(column: &Column, results: &Results) {

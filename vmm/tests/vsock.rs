@@ -19,7 +19,7 @@ mod support;
 
 use support::lab::{self, guest as our_guest, hartvisor, host_file, run, text};
 use support::session::Session;
-use support::{linux, tap};
+use support::{echo, linux, tap};
 
 /// Sends pseudo-random bytes and ends its data, while it receives and checks the other side's, which
 /// may go on after that. It listens or dials, by AF_VSOCK in the guest and by AF_UNIX in the host.
@@ -210,58 +210,6 @@ fn debian_talks_to_programs_of_a_host_with_aia() {
     talks(&["--aia-guests", "2"]);
 }
 
-/// Sends back what it receives on each connection to a socket. Or dials a port of the guest, and
-/// wants to get back what it sends.
-const ECHO: &str = r#"
-#include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-
-static char sent[30000], got[65536];
-
-static int dial(const char *port, struct sockaddr_un *un) {
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    char byte = 0, first = 0;
-    if (connect(fd, (struct sockaddr *)un, sizeof *un)) return 2;
-    dprintf(fd, "CONNECT %s\n", port);
-    while (byte != '\n') {
-        if (read(fd, &byte, 1) != 1) return close(fd), 2;
-        if (!first) first = byte;
-    }
-    for (size_t i = 0; i < sizeof sent; i++) sent[i] = i ^ i >> 8;
-    if (first != 'O' || write(fd, sent, sizeof sent) != sizeof sent) return 1;
-    shutdown(fd, SHUT_WR);
-    size_t len = 0;
-    for (ssize_t count; (count = read(fd, got + len, sizeof got - len)) > 0; len += count);
-    printf("dial: %zu bytes, %s\n", len, len == sizeof sent && !memcmp(got, sent, len) ? "the same" : "others");
-    return 0;
-}
-
-int main(int argc, char **argv) {
-    struct sockaddr_un un = { .sun_family = AF_UNIX };
-    strcpy(un.sun_path, argv[1]);
-    if (argc > 2) {
-        // Until the guest listens.
-        for (;;) {
-            int status = dial(argv[2], &un);
-            if (status != 2) return status;
-            usleep(100000);
-        }
-    }
-    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
-    if (bind(listener, (struct sockaddr *)&un, sizeof un) || listen(listener, 10)) return 1;
-    for (;;) {
-        int fd = accept(listener, NULL, NULL);
-        for (ssize_t count; (count = read(fd, got, sizeof got)) > 0; )
-            for (ssize_t done = 0, some; done < count; done += some)
-                if ((some = write(fd, got + done, count - done)) <= 0) return 1;
-        close(fd);
-    }
-}
-"#;
-
 /// What remains of the arguments of our guest's runs on KVM and under QEMU.
 const OUR_GUEST: [&str; 2] = ["--cmdline", "test vsock=52 vsock-listen=1234"];
 
@@ -279,7 +227,7 @@ fn assert_tap(text: &str) {
 /// Our guest, with a program that sends back and one that dials.
 fn our_guest_talks(host: &[&str], controller: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let echo = linux::program(folder.path(), "echo", ECHO);
+    let echo = linux::program(folder.path(), "echo", echo::PROGRAM);
     let script = format!(
         "{0} /tmp/v.sock_52 >/dev/null 2>&1 &
          {0} /tmp/v.sock 1234 >/tmp/dialed 2>&1 & dialer=$!

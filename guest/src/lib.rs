@@ -2,7 +2,7 @@
 //! that a bare-metal RISC-V program in S-mode needs.
 //!
 //! ```text
-//!   block  console  net  vsock    a device's requests           ┐
+//!   block  console  net  vsock  a device's requests             ┐
 //!      │      │      │     │                                    │ any machine:
 //!   queue ── mmio           split virtqueue, virtio-mmio        │ unit tests run them
 //!      │      │                                                 │ against the devices,

@@ -301,9 +301,9 @@ impl<R: Registers> Vsock<R> {
         if self.get(stream)?.phase == Phase::Open {
             self.control(stream, op::SHUTDOWN, shutdown::BOTH, wait)?;
         }
-        while self.get(stream)?.phase == Phase::Open {
+        loop {
             self.poll(wait)?;
-            if !wait.wait() {
+            if self.get(stream)?.phase != Phase::Open || !wait.wait() {
                 break;
             }
         }

@@ -14,7 +14,7 @@ use super::lab::{self, hartvisor, project};
 use super::{echo, linux};
 
 /// Time limit in seconds of one guest run in the emulated host, far above what it needs.
-const TIMEOUT: &str = "600";
+const TIMEOUT: &str = "1200";
 /// The same for QEMU on this machine.
 const QEMU_TIMEOUT: &str = "120";
 /// Input typed on the virtio console.

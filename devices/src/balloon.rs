@@ -13,13 +13,15 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use log::info;
 
 use crate::memory::{Memory, Readable};
+use crate::observe::{DeviceObserver, Figures};
 use crate::signal::Signal;
+use crate::sync::lock;
 use crate::virtio::QueueError;
 use crate::virtio::{ConfigSpace, DeviceId, Queues, Ready, VirtioDevice};
 
@@ -56,8 +58,12 @@ pub struct Target {
     actual: AtomicU32,
     /// Bytes that went back to the host so far, by both ways.
     given_back: AtomicU64,
+    /// Whether the guest took pages back that the host wants. It is logged once per target.
+    took_back: AtomicBool,
     /// Whether the host wants new statistics.
     wanted: AtomicBool,
+    /// What the guest sent last.
+    statistics: Mutex<Statistics>,
     changed: Signal,
 }
 
@@ -67,7 +73,11 @@ impl Target {
     /// [`Mmio::config_changed`](crate::transport::mmio::Mmio::config_changed).
     pub fn set(&self, bytes: u64) -> bool {
         let pages = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
-        self.num_pages.swap(pages, Ordering::SeqCst) != pages
+        let changed = self.num_pages.swap(pages, Ordering::SeqCst) != pages;
+        if changed {
+            self.took_back.store(false, Ordering::SeqCst);
+        }
+        changed
     }
 
     /// Makes the device log the guest's statistics, once the driver has sent new ones.
@@ -113,7 +123,9 @@ impl Balloon {
             num_pages: AtomicU32::new(0),
             actual: AtomicU32::new(0),
             given_back: AtomicU64::new(0),
+            took_back: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
+            statistics: Mutex::default(),
             changed: Signal::new()?,
         };
         let target = Arc::new(target);
@@ -156,38 +168,49 @@ fn discard(memory: &Memory, pages: &mut Readable) -> u64 {
     bytes
 }
 
-/// The names of the statistics by their tags (§ 5.5.6.4), and by how much they are divided: those in
-/// bytes are shown in MiB.
-const STATISTIC: [(&str, u64); 10] = [
-    ("MiB swapped in", 1 << 20),
-    ("MiB swapped out", 1 << 20),
-    ("major faults", 1),
-    ("minor faults", 1),
-    ("MiB free", 1 << 20),
-    ("MiB in all", 1 << 20),
-    ("MiB available", 1 << 20),
-    ("MiB of caches", 1 << 20),
-    ("huge pages allocated", 1),
-    ("huge pages failed", 1),
+/// The statistics by their tags (§ 5.5.6.4): their names in reports and in the log, and by how much
+/// they are divided there. Those in bytes are logged in MiB.
+const STATISTIC: [(&str, &str, u64); 10] = [
+    ("swapped_in_bytes", "MiB swapped in", 1 << 20),
+    ("swapped_out_bytes", "MiB swapped out", 1 << 20),
+    ("major_faults", "major faults", 1),
+    ("minor_faults", "minor faults", 1),
+    ("free_bytes", "MiB free", 1 << 20),
+    ("total_bytes", "MiB in all", 1 << 20),
+    ("available_bytes", "MiB available", 1 << 20),
+    ("caches_bytes", "MiB of caches", 1 << 20),
+    ("huge_pages_allocated", "huge pages allocated", 1),
+    ("huge_pages_failed", "huge pages failed", 1),
 ];
+
+/// Their values, of those that the guest has sent.
+type Statistics = [Option<u64>; STATISTIC.len()];
 
 /// The most entries that are read: more than there are tags.
 const ENTRIES_MAX: usize = 64;
 
-/// Formats the statistics in a buffer, in their order; `None` if it has none. Unknown tags are
-/// ignored.
-fn statistics(buffer: &mut Readable) -> Option<String> {
-    let mut text = None;
+/// Parses the statistics in a buffer; `None` if it has none. Unknown tags are ignored.
+fn statistics(buffer: &mut Readable) -> Option<Statistics> {
+    let mut values = None;
     for _ in 0..ENTRIES_MAX {
         let Some([a, b, value @ ..]) = buffer.take::<10>() else {
             break;
         };
-        let text: &mut String = text.get_or_insert_default();
-        if let Some((name, unit)) = STATISTIC.get(usize::from(u16::from_le_bytes([a, b]))) {
-            *text += &format!(" {} {name};", u64::from_le_bytes(value) / unit);
+        let values: &mut Statistics = values.get_or_insert_default();
+        if let Some(place) = values.get_mut(usize::from(u16::from_le_bytes([a, b]))) {
+            *place = Some(u64::from_le_bytes(value));
         }
     }
-    text
+    values
+}
+
+/// Formats them for the log.
+fn text(values: &Statistics) -> String {
+    let all = STATISTIC.iter().zip(values);
+    let known = all.filter_map(|((_, name, unit), value)| Some((name, (*value)? / unit)));
+    known
+        .map(|(name, value)| format!(" {value} {name};"))
+        .collect()
 }
 
 impl VirtioDevice for Balloon {
@@ -226,10 +249,11 @@ impl VirtioDevice for Balloon {
         if has_statistics {
             let asked = &mut self.asked;
             return queue.drain(|chain| {
-                if let Some(text) = statistics(chain.readable())
-                    && std::mem::take(asked)
-                {
-                    info!("balloon: the guest's memory:{text}");
+                if let Some(values) = statistics(chain.readable()) {
+                    *lock(&target.statistics) = values;
+                    if std::mem::take(asked) {
+                        info!("balloon: the guest's memory:{}", text(&values));
+                    }
                 }
                 if target.wanted.swap(false, Ordering::SeqCst) {
                     *asked = true;
@@ -269,6 +293,26 @@ impl VirtioDevice for Balloon {
         self.target.actual.store(0, Ordering::SeqCst);
         self.target.wanted.store(false, Ordering::SeqCst);
     }
+
+    fn observe(&mut self, observer: &Arc<dyn DeviceObserver>) {
+        observer.figures(self.target());
+    }
+}
+
+impl Figures for Target {
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        let bytes = |pages: &AtomicU32| u64::from(pages.load(Ordering::SeqCst)) * PAGE;
+        let given_back = self.given_back.load(Ordering::Relaxed);
+        let mut figures = vec![
+            ("target_bytes", bytes(&self.num_pages)),
+            ("actual_bytes", bytes(&self.actual)),
+            ("given_back_bytes", given_back),
+        ];
+        let values = *lock(&self.statistics);
+        let known = STATISTIC.iter().zip(values);
+        figures.extend(known.filter_map(|((name, ..), value)| Some((*name, value?))));
+        figures
+    }
 }
 
 /// The offset of `actual` in the configuration space (§ 5.5.4), behind `num_pages`.
@@ -285,17 +329,23 @@ impl ConfigSpace for Target {
         fields.concat().read(offset, data);
     }
 
-    /// Only `actual` can be written.
+    /// Only `actual` can be written. If it falls although it is no more than the target, the guest
+    /// has taken pages back by itself: its memory was short, and it may (DEFLATE_ON_OOM).
     fn write(&self, offset: usize, data: &[u8]) {
-        let mut actual = self.actual.load(Ordering::SeqCst).to_le_bytes();
+        let before = self.actual.load(Ordering::SeqCst);
+        let mut actual = before.to_le_bytes();
         for (at, byte) in (offset..offset.saturating_add(data.len())).zip(data) {
             let field = at.checked_sub(ACTUAL);
             if let Some(place) = field.and_then(|at| actual.get_mut(at)) {
                 *place = *byte;
             }
         }
-        self.actual
-            .store(u32::from_le_bytes(actual), Ordering::SeqCst);
+        let actual = u32::from_le_bytes(actual);
+        self.actual.store(actual, Ordering::SeqCst);
+        let target = self.num_pages.load(Ordering::SeqCst);
+        if actual < before && before <= target && !self.took_back.swap(true, Ordering::SeqCst) {
+            info!("balloon: the guest has taken memory back by itself: {self}");
+        }
     }
 }
 

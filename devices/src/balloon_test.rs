@@ -265,11 +265,53 @@ fn statistics_may_be_in_any_order_and_have_unknown_tags() {
         entry(7, 5 << 20),
         vec![4; 9],
     ];
-    let text = read(&entries.concat()).unwrap();
-    assert_eq!(text, " 3 MiB of caches; 12 major faults; 5 MiB of caches;");
+    let values = read(&entries.concat()).unwrap();
+    assert_eq!(text(&values), " 12 major faults; 5 MiB of caches;");
     let many = entry(0xffff, 0).repeat(ENTRIES_MAX);
     let many = [many, entry(4, 0)].concat();
-    assert_eq!(read(&many).as_deref(), Some(""), "one beyond the limit");
+    assert_eq!(read(&many), Some([None; 10]), "one beyond the limit");
+}
+
+#[test]
+fn figures_are_those_of_host_and_device_and_what_the_guest_has_sent_last() {
+    let mut bench = Bench::new(STATISTICS, STATS_VQ);
+    let target = bench.balloon.target();
+    target.set(8 * PAGE);
+    target.write(ACTUAL, &[3, 0, 0, 0]);
+    target.given_back.store(99, Ordering::SeqCst);
+    let first = [
+        ("target_bytes", 8 * PAGE),
+        ("actual_bytes", 3 * PAGE),
+        ("given_back_bytes", 99),
+    ];
+    assert_eq!(target.figures(), first);
+    // Without a request, too: Linux sends some at its start.
+    bench.offer(&[entry(4, 70_000), entry(3, 5), entry(10, 1)].concat());
+    let known = [("minor_faults", 5), ("free_bytes", 70_000)];
+    assert_eq!(target.figures(), [&first[..], &known].concat());
+    // The last ones stay known: Linux resets the device when it powers off.
+    bench.balloon.reset();
+    let first = [first[0], ("actual_bytes", 0), first[2]];
+    assert_eq!(target.figures(), [&first[..], &known].concat());
+}
+
+#[test]
+fn memory_that_the_guest_takes_back_by_itself_is_noticed_once_per_target() {
+    let balloon = Balloon::new(0).unwrap();
+    let target = balloon.target();
+    let actual = |pages: u32| {
+        target.write(ACTUAL, &pages.to_le_bytes());
+        target.took_back.load(Ordering::SeqCst)
+    };
+    target.set(8 * PAGE);
+    // It follows the target, up and down.
+    assert!(!actual(4) && !actual(8));
+    target.set(2 * PAGE);
+    assert!(!actual(6) && !actual(2));
+    target.set(8 * PAGE);
+    assert!(!actual(7) && actual(6) && actual(8) && actual(1));
+    target.set(9 * PAGE);
+    assert!(!actual(9) && actual(8));
 }
 
 #[test]

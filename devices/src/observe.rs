@@ -135,11 +135,22 @@ pub trait DeviceObserver: Send + Sync {
         false
     }
 
+    /// The device's own figures, for reports. Called before the device is offered.
+    fn figures(&self, figures: Arc<dyn Figures>) {
+        let _ = figures;
+    }
+
     /// The rings of a queue that was kicked and is about to be served. Called if
     /// [`wants_rings`](Self::wants_rings) returns true.
     fn rings(&self, queue: u16, view: View) {
         let _ = (queue, view);
     }
+}
+
+/// Figures that only one kind of device has.
+pub trait Figures: Send + Sync {
+    /// The name and the present value of each that is known. A name ends with its unit.
+    fn figures(&self) -> Vec<(&'static str, u64)>;
 }
 
 /// The observer of one queue.

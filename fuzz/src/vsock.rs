@@ -279,7 +279,8 @@ impl World {
                     host => (host.into(), u32::from(it.guest % 4)),
                 };
                 let op = u16::from(it.op % 9);
-                let alloc = u32::from(it.alloc);
+                // Less than a program of the host writes at once.
+                let alloc = u32::from(it.alloc % 1000);
                 self.packet_with(
                     op,
                     ports,
@@ -305,7 +306,7 @@ impl World {
                 if let Some(ports) = self.asked.take() {
                     self.dialled = ports;
                     self.ends.insert(ports, End::default());
-                    self.packet(RESPONSE, ports, 0, 5000, &[], &Shape::default());
+                    self.packet(RESPONSE, ports, 0, 500, &[], &Shape::default());
                 }
             }
             Step::Chain { queue, readable, writable, shape } => {
@@ -324,7 +325,7 @@ impl World {
             Step::Credit(host, guest) => {
                 let ports = (u32::from(host % 8), u32::from(guest % 4));
                 if self.ends.contains_key(&ports) {
-                    self.packet(6, ports, 0, 9000, &[], &Shape::default());
+                    self.packet(6, ports, 0, 900, &[], &Shape::default());
                 }
             }
             Step::Events => self.events(),

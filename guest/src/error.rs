@@ -109,6 +109,15 @@ pub enum Error {
         /// Buffers that the device has used.
         used: u16,
     },
+    /// The peer has refused or reset the connection.
+    #[error("the peer has reset the connection")]
+    ConnectionReset,
+    /// Data for a stream after one side has ended it.
+    #[error("the stream takes no more data")]
+    Finished,
+    /// Too many streams at the moment: close one first.
+    #[error("no place for another stream")]
+    Streams,
     /// A buffer is not a positive multiple of 512 bytes.
     #[error("{0} bytes are not a positive multiple of 512")]
     NotSectors(usize),

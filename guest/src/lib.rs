@@ -2,8 +2,8 @@
 //! that a bare-metal RISC-V program in S-mode needs.
 //!
 //! ```text
-//!   block  console  net     a device's requests                 ┐
-//!      │      │      │                                          │ any machine:
+//!   block  console  net  vsock  a device's requests             ┐
+//!      │      │      │     │                                    │ any machine:
 //!   queue ── mmio           split virtqueue, virtio-mmio        │ unit tests run them
 //!      │      │                                                 │ against the devices,
 //!    dma   Registers  Wait  what the surroundings must provide  │ without a VM
@@ -61,6 +61,7 @@ pub mod queue;
 mod receive;
 pub mod tap;
 pub mod virtio;
+pub mod vsock;
 mod wait;
 
 #[cfg(target_os = "none")]
@@ -91,4 +92,5 @@ pub use error::Error;
 pub use mmio::{MmioRegisters, Registers, Transport};
 pub use net::Net;
 pub use queue::{Head, Layout, Queue, Segment, Used};
+pub use vsock::Vsock;
 pub use wait::Wait;

@@ -56,7 +56,7 @@ fn initialisation_follows_the_order_of_the_specification() {
             ready | DRIVER_OK
         ]
     );
-    assert_eq!(state.ready, [false, true]);
+    assert_eq!(state.ready, [false, true, false]);
     let ring = state.rings[1];
     assert_eq!(
         (ring.size, ring.descriptors, ring.driver, ring.device),

@@ -1,4 +1,5 @@
-//! A queue of buffers that the device fills: the receiveq of the console and of the network device.
+//! A queue of buffers that the device fills: the receiveq of the console, of the network device and
+//! of the socket device.
 
 use crate::{Dma, Error, Head, Queue, Region, Registers, Segment, Transport};
 

@@ -40,4 +40,8 @@ pub mod device {
     pub const CONSOLE: u32 = 3;
     /// Entropy device (§5.4).
     pub const ENTROPY: u32 = 4;
+    /// Memory balloon (§5.5).
+    pub const BALLOON: u32 = 5;
+    /// Socket device (§5.10).
+    pub const SOCKET: u32 = 19;
 }

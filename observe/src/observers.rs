@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use devices::observe::rings::View;
-use devices::observe::{DeviceObserver, Event};
+use devices::observe::{DeviceObserver, Event, Figures};
 use devices::output::Lost;
 
 use crate::error::Error;
@@ -208,6 +208,11 @@ impl DeviceObserver for Several {
 
     fn wants_rings(&self) -> bool {
         self.0.iter().any(|observer| observer.wants_rings())
+    }
+
+    fn figures(&self, figures: Arc<dyn Figures>) {
+        let each = self.0.iter();
+        each.for_each(|observer| observer.figures(Arc::clone(&figures)));
     }
 
     fn rings(&self, queue: u16, view: View) {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use devices::observe::{DeviceObserver, Event, HostCall};
+use devices::observe::{DeviceObserver, Event, Figures, HostCall};
 
 use super::*;
 use crate::exit::{Exit, test};
@@ -108,6 +108,33 @@ fn each_report_replaces_the_file_and_reads_back_unchanged() {
     assert_eq!(last.end.as_deref(), Some("signal 15"));
     assert_eq!(last.devices, first.devices);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// A device with one figure.
+struct Fixed(u64);
+
+impl Figures for Fixed {
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        vec![("actual_bytes", self.0)]
+    }
+}
+
+#[test]
+fn the_figures_of_a_device_are_those_since_the_last_reboot() {
+    let folder = tempfile::tempdir().unwrap();
+    let stats = busy(&folder.path().join("stats"));
+    for value in [4096, 8192] {
+        stats
+            .device("disk0", "block".into(), 1, true)
+            .figures(Arc::new(Fixed(value)));
+        let report = stats.report(None, None);
+        let expected = BTreeMap::from([("actual_bytes".to_owned(), value)]);
+        assert_eq!(report.devices[1].figures, expected);
+        assert!(report.devices[0].figures.is_empty());
+        let line = format!("disk0 actual_bytes  {value}");
+        let text = table::text(&report);
+        assert!(text.contains(&line), "{text}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use observe::stats::report::Report;
 
 mod support;
 
@@ -95,12 +96,18 @@ while read -r line <&4; do
 done
 wait $vmm; echo status=$?
 grep balloon log
+[ ! -e stats ] || echo "stats=$(tr -d '\n' <stats)"
 "#;
 
 /// Runs the guest with this RAM and balloon, and these answers of the host.
 fn balloon(folder: &Path, memory: &str, balloon: &str, steps: &str, answers: &str) -> String {
     let init = format!("{GUEST}{steps}{INTACT}");
-    let initramfs = linux::initramfs(folder, "host", &init);
+    with_init(folder, memory, balloon, &init, answers)
+}
+
+/// The same with this /init.
+fn with_init(folder: &Path, memory: &str, balloon: &str, init: &str, answers: &str) -> String {
+    let initramfs = linux::initramfs(folder, "host", init);
     let script = format!(
         "{answers}
          run='{} run --accel kvm --memory {memory} --balloon {balloon} --serial null --kernel {} \
@@ -198,6 +205,48 @@ fn huge_pages_that_the_guest_frees_go_back_to_the_pool() {
     let text = reports("256M,hugepages=on", "free-page-reporting=on", pool);
     let pages = number(&text, "more-huge") - number(&text, "free-huge");
     assert!(pages >= 48, "{text}");
+}
+
+/// Takes memory back when it has no other: a file of more than what is left.
+const SHORT: &str = r#"
+rm /mnt/big
+echo guest: ready
+# Linux counts what it may take back as its memory.
+while [ $(mem MemAvailable) -gt $((total - 140 * 1024)) ]; do sleep 0.2; done
+echo guest: full
+dd if=/dev/zero of=/mnt/big bs=1M count=$(($(mem MemAvailable) / 1024 + 40)) 2>/dev/null
+echo guest: wrote $(du -m /mnt/big)
+rm /mnt/big
+[ "$(sha256sum </mnt/data)" = "$sum" ] && echo guest: intact
+read -r _
+poweroff -f
+"#;
+
+/// The host has asked for 128 MiB of 256 MiB.
+#[test]
+fn a_guest_that_takes_memory_back_by_itself_says_so_once_and_statistics_have_the_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let answers = "touched() { :; }
+         ready() { echo 128M >size; kill -USR2 $vmm; }";
+    let options = "size-file=size,deflate-on-oom=on,free-page-reporting=off --stats /tmp/stats";
+    let init = format!("{GUEST}{SHORT}");
+    let text = with_init(folder.path(), "256M", options, &init, answers);
+    for part in ["guest: intact", "status=0"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let by_itself = "the guest has taken memory back by itself: target 128 MiB, actual ";
+    assert_eq!(text.matches(by_itself).count(), 1, "{text}");
+    let json = text.split("stats=").nth(1).expect(&text);
+    let report: Report = serde_json::from_str(json.lines().next().unwrap()).expect(json);
+    let balloon = report.devices.iter().find(|it| it.name == "balloon");
+    let figures = &balloon.expect(&text).figures;
+    let mib = |name: &str| figures[name] >> 20;
+    assert_eq!(mib("target_bytes"), 128, "{figures:?}");
+    // Linux has reset the device.
+    assert_eq!(mib("actual_bytes"), 0, "{figures:?}");
+    assert!(mib("given_back_bytes") >= 128, "{figures:?}");
+    // By the answer to SIGUSR1.
+    assert!((1..256).contains(&mib("available_bytes")), "{figures:?}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The socket device: programs in Debian's kernel as a guest and in the emulated host talk to each
-//! other, in both directions.
+//! The socket device: our guest, and programs in Debian's kernel as a guest, talk to programs of the
+//! emulated host, in both directions.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,9 +17,9 @@ use std::thread;
 
 mod support;
 
-use support::lab::{self, hartvisor, host_file, run, text};
-use support::linux;
+use support::lab::{self, guest as our_guest, hartvisor, host_file, run, text};
 use support::session::Session;
+use support::{echo, linux, tap};
 
 /// Sends pseudo-random bytes and ends its data, while it receives and checks the other side's, which
 /// may go on after that. It listens or dials, by AF_VSOCK in the guest and by AF_UNIX in the host.
@@ -208,6 +208,169 @@ fn debian_talks_to_programs_of_the_host() {
 #[cfg(feature = "full")]
 fn debian_talks_to_programs_of_a_host_with_aia() {
     talks(&["--aia-guests", "2"]);
+}
+
+/// What remains of the arguments of our guest's runs on KVM and under QEMU.
+const OUR_GUEST: [&str; 2] = ["--cmdline", "test vsock=52 vsock-listen=1234"];
+
+fn assert_tap(text: &str) {
+    tap::assert_passed(text, &["block device", "one hart", "typed"]);
+    for part in [
+        "socket device, context ID 7, features 0x",
+        "# 30000 bytes sent back\n",
+        "dial: 30000 bytes, the same",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+/// Our guest, with a program that sends back and one that dials.
+fn our_guest_talks(host: &[&str], controller: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let echo = linux::program(folder.path(), "echo", echo::PROGRAM);
+    let script = format!(
+        "{0} /tmp/v.sock_52 >/dev/null 2>&1 &
+         {0} /tmp/v.sock 1234 >/tmp/dialed 2>&1 & dialer=$!
+         {1} run --accel kvm --kernel {2} --vsock path=/tmp/v.sock,cid=7 {3} '{4}' </dev/null
+         echo status=$?
+         wait $dialer; cat /tmp/dialed",
+        echo.display(),
+        hartvisor().display(),
+        our_guest().display(),
+        OUR_GUEST[0],
+        OUR_GUEST[1],
+    );
+    let mut command = lab::lab(host, &[folder.path()]);
+    let output = run(
+        command.args(["sh", "-c", &format!("{{ {script}\n}} 2>&1")]),
+        b"",
+    );
+    let text = text(&output).replace('\r', "");
+    assert_tap(&text);
+    assert!(
+        text.contains("status=0") && text.contains(controller),
+        "{text}"
+    );
+}
+
+#[test]
+fn our_guest_talks_to_programs_of_the_host() {
+    our_guest_talks(&[], "# PLIC: ");
+}
+
+#[test]
+fn our_guest_talks_to_programs_of_a_host_with_aia() {
+    our_guest_talks(&["--aia-guests", "2"], "# APLIC (MSI) and IMSIC: ");
+}
+
+/// In the guest: sends back what comes on port 22, and does what the host says on its port 52. In the
+/// host: makes connections with three lives of the guest, of which it ends two by a reboot.
+const LIVES: &str = r#"
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <linux/vm_sockets.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { COUNT = 5 };
+
+static int guest(void) {
+    struct sockaddr_vm here = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = 22 };
+    struct sockaddr_vm host = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = 52 };
+    int listener = socket(AF_VSOCK, SOCK_STREAM, 0), control = socket(AF_VSOCK, SOCK_STREAM, 0);
+    if (bind(listener, (struct sockaddr *)&here, sizeof here) || listen(listener, 10)) return 1;
+    char byte = 0;
+    if (fork() == 0)
+        for (;;) {
+            int fd = accept(listener, NULL, NULL);
+            if (fork() == 0) {
+                while (read(fd, &byte, 1) == 1) write(fd, &byte, 1);
+                _exit(0);
+            }
+            close(fd);
+        }
+    if (connect(control, (struct sockaddr *)&host, sizeof host)) return 1;
+    if (read(control, &byte, 1) != 1) return 1;
+    return reboot(byte == 'r' ? RB_AUTOBOOT : RB_POWER_OFF);
+}
+
+static int dial(void) {
+    struct sockaddr_un un = { .sun_family = AF_UNIX, .sun_path = "/tmp/v.sock" };
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    char byte = 0;
+    if (connect(fd, (struct sockaddr *)&un, sizeof un)) exit(2);
+    dprintf(fd, "CONNECT 22\n");
+    while (byte != '\n') if (read(fd, &byte, 1) != 1) exit(3);
+    if (write(fd, "x", 1) != 1 || read(fd, &byte, 1) != 1 || byte != 'x') exit(4);
+    return fd;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 1) return guest();
+    struct sockaddr_un un = { .sun_family = AF_UNIX, .sun_path = "/tmp/v.sock_52" };
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    setbuf(stdout, NULL);
+    if (bind(listener, (struct sockaddr *)&un, sizeof un) || listen(listener, 10)) return 1;
+    for (int life = 0; life < 3; life++) {
+        int fds[COUNT + 1], ended = 0, open = 0;
+        fds[COUNT] = accept(listener, NULL, NULL);
+        FILE *pid = fopen("/tmp/pid", "r");
+        char path[40] = "/proc/", byte;
+        if (!pid || fscanf(pid, "%20s", path + 6) != 1) return 5;
+        fclose(pid);
+        DIR *dir = opendir(strcat(path, "/fd"));
+        while (readdir(dir)) open++;
+        closedir(dir);
+        for (int i = 0; i < COUNT; i++) fds[i] = dial();
+        if (write(fds[COUNT], life < 2 ? "r" : "o", 1) != 1) return 6;
+        // Each ends, with or without an error.
+        for (int i = 0; i <= COUNT; i++) ended += read(fds[i], &byte, 1) <= 0, close(fds[i]);
+        printf("life: %d ended, %d descriptors\n", ended, open);
+    }
+    return 0;
+}
+"#;
+
+#[test]
+fn a_reboot_ends_all_connections_and_the_next_life_has_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let lives = linux::program(folder.path(), "lives", LIVES);
+    let bin = folder.path().join("root/bin");
+    fs::create_dir_all(&bin).unwrap();
+    fs::copy(&lives, bin.join("lives")).unwrap();
+    let init = format!("{BEGIN}lives\npoweroff -f\n");
+    let initramfs = linux::initramfs(folder.path(), "host", &init);
+    let script = format!(
+        "{} host & host=$!
+         {} run --accel kvm --memory 256M --kernel {} --initrd {} --serial null --pidfile /tmp/pid \
+             --cmdline 'console=hvc0 quiet' --vsock path=/tmp/v.sock </dev/null
+         echo status=$?
+         wait $host; echo host=$?
+         ls /tmp/v.sock",
+        lives.display(),
+        hartvisor().display(),
+        host_file("vmlinux").display(),
+        initramfs.display(),
+    );
+    let mut command = lab::lab(&[], &[folder.path()]);
+    let output = run(
+        command.args(["sh", "-c", &format!("{{ {script}\n}} 2>&1")]),
+        b"",
+    );
+    let text = text(&output);
+    let lives = text
+        .lines()
+        .filter(|line| line.starts_with("life: 6 ended, "));
+    let lives: Vec<_> = lives.collect();
+    assert_eq!(lives.len(), 3, "{text}");
+    assert!(lives.iter().all(|it| *it == lives[0]), "{text}");
+    for part in ["status=0", "host=0", "/tmp/v.sock: No such file"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
 }
 
 /// The program's bytes.

@@ -30,8 +30,8 @@ pub(crate) struct State<'m> {
     pub(crate) status: u32,
     pub(crate) accepted: u64,
     pub(crate) interrupt_status: u32,
-    pub(crate) rings: [Ring; 2],
-    pub(crate) ready: [bool; 2],
+    pub(crate) rings: [Ring; 3],
+    pub(crate) ready: [bool; 3],
     pub(crate) notified: u32,
     /// All registers written, with their values.
     pub(crate) written: Vec<(usize, u32)>,
@@ -67,8 +67,8 @@ impl<'m> Device<'m> {
             status: 0,
             accepted: 0,
             interrupt_status: 0,
-            rings: [Ring::default(); 2],
-            ready: [false; 2],
+            rings: [Ring::default(); 3],
+            ready: [false; 3],
             notified: 0,
             written: Vec::new(),
             generation: 0,
@@ -110,7 +110,7 @@ impl Registers for Device<'_> {
             offset::DEVICE_ID => state.id,
             offset::VENDOR_ID => 0x554d_4551,
             offset::DEVICE_FEATURES => (state.offered >> (32 * state.select[0])) as u32,
-            offset::QUEUE_SIZE_MAX if state.queue < 2 => state.queue_size_max,
+            offset::QUEUE_SIZE_MAX if state.queue < 3 => state.queue_size_max,
             offset::QUEUE_SIZE_MAX => 0,
             offset::QUEUE_READY => state.ready[state.queue].into(),
             offset::INTERRUPT_STATUS => state.interrupt_status,
@@ -158,8 +158,8 @@ impl Registers for Device<'_> {
                 if state.slow_reset == 0 {
                     state.status = 0;
                 }
-                state.ready = [false; 2];
-                state.rings = [Ring::default(); 2];
+                state.ready = [false; 3];
+                state.rings = [Ring::default(); 3];
                 state.accepted = 0;
                 state.interrupt_status = 0;
             }

@@ -2,8 +2,9 @@
 //! the device), so adding is a load and a store, without a lock. A report reads them meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
-use devices::observe::{DeviceObserver, Event, HostCall};
+use devices::observe::{DeviceObserver, Event, Figures, HostCall};
 
 use super::clock::{Clock, Ticks};
 use super::histogram::{Histogram, add};
@@ -98,6 +99,8 @@ pub(crate) struct DeviceCounters {
     broken: AtomicU64,
     raised: AtomicU64,
     host: HostCounters,
+    /// Those of the device since the last reboot, if it has any.
+    figures: Mutex<Option<Arc<dyn Figures>>>,
 }
 
 struct QueueCounters {
@@ -140,6 +143,7 @@ impl DeviceCounters {
                 latency: has_file.then(Histogram::new),
                 ..HostCounters::default()
             },
+            figures: Mutex::default(),
         }
     }
 
@@ -152,6 +156,8 @@ impl DeviceCounters {
     /// `wire`: whether its interrupts were counted; `ticks`: the unit of its times.
     pub(super) fn report(&self, name: &str, wire: bool, ticks: Ticks) -> report::Device {
         let queues = self.queues.iter().map(|queue| queue.report(ticks));
+        let figures = devices::lock(&self.figures).clone();
+        let figures = figures.map(|it| it.figures()).unwrap_or_default();
         report::Device {
             name: name.to_owned(),
             kind: self.kind.clone(),
@@ -161,11 +167,19 @@ impl DeviceCounters {
             broken: self.broken.load(Relaxed),
             interrupts: wire.then(|| self.raised.load(Relaxed)),
             host: self.host.report(ticks),
+            figures: figures
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
         }
     }
 }
 
 impl DeviceObserver for DeviceCounters {
+    fn figures(&self, figures: Arc<dyn Figures>) {
+        *devices::lock(&self.figures) = Some(figures);
+    }
+
     fn see(&self, event: Event) {
         match event {
             Event::Kicked { queue } => {

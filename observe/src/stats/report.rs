@@ -113,6 +113,10 @@ pub struct Device {
     pub interrupts: Option<u64>,
     /// System calls on its file; null if it has none.
     pub host: Option<Host>,
+    /// What only its kind has, by a name that ends with the unit: of a balloon, the target, what the
+    /// guest says it has given up, what went back to the host, and the guest's last statistics.
+    #[serde(default)]
+    pub figures: BTreeMap<String, u64>,
 }
 
 /// One queue.

@@ -18,6 +18,7 @@ pub(super) fn text(report: &Report) -> String {
     text.push_str(&table(&registers(report)));
     text.push_str(&table(&queues(&report.devices)));
     text.push_str(&table(&devices(&report.devices)));
+    text.push_str(&table(&figures(&report.devices)));
     text.push_str(&table(&kvm(report)));
     for lost in &report.lost {
         let _ = writeln!(
@@ -170,6 +171,18 @@ fn devices(devices: &[Device]) -> Rows {
             row.extend(spread(&host.latency));
         }
         rows.push(row);
+    }
+    rows
+}
+
+/// What only one kind of device has, one per line.
+fn figures(devices: &[Device]) -> Rows {
+    let mut rows = vec![heading(&["figure of a device", ""])];
+    for device in devices {
+        let line = |(name, value): (&String, &u64)| {
+            vec![format!("{} {name}", device.name), value.to_string()]
+        };
+        rows.extend(device.figures.iter().map(line));
     }
     rows
 }

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::lab::{self, hartvisor, project};
+use super::{echo, linux};
 
 /// Time limit in seconds of one guest run in the emulated host, far above what it needs.
-const TIMEOUT: &str = "600";
+const TIMEOUT: &str = "1200";
 /// The same for QEMU on this machine.
 const QEMU_TIMEOUT: &str = "120";
 /// Input typed on the virtio console.
@@ -86,8 +87,8 @@ pub const KVM_AIA: Column = Column {
 /// QEMU's own devices, with CPU emulation.
 pub const QEMU: Column = Column { name: "QEMU's own", ours: false, command: qemu };
 
-/// Hartvisor's disks and random number generator over vhost-user, with QEMU's virtio-mmio transport
-/// and console.
+/// Hartvisor's disks, random number generator and socket device over vhost-user, with QEMU's
+/// virtio-mmio transport and console.
 pub const VHOST_USER: Column =
     Column { name: "ours, vhost-user", ours: false, command: vhost_user };
 
@@ -100,17 +101,21 @@ fn kvm(host: &[&str], folder: &Path, cmdline: &str) -> Command {
     let options = [&["--timeout", TIMEOUT], host].concat();
     let mut command = lab::lab(&options, &[folder]);
     // The disks are on a file system that supports punching holes, the report on one that outlives
-    // the emulated host. The host's side of the tap interface answers ARP.
+    // the emulated host. The host's side of the tap interface answers ARP. The program at the
+    // socket sends back what it receives.
+    let program = linux::program(folder, "echo", echo::PROGRAM);
     let script = r#"cp "$1/disk" "$1/readonly" /tmp
+        "$5" /tmp/v.sock_52 >/dev/null 2>&1 &
         modprobe tun; tunctl -t vm0; ip addr add 192.0.2.1/24 dev vm0; ip link set vm0 up
         exec "$2" run --accel kvm --cpus 2 --kernel "$3" --cmdline "$4" --serial "file:$1/report" \
-            --disk /tmp/disk,serial=conform --disk /tmp/readonly,readonly --port name=conform,target=null --net tap=vm0"#;
+            --disk /tmp/disk,serial=conform --disk /tmp/readonly,readonly --port name=conform,target=null --net tap=vm0 --vsock path=/tmp/v.sock --balloon"#;
     command.args(["sh", "-c", script, "sh"]);
     command
         .arg(folder)
         .arg(hartvisor())
         .arg(guest())
-        .arg(cmdline);
+        .arg(cmdline)
+        .arg(program);
     command
 }
 
@@ -146,6 +151,8 @@ fn qemu(folder: &Path, cmdline: &str) -> Command {
     // Its gateway, 10.0.2.2, answers ARP.
     command.args(["-netdev", "user,id=net"]);
     command.args(["-device", "virtio-net-device,netdev=net"]);
+    // Its own socket device needs the host's vhost_vsock.
+    command.args(["-device", "virtio-balloon-device,free-page-reporting=on"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -159,6 +166,8 @@ fn vhost_user(folder: &Path, cmdline: &str) -> Command {
     command.args(["--serial", &format!("file:{}", at("report"))]);
     command.args(["--disk", &format!("{},serial=conform", at("disk"))]);
     command.args(["--disk", &format!("{},readonly", at("readonly"))]);
+    echo::serve(&folder.join("v.sock_52"));
+    command.args(["--vsock", &format!("path={}", at("v.sock"))]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

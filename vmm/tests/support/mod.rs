@@ -8,6 +8,7 @@
 )]
 
 pub mod conform;
+pub mod echo;
 pub mod efi;
 pub mod folder;
 pub mod kernel;

@@ -50,6 +50,9 @@ pub(crate) enum Kind {
     Entropy,
     /// A card of a network where 192.0.2.1 or 10.0.2.2 answers ARP, or nobody.
     Network,
+    /// A socket device whose host sends back what it receives on port 52, or refuses that port.
+    Socket,
+    Balloon,
 }
 
 impl Kind {
@@ -60,13 +63,15 @@ impl Kind {
             device::CONSOLE => Some(Kind::Console),
             device::ENTROPY => Some(Kind::Entropy),
             device::NETWORK => Some(Kind::Network),
+            device::SOCKET => Some(Kind::Socket),
+            device::BALLOON => Some(Kind::Balloon),
             _ => None,
         }
     }
 
-    /// Whether it has a receive and a transmit queue, and plain requests are in the second.
+    /// Whether it always has two queues, and plain requests are in the second: transmit, deflate.
     pub(crate) fn transmits(self) -> bool {
-        matches!(self, Kind::Console | Kind::Network)
+        !matches!(self, Kind::Disk | Kind::ReadOnly | Kind::Entropy)
     }
 }
 
@@ -83,6 +88,8 @@ impl fmt::Display for Kind {
             Kind::Console => "console",
             Kind::Entropy => "rng",
             Kind::Network => "network card",
+            Kind::Socket => "socket device",
+            Kind::Balloon => "balloon",
         })
     }
 }

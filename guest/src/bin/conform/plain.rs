@@ -3,6 +3,7 @@
 use guest::bare::{Descriptor, link};
 use guest::net::HEADER;
 use guest::tap::Failure;
+use guest::vsock::packet::{HOST, Header, STREAM, op};
 use guest::{Region, ensure};
 
 use crate::device::{DATA, Device, Kind, UNIT};
@@ -32,6 +33,9 @@ pub(crate) fn readable(region: &Region) -> Descriptor {
     Descriptor::readable(region.bus(), u32::try_from(region.len()).unwrap_or(0))
 }
 
+/// Bytes of a plain request of a balloon: the number of no page of RAM.
+const NUMBER: usize = 4;
+
 impl Device {
     /// Restores the device after a test, with rings of the usual size, and makes it serve a plain
     /// request.
@@ -42,23 +46,43 @@ impl Device {
             .map_err(|failure| Failure::new(format_args!("not healed by a reset: {failure}")))
     }
 
-    /// The buffers of the plain request number `unit`: a read of sector `unit`, a line of text,
-    /// some random bytes. They are unit `unit` of the memory.
+    /// The bytes of a plain request that the device reads as a whole: a line of text, a broadcast
+    /// that nobody answers, a packet that nobody answers, a page that is deflated.
+    pub(crate) fn output(&self, into: &mut [u8; FRAME]) -> usize {
+        let packet = Header {
+            src_cid: self.transport.config_u64(0).unwrap_or(0),
+            dst_cid: HOST,
+            kind: STREAM,
+            op: op::RST,
+            ..Header::default()
+        };
+        let (packet, frame) = (packet.bytes(), frame());
+        let bytes: &[u8] = match self.kind {
+            Kind::Network => &frame,
+            Kind::Socket => &packet,
+            Kind::Balloon => &[0; NUMBER],
+            _ => TEXT,
+        };
+        into.iter_mut().zip(bytes).for_each(|(to, it)| *to = *it);
+        bytes.len()
+    }
+
+    /// The buffers of the plain request number `unit`: a read of sector `unit`, some random bytes,
+    /// or the [`output`](Self::output). They are unit `unit` of the memory.
     pub(crate) fn buffers(&self, unit: u16) -> ([Descriptor; 3], usize) {
         let start = UNIT * usize::from(unit);
         let data = self.at(start + DATA);
         let none = Descriptor::default();
         match self.kind {
             Kind::Disk | Kind::ReadOnly => (self.read_request(unit, 512), 3),
-            Kind::Console => {
-                self.memory.write(start + DATA, TEXT);
-                ([Descriptor::readable(data, 2), none, none], 1)
-            }
             Kind::Entropy => ([Descriptor::writable(data, RANDOM), none, none], 1),
-            Kind::Network => {
-                self.memory.write(start + DATA, &frame());
-                let frame = self.memory.slice(start + DATA..start + DATA + FRAME);
-                ([readable(&frame), none, none], 1)
+            _ => {
+                let mut bytes = [0; FRAME];
+                let len = self.output(&mut bytes);
+                self.memory
+                    .write(start + DATA, bytes.get(..len).unwrap_or_default());
+                let output = self.memory.slice(start + DATA..start + DATA + len);
+                ([readable(&output), none, none], 1)
             }
         }
     }
@@ -91,15 +115,15 @@ impl Device {
                     _ => Ok(()),
                 }
             }
-            Kind::Console | Kind::Network => {
-                ensure!(written == 0, "len {written} for output, not 0");
-                Ok(())
-            }
             Kind::Entropy => {
                 ensure!(
                     (1..=RANDOM).contains(&written),
                     "len {written} for a buffer of {RANDOM} bytes"
                 );
+                Ok(())
+            }
+            _ => {
+                ensure!(written == 0, "len {written} for output, not 0");
                 Ok(())
             }
         }

@@ -11,7 +11,7 @@ use crate::device::{Device, Kind, Met, is_read_only};
 use crate::tests::{Area, Test};
 
 /// One device of each kind at most.
-const MAX_DEVICES: usize = 5;
+const MAX_DEVICES: usize = 7;
 
 /// Longest time for a hostile case, or for one act of a case with very many, in microseconds.
 /// Beyond that the case has stopped the machine.

@@ -1,6 +1,7 @@
 //! The tests: a table per area, of sections (virtio 1.3), names, kinds of devices and functions. A
 //! test's number is its place in all tables, so it changes if a test is added before it.
 
+mod balloon;
 mod block;
 mod block_features;
 mod console;
@@ -11,6 +12,7 @@ mod queue;
 mod rng;
 mod suppression;
 mod transport;
+mod vsock;
 
 use core::fmt;
 
@@ -33,6 +35,10 @@ pub(crate) const AREAS: &[Area] = &[
     Area { tests: hostile::requests::TESTS, hostile: true },
     Area { tests: net::TESTS, hostile: false },
     Area { tests: hostile::frames::TESTS, hostile: true },
+    Area { tests: vsock::TESTS, hostile: false },
+    Area { tests: hostile::packets::TESTS, hostile: true },
+    Area { tests: balloon::TESTS, hostile: false },
+    Area { tests: hostile::pages::TESTS, hostile: true },
 ];
 
 /// Tests that belong together.
@@ -69,10 +75,21 @@ const fn test(
 }
 
 /// Requirements on every device.
-const ALL: &[Kind] = &[Kind::Disk, Kind::Console, Kind::Entropy, Kind::Network];
+const ALL: &[Kind] = &[
+    Kind::Disk,
+    Kind::Console,
+    Kind::Entropy,
+    Kind::Network,
+    Kind::Socket,
+    Kind::Balloon,
+];
 
 /// Requirements on a network card.
 const NET: &[Kind] = &[Kind::Network];
+
+/// Requirements on a socket device, and on a memory balloon.
+const SOCKET: &[Kind] = &[Kind::Socket];
+const BALLOON: &[Kind] = &[Kind::Balloon];
 
 /// Requirements on the requests of a disk.
 const DISK: &[Kind] = &[Kind::Disk];

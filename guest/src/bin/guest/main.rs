@@ -2,7 +2,9 @@
 //!
 //! - `test` (default): tests machine and devices, prints TAP, and powers off with reason 0 if
 //!   nothing failed, else 1. A network card is tested with `ip=ADDRESS/PREFIX,GATEWAY`, or without
-//!   that by DHCP; `udp=ADDRESS:PORT` names a host that sends a datagram back.
+//!   that by DHCP; `udp=ADDRESS:PORT` names a host that sends a datagram back. Sockets are tested
+//!   with `vsock=PORT`, a port of the host that sends all back, and `vsock-listen=PORT`, a port of
+//!   this machine to which the host connects.
 //! - `echo`: sends the console's input back, until Ctrl-d.
 //! - `bench traps`: moves the same bytes in several ways and prints the times; `method=NAME`
 //!   selects one.

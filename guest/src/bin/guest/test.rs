@@ -7,6 +7,7 @@ mod interrupt;
 mod machine;
 mod net;
 mod smp;
+mod vsock;
 
 use dtoolkit::fdt::Fdt;
 use guest::boot::{Boot, Outcome};
@@ -21,12 +22,14 @@ use guest::{Dma, Error, MmioRegisters, Transport, mmio};
 /// machine may be emulated twice.
 const TIMEOUT: u64 = 10_000_000;
 
-/// Test points in all: those of machine, features, block, console, network and the other harts.
+/// Test points in all: those of machine, features, block, console, network, sockets and the other
+/// harts.
 const PLAN: u32 = machine::POINTS
     + features::POINTS
     + block::POINTS
     + console::POINTS
     + net::POINTS
+    + vsock::POINTS
     + smp::POINTS;
 
 /// A device's registers.
@@ -48,6 +51,7 @@ pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
     block::run(&mut rig);
     console::run(&mut rig);
     net::run(&mut rig);
+    vsock::run(&mut rig);
     smp::run(&mut rig, boot.hart);
     if rig.tap.finish() {
         Outcome::Passed
@@ -59,6 +63,12 @@ pub(crate) fn run(board: &Board<'_>, boot: Boot) -> Outcome {
 /// A wait for a device's answer.
 fn deadline() -> Deadline {
     Deadline::after(TIMEOUT)
+}
+
+/// The value of `name=` in the command line.
+fn setting<'a>(rig: &Rig<'a>, name: &str) -> Option<&'a str> {
+    let mut words = rig.board.bootargs.split_whitespace();
+    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// The device in a slot, `None` if the slot is empty.

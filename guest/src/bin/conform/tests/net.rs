@@ -221,7 +221,7 @@ pub(super) fn post(device: &Device, lens: &[u32]) {
 }
 
 /// The offset of receive buffer `index`.
-fn place(index: u16) -> usize {
+pub(super) fn place(index: u16) -> usize {
     AT + ROOM * usize::from(index)
 }
 

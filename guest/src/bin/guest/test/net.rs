@@ -16,7 +16,7 @@ use guest::virtio::device;
 use guest::{ensure, irq};
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
 
-use super::{Registers, Rig, deadline, devices, interrupt};
+use super::{Registers, Rig, deadline, devices, interrupt, setting};
 use stack::Stack;
 
 pub(super) const POINTS: u32 = 7;
@@ -205,12 +205,6 @@ fn plain(rig: &mut Rig<'_>, card: Card) -> Verdict {
     };
     net.into_transport().reset()?;
     result
-}
-
-/// The value of `name=` in the command line.
-fn setting<'a>(rig: &Rig<'a>, name: &str) -> Option<&'a str> {
-    let mut words = rig.board.bootargs.split_whitespace();
-    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// `ADDRESS/PREFIX,GATEWAY`.

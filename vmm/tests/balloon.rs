@@ -200,6 +200,7 @@ fn shared_memory_that_the_guest_frees_goes_back() {
 }
 
 #[test]
+#[cfg(feature = "full")]
 fn huge_pages_that_the_guest_frees_go_back_to_the_pool() {
     let pool = "echo 140 >/proc/sys/vm/nr_hugepages";
     let text = reports("256M,hugepages=on", "free-page-reporting=on", pool);

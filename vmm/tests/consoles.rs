@@ -125,6 +125,7 @@ fn debian_sees_the_window_and_its_changes() {
 
 /// With additional ports the size comes in messages, not in the configuration space.
 #[test]
+#[cfg(feature = "full")]
 fn debian_sees_the_window_beside_ports_too() {
     sees_the_window("--port name=none,target=null");
 }

@@ -128,6 +128,7 @@ fn debian_sees_twenty_six_disks_behind_a_plic() {
 }
 
 #[test]
+#[cfg(feature = "full")]
 fn debian_sees_twenty_six_disks_behind_an_aia() {
     sees_every_disk(&["--aia"], "aia");
 }

@@ -122,6 +122,7 @@ fn debian_talks_to_the_host_through_a_tap_interface() {
 }
 
 #[test]
+#[cfg(feature = "full")]
 fn debian_talks_to_a_host_with_aia_without_offloads() {
     carries(&["--aia-guests", "2"], ",offload=off");
 }

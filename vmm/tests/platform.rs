@@ -53,6 +53,7 @@ fn debian_lives_twice_on_its_serial_port_and_knows_the_time() {
 }
 
 #[test]
+#[cfg(feature = "full")]
 fn debian_lives_twice_on_its_serial_port_with_an_aia() {
     lives_twice(&["--aia"], "APLIC-MSI");
 }

@@ -259,6 +259,7 @@ fn our_guest_talks_to_programs_of_the_host() {
 }
 
 #[test]
+#[cfg(feature = "full")]
 fn our_guest_talks_to_programs_of_a_host_with_aia() {
     our_guest_talks(&["--aia-guests", "2"], "# APLIC (MSI) and IMSIC: ");
 }

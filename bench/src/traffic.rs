@@ -19,8 +19,9 @@ pub const HOST: &str = "192.0.2.1";
 /// The guest's address and the length of its prefix.
 pub const GUEST: &str = "192.0.2.2/24";
 
-/// Datagrams per credit.
-const WINDOW: usize = 64;
+/// Datagrams per credit: as many as fit into a socket's buffer (net.core.rmem_default) if each takes
+/// a page and more.
+const WINDOW: usize = 32;
 
 /// Bytes per write to a stream.
 const PART: usize = 128 << 10;

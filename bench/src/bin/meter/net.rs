@@ -86,14 +86,17 @@ pub(crate) struct Passt(Child);
 impl Passt {
     /// Starts one whose socket is at `path`.
     pub(crate) fn start(path: &Path) -> Result<Passt> {
-        fresh(path)?;
+        // It writes its process ID when it is ready.
+        let ready = fresh(path.with_extension("pid"))?;
         let mut command = Command::new("passt");
         command
-            .args(["--foreground", "--quiet", "--socket"])
-            .arg(path)
+            .args(["--foreground", "--quiet", "--pid"])
+            .arg(&ready)
+            .arg("--socket")
+            .arg(fresh(path)?)
             .stdin(Stdio::null());
         let mut passt = Passt(command.spawn().context("start passt")?);
-        while !path.exists() {
+        while !ready.metadata().is_ok_and(|file| file.len() > 0) {
             if let Some(status) = passt.0.try_wait()? {
                 anyhow::bail!("passt ended with {status}");
             }

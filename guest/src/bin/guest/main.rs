@@ -3,7 +3,8 @@
 //! - `test` (default): tests machine and devices, prints TAP, and powers off with reason 0 if
 //!   nothing failed, else 1. A network card is tested with `ip=ADDRESS/PREFIX,GATEWAY`, or without
 //!   that by DHCP; `udp=ADDRESS:PORT` names a host that sends a datagram back.
-//! - `echo`: sends the console's input back, until Ctrl-d.
+//! - `echo`: sends the console's input back, until Ctrl-d. With `ip=ADDRESS/PREFIX,GATEWAY` the
+//!   network card answers pings meanwhile.
 //! - `bench traps`: moves the same bytes in several ways and prints the times; `method=NAME`
 //!   selects one.
 //! - `faults`: executes instructions that trap, and prints the results.

@@ -5,7 +5,7 @@ mod console;
 mod features;
 mod interrupt;
 mod machine;
-mod net;
+pub(crate) mod net;
 mod smp;
 
 use dtoolkit::fdt::Fdt;

@@ -490,14 +490,17 @@ fn iperf3_of_debian_measures_both_directions() {
         "modprobe tun; modprobe loop; modprobe crc32c_generic; modprobe ext4
          tunctl -t vm0 >/dev/null; ip addr add 192.0.2.1/24 dev vm0; ip link set vm0 up
          mkdir /mnt; mount -t ext4 -o loop,ro,noload {0} /mnt
+         mount --bind /dev /mnt/dev; mount -t proc none /mnt/proc; mount -t tmpfs none /mnt/tmp
          {1} run --accel kvm --memory 512M --kernel {2} --initrd {3} --serial null \
              --cmdline 'console=hvc0 quiet' --disk {4} --net tap=vm0 </dev/null >/tmp/out 2>&1 & vmm=$!
          until grep -q 'guest: serving' /tmp/out || ! kill -0 $vmm 2>/dev/null; do sleep 0.2; done
          for direction in '' --reverse; do
-             until chroot /mnt iperf3 --client 192.0.2.2 --bytes 8M $direction; do
-                 kill -0 $vmm 2>/dev/null || break; sleep 1
+             for try in $(seq 20); do
+                 # The server may not listen yet.
+                 chroot /mnt iperf3 --client 192.0.2.2 --bytes 8M $direction && break; sleep 1
              done
          done
+         [ $try = 20 ] && kill -9 $vmm
          wait $vmm; echo status=$?; cat /tmp/out",
         lab::cached("debian", "disk").display(),
         hartvisor().display(),

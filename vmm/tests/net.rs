@@ -418,7 +418,7 @@ fn our_guest_gets_its_address_by_dhcp_on_a_host_with_aia() {
 /// Guests on one bridge at the same time. Emulated, each takes some seconds to start, so there are
 /// not more of them.
 #[cfg(feature = "full")]
-const NEIGHBOURS: usize = 32;
+const NEIGHBOURS: usize = 64;
 
 /// All run when the host pings them, one after another, and then end.
 #[cfg(feature = "full")]

@@ -415,10 +415,9 @@ fn our_guest_gets_its_address_by_dhcp_on_a_host_with_aia() {
     assert_answered(&answered, &["# APLIC (MSI) and IMSIC: ", address]);
 }
 
-/// Guests on one bridge at the same time. Emulated, each takes some seconds to start, so there are
-/// not more of them.
+/// Guests on one bridge at the same time.
 #[cfg(feature = "full")]
-const NEIGHBOURS: usize = 64;
+const NEIGHBOURS: usize = 100;
 
 /// All run when the host pings them, one after another, and then end.
 #[cfg(feature = "full")]

@@ -47,7 +47,7 @@ FULL  := 'a back end of others: cargo test --package devices --test remote -- --
 WALK ?= 'make run' 'make test-pages PAGE=debian.md' 'make test-cloud'
 
 .DEFAULT_GOAL := all
-.PHONY: all setup install uninstall deb test-deb programs man-pages run qemu test test-full compare man test-docs test-pages test-cloud walk conform traps units interleavings fuzz bench bench-quick bench-boot bench-scale bench-micro bench-build crash coverage check lab clean distclean help
+.PHONY: all setup install uninstall deb test-deb programs man-pages run qemu test test-full compare man test-docs test-pages test-cloud walk conform traps units interleavings fuzz bench bench-quick bench-boot bench-net bench-scale bench-micro bench-build crash coverage check lab clean distclean help
 
 # A call per package: the library features of one must not be enabled in another.
 all: setup ## build hartvisor for this machine and for RISC-V, and the bare-metal guest
@@ -159,6 +159,10 @@ bench-quick: bench-build ## hartvisor alone, in two to three minutes (HOST_KERNE
 bench-boot: bench-build ## only start, memory and end, of hartvisor and QEMU
 	lab/fetch qemu
 	cargo run --quiet --package bench --bin bench -- run --boot --host-kernel $(HOST_KERNEL)
+
+bench-net: bench-build ## the network by tap and passt, and sockets, of hartvisor and QEMU
+	lab/fetch qemu
+	cargo run --quiet --package bench --bin bench -- run --net --host-kernel $(HOST_KERNEL)
 
 bench-scale: bench-build ## how costs grow with VMs, disks, memory and vCPUs (bench plot FILE draws them)
 	lab/cargo build --release --target $(METAL) --package guest

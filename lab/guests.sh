@@ -5,11 +5,13 @@
 # Debian's next release, whose kernel is at most some months old.
 next_suite=forky
 
-# The root file system: Debian's essential packages, and systemd, with their dependencies.
+# The root file system: Debian's essential packages, systemd, and programs of the network, with their
+# dependencies.
 debian_suite=trixie
 debian_packages=(
     base-files base-passwd bash coreutils dash diffutils findutils grep gzip hostname init libc-bin login mount ncurses-base
     ncurses-bin passwd perl-base sed sysvinit-utils tar util-linux systemd-sysv dbus e2fsprogs kmod libpam-systemd procps udev
+    iperf3 openssh-server
 )
 
 fetch_next_kernel() {

@@ -10,6 +10,8 @@
 //!   load ───── the guest's init: reads, writes, prints, and verifies every byte
 //! ```
 //!
+//! In a test of the network, `load` and `meter` are the two ends (`traffic`).
+//!
 //! `load` stops before each test until `meter` has read its counters, so a count belongs to one
 //! test. An empty test (`null`) gives the cost of that, which is subtracted. Times come from
 //! separate starts without counters.
@@ -26,3 +28,4 @@ pub mod scale;
 pub mod smaps;
 pub mod table;
 pub mod template;
+pub mod traffic;

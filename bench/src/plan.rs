@@ -12,6 +12,9 @@ use crate::scale::Scene;
 /// depends on this machine's disk.
 pub const FOLDER: &str = "/tmp/bench";
 
+/// The socket of the guest's socket device.
+pub const VSOCK: &str = "/tmp/bench/vsock";
+
 /// The work of one run of `meter`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -23,6 +26,10 @@ pub struct Plan {
     pub ram: u64,
     /// Huge pages of 2 MiB that the host reserves.
     pub hugepages: u64,
+    /// Commands of a shell that set up the host's network.
+    pub network: Option<String>,
+    /// The socket of the passt that each start has.
+    pub passt: Option<PathBuf>,
     /// A start that is not measured. The first VM of a host sets up KVM and the parts of the kernel
     /// that it needs, and takes longer to exit.
     pub warm_up: Start,

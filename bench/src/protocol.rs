@@ -4,7 +4,8 @@
 //!   load:  @@ init                   it runs, and the console works
 //!   load:  @@ ready read4k           the test is prepared; it waits
 //!   meter: go
-//!   load:  @@ done read4k 256 18944000   operations, nanoseconds; data is verified after that
+//!   load:  @@ done read4k 256 18944000 256 0   operations, nanoseconds, interrupts of devices,
+//!                                    frames of the network; data is verified after that
 //!   load:  @@ bye                    it waits, and powers off at the next "go"
 //!   load:  @@ fail TEXT              an error; it powers off
 //! ```
@@ -43,6 +44,10 @@ pub struct Outcome {
     pub operations: u64,
     /// Nanoseconds of the guest's clock for all of them.
     pub nanoseconds: u64,
+    /// The guest's interrupts from virtio devices.
+    pub interrupts: u64,
+    /// Frames that its network card sent and received.
+    pub frames: u64,
 }
 
 impl fmt::Display for Line {
@@ -51,8 +56,11 @@ impl fmt::Display for Line {
         match self {
             Line::Init => write!(out, "init"),
             Line::Ready(name) => write!(out, "ready {name}"),
-            Line::Done(Outcome { name, operations, nanoseconds }) => {
-                write!(out, "done {name} {operations} {nanoseconds}")
+            Line::Done(Outcome { name, operations, nanoseconds, interrupts, frames }) => {
+                write!(
+                    out,
+                    "done {name} {operations} {nanoseconds} {interrupts} {frames}"
+                )
             }
             Line::Bye => write!(out, "bye"),
             Line::Fail(text) => write!(out, "fail {text}"),
@@ -75,11 +83,19 @@ impl FromStr for Line {
             ("init", [""]) => Ok(Line::Init),
             ("bye", [""]) => Ok(Line::Bye),
             ("ready", &[name]) if !name.is_empty() => Ok(Line::Ready(name.to_owned())),
-            ("done", &[name, operations, nanoseconds]) => Ok(Line::Done(Outcome {
-                name: name.to_owned(),
-                operations: operations.parse().map_err(drop)?,
-                nanoseconds: nanoseconds.parse().map_err(drop)?,
-            })),
+            ("done", &[name, ref numbers @ ..]) => {
+                let numbers: Result<Vec<u64>, _> = numbers.iter().map(|it| it.parse()).collect();
+                match numbers.map_err(drop)?.as_slice() {
+                    &[operations, nanoseconds, interrupts, frames] => Ok(Line::Done(Outcome {
+                        name: name.to_owned(),
+                        operations,
+                        nanoseconds,
+                        interrupts,
+                        frames,
+                    })),
+                    _ => Err(()),
+                }
+            }
             ("fail", _) => Ok(Line::Fail(rest.to_owned())),
             _ => Err(()),
         }
@@ -120,11 +136,56 @@ pub enum Kind {
     Console4k,
     /// A line of 64 bytes to the console.
     Console64,
+    /// 1 MiB by TCP from the guest to the host.
+    TcpSend,
+    /// 1 MiB by TCP from the host to the guest.
+    TcpReceive,
+    /// A datagram of 64 bytes from the guest to the host.
+    UdpSend64,
+    /// A datagram of 64 bytes from the host to the guest.
+    UdpReceive64,
+    /// A datagram of 1400 bytes from the guest to the host.
+    UdpSend1400,
+    /// A datagram of 1400 bytes from the host to the guest.
+    UdpReceive1400,
+    /// A datagram of 1 byte to the host and back.
+    UdpEcho,
+    /// A second in which nothing is sent.
+    Idle,
+    /// 1 MiB from a socket of the guest (AF_VSOCK) to a Unix socket of the host.
+    VsockSend,
+    /// 1 MiB from a Unix socket of the host to a socket of the guest.
+    VsockReceive,
 }
 
 impl Kind {
-    /// All kinds, in the order in which they run.
-    pub const ALL: [Kind; 11] = [
+    /// All kinds, in the order of the table.
+    pub const ALL: [Kind; 21] = [
+        Kind::Null,
+        Kind::Read4k,
+        Kind::Write4k,
+        Kind::Read4kDeep,
+        Kind::Write4kDeep,
+        Kind::Read1m,
+        Kind::Write1m,
+        Kind::Sync4k,
+        Kind::Read4kEach,
+        Kind::Console4k,
+        Kind::Console64,
+        Kind::TcpSend,
+        Kind::TcpReceive,
+        Kind::UdpSend64,
+        Kind::UdpReceive64,
+        Kind::UdpSend1400,
+        Kind::UdpReceive1400,
+        Kind::UdpEcho,
+        Kind::Idle,
+        Kind::VsockSend,
+        Kind::VsockReceive,
+    ];
+
+    /// Those of the disk and the console, in the order in which they run.
+    pub const LOCAL: [Kind; 11] = [
         Kind::Null,
         Kind::Read4k,
         Kind::Write4k,
@@ -152,7 +213,48 @@ impl Kind {
             Kind::Read4kEach => "read4k-each",
             Kind::Console4k => "console4k",
             Kind::Console64 => "console64",
+            Kind::TcpSend => "tcp-send",
+            Kind::TcpReceive => "tcp-receive",
+            Kind::UdpSend64 => "udp64-send",
+            Kind::UdpReceive64 => "udp64-receive",
+            Kind::UdpSend1400 => "udp1400-send",
+            Kind::UdpReceive1400 => "udp1400-receive",
+            Kind::UdpEcho => "udp-echo",
+            Kind::Idle => "idle",
+            Kind::VsockSend => "vsock-send",
+            Kind::VsockReceive => "vsock-receive",
         }
+    }
+
+    /// Returns the transfer between guest and host that the operation is.
+    pub fn transfer(self) -> Option<Transfer> {
+        let stream = |over| Transfer { over, length: MIB };
+        let datagram = |length| Transfer { over: Over::Udp, length };
+        match self {
+            Kind::TcpSend | Kind::TcpReceive => Some(stream(Over::Tcp)),
+            Kind::VsockSend | Kind::VsockReceive => Some(stream(Over::Vsock)),
+            Kind::UdpSend64 | Kind::UdpReceive64 => Some(datagram(64)),
+            Kind::UdpSend1400 | Kind::UdpReceive1400 => Some(datagram(1400)),
+            Kind::UdpEcho => Some(datagram(1)),
+            _ => None,
+        }
+    }
+
+    /// Returns the direction of its transfer.
+    pub fn direction(self) -> Direction {
+        match self {
+            Kind::TcpReceive | Kind::UdpReceive64 | Kind::UdpReceive1400 | Kind::VsockReceive => {
+                Direction::ToGuest
+            }
+            Kind::UdpEcho => Direction::Both,
+            _ => Direction::ToHost,
+        }
+    }
+
+    /// Whether its speed is given in MiB/s: an operation is 1 MiB.
+    pub fn is_stream(self) -> bool {
+        let length = self.transfer().map(|transfer| transfer.length);
+        matches!(self, Kind::Read1m | Kind::Write1m) || length == Some(MIB)
     }
 
     /// Returns the bytes that an operation prints on the console.
@@ -192,6 +294,56 @@ impl FromStr for Test {
     }
 }
 
+/// Bytes of an operation of a stream.
+pub const MIB: usize = 1 << 20;
+
+/// What an operation transfers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The kind of socket.
+    pub over: Over,
+    /// Bytes of an operation.
+    pub length: usize,
+}
+
+/// The socket of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// The socket device.
+    Vsock,
+}
+
+/// The direction of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the guest.
+    ToHost,
+    /// From the host.
+    ToGuest,
+    /// The host sends back what the guest sends.
+    Both,
+}
+
+/// Modules of the guest's kernel, in the order in which they can be loaded. Those of the network
+/// and of the socket device follow the first [`ALWAYS`].
+pub const MODULES: [&str; 8] = [
+    "virtio_mmio",
+    "virtio_blk",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
+];
+
+/// The number of modules that every guest has.
+pub const ALWAYS: usize = 2;
+
 /// The kernel's command line passes the work of `load` as environment variables of init: the seed,
 /// and the tests separated by commas.
 pub const SEED: &str = "BENCH_SEED";
@@ -204,7 +356,13 @@ mod tests {
 
     #[test]
     fn every_line_is_read_as_it_was_written() {
-        let done = Outcome { name: "read4k".to_owned(), operations: 256, nanoseconds: 18_944_000 };
+        let done = Outcome {
+            name: "read4k".to_owned(),
+            operations: 256,
+            nanoseconds: 18_944_000,
+            interrupts: 257,
+            frames: 2,
+        };
         for line in [
             Line::Init,
             Line::Ready("read4k".to_owned()),
@@ -223,7 +381,9 @@ mod tests {
             "@@ ",
             "@@ ready",
             "@@ done read4k 1",
-            "@@ done a b c",
+            "@@ done a 1 2 3",
+            "@@ done a 1 2 3 b",
+            "@@ done a 1 2 3 4 5",
             "@@ initial",
             "[    0.0] @@ init",
         ] {

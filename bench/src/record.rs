@@ -51,6 +51,10 @@ pub struct Measured {
     pub operations: u64,
     /// Nanoseconds of the guest's clock for all operations.
     pub nanoseconds: u64,
+    /// The guest's interrupts from virtio devices, with those of the protocol.
+    pub interrupts: u64,
+    /// Frames that its network card sent and received.
+    pub frames: u64,
     /// Counts of all operations and of the protocol.
     pub counts: Counts,
 }

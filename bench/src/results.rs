@@ -49,6 +49,7 @@ pub fn order() -> Vec<String> {
     for kind in Kind::ALL {
         names.push(speed(kind));
         names.extend(counts(kind.name()));
+        names.extend(SEEN.map(|what| format!("{}: {what}", kind.name())));
     }
     names.extend(scale::order());
     names
@@ -56,11 +57,12 @@ pub fn order() -> Vec<String> {
 
 /// Returns the metric of a test's speed.
 fn speed(kind: Kind) -> String {
-    match kind {
-        Kind::Read1m | Kind::Write1m => format!("{}: MiB/s", kind.name()),
-        _ => format!("{}: µs", kind.name()),
-    }
+    let unit = if kind.is_stream() { "MiB/s" } else { "µs" };
+    format!("{}: {unit}", kind.name())
 }
+
+/// What the guest counts.
+const SEEN: [&str; 2] = ["interrupts", "frames"];
 
 /// Returns the medians of `records`: times from the starts that measured times, counts from the
 /// others.
@@ -94,6 +96,11 @@ pub fn summarize(records: &[Record]) -> Metrics {
                         let each = value as f64 / test.operations.max(1) as f64;
                         add(format!("{}: {name}", kind.name()), each);
                     }
+                    let seen = [test.interrupts.saturating_sub(null.interrupts), test.frames];
+                    for (name, value) in SEEN.into_iter().zip(seen) {
+                        let each = value as f64 / test.operations.max(1) as f64;
+                        add(format!("{}: {name}", kind.name()), each);
+                    }
                 }
             }
         }
@@ -107,9 +114,9 @@ pub fn summarize(records: &[Record]) -> Metrics {
 fn time(kind: Kind, test: &Measured, null: &Measured) -> f64 {
     let nanoseconds = test.nanoseconds.saturating_sub(null.nanoseconds) as f64;
     let operations = test.operations.max(1) as f64;
-    match kind {
-        Kind::Read1m | Kind::Write1m => operations / nanoseconds * 1e9,
-        _ => nanoseconds / operations / 1e3,
+    match kind.is_stream() {
+        true => operations / nanoseconds * 1e9,
+        false => nanoseconds / operations / 1e3,
     }
 }
 
@@ -137,6 +144,7 @@ mod tests {
             operations,
             nanoseconds,
             counts: counts(exits),
+            ..Measured::default()
         };
         Record {
             measure,

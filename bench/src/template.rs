@@ -1,11 +1,12 @@
 //! How to start a VMM: a file of arguments with placeholders for what differs between starts.
 //!
 //! The file has one argument per line, the program first. `{kernel}`, `{initrd}`, `{cmdline}`,
-//! `{disk}`, `{memory}` (MiB), `{cpus}`, `{queues}` (of the disk) and `{root}` (the VMM's own
-//! directory) are replaced, also inside an argument. Empty lines and lines that start with `#` are
-//! skipped. A line that starts with `hugepages:` applies only if the guest's memory uses huge
-//! pages, one with `pages:` only if not, and one with `stats:` only if the VMM is to keep
-//! statistics.
+//! `{disk}`, `{memory}` (MiB), `{cpus}`, `{queues}` (of the disk), `{tap}` (an interface), `{passt}`
+//! and `{vsock}` (sockets) and `{root}` (the VMM's own directory) are replaced, also inside an
+//! argument. Empty lines and lines that start with `#` are skipped. A line that starts with
+//! `hugepages:` applies only if the guest's memory uses huge pages, one with `pages:` only if not,
+//! one with `stats:` only if the VMM is to keep statistics, and one with `tap:` or `passt:` only if
+//! the guest has this network.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,10 @@ pub struct Wanted {
     pub hugepages: bool,
     /// The VMM keeps statistics.
     pub stats: bool,
+    /// The guest has a network by a tap interface, and a socket device if the VMM has one.
+    pub tap: bool,
+    /// The guest has a network by passt.
+    pub passt: bool,
 }
 
 impl Wanted {
@@ -27,6 +32,8 @@ impl Wanted {
             ("hugepages:", self.hugepages),
             ("pages:", !self.hugepages),
             ("stats:", self.stats),
+            ("tap:", self.tap),
+            ("passt:", self.passt),
         ];
         for (prefix, counts) in conditions {
             if let Some(rest) = line.strip_prefix(prefix) {
@@ -91,6 +98,8 @@ hugepages: {memory}M,hugepages=on
 --cmdline
 {cmdline} quiet
 stats:--stats
+tap:--net
+passt:--passt
 ";
 
     fn values() -> BTreeMap<&'static str, String> {
@@ -111,11 +120,11 @@ stats:--stats
     }
 
     #[test]
-    fn huge_pages_and_statistics_choose_lines() {
-        let wanted = Wanted { hugepages: true, stats: true };
+    fn huge_pages_statistics_and_network_choose_lines() {
+        let wanted = Wanted { hugepages: true, stats: true, tap: true, passt: false };
         let command = command(TEMPLATE, &values(), wanted).unwrap();
         assert_eq!(command[2], "256M,hugepages=on");
-        assert_eq!(command.last().unwrap(), "--stats");
+        assert_eq!(command[5..], ["--stats", "--net"]);
     }
 
     #[test]

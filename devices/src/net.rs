@@ -5,7 +5,8 @@
 //!   driver ◀── queue 0: header, frame ── one readv per frame ◀── back end
 //! ```
 //! Frames are neither copied nor kept here, with one exception: the end of a received frame that
-//! does not fit into the driver's buffer. While the back end has no frame, or the driver has no
+//! does not fit into the driver's buffers. A frame is read into as many of them as the last frames
+//! took, so the exception is a frame that is longer than those before it. While the back end has no frame, or the driver has no
 //! buffer, frames wait in the back end.
 
 use std::io;
@@ -204,7 +205,13 @@ impl Net {
             mtu,
             link: Arc::new(Link::new(up)),
             mergeable: false,
-            rest: Rest { bytes: vec![0; FRAME_MAX].into_boxed_slice(), done: 0, end: 0 },
+            rest: Rest {
+                bytes: vec![0; FRAME_MAX].into_boxed_slice(),
+                done: 0,
+                end: 0,
+                placed: 0,
+                ahead: 0,
+            },
         }
     }
 
@@ -218,38 +225,46 @@ impl Net {
             return Ok(());
         };
         let size = usize::from(queue.size());
-        queue.drain_groups(|chain, group| {
+        queue.drain_groups(self.rest.ahead, |chain, group| {
             if self.rest.is_empty() {
-                self.receive_frame(chain)
+                self.receive_frame(chain, group)
             } else {
                 self.rest.continue_in(chain, group, size)
             }
         })
     }
 
-    /// Receives a frame into `chain`, the first of its group.
-    fn receive_frame(&mut self, chain: &mut Chain) -> Step {
+    /// Receives a frame into `chain`, the first of its group, and those behind it.
+    fn receive_frame(&mut self, chain: &mut Chain, group: Group<'_>) -> Step {
         let to = chain.writable();
-        let room = to.len();
+        let here = to.len();
         // A driver must not make such a buffer (§ 5.1.6.3.1). It is returned, since no frame would
         // ever fit.
-        if room < HEADER as u64 {
+        if here < HEADER as u64 {
             return Step::Done(0);
         }
         to.note(NUM_BUFFERS);
+        if self.mergeable {
+            let mut behind = group.ahead.iter_mut();
+            while behind.next().is_some_and(|next| to.extend(next.writable())) {}
+        }
+        let room = to.len();
         let frame = match self.back_end.receive(to, &mut self.rest.bytes) {
             Ok(frame) => frame,
             Err(error) => {
+                to.truncate(here);
                 if error.kind() != io::ErrorKind::WouldBlock {
                     self.link.lose(&error);
                 }
                 return Step::Stall;
             }
         };
-        let here = u32::try_from(room).unwrap_or(u32::MAX);
-        let written = u32::try_from(frame).unwrap_or(u32::MAX).min(here);
-        let rest = frame - written as usize;
-        if rest == 0 {
+        let here = usize::try_from(here).unwrap_or(usize::MAX).min(frame);
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(frame);
+        let written = u32::try_from(here).unwrap_or(u32::MAX);
+        // Frames that are shorter than those before them change this slowly.
+        self.rest.ahead -= self.rest.ahead.div_ceil(16);
+        if here == frame {
             to.put_noted([1, 0]);
             return Step::Done(written);
         }
@@ -257,7 +272,8 @@ impl Net {
             self.link.drop_frame();
             return Step::Done(0);
         }
-        (self.rest.done, self.rest.end) = (0, rest.min(FRAME_MAX));
+        self.rest.placed = room - here;
+        (self.rest.done, self.rest.end) = (0, (frame - room).min(FRAME_MAX));
         Step::Part(written)
     }
 
@@ -286,35 +302,45 @@ impl Net {
     }
 }
 
-/// The end of a received frame whose beginning is in the driver's buffers.
+/// The end of a received frame whose beginning is in the first of the driver's buffers.
 struct Rest {
+    /// So much of it is already in the next buffers.
+    placed: usize,
     bytes: Box<[u8]>,
-    /// The bytes from here to `end` are left.
+    /// The bytes from here to `end` are left, for the buffers after those.
     done: usize,
     end: usize,
+    /// How many more buffers than one the last frames took.
+    ahead: usize,
 }
 
 impl Rest {
     fn is_empty(&self) -> bool {
-        self.done == self.end
+        self.placed == 0 && self.done == self.end
     }
 
     fn clear(&mut self) {
-        (self.done, self.end) = (0, 0);
+        (self.placed, self.done, self.end) = (0, 0, 0);
     }
 
-    /// Copies what fits into `chain`, which is not the first of its group. A ring of `size` buffers
-    /// that cannot hold the frame gets it without its end.
+    /// Fills `chain`, which is not the first of its group, unless that is done. A ring of `size`
+    /// buffers that cannot hold the frame gets it without its end.
     fn continue_in(&mut self, chain: &mut Chain, group: Group<'_>, size: usize) -> Step {
-        let left = self.bytes.get(self.done..self.end).unwrap_or_default();
-        let copied = chain.writable().write(left);
+        let to = chain.writable();
+        let placed = usize::try_from(to.len()).map_or(self.placed, |room| room.min(self.placed));
+        let copied = match placed {
+            0 => to.write(self.bytes.get(self.done..self.end).unwrap_or_default()),
+            _ => 0,
+        };
+        self.placed -= placed;
         self.done += copied;
-        let written = u32::try_from(copied).unwrap_or(0);
+        let written = u32::try_from(placed + copied).unwrap_or(0);
         let buffers = group.place + 1;
         if !self.is_empty() && buffers < size {
             return Step::Part(written);
         }
         self.clear();
+        self.ahead = self.ahead.max(group.place);
         if let Some(first) = group.first {
             let buffers = u16::try_from(buffers).unwrap_or(u16::MAX);
             first.writable().put_noted(buffers.to_le_bytes());

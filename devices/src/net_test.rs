@@ -165,6 +165,34 @@ fn a_long_frame_fills_several_buffers_which_the_driver_sees_together() {
     assert_eq!(queue.next_available(), 4);
 }
 
+/// Not copied from where it would have been read otherwise. An attempt that finds no frame before
+/// it changes nothing.
+#[test]
+fn the_next_long_frame_is_read_into_all_its_buffers() {
+    let mut bench = Bench::new(RECEIVE, 16, feature::MRG_RXBUF, &[]);
+    for index in 0..9 {
+        bench.offer(index, 400);
+    }
+    bench.arrives(&frame(1000));
+    bench.serve();
+    assert_eq!(bench.rig.used_idx(), 3);
+    bench.net.rest.bytes.fill(0);
+    bench.arrives(&frame(1100));
+    assert_eq!(bench.rig.used_idx(), 6);
+    let all = [bench.read(3, 400), bench.read(4, 400), bench.read(5, 300)].concat();
+    assert!(all == delivered(1100, 3));
+    assert!(bench.net.rest.bytes.iter().all(|&byte| byte == 0));
+    // One that takes fewer buffers, and then one that takes more.
+    bench.arrives(&frame(300));
+    assert_eq!(bench.rig.used(6), (6, 300));
+    assert_eq!(bench.read(6, 300), delivered(300, 1));
+    bench.offer(9, 400);
+    bench.arrives(&frame(1200));
+    assert_eq!(bench.rig.used_idx(), 10);
+    let all = [bench.read(7, 400), bench.read(8, 400), bench.read(9, 400)].concat();
+    assert!(all == delivered(1200, 3));
+}
+
 #[test]
 fn num_buffers_may_lie_in_two_descriptors() {
     let mut bench = Bench::new(RECEIVE, 8, feature::MRG_RXBUF, &[]);
@@ -400,5 +428,34 @@ proptest! {
             }
             prop_assert!(all == delivered(len, u8::try_from(used).unwrap()));
         }
+    }
+
+    /// Also if the device has taken buffers ahead, because of the frames before.
+    #[test]
+    fn frames_arrive_whole_one_after_another(
+        frames in prop::collection::vec((HEADER..1500_usize, 0..3_u16), 1..6),
+        size in 100..700_u32,
+    ) {
+        let mut bench = Bench::new(RECEIVE, 128, feature::MRG_RXBUF, &[]);
+        let (mut offered, mut used) = (0, 0);
+        for (len, more) in frames {
+            let buffers = u16::try_from(len.div_ceil(size as usize)).unwrap();
+            for _ in 0..(used + buffers + more).saturating_sub(offered) {
+                bench.offer(offered, size);
+                offered += 1;
+            }
+            bench.arrives(&frame(len));
+            prop_assert_eq!(bench.rig.used_idx(), used + buffers);
+            let mut all = Vec::new();
+            for index in used..used + buffers {
+                let (head, written) = bench.rig.used(index);
+                prop_assert_eq!(head, u32::from(index));
+                all.extend(bench.read(index, written as usize));
+            }
+            prop_assert!(all == delivered(len, u8::try_from(buffers).unwrap()));
+            used += buffers;
+        }
+        let queue = bench.queues.get(RECEIVE).unwrap();
+        prop_assert_eq!(queue.next_available(), used);
     }
 }

@@ -317,17 +317,22 @@ fn a_guest_under_qemu_has_a_network_by_passt() {
          {FETCH}
          kill $server",
         folder.path().display(),
-        passt_host(
-            "ip link add d0 type dummy 2>/dev/null || ip link add d0 type bridge || ip tuntap add d0 mode tap"
-        ),
+        passt_host(INTERFACE),
         env!("CARGO_BIN_EXE_hartvisor"),
         host_file("vmlinux").display(),
         initramfs.display(),
     );
+    assert_passt(&in_namespace(&script));
+}
+
+/// An interface of any kind, as root of a network namespace.
+const INTERFACE: &str = "ip link add d0 type dummy 2>/dev/null || ip link add d0 type bridge || ip tuntap add d0 mode tap";
+
+/// Runs a shell script on this machine, as root of a network namespace of its own.
+fn in_namespace(script: &str) -> String {
     let mut command = std::process::Command::new("unshare");
     let command = command.args(["--user", "--map-root-user", "--net", "bash", "-c"]);
-    let output = run(command.arg(format!("({script}) 2>&1")), b"");
-    assert_passt(&text(&output));
+    text(&run(command.arg(format!("({script}) 2>&1")), b""))
 }
 
 /// Sends each datagram back, until it is killed.
@@ -419,4 +424,143 @@ fn our_guest_gets_its_address_by_dhcp_on_a_host_with_aia() {
     let [answered] = our_guest(&host, DHCP, ["udp=192.0.2.1:7"]);
     let address = "# address 192.0.2.20/24, gateway 192.0.2.1, by DHCP";
     assert_answered(&answered, &["# APLIC (MSI) and IMSIC: ", address]);
+}
+
+/// Guests on one bridge at the same time.
+#[cfg(feature = "full")]
+const NEIGHBOURS: usize = 100;
+
+/// All run when the host pings them, one after another, and then end.
+#[cfg(feature = "full")]
+#[test]
+fn many_guests_on_one_bridge_answer_pings() {
+    let script = format!(
+        "modprobe tun; modprobe bridge
+         brctl addbr br0; ip addr add 192.0.2.1/24 dev br0; ip link set br0 up
+         cd /tmp
+         guests=$(seq 2 {})
+         for i in $guests; do
+             tunctl -t vm$i >/dev/null; brctl addif br0 vm$i; ip link set vm$i up
+             mkfifo in$i
+             sleep 3000 >in$i 2>/dev/null & held=\"$held $!\"
+             {} run --accel kvm --memory 16M --kernel {} --net tap=vm$i \
+                 --cmdline \"echo ip=192.0.2.$i/24,192.0.2.1\" <in$i >out$i 2>&1 & vmms=\"$vmms $!\"
+         done
+         for i in $guests; do
+             until grep -q echo: out$i; do pidof hartvisor >/dev/null || break; sleep 0.2; done
+         done
+         for i in $guests; do ping -c 1 -W 20 -q 192.0.2.$i | grep received; done
+         echo running: $(pidof hartvisor | wc -w)
+         for i in $guests; do printf '\\004' >in$i; done
+         for vmm in $vmms; do wait $vmm; echo status=$?; done
+         kill $held; cat out*",
+        NEIGHBOURS + 1,
+        hartvisor().display(),
+        guest().display(),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let text = shell(&["--timeout", "1200"], folder.path(), &script);
+    let count = |what: &str| text.matches(what).count();
+    assert_has(&text, &[&format!("running: {NEIGHBOURS}\n")]);
+    assert_eq!(count(", 1 packets received"), NEIGHBOURS, "{text}");
+    assert_eq!(count("status=0\n"), NEIGHBOURS, "{text}");
+}
+
+/// A guest's /init that starts programs of Debian's disk, without its systemd, at 192.0.2.2.
+#[cfg(feature = "full")]
+const DEBIAN: &str = "
+while [ ! -c /dev/hvc0 ] || [ ! -b /dev/vda ]; do sleep 0.1; done
+exec </dev/hvc0 >/dev/hvc0 2>&1
+modprobe virtio_net
+ip link set lo up
+ip addr add 192.0.2.2/24 dev eth0
+ip link set eth0 up
+ip route add default via 192.0.2.1
+mount /dev/vda /mnt
+for it in proc sys dev; do mount --move /$it /mnt/$it; done
+mkdir -p /mnt/dev/pts; mount -t devpts none /mnt/dev/pts; mount -t tmpfs none /mnt/run
+";
+
+/// Both directions, at the same disk: the emulated host's programs are Debian's too.
+#[cfg(feature = "full")]
+#[test]
+fn iperf3_of_debian_measures_both_directions() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = linux::copy_of("debian", folder.path());
+    let init = format!(
+        "{DEBIAN}echo guest: serving
+         chroot /mnt iperf3 --server --one-off
+         chroot /mnt iperf3 --server --one-off
+         mount -o remount,ro /mnt
+         poweroff -f
+        "
+    );
+    let initramfs = linux::initramfs(folder.path(), "host", &init);
+    let script = format!(
+        "modprobe tun; modprobe loop; modprobe crc32c_generic; modprobe ext4
+         tunctl -t vm0 >/dev/null; ip addr add 192.0.2.1/24 dev vm0; ip link set vm0 up
+         mkdir /mnt; mount -t ext4 -o loop,ro,noload {0} /mnt
+         mount --bind /dev /mnt/dev; mount -t proc none /mnt/proc; mount -t tmpfs none /mnt/tmp
+         {1} run --accel kvm --memory 512M --kernel {2} --initrd {3} --serial null \
+             --cmdline 'console=hvc0 quiet' --disk {4} --net tap=vm0 </dev/null >/tmp/out 2>&1 & vmm=$!
+         until grep -q 'guest: serving' /tmp/out || ! kill -0 $vmm 2>/dev/null; do sleep 0.2; done
+         for direction in '' --reverse; do
+             for try in $(seq 20); do
+                 # The server may not listen yet.
+                 chroot /mnt iperf3 --client 192.0.2.2 --bytes 8M $direction && break; sleep 1
+             done
+         done
+         [ $try = 20 ] && kill -9 $vmm
+         wait $vmm; echo status=$?; cat /tmp/out",
+        lab::cached("debian", "disk").display(),
+        hartvisor().display(),
+        host_file("vmlinux").display(),
+        initramfs.display(),
+        disk.display(),
+    );
+    let text = shell(&["--timeout", "900"], folder.path(), &script);
+    let done = text.matches("iperf Done.").count();
+    assert!(done == 2 && text.contains("status=0\n"), "{text}");
+}
+
+/// The client is this machine's. Everything is in a network namespace.
+#[cfg(feature = "full")]
+#[test]
+fn ssh_reaches_debian_through_a_port_that_passt_forwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = linux::copy_of("debian", folder.path());
+    let key = folder.path().join("key");
+    let mut make = std::process::Command::new("ssh-keygen");
+    linux::succeed(make.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key));
+    let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
+    let init = format!(
+        "{DEBIAN}chroot /mnt ssh-keygen -A
+         echo 'sshd:x:100:65534::/run/sshd:/usr/sbin/nologin' >>/mnt/etc/passwd
+         mkdir -p -m 755 /mnt/run/sshd
+         mkdir -p -m 700 /mnt/root/.ssh
+         echo '{}' >/mnt/root/.ssh/authorized_keys
+         echo guest: serving
+         chroot /mnt /usr/sbin/sshd -D -e -f /dev/null
+        ",
+        public.trim()
+    );
+    let initramfs = linux::initramfs(folder.path(), "host", &init);
+    let script = format!(
+        "{}
+         {} run --accel qemu --memory 512M --kernel {} --initrd {} --serial null \
+             --cmdline 'console=hvc0 quiet' --disk {} --net passt,forward=127.0.0.1/2222:22 \
+             </dev/null >$dir/out 2>&1 & vmm=$!
+         until grep -q 'Server listening' $dir/out || ! kill -0 $vmm 2>/dev/null; do sleep 0.2; done
+         ssh -F none -i $dir/key -p 2222 -o BatchMode=yes -o StrictHostKeyChecking=no \
+             -o UserKnownHostsFile=/dev/null root@127.0.0.1 \
+             'echo from $(. /etc/os-release; echo $ID) as $(id -un); sync; echo o >/proc/sysrq-trigger; sleep 60'
+         wait $vmm; echo status=$?; cat $dir/out",
+        passt_host(INTERFACE),
+        env!("CARGO_BIN_EXE_hartvisor"),
+        host_file("vmlinux").display(),
+        initramfs.display(),
+        disk.display(),
+    );
+    let text = in_namespace(&format!("dir={}; {script}", folder.path().display()));
+    assert_has(&text, &["from debian as root", "status=0"]);
 }

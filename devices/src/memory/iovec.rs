@@ -304,6 +304,20 @@ impl Readable {
 }
 
 impl Writable {
+    /// Makes the bytes left of `next` follow these, for one call. Returns false if a system call
+    /// does not take so many pieces. Undo it with [`truncate`](Self::truncate).
+    #[must_use]
+    pub fn extend(&mut self, next: &Writable) -> bool {
+        let more = next.pieces.get(next.done..).unwrap_or_default();
+        // One is left for a rest.
+        let fits = self.pieces.len() - self.done + more.len() < IOV_MAX;
+        if fits {
+            self.pieces.extend_from_slice(more);
+            self.len += next.len;
+        }
+        fits
+    }
+
     /// Gives the memory of the bytes left back to the host, as far as each piece has whole pages of
     /// it. Returns their number in bytes.
     pub fn discard(&self) -> u64 {

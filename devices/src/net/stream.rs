@@ -18,8 +18,9 @@ const LENGTH: usize = 4;
 /// The longest frame without a header.
 const FRAME: usize = FRAME_MAX - HEADER;
 
-/// Bytes that are read at once. At least the longest frame with its length.
-const BUFFER: usize = 128 << 10;
+/// Bytes that are read at once: the longest frame with its length. With more, the beginning of
+/// another long frame would be read, and moved, each time.
+const BUFFER: usize = LENGTH + FRAME;
 
 /// One end of the connection. It is shared by the devices that use it one after another, since a
 /// frame may be transferred in part when the guest resets.

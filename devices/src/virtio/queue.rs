@@ -15,6 +15,7 @@
 //! Every value in the rings comes from the guest. Each is loaded once and checked against the
 //! frozen size; an invalid one is a [`QueueError`].
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::chain::{Buffers, Chain};
@@ -131,7 +132,7 @@ impl QueueConfig {
             waiting: 0,
             next_used,
             published: next_used,
-            stalled: None,
+            ahead: VecDeque::new(),
             group: Vec::new(),
             unfinished: false,
             stride: 1,
@@ -162,8 +163,9 @@ pub struct Queue {
     next_used: u16,
     /// The used index that the driver can see.
     published: u16,
-    /// The chain on which the queue stalled.
-    stalled: Option<Chain>,
+    /// Chains that are to be served next: the one on which the queue stalled, and those that were
+    /// taken ahead.
+    ahead: VecDeque<Chain>,
     /// The chains of a group that is not done, and the bytes written to each.
     group: Vec<(Chain, u32)>,
     unfinished: bool,
@@ -190,9 +192,9 @@ impl Queue {
     /// The available index of the next chain to serve, at which the queue may be
     /// [resumed](QueueConfig::resume).
     pub fn next_available(&self) -> u16 {
-        // A stalled chain has not been served, nor has a group that is not done. Neither is longer
+        // These chains have not been served, nor has a group that is not done. They are not longer
         // than the ring.
-        let held = self.group.len() + usize::from(self.stalled.is_some());
+        let held = self.group.len() + self.ahead.len();
         let held = u16::try_from(held).unwrap_or(self.size);
         self.next_available.wrapping_sub(held)
     }

@@ -72,7 +72,7 @@ fn rings(event_idx: bool) -> (Rings, Queue) {
         next_used: 0,
         published: 0,
         waiting: 0,
-        stalled: None,
+        ahead: std::collections::VecDeque::new(),
         group: Vec::new(),
         unfinished: false,
         stride: 1,

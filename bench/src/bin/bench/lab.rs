@@ -8,17 +8,20 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use bench::cpio::Archive;
 use bench::metrics::{Metrics, name};
-use bench::plan::{FOLDER, Plan, ScalePlan, Start};
-use bench::protocol::{SEED, TESTS, Test};
+use bench::plan::{FOLDER, Plan, ScalePlan, Start, VSOCK};
+use bench::protocol::{ALWAYS, MODULES, SEED, TESTS, Test};
 use bench::record::{Measure, Record};
 use bench::scale::Sample;
 use bench::template;
 
-use crate::cases::{self, Case};
+use crate::cases::{self, Case, Net};
 use crate::scenes;
 
 /// The guest's memory in MiB.
 const MEMORY: u64 = 256;
+
+/// The host's interface.
+const TAP: &str = "vm0";
 
 /// The project's directory and its builds.
 pub(crate) struct Lab {
@@ -168,7 +171,7 @@ impl Lab {
         let work = self.work.join("scale");
         fs::create_dir_all(&work)?;
         let initramfs = work.join("initramfs");
-        fs::write(&initramfs, self.initramfs()?)?;
+        fs::write(&initramfs, self.initramfs(false)?)?;
         let guest = self
             .builds
             .join("../../riscv64gc-unknown-none-elf/release/guest");
@@ -226,7 +229,7 @@ impl Lab {
 
     fn plan(&self, case: &Case, seeds: u64, tests: &[Test], work: &Path) -> Result<Plan> {
         let initramfs = work.join("initramfs");
-        fs::write(&initramfs, self.initramfs()?)?;
+        fs::write(&initramfs, self.initramfs(case.net.is_some())?)?;
         let path = |name: &str| format!("{FOLDER}/{name}");
         let mut files = self.files(case.vmm)?;
         files.push((self.guest().join("vmlinux"), path("kernel").into()));
@@ -234,7 +237,12 @@ impl Lab {
         let template = self.project.join("bench/vmm").join(case.vmm);
         let template =
             fs::read_to_string(&template).with_context(|| template.display().to_string())?;
-        let wanted = template::Wanted { hugepages: case.hugepages, stats: case.stats };
+        let wanted = template::Wanted {
+            hugepages: case.hugepages,
+            stats: case.stats,
+            tap: case.net == Some(Net::Tap),
+            passt: case.net == Some(Net::Passt),
+        };
         let start = |seed: u64, measure, tests: &[Test]| {
             let tests: Vec<String> = tests.iter().map(Test::to_string).collect();
             let values = BTreeMap::from([
@@ -242,6 +250,9 @@ impl Lab {
                 ("kernel", path("kernel")),
                 ("initrd", path("initrd")),
                 ("disk", path("disk")),
+                ("tap", TAP.into()),
+                ("passt", path("passt")),
+                ("vsock", VSOCK.into()),
                 ("memory", MEMORY.to_string()),
                 ("cpus", case.cpus.to_string()),
                 ("queues", case.queues.unwrap_or(case.cpus).to_string()),
@@ -267,6 +278,8 @@ impl Lab {
             disk: path("disk").into(),
             ram: MEMORY << 10,
             hugepages: if case.hugepages { MEMORY / 2 } else { 0 },
+            network: case.net.map(network),
+            passt: (case.net == Some(Net::Passt)).then(|| path("passt").into()),
             warm_up: start(0, Measure::Time, &cases::nothing())?,
             starts: starts
                 .map(|(seed, measure)| start(seed, measure, tests))
@@ -290,21 +303,24 @@ impl Lab {
             .collect()
     }
 
-    /// Returns the guest's initramfs: its init and two kernel modules.
-    fn initramfs(&self) -> Result<Vec<u8>> {
+    /// Returns the guest's initramfs: its init, and modules of its kernel. For a network there are
+    /// more of them, and busybox.
+    fn initramfs(&self, network: bool) -> Result<Vec<u8>> {
+        let read = |path: PathBuf| fs::read(&path).with_context(|| path.display().to_string());
         let mut archive = Archive::default();
         for folder in ["dev", "proc"] {
             archive.folder(folder);
         }
         // A Rust program opens it if stdin, stdout or stderr is closed.
         archive.device("dev/null", (1, 3));
-        archive.file("init", &fs::read(self.builds.join("load"))?);
-        for module in ["virtio_mmio.ko", "virtio_blk.ko"] {
-            let path = self.guest().join("modules").join(module);
-            archive.file(
-                module,
-                &fs::read(&path).with_context(|| path.display().to_string())?,
-            );
+        archive.file("init", &read(self.builds.join("load"))?);
+        let modules = if network { MODULES.len() } else { ALWAYS };
+        for module in MODULES.into_iter().take(modules) {
+            let name = format!("{module}.ko");
+            archive.file(&name, &read(self.guest().join("modules").join(&name))?);
+        }
+        if network {
+            archive.file("busybox", &read(self.guest().join("busybox"))?);
         }
         Ok(archive.finish())
     }
@@ -321,6 +337,26 @@ impl Lab {
     fn cache(&self, name: &str) -> PathBuf {
         self.project.join("lab/cache").join(name)
     }
+}
+
+/// The commands that set up the host's network. No interface speaks by itself (IPv6). passt takes
+/// the guest's address from the interface with the default route, and to the guest the router is the
+/// host.
+fn network(net: Net) -> String {
+    let interface = match net {
+        Net::Tap => "modprobe tun; tunctl -t vm0 >/dev/null; ip addr add 192.0.2.1/24 dev vm0",
+        // It writes its socket as the user nobody.
+        Net::Passt => {
+            "modprobe dummy; ip link add vm0 type dummy; ip addr add 192.0.2.2/24 dev vm0; chmod 777 /tmp/bench"
+        }
+    };
+    let route = match net {
+        Net::Tap => "",
+        Net::Passt => "; ip route add default via 192.0.2.1",
+    };
+    format!(
+        "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; {interface}; ip link set vm0 up{route}"
+    )
 }
 
 /// Returns the standard output of a command, which must succeed.

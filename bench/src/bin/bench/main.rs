@@ -72,6 +72,10 @@ struct Run {
     #[arg(long)]
     boot: bool,
 
+    /// The network and the socket device only
+    #[arg(long, conflicts_with_all = ["quick", "boot"])]
+    net: bool,
+
     /// Starts that measure time, of which the median is used [default: 3, with --quick 1]
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
@@ -136,15 +140,16 @@ fn measure(options: &Run) -> Result<()> {
     let seeds = options.seeds.unwrap_or(if options.quick { 1 } else { 3 });
     let results = nothing_yet(&lab, seeds)?;
     let wanted = |case: &Case| options.only.is_empty() || options.only.contains(&case.name());
-    let tests = if options.boot {
-        cases::nothing()
-    } else {
-        cases::tests(options.quick)
+    let tests = |case: &Case| match case.net {
+        Some(_) => cases::transfers(case),
+        None if options.boot => cases::nothing(),
+        None => cases::tests(options.quick),
     };
-    let suffix = match (options.boot, options.quick) {
-        (true, _) => "-boot",
-        (false, true) => "-quick",
-        (false, false) => "",
+    let suffix = match options {
+        Run { net: true, .. } => "-net",
+        Run { boot: true, .. } => "-boot",
+        Run { quick: true, .. } => "-quick",
+        _ => "",
     };
     let out = options.out.clone();
     let out = out.unwrap_or_else(|| {
@@ -155,7 +160,10 @@ fn measure(options: &Run) -> Result<()> {
         ))
     });
     // A case given by name may be one that a quick run skips.
-    let every = cases::all(options.quick && options.only.is_empty());
+    let every = match options.net {
+        true => cases::networks(),
+        false => cases::all(options.quick && options.only.is_empty()),
+    };
     let cases = every.into_iter().filter(wanted);
     let cases: Vec<Case> = cases.filter(|case| here(&lab, case)).collect();
     let jobs = options
@@ -166,7 +174,7 @@ fn measure(options: &Run) -> Result<()> {
     let work = || {
         while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
             eprintln!("bench: {}", case.name());
-            let records = lab.run(case, seeds, &tests, options.timeout)?;
+            let records = lab.run(case, seeds, &tests(case), options.timeout)?;
             let mut metrics = summarize(&records);
             metrics.extend(lab.binary(case.vmm)?);
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);

@@ -80,7 +80,7 @@ impl Disk {
         };
         let per_place = (length / BLOCK) as u64;
         let places: Vec<u64> = match test.kind {
-            Kind::Null => Vec::new(),
+            Kind::Null | Kind::Idle => Vec::new(),
             Kind::Read1m | Kind::Write1m => (0..test.operations as u64)
                 .map(|index| index * per_place)
                 .collect(),
@@ -175,7 +175,7 @@ impl Job {
                 let parts: Vec<_> = parts.zip(places.iter().map(offset)).collect();
                 each_cpu(&disk.file, parts)?;
             }
-            Kind::Null | Kind::Console4k | Kind::Console64 => {}
+            _ => {}
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! The guest's init: loads the drivers of the disk and the console, runs the tests given on the
-//! kernel's command line, and powers off.
+//! The guest's init: loads the drivers that are there, runs the tests given on the kernel's command
+//! line, and powers off.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -8,24 +8,29 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use bench::protocol::{GO, Kind, Line, Outcome, SEED, TESTS, Test};
+use anyhow::{Context, Result, bail, ensure};
+use bench::protocol::{GO, Kind, Line, MODULES, Outcome, SEED, TESTS, Test};
 use nix::libc::O_DIRECT;
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 
 use disk::Disk;
+use net::Seen;
 
 mod clock;
 mod disk;
+mod net;
 mod ring;
 
 const CONSOLE: &str = "/dev/hvc0";
 const DISK: &str = "/dev/vda";
 
-/// In dependency order.
-const MODULES: [&str; 2] = ["/virtio_mmio.ko", "/virtio_blk.ko"];
+/// Drivers in the order of [`MODULES`]. Those of the network are only there if it is tested.
+fn modules() -> impl Iterator<Item = String> {
+    let paths = MODULES.into_iter().map(|module| format!("/{module}.ko"));
+    paths.filter(|path| Path::new(path).exists())
+}
 
 fn main() -> Result<()> {
     if let Err(error) = run() {
@@ -47,14 +52,17 @@ fn run() -> Result<()> {
     )
     .context("mount /dev")?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).context("mount /proc")?;
-    for module in MODULES {
-        let file = File::open(module).context(module)?;
-        nix::kmod::finit_module(file, c"", nix::kmod::ModuleInitFlags::empty()).context(module)?;
+    for module in modules() {
+        let flags = nix::kmod::ModuleInitFlags::empty();
+        nix::kmod::finit_module(File::open(&module)?, c"", flags).context(module)?;
     }
     let mut console = Console::open()?;
     // From here on the kernel does not write to the console.
     fs::write("/proc/sys/kernel/printk", "1")?;
     console.say(&Line::Init)?;
+    if Path::new(net::BUSYBOX).exists() {
+        net::start()?;
+    }
     settle()?;
 
     let seed = std::env::var(SEED).context(SEED)?.parse().context(SEED)?;
@@ -97,25 +105,34 @@ fn busy() -> Result<u64> {
 }
 
 fn run_test(test: Test, disk: &mut Disk, console: &mut Console) -> Result<()> {
-    let name = test.kind.name().to_owned();
-    let context = name.clone();
+    let context = test.kind.name();
     if let Some(length) = test.kind.prints() {
         let text = bench::pattern::lines(test.operations * length / 64, 64);
-        console.ready(&name)?;
-        let start = clock::now()?;
+        let start = console.ready(test)?;
         for part in text.chunks(length) {
             console.out.write_all(part)?;
         }
         tcdrain(&console.out)?;
-        return console.done(name, test.operations, start);
+        return console.done(test, start);
+    }
+    if let Some(mut transfer) = net::prepare(test).context(context)? {
+        let start = console.ready(test)?;
+        transfer.run().context(context)?;
+        console.done(test, start)?;
+        ensure!(
+            transfer.is_intact(),
+            "{context}: the data was changed on its way"
+        );
+        return Ok(());
     }
     let mut job = disk.prepare(test)?;
-    console.ready(&name)?;
-    let start = clock::now()?;
-    if test.kind != Kind::Null {
-        job.run(disk)?;
+    let start = console.ready(test)?;
+    match test.kind {
+        Kind::Null => {}
+        Kind::Idle => std::thread::sleep(Duration::from_secs(test.operations as u64)),
+        _ => job.run(disk)?,
     }
-    console.done(name, test.operations, start)?;
+    console.done(test, start)?;
     job.verify(disk).context(context)
 }
 
@@ -146,17 +163,23 @@ impl Console {
             .context("write to the console")
     }
 
-    fn ready(&mut self, name: &str) -> Result<()> {
-        self.say(&Line::Ready(name.to_owned()))?;
-        self.wait()
+    /// Waits for permission to start, and returns the time and counts of that.
+    fn ready(&mut self, test: Test) -> Result<(u64, Seen)> {
+        self.say(&Line::Ready(test.kind.name().to_owned()))?;
+        self.wait()?;
+        let seen = Seen::now()?;
+        Ok((clock::now()?, seen))
     }
 
-    fn done(&mut self, name: String, operations: usize, start: u64) -> Result<()> {
+    fn done(&mut self, test: Test, (start, before): (u64, Seen)) -> Result<()> {
         let nanoseconds = clock::now()? - start;
+        let seen = Seen::now()?;
         self.say(&Line::Done(Outcome {
-            name,
-            operations: operations as u64,
+            name: test.kind.name().to_owned(),
+            operations: test.operations as u64,
             nanoseconds,
+            interrupts: seen.interrupts - before.interrupts,
+            frames: seen.frames - before.frames,
         }))
     }
 

@@ -11,6 +11,7 @@ use bench::pattern::{BLOCK, BLOCKS, fill};
 use bench::plan::{Plan, ScalePlan};
 use serde::de::DeserializeOwned;
 
+mod net;
 mod output;
 mod perf;
 mod scale;
@@ -38,10 +39,13 @@ fn starts(plan: &Plan) -> Result<()> {
     copy_all(&plan.files)?;
     keep_hugepages(plan.hugepages)?;
     make_disk(&plan.disk)?;
-    start::run(&plan.warm_up, plan.ram)?;
+    if let Some(script) = &plan.network {
+        net::set_up(script)?;
+    }
+    start::run(&plan.warm_up, plan)?;
     for start in &plan.starts {
         make_disk(&plan.disk)?;
-        let record = start::run(start, plan.ram)?;
+        let record = start::run(start, plan)?;
         println!("{}", serde_json::to_string(&record)?);
     }
     Ok(())

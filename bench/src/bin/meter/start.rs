@@ -7,12 +7,13 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use bench::pattern;
-use bench::plan::Start;
-use bench::protocol::{GO, Line};
+use bench::plan::{Plan, Start};
+use bench::protocol::{GO, Line, Test};
 use bench::record::{Counts, Measure, Measured, Record, Times};
 use bench::smaps::{Memory, beside_ram};
 use nix::fcntl::{FcntlArg, fcntl};
 
+use crate::net::{Listener, Passt};
 use crate::output::Output;
 use crate::perf::{Counters, Moments, now};
 
@@ -24,9 +25,15 @@ const FIRST_LINE: &[u8] = b"Linux version";
 const PIPE: i32 = 1 << 20;
 
 /// Starts the VMM and takes its guest through its tests.
-pub(crate) fn run(start: &Start, ram: u64) -> Result<Record> {
+pub(crate) fn run(start: &Start, plan: &Plan) -> Result<Record> {
+    // Before the counters, so that it is not counted.
+    let _passt = plan.passt.as_deref().map(Passt::start).transpose()?;
+    let tests = start.parsed()?;
+    let listeners = tests.iter().map(|test| Listener::new(test.kind));
+    let listeners = listeners.collect::<Result<Vec<_>>>()?;
+    let tests = tests.into_iter().zip(listeners).collect();
     let mut machine = Running::start(start)?;
-    let result = machine.tests(start, ram);
+    let result = machine.tests(start.measure, tests, plan.ram);
     if result.is_err() {
         let _ = machine.child.kill();
         let _ = machine.child.wait();
@@ -82,7 +89,12 @@ impl Running {
         })
     }
 
-    fn tests(&mut self, start: &Start, ram: u64) -> Result<Record> {
+    fn tests(
+        &mut self,
+        measure: Measure,
+        planned: Vec<(Test, Option<Listener>)>,
+        ram: u64,
+    ) -> Result<Record> {
         self.wait_for(FIRST_LINE)?;
         let output = now()? - self.started;
         let entry = self.entry.take().context("once")?.last()?;
@@ -90,7 +102,7 @@ impl Running {
         let init = now()? - self.started;
         let boot = self.counts()?;
         let mut tests = BTreeMap::new();
-        for test in start.parsed()? {
+        for (test, listener) in planned {
             let name = test.kind.name();
             ensure!(
                 self.line()? == Line::Ready(name.into()),
@@ -100,8 +112,13 @@ impl Running {
             // guest.
             let prints = test.kind.prints();
             let text = prints.map(|length| pattern::lines(test.operations * length / 64, 64));
+            let transfer = listener.map(|listener| listener.accept(test));
+            let mut transfer = transfer.transpose().context(name)?;
             let before = self.counts()?;
             self.go()?;
+            if let Some(transfer) = &mut transfer {
+                transfer.run().context(name)?;
+            }
             if let Some(text) = text {
                 self.expect(&text).context(name)?;
             }
@@ -113,14 +130,18 @@ impl Running {
             let measured = Measured {
                 operations: outcome.operations,
                 nanoseconds: outcome.nanoseconds,
+                interrupts: outcome.interrupts,
+                frames: outcome.frames,
                 counts,
             };
+            let intact = transfer.is_none_or(|transfer| transfer.is_intact());
+            ensure!(intact, "{name}: the data was changed on its way");
             tests.insert(outcome.name, measured);
         }
         ensure!(self.line()? == Line::Bye, "there is more than was planned");
         let memory = self.memory(ram)?;
         Ok(Record {
-            measure: start.measure,
+            measure,
             times: Times { run: entry - self.started, output, init, exit: self.end()? },
             memory,
             boot,

@@ -1,5 +1,6 @@
 //! Serves a queue's chains one after another, and decides when to stop and when to publish.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{Chain, Queue, QueueError};
@@ -40,12 +41,13 @@ impl Queue {
         &mut self,
         mut serve: impl FnMut(&mut Chain) -> Option<u32>,
     ) -> Result<(), QueueError> {
-        self.drain_groups(|chain, _| serve(chain).map_or(Step::Stall, Step::Done))
+        self.drain_groups(0, |chain, _| serve(chain).map_or(Step::Stall, Step::Done))
     }
 
     /// As [`drain`](Self::drain), for a device that may write one message to several chains.
-    /// `serve` also gets the first chain of the group, if the chain is not the first itself, and
-    /// its own place in the group: 0 for the first.
+    /// `serve` also gets the chain's [`Group`]. With the first chain of a group, up to `ahead`
+    /// chains are shown that follow it, as far as they are available: they are served next, in this
+    /// order.
     ///
     /// A group that the available chains cannot hold stays open, and goes on with the next one.
     /// `serve` must end a group at the ring's size: there are no more chains.
@@ -54,6 +56,7 @@ impl Queue {
     /// As [`drain`](Self::drain).
     pub fn drain_groups(
         &mut self,
+        ahead: usize,
         mut serve: impl FnMut(&mut Chain, Group<'_>) -> Step,
     ) -> Result<(), QueueError> {
         self.unfinished = false;
@@ -69,7 +72,7 @@ impl Queue {
                     self.notify();
                     return Ok(());
                 }
-                let next = match self.stalled.take() {
+                let next = match self.ahead.pop_front() {
                     Some(chain) => Ok(Some(chain)),
                     None => self.pop(),
                 };
@@ -89,8 +92,12 @@ impl Queue {
                     }
                 }
                 let place = self.group.len();
+                if ahead > 0 && place == 0 {
+                    self.take_ahead(ahead);
+                }
                 let first = self.group.first_mut().map(|(chain, _)| chain);
-                match serve(&mut chain, Group { first, place }) {
+                let ahead = &mut self.ahead;
+                match serve(&mut chain, Group { first, place, ahead }) {
                     Step::Done(written) => {
                         if place > 0 {
                             self.push_group();
@@ -99,7 +106,7 @@ impl Queue {
                     }
                     Step::Part(written) => self.group.push((chain, written)),
                     Step::Stall => {
-                        self.stalled = Some(chain);
+                        self.ahead.push_front(chain);
                         self.notify();
                         return Ok(());
                     }
@@ -120,6 +127,18 @@ impl Queue {
                 return Ok(());
             }
             promised = true;
+        }
+    }
+
+    /// Takes chains ahead until there are `count`.
+    #[cold]
+    #[inline(never)]
+    fn take_ahead(&mut self, count: usize) {
+        // An invalid chain is an error when it is its turn.
+        while self.ahead.len() < count
+            && let Ok(Some(chain)) = self.pop()
+        {
+            self.ahead.push_back(chain);
         }
     }
 
@@ -160,6 +179,8 @@ pub struct Group<'a> {
     pub first: Option<&'a mut Chain>,
     /// How many chains of the group come before.
     pub place: usize,
+    /// The chains that were taken ahead.
+    pub ahead: &'a mut VecDeque<Chain>,
 }
 
 /// Chains that are published together.

@@ -1,5 +1,6 @@
 //! Mode `echo`: sends input back, until Ctrl-d.
 
+use crate::test::net;
 use guest::boot::Outcome;
 use guest::fdt::Board;
 use guest::timer::{self, Deadline};
@@ -31,7 +32,7 @@ pub(crate) fn run(board: &Board<'_>, mut dma: Dma) -> Outcome {
         firmware();
         return Outcome::Passed;
     };
-    match virtio(console) {
+    match virtio(console, board, &mut dma) {
         Ok(()) => Outcome::Passed,
         Err(error) => {
             println!("guest: virtio console: {error}");
@@ -55,23 +56,40 @@ fn open(board: &Board<'_>, dma: &mut Dma) -> Result<Option<Console<MmioRegisters
     Ok(None)
 }
 
-fn virtio(mut console: Console<MmioRegisters>) -> Result<(), Error> {
+fn virtio(
+    mut console: Console<MmioRegisters>,
+    board: &Board<'_>,
+    dma: &mut Dma,
+) -> Result<(), Error> {
     console.send(GREETING, &mut Deadline::after(TIMEOUT))?;
-    let mut bytes = [0; 256];
+    if let Some(end) = net::answer(board, dma, || echo(&mut console).transpose())? {
+        return end;
+    }
     loop {
         // Created before the poll of the queue, so that no interrupt is missed in between.
         let mut wait = Deadline::after(TIMEOUT);
+        if echo(&mut console)?.is_some() {
+            return Ok(());
+        }
+        wait.wait();
+    }
+}
+
+/// Sends back what has arrived. Returns whether the end was among it.
+fn echo(console: &mut Console<MmioRegisters>) -> Result<Option<()>, Error> {
+    let mut bytes = [0; 256];
+    loop {
         let count = console.receive(&mut bytes)?;
         let arrived = bytes.get(..count).unwrap_or_default();
         let end = arrived.iter().position(|byte| *byte == EOT);
         let echo = arrived.get(..end.unwrap_or(count)).unwrap_or_default();
         console.send(echo, &mut Deadline::after(TIMEOUT))?;
         if end.is_some() {
-            return Ok(());
+            return Ok(Some(()));
         }
         if count == 0 {
             console.transport().alive()?;
-            wait.wait();
+            return Ok(None);
         }
     }
 }

@@ -5,7 +5,8 @@
 //!   that by DHCP; `udp=ADDRESS:PORT` names a host that sends a datagram back. Sockets are tested
 //!   with `vsock=PORT`, a port of the host that sends all back, and `vsock-listen=PORT`, a port of
 //!   this machine to which the host connects.
-//! - `echo`: sends the console's input back, until Ctrl-d.
+//! - `echo`: sends the console's input back, until Ctrl-d. With `ip=ADDRESS/PREFIX,GATEWAY` the
+//!   network card answers pings meanwhile.
 //! - `bench traps`: moves the same bytes in several ways and prints the times; `method=NAME`
 //!   selects one.
 //! - `faults`: executes instructions that trap, and prints the results.

@@ -5,7 +5,7 @@ mod console;
 mod features;
 mod interrupt;
 mod machine;
-mod net;
+pub(crate) mod net;
 mod smp;
 mod vsock;
 
@@ -66,8 +66,8 @@ fn deadline() -> Deadline {
 }
 
 /// The value of `name=` in the command line.
-fn setting<'a>(rig: &Rig<'a>, name: &str) -> Option<&'a str> {
-    let mut words = rig.board.bootargs.split_whitespace();
+fn setting<'a>(board: &Board<'a>, name: &str) -> Option<&'a str> {
+    let mut words = board.bootargs.split_whitespace();
     words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 

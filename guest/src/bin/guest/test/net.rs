@@ -9,11 +9,11 @@ mod stack;
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
-use guest::fdt::Slot;
+use guest::fdt::{Board, Slot};
 use guest::net::{ETHERNET, Net, WANTED, features};
 use guest::tap::{Failure, Point, Verdict};
 use guest::virtio::device;
-use guest::{ensure, irq};
+use guest::{Dma, Error, ensure, irq};
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
 
 use super::{Registers, Rig, deadline, devices, interrupt, setting};
@@ -123,6 +123,24 @@ fn open(rig: &mut Rig<'_>) -> Result<Option<Card>, Failure> {
     Ok(Some(Card { slot, net, mac, host: None }))
 }
 
+/// Answers pings to the address of `ip=`, with the first card, until `look` finds something. `None`
+/// without this address or without a card.
+pub(crate) fn answer<T>(
+    board: &Board<'_>,
+    dma: &mut Dma,
+    look: impl FnMut() -> Option<T>,
+) -> Result<Option<T>, Error> {
+    let host = setting(board, "ip").and_then(parse);
+    let (Some(host), Some((slot, transport))) = (host, devices(board, device::NETWORK).next())
+    else {
+        return Ok(None);
+    };
+    irq::watch(slot);
+    let mut net = Net::new(transport, dma, WANTED)?;
+    let mac = EthernetAddress(net.mac()?.unwrap_or_default());
+    Stack::new(&mut net, mac, Some(host)).answer(look).map(Some)
+}
+
 /// One frame that nobody answers, so that one interrupt follows.
 fn interrupts(_: &mut Rig<'_>, card: &mut Card) -> Verdict {
     interrupt::follows(card.slot, || {
@@ -131,7 +149,7 @@ fn interrupts(_: &mut Rig<'_>, card: &mut Card) -> Verdict {
 }
 
 fn address(rig: &mut Rig<'_>, card: &mut Card) -> Verdict {
-    let (host, from) = match setting(rig, "ip") {
+    let (host, from) = match setting(rig.board, "ip") {
         Some(text) => {
             let host = parse(text).ok_or_else(|| {
                 Failure::new(format_args!("ip={text}: expected ADDRESS/PREFIX,GATEWAY"))
@@ -181,7 +199,7 @@ fn pings(rig: &mut Rig<'_>, card: &mut Card) -> Verdict {
 }
 
 fn datagram(rig: &mut Rig<'_>, card: &mut Card) -> Verdict {
-    let Some(text) = setting(rig, "udp") else {
+    let Some(text) = setting(rig.board, "udp") else {
         return Ok(NO_PEER);
     };
     let peer: Result<SocketAddrV4, _> = text.parse();

@@ -120,7 +120,7 @@ fn peer(rig: &Rig<'_>) -> Result<Option<u32>, Failure> {
 }
 
 fn port(rig: &Rig<'_>, name: &str) -> Result<Option<u32>, Failure> {
-    let port = setting(rig, name).map(|text| {
+    let port = setting(rig.board, name).map(|text| {
         let wrong = |_| Failure::new(format_args!("{name}={text}: expected a port"));
         text.parse().map_err(wrong)
     });

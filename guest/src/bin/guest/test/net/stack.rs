@@ -150,6 +150,16 @@ impl<'a> Stack<'a> {
         Ok(Point::Pass)
     }
 
+    /// Answers pings until `look` finds something.
+    pub(super) fn answer<T>(&mut self, mut look: impl FnMut() -> Option<T>) -> Result<T, Error> {
+        let mut sockets = SocketSet::new(&mut [][..]);
+        loop {
+            if let Some(found) = self.run(&mut sockets, ANSWER, |_| look())? {
+                return Ok(found);
+            }
+        }
+    }
+
     /// Runs the stack until `look` finds something, or for this many microseconds.
     fn run<T>(
         &mut self,

@@ -5,7 +5,7 @@
 //!   receiver ── credit ──▶ sender ── data ──▶ receiver ── credit ──▶ …
 //! ```
 //! The receiver sends a byte, the credit, before the data and after it: so a transfer starts and
-//! ends on both sides. Of datagrams, each [`WINDOW`] needs a credit, so that no queue overflows.
+//! ends on both sides. Of datagrams, each `WINDOW` needs a credit, so that no queue overflows.
 
 use std::io::{self, Read, Write};
 use std::net::UdpSocket;

@@ -10,8 +10,8 @@
 //!                 └────────── guest memory: a file, mapped by both ───┘
 //! ```
 //!
-//! A kick goes from KVM to the back end. Interrupts take one hop, through the thread of the
-//! [`Session`], as a virtio-mmio device has a status register that must be set first.
+//! A kick goes from KVM to the back end. Interrupts take one hop, through the session's thread, as a
+//! virtio-mmio device has a status register that must be set first.
 //!
 //! That thread also sends all messages. A vCPU that needs one done waits for it, but no longer than
 //! [`ANSWER_TIMEOUT`]: then the connection is closed. So a back end that does not answer, or lies,

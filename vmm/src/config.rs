@@ -238,6 +238,8 @@ pub enum BackEnd {
     Block(Disk),
     /// The disk for cloud-init.
     CloudInit(CloudInit),
+    /// A network card.
+    Net(Net),
     /// A random number generator.
     Rng,
     /// A socket device.
@@ -245,8 +247,8 @@ pub enum BackEnd {
 }
 
 impl BackEnd {
-    /// Parses `rng`, or `block,`, `cloud-init,` or `vsock,` followed by what [`Disk::parse`],
-    /// [`CloudInit::parse`] or [`Vsock::parse`] accepts.
+    /// Parses `rng`, or `block,`, `cloud-init,`, `net,` or `vsock,` followed by what
+    /// [`Disk::parse`], [`CloudInit::parse`], [`Net::parse`] or [`Vsock::parse`] accepts.
     ///
     /// # Errors
     /// A message that says what is wrong and what is expected.
@@ -260,12 +262,20 @@ impl BackEnd {
         {
             return Ok(BackEnd::Vsock(vsock));
         }
+        if let Some(keys) = keys("net,")
+            && let Some(net) = Net::parse(keys)?
+        {
+            return match net.vhost_user {
+                true => Err("vhost-user=on: passt serves that card itself".into()),
+                false => Ok(BackEnd::Net(net)),
+            };
+        }
         match (keys("block,"), keys("cloud-init,")) {
             (Some(disk), _) => Disk::parse(disk).map(BackEnd::Block),
             (_, Some(files)) => CloudInit::parse(files).map(BackEnd::CloudInit),
             (None, None) if text == "rng" => Ok(BackEnd::Rng),
             _ => Err(
-                "expected block,path=FILE[,readonly][,serial=TEXT], cloud-init,user-data=FILE, vsock,path=SOCK[,cid=N] or rng"
+                "expected block,path=FILE[,readonly][,serial=TEXT], cloud-init,user-data=FILE, net,tap=NAME|passt[,KEY=VALUE], vsock,path=SOCK[,cid=N] or rng"
                     .into(),
             ),
         }

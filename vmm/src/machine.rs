@@ -114,6 +114,12 @@ impl Machine {
             placement,
         })
     }
+
+    /// The cards whose descriptor a QEMU inherits.
+    pub(crate) fn lent_cards(&self) -> impl Iterator<Item = &Card> {
+        let cards = self.cards.iter().zip(&self.config.nets);
+        cards.filter_map(|(card, config)| (!config.vhost_user).then_some(card))
+    }
 }
 
 /// Checks that the host has enough memory, if all of it is allocated at once: more than RAM and

@@ -112,7 +112,7 @@ fn start(
     devices: config::Devices,
 ) -> Result<End, Error> {
     // Before there are descriptors for QEMU, which another program would inherit.
-    for card in &machine.cards {
+    for card in machine.lent_cards() {
         card.lend()?;
     }
     for directory in &machine.directories {
@@ -200,7 +200,7 @@ impl Running {
     ) -> Result<Running, Error> {
         let program = program();
         let kernel = Startable::new(&machine.kernel)?;
-        for card in &machine.cards {
+        for card in machine.lent_cards() {
             inherit(card.lend()?)?;
         }
         for directory in &machine.directories {

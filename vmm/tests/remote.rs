@@ -196,6 +196,35 @@ fn the_bare_metal_guest_passes_its_tests_on_devices_of_back_ends() {
 }
 
 #[test]
+fn our_card_of_another_process_pings_its_gateway() {
+    let script = format!(
+        "cd /tmp
+         modprobe tun
+         tunctl -t vm0 >/dev/null
+         ip addr add 192.0.2.1/24 dev vm0
+         ip link set vm0 up
+         {0} vhost-user --once --socket net.sock --device net,tap=vm0 & net=$!
+         until [ -S net.sock ]; do sleep 0.1; done
+         {0} run --accel kvm --kernel {1} --cmdline 'ip=192.0.2.2/24,192.0.2.1' \
+             --vhost-user socket=net.sock,type=net,mac=02:00:00:00:00:05 </dev/null 2>&1 || kill $net
+         echo status=$?
+         wait $net",
+        hartvisor().display(),
+        guest().display()
+    );
+    let mut command = lab::lab(&[], &[]);
+    let text = run_in(command.args(["sh", "-c", &script]));
+    let bad = |line: &&str| line.starts_with("not ok") && !line.contains("# TODO");
+    assert_eq!(text.lines().find(bad), None, "{text}");
+    let parts = [
+        "network card 02:00:00:00:00:05",
+        "net: the gateway answers pings of 1, 56 and 1400 bytes\n",
+        "status=0",
+    ];
+    assert_has(&text, &parts);
+}
+
+#[test]
 fn it_does_so_under_qemu() {
     let folder = tempfile::tempdir().unwrap();
     let ours = env!("CARGO_BIN_EXE_hartvisor");

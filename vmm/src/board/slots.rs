@@ -335,6 +335,7 @@ pub(crate) fn alone(device: &BackEnd) -> Result<Box<dyn VirtioDevice>, Error> {
     match device {
         BackEnd::Block(disk) => disk::alone(disk),
         BackEnd::CloudInit(files) => disk::alone_for_cloud_init(files),
+        BackEnd::Net(card) => net::alone(card),
         BackEnd::Rng => Ok(Box::new(Rng::default())),
         BackEnd::Vsock(config) => vsock::alone(config),
     }

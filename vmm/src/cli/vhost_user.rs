@@ -29,11 +29,11 @@ pub struct VhostUser {
     pub socket: PathBuf,
 
     /// The device: a disk, with the keys of hartvisor run --disk after FILE, the disk of hartvisor
-    /// run --cloud-init, with its keys, a socket device, with those of --vsock, or a random number
-    /// generator
+    /// run --cloud-init, with its keys, a network card, with those of --net, a socket device, with
+    /// those of --vsock, or a random number generator
     #[arg(
         long,
-        value_name = "block,path=FILE[,readonly][,serial=TEXT]|cloud-init,user-data=FILE|vsock,path=SOCK[,cid=N]|rng",
+        value_name = "block,path=FILE[,readonly][,serial=TEXT]|cloud-init,user-data=FILE|net,tap=NAME|vsock,path=SOCK[,cid=N]|rng",
         value_parser = OsStringValueParser::new().try_map(|text| BackEnd::parse(&text))
     )]
     pub device: BackEnd,

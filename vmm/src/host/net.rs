@@ -119,8 +119,8 @@ enum Cable {
     Stream(Stream),
     /// A passt that is started when the guest is.
     Passt(config::Net, OnceLock<Stream>),
-    /// A passt that serves the queues. Its connection, for QEMU or for this process.
-    VhostUser(config::Net, OnceLock<UnixStream>, OnceLock<Arc<Remote>>),
+    /// A passt that serves the queues. It is connected when the guest starts.
+    VhostUser(config::Net, OnceLock<Arc<Remote>>),
 }
 
 impl Card {
@@ -183,7 +183,7 @@ impl Card {
     /// # Errors
     /// passt does not start, or cannot be used.
     pub(crate) fn remote(&self, name: &str) -> Option<Result<Arc<Remote>, Error>> {
-        let Cable::VhostUser(config, started, remote) = &self.cable else {
+        let Cable::VhostUser(config, remote) = &self.cable else {
             return None;
         };
         let (mac, mtu) = (self.mac, self.mtu);
@@ -191,10 +191,7 @@ impl Card {
         Some(remote::connected(remote, || {
             let source = match config.socket() {
                 Some(path) => remote::again(path),
-                None => {
-                    let stream = served(config, started)?.try_clone();
-                    Source::Once(stream.map_err(Error::host("duplicate a socket"))?)
-                }
+                None => Source::Once(passt::start(config)?),
             };
             let remote = Remote::connect(name, kind, source);
             remote.map_err(|source| remote::not_usable(config.label(), source))
@@ -210,7 +207,9 @@ impl Card {
             Cable::Tap(tap) => tap.as_fd(),
             Cable::Stream(stream) => stream.as_fd(),
             Cable::Passt(config, started) => running(config, started)?.as_fd(),
-            Cable::VhostUser(config, started, _) => served(config, started)?.as_fd(),
+            Cable::VhostUser(..) => {
+                return Err(Error::Internal("passt serves this card".into()));
+            }
         })
     }
 
@@ -231,11 +230,7 @@ impl Cable {
                 Tap::from_number(fd).map_err(|source| NetError::Fd { fd, source })?
             }
             _ if config.vhost_user => {
-                return Ok(Cable::VhostUser(
-                    config.clone(),
-                    OnceLock::new(),
-                    OnceLock::new(),
-                ));
+                return Ok(Cable::VhostUser(config.clone(), OnceLock::new()));
             }
             _ if let Some(path) = config.socket() => {
                 return passt::connect(path).and_then(stream).map(Cable::Stream);
@@ -271,21 +266,6 @@ fn running<'s>(config: &config::Net, started: &'s OnceLock<Stream>) -> Result<&'
 
 fn stream(socket: UnixStream) -> Result<Stream, Error> {
     Stream::new(socket).map_err(Error::host("use a socket"))
-}
-
-/// Connects to a passt that serves the queues, once, and starts it if it is ours.
-fn served<'s>(
-    config: &config::Net,
-    started: &'s OnceLock<UnixStream>,
-) -> Result<&'s UnixStream, Error> {
-    if let Some(stream) = started.get() {
-        return Ok(stream);
-    }
-    let stream = match config.socket() {
-        Some(path) => passt::connect(path),
-        None => passt::start(config),
-    }?;
-    Ok(started.get_or_init(|| stream))
 }
 
 fn named(name: &str) -> Result<Tap, Error> {

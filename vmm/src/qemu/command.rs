@@ -43,6 +43,11 @@ pub fn check(machine: &Machine) -> Result<(), Error> {
         let why = "its network devices have no limits";
         return Err(Error::from(QemuError::KvmOnly { option, why }));
     }
+    let mut served = machine.config.nets.iter().filter(|net| net.vhost_user);
+    if served.any(Net::starts_passt) {
+        let problem = "--net passt,vhost-user=on: QEMU reaches such a passt by a path only: start passt --vhost-user --socket PATH, and give --net passt=PATH,vhost-user=on";
+        return Err(Error::Usage(problem.into()));
+    }
     let lowest = machine
         .kernel
         .segments()

@@ -1,6 +1,10 @@
 //! The row of the network cards.
 
+use std::ffi::OsString;
 use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use devices::virtio::VirtioDevice;
 
 use super::remote::follow;
 use super::{Count, Model, Parts, Place, Row};
@@ -33,6 +37,11 @@ fn model<'m>(parts: &Parts<'m>, nth: usize) -> Result<Model<'m>, Error> {
     Ok(Model { attached, ..Model::new(device) })
 }
 
+/// Creates the device that `hartvisor vhost-user` serves.
+pub(super) fn alone(config: &config::Net) -> Result<Box<dyn VirtioDevice>, Error> {
+    Ok(Box::new(Card::open(config, 0)?.device()?))
+}
+
 /// QEMU's own device. It gets the descriptor, as the interface has only one user.
 fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
     let nth = place.nth;
@@ -40,17 +49,16 @@ fn qemu(line: &mut Line, machine: &Machine, place: &Place<'_>) {
         return;
     };
     // QEMU inherits nothing from a shell that executes the printed command.
-    let inherits = place.consoles.is_some();
-    let net = match inherits {
+    let net = match place.consoles.is_some() {
         true => lent(card, config, nth),
         false => named(config, nth),
     };
     if net.0 == VHOST_USER {
-        let address = match config.socket().filter(|_| !inherits) {
-            Some(path) => format!("path={}", double_commas(path.as_os_str()).display()),
-            None => format!("fd={}", card.lend().map_or(-1, |fd| fd.as_raw_fd())),
-        };
-        line.socket(&format!("socket-net{nth}"), address.as_ref());
+        let mut address = OsString::from("path=");
+        address.push(double_commas(
+            config.socket().unwrap_or(Path::new("")).as_os_str(),
+        ));
+        line.socket(&format!("socket-net{nth}"), &address);
     }
     let mut device = format!(
         "virtio-net-device,netdev=net{nth},mac={},bus={}",

@@ -166,6 +166,23 @@ fn a_paused_device_serves_nothing_until_it_is_resumed() {
     }
 }
 
+#[test]
+fn a_back_end_that_is_restarted_while_the_device_is_paused_is_used_then() {
+    let (ram, _file, service, page) = machine();
+    let mut dma = ram.dma();
+    let data = dma.alloc(8 * SECTOR).unwrap();
+    let mut block = Block::new(page.probe(), &mut dma, OWN, 64).unwrap();
+    check_read(&mut block, 1);
+    page.mmio.pause();
+    service.stop();
+    service.start();
+    wait_for("the new connection", || {
+        service.0.lock().unwrap().connection.is_some()
+    });
+    page.mmio.resume();
+    read_eight(&mut block, &data);
+}
+
 /// Makes eight reads at once, and waits for all.
 fn read_eight(block: &mut Block<Page>, data: &Region) {
     let mut tokens: Vec<_> = (0..8)

@@ -40,6 +40,7 @@ use crate::sync::{event, lock};
 use crate::virtio::queue::QueueConfig;
 use crate::virtio::{ConfigSpace, Notify};
 
+mod connection;
 mod kind;
 mod session;
 

@@ -1,32 +1,24 @@
 //! The session with a back end: its connection, and the state that a new connection is brought to.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
-use vhost::vhost_user::message::{
-    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures,
-};
-use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vm_memory::GuestMemoryBackend;
+use log::{Level, debug, log, warn};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::connection::{Connection, InFlight, addresses};
 use super::kind::{Config, Kind};
 use super::{Command, Control, Error, Source};
 use crate::memory::Memory;
 use crate::sync::{event, lock};
 use crate::virtio::queue::{self, QueueConfig};
 use crate::virtio::{ConfigSpace, Notify, features};
-
-/// VHOST_USER_F_PROTOCOL_FEATURES.
-const PROTOCOL_FEATURES: u64 = 1 << 30;
 
 /// The data of an epoll event: a queue's index, for its call, or one of these.
 const WAKE: u64 = u64::MAX;
@@ -36,7 +28,10 @@ const HANG_UP: u64 = u64::MAX - 1;
 const BATCH: usize = 8;
 
 /// Milliseconds between attempts to reach a back end that has gone.
-const RETRY: i32 = 500;
+const RETRY: u16 = 500;
+
+/// The most losses of a back end that are warned of. A guest may be able to make it end.
+const WARNINGS: u32 = 10;
 
 /// What a VM gives.
 pub(super) struct Setup {
@@ -51,15 +46,6 @@ impl Setup {
     }
 }
 
-/// A connection whose protocol features are negotiated.
-struct Connection {
-    client: Frontend,
-    offered: u64,
-    protocol: VhostUserProtocolFeatures,
-    /// Whether the back end has mapped the memory of the VM.
-    shared: bool,
-}
-
 /// The state of a device that another process serves. Only its thread uses it.
 pub(super) struct Session {
     name: String,
@@ -70,8 +56,12 @@ pub(super) struct Session {
     /// With these the back end interrupts.
     calls: Vec<EventFd>,
     connection: Option<Connection>,
+    /// How often the connection was lost.
+    losses: u32,
     /// Whether a failed attempt to connect again was logged.
     complained: bool,
+    /// When the next attempt is due.
+    retry: Instant,
     setup: Option<Setup>,
     /// The features that the driver has accepted.
     accepted: u64,
@@ -79,7 +69,7 @@ pub(super) struct Session {
     queues: Vec<QueueConfig>,
     live: bool,
     /// The requests that the back end has begun, if it notes them.
-    in_flight: Option<(VhostUserInflight, File)>,
+    in_flight: Option<InFlight>,
 }
 
 impl Session {
@@ -106,7 +96,9 @@ impl Session {
             epoll,
             calls,
             connection: None,
+            losses: 0,
             complained: false,
+            retry: Instant::now(),
             setup: None,
             accepted: 0,
             queues: Vec::new(),
@@ -119,7 +111,7 @@ impl Session {
     pub(super) fn serve(mut self, commands: &Receiver<Command>) {
         let mut events = [EpollEvent::default(); BATCH];
         loop {
-            let timeout = if self.is_lost() { RETRY } else { -1 };
+            let timeout = if self.is_awaited() { RETRY.into() } else { -1 };
             let count = match self.epoll.wait(timeout, &mut events) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => return warn!("{}: cannot wait for its back end: {error}", self.name),
@@ -138,7 +130,7 @@ impl Session {
             while let Ok(command) = commands.try_recv() {
                 command(&mut self);
             }
-            if self.is_lost() && self.setup.is_some() && count == 0 {
+            if self.is_awaited() && self.retry <= Instant::now() {
                 self.connect_again();
             }
         }
@@ -152,9 +144,18 @@ impl Session {
         }
     }
 
-    /// Whether there is no connection, but may be one again.
-    fn is_lost(&self) -> bool {
-        self.connection.is_none() && matches!(self.source, Source::Again(_))
+    /// Whether a VM needs a connection that is lost, and there may be one again.
+    fn is_awaited(&self) -> bool {
+        let again = matches!(self.source, Source::Again(_));
+        self.connection.is_none() && again && self.setup.is_some()
+    }
+
+    /// The level of the messages about a connection that is lost, or back.
+    fn level(&self, level: Level) -> Level {
+        match self.losses {
+            ..=WARNINGS => level,
+            _ => Level::Debug,
+        }
     }
 
     /// Connects for the first time. Returns the features that the device offers, and its
@@ -164,54 +165,30 @@ impl Session {
             Source::Again(connect) => connect(),
             Source::Once(stream) => stream.try_clone(),
         };
-        let mut connection = self.negotiate(stream.map_err(Error::Connect)?)?;
+        let mut connection = self.begin(stream.map_err(Error::Connect)?)?;
         let config: Arc<dyn ConfigSpace> = match &self.kind.config {
             Config::Own(config) => Arc::clone(config),
             &Config::Asked(len) => Arc::new(connection.config(len)?),
         };
-        let passed = self.kind.passed | queue::FEATURES | features::RING_RESET;
-        let offered = connection.offered & passed | self.kind.added;
+        let offered = connection.offered & self.passed() | self.kind.added;
         self.connection = Some(connection);
         Ok((offered, config))
     }
 
-    /// Negotiates what does not depend on the driver.
-    fn negotiate(&self, stream: UnixStream) -> Result<Connection, Error> {
+    /// The features that are the back end's to offer.
+    fn passed(&self) -> u64 {
+        self.kind.passed | queue::FEATURES | features::RING_RESET
+    }
+
+    /// Watches a new connection, and negotiates.
+    fn begin(&self, stream: UnixStream) -> Result<Connection, Error> {
         let watched = stream.try_clone().map_err(Error::Host)?;
         let hang_up = EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-        let interest = EpollEvent::new(hang_up, HANG_UP);
-        let added = self
-            .epoll
-            .ctl(ControlOperation::Add, watched.as_raw_fd(), interest);
+        let (operation, interest) = (ControlOperation::Add, EpollEvent::new(hang_up, HANG_UP));
+        let added = self.epoll.ctl(operation, watched.as_raw_fd(), interest);
         added.map_err(Error::Host)?;
         *lock(&self.control.stream) = Some(watched);
-        let queues = self.kind.queues.len() as u64;
-        let mut client = Frontend::from_stream(stream, queues);
-        let offered = client.get_features()?;
-        for (bit, name) in [
-            (features::VERSION_1, "VIRTIO_F_VERSION_1"),
-            (PROTOCOL_FEATURES, "VHOST_USER_F_PROTOCOL_FEATURES"),
-        ] {
-            if offered & bit == 0 {
-                return Err(Error::Lacks(name));
-            }
-        }
-        let mut wanted = VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
-            | VhostUserProtocolFeatures::MQ;
-        if let Config::Asked(_) = self.kind.config {
-            wanted |= VhostUserProtocolFeatures::CONFIG;
-        }
-        let protocol = client.get_protocol_features()? & wanted;
-        if !protocol.contains(wanted & VhostUserProtocolFeatures::CONFIG) {
-            return Err(Error::Lacks("VHOST_USER_PROTOCOL_F_CONFIG"));
-        }
-        client.set_protocol_features(protocol)?;
-        if protocol.contains(VhostUserProtocolFeatures::MQ) && client.get_queue_num()? < queues {
-            return Err(Error::Lacks("a queue"));
-        }
-        client.set_owner()?;
-        Ok(Connection { client, offered, protocol, shared: false })
+        Connection::new(stream, &self.kind)
     }
 
     /// Reaches the back end once more, and brings it to the state of the lost one.
@@ -221,14 +198,20 @@ impl Session {
         };
         let connected = connect()
             .map_err(Error::Connect)
-            .and_then(|stream| self.negotiate(stream));
-        let connected = connected.and_then(|connection| match self.accepted & self.kind.passed {
-            accepted if accepted & !connection.offered == 0 => Ok(connection),
-            accepted => Err(Error::Less(accepted & !connection.offered)),
+            .and_then(|stream| self.begin(stream));
+        let accepted = self.accepted & self.passed();
+        let connected = connected.and_then(|connection| match accepted & !connection.offered {
+            0 => Ok(connection),
+            missing => Err(Error::Less(missing)),
         });
+        self.retry = Instant::now() + Duration::from_millis(RETRY.into());
         match connected {
             Ok(connection) => {
-                info!("{}: its back end is back", self.name);
+                log!(
+                    self.level(Level::Info),
+                    "{}: its back end is back",
+                    self.name
+                );
                 self.complained = false;
                 self.connection = Some(connection);
                 // What it had not taken or announced when it ended.
@@ -237,8 +220,16 @@ impl Session {
             }
             Err(error) => {
                 self.close();
+                let level = match error {
+                    Error::Connect(_) => Level::Debug,
+                    _ => self.level(Level::Warn),
+                };
                 if !std::mem::replace(&mut self.complained, true) {
-                    debug!("{}: {error}", self.name);
+                    log!(
+                        level,
+                        "{}: its new back end is not used: {error}",
+                        self.name
+                    );
                 }
             }
         }
@@ -261,9 +252,16 @@ impl Session {
             return;
         }
         self.close();
-        let name = &self.name;
+        self.losses = self.losses.saturating_add(1);
+        self.retry = Instant::now() + Duration::from_millis(RETRY.into());
+        let (name, level) = (&self.name, self.level(Level::Warn));
         match &self.source {
-            Source::Again(_) => warn!("{name}: its back end is gone ({why}): waiting for another"),
+            Source::Again(_) => {
+                log!(
+                    level,
+                    "{name}: its back end is gone ({why}): waiting for another"
+                );
+            }
             Source::Once(_) => {
                 warn!("{name}: its back end is gone ({why}): the device does not work any more");
                 if let Some(setup) = self.setup.as_ref().filter(|_| self.live) {
@@ -321,7 +319,13 @@ impl Session {
     pub(super) fn resume(&mut self) {
         if !self.live && !self.queues.is_empty() {
             self.live = true;
-            (0..self.queues.len()).for_each(|index| self.start_queue(index));
+            match &self.connection {
+                Some(connection) if connection.shared => {
+                    (0..self.queues.len()).for_each(|index| self.start_queue(index));
+                }
+                // The back end was restarted meanwhile.
+                _ => self.apply(true),
+            }
         }
     }
 
@@ -348,34 +352,10 @@ impl Session {
         let Some(setup) = self.setup.as_ref().filter(|_| self.live) else {
             return;
         };
-        let passed = self.kind.passed | queue::FEATURES | features::RING_RESET;
-        let accepted = self.accepted & passed | features::VERSION_1 | PROTOCOL_FEATURES;
-        let regions: Result<Vec<_>, _> = setup
-            .memory
-            .ram()
-            .iter()
-            .map(VhostUserMemoryRegionInfo::from_guest_region)
-            .collect();
-        let mut in_flight = self.in_flight.take();
-        let sizes = self.kind.queues.iter();
-        let (count, size) = (sizes.len(), sizes.max().copied().unwrap_or(0));
-        self.talk(|Connection { client, protocol, shared, .. }| {
-            client.set_features(accepted)?;
-            if !std::mem::replace(shared, true) {
-                client.set_mem_table(&regions?)?;
-            }
-            if protocol.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD) {
-                let wanted =
-                    VhostUserInflight::new(0, 0, u16::try_from(count).unwrap_or(u16::MAX), size);
-                let (area, file) = match in_flight.take() {
-                    Some(noted) => noted,
-                    None => client.get_inflight_fd(&wanted)?,
-                };
-                client.set_inflight_fd(&area, file.as_raw_fd())?;
-                in_flight = Some((area, file));
-            }
-            Ok(())
-        });
+        let memory = setup.memory.clone();
+        let accepted = self.accepted & self.passed();
+        let (kind, mut in_flight) = (Arc::clone(&self.kind), self.in_flight.take());
+        self.talk(|connection| connection.prepare(accepted, &memory, &kind, &mut in_flight));
         self.in_flight = in_flight;
         for index in 0..self.queues.len() {
             if again
@@ -414,7 +394,7 @@ impl Session {
         }
         let mut base = None;
         self.talk(|connection| {
-            base = Some(connection.client.get_vring_base(index)?);
+            base = Some(connection.stop(index)?);
             Ok(())
         });
         let base = base.and_then(|base| u16::try_from(base).ok());
@@ -439,57 +419,12 @@ impl Session {
             setup.notify.needs_reset();
             return;
         };
-        let (size, base) = (config.size, config.resume.unwrap_or(0));
         let call = self.calls.get(index).map(EventFd::try_clone);
         let kick = setup.kicks.get(index).map(EventFd::try_clone);
         let (Some(Ok(call)), Some(Ok(kick))) = (call, kick) else {
             return self.lose("no descriptor is left");
         };
-        self.talk(|connection| {
-            let client = &mut connection.client;
-            client.set_vring_num(index, size)?;
-            client.set_vring_addr(index, &addresses)?;
-            client.set_vring_base(index, base)?;
-            client.set_vring_call(index, &call)?;
-            client.set_vring_kick(index, &kick)?;
-            // This one alone is confirmed: each confirmation takes time, and messages are handled in
-            // order.
-            connection.confirmed(|client| client.set_vring_enable(index, true))
-        });
-    }
-}
-
-/// The addresses of a queue that [`QueueConfig::activate`] has checked, in this process.
-fn addresses(memory: &Memory, config: &QueueConfig) -> Option<VringConfigData> {
-    let address = |guest| Some(memory.translate(guest, 1)?.as_ptr().addr() as u64);
-    Some(VringConfigData {
-        queue_max_size: config.max,
-        queue_size: config.size,
-        flags: 0,
-        desc_table_addr: address(config.descriptors)?,
-        used_ring_addr: address(config.device)?,
-        avail_ring_addr: address(config.driver)?,
-        log_addr: None,
-    })
-}
-
-impl Connection {
-    /// Sends a message and waits until the back end has handled it and those before, if it can
-    /// confirm that.
-    fn confirmed<T>(&mut self, send: impl FnOnce(&mut Frontend) -> T) -> T {
-        if self.protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
-            self.client.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        }
-        let sent = send(&mut self.client);
-        self.client.set_hdr_flags(VhostUserHeaderFlag::empty());
-        sent
-    }
-
-    /// The first `len` bytes of the device's configuration space.
-    fn config(&mut self, len: u32) -> Result<Vec<u8>, Error> {
-        let nothing = vec![0; len as usize];
-        let flags = VhostUserConfigFlags::empty();
-        let (_, config) = self.client.get_config(0, len, flags, &nothing)?;
-        Ok(config)
+        let config = config.clone();
+        self.talk(|connection| connection.start(index, &config, &addresses, [&call, &kick]));
     }
 }

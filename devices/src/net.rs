@@ -6,8 +6,8 @@
 //! ```
 //! Frames are neither copied nor kept here, with one exception: the end of a received frame that
 //! does not fit into the driver's buffers. A frame is read into as many of them as the last frames
-//! took, so the exception is a frame that is longer than those before it. While the back end has no frame, or the driver has no
-//! buffer, frames wait in the back end.
+//! took, so the exception is a frame that is longer than those before it. While the back end has no
+//! frame, or the driver has no buffer, frames wait in the back end.
 
 use std::io;
 use std::os::fd::BorrowedFd;

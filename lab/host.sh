@@ -9,7 +9,7 @@ host_suite=trixie
 # system, random numbers, the power key; interfaces of the host, then network cards, sockets and
 # memory of a guest.
 host_modules=(virtio_mmio virtio_pci 9pnet_virtio 9p kvm virtio_blk ext4 crc32c_generic loop virtio_rng virtio_input evdev
-    tun dummy bridge virtio_net vmw_vsock_virtio_transport virtio_balloon)
+    tun vhost_net dummy bridge virtio_net vmw_vsock_virtio_transport virtio_balloon)
 
 # Programs of the emulated host, the packages of the libraries that they need, and those libraries.
 host_packages=(busybox-static passt virtiofsd libc6 libcap-ng0 libgcc-s1 libseccomp2)

@@ -18,6 +18,7 @@ use support::{linux, tap};
 /// Makes the tap interface vm0 in the host, and serves 8 MiB there.
 const HOST: &str = "
 modprobe tun
+modprobe vhost_net
 tunctl -t vm0 >/dev/null
 ip addr add 192.0.2.1/24 dev vm0
 ip link set vm0 mtu 1400 up
@@ -119,6 +120,11 @@ fn carries(host: &[&str], options: &str) {
 #[test]
 fn debian_talks_to_the_host_through_a_tap_interface() {
     carries(&[], "");
+}
+
+#[test]
+fn the_hosts_kernel_serves_the_queues_by_vhost_net() {
+    carries(&["--aia"], ",vhost=on");
 }
 
 #[test]

@@ -36,11 +36,13 @@ use vmm_sys_util::eventfd::EventFd;
 use super::backend::Backend;
 use crate::memory::Memory;
 use crate::net::Link;
+use crate::net::tap::Tap;
 use crate::sync::{event, lock};
 use crate::virtio::queue::QueueConfig;
 use crate::virtio::{ConfigSpace, Notify};
 
 mod connection;
+pub mod kernel;
 mod kind;
 mod session;
 
@@ -61,6 +63,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub enum Source {
     /// It ends with this connection.
     Once(UnixStream),
+    /// The host's kernel, which moves the frames of this interface.
+    Kernel(Tap),
     /// Connects, without waiting, each time.
     Again(Box<dyn Fn() -> io::Result<UnixStream> + Send>),
 }
@@ -83,6 +87,9 @@ pub enum Error {
     /// It lacks something that every driver or this front end needs.
     #[error("it lacks {0}")]
     Lacks(&'static str),
+    /// The host's kernel refused a request.
+    #[error("the kernel's vhost-net refused a request")]
+    Kernel(#[source] io::Error),
     /// After it was restarted, it does not offer what the driver has accepted before.
     #[error("it no longer offers the features {0:#x}, which the guest uses")]
     Less(u64),
@@ -143,7 +150,7 @@ impl Remote {
         });
         let timeout = match &source {
             Source::Once(_) => START_TIMEOUT,
-            Source::Again(_) => ANSWER_TIMEOUT,
+            Source::Again(_) | Source::Kernel(_) => ANSWER_TIMEOUT,
         };
         let kind = Arc::new(kind);
         let (commands, todo) = mpsc::channel();

@@ -38,6 +38,9 @@ pub struct Net {
     /// Ports of the host that its passt forwards to the guest.
     #[serde(default)]
     pub forward: Vec<Forward>,
+    /// Whether the host's kernel serves the queues, by vhost-net.
+    #[serde(default)]
+    pub vhost: bool,
     /// Whether passt serves the queues itself, over vhost-user.
     #[serde(default)]
     pub vhost_user: bool,
@@ -65,7 +68,7 @@ pub struct Net {
 }
 
 /// The keys. A new one needs a field above, a row here, and code that uses it.
-const KEYS: [Key<Net>; 12] = [
+const KEYS: [Key<Net>; 13] = [
     Key {
         form: "tap=NAME",
         help: "",
@@ -117,6 +120,15 @@ const KEYS: [Key<Net>; 12] = [
             let ports: Vec<_> = net.forward.iter().map(Forward::to_string).collect();
             (!ports.is_empty()).then(|| format!("forward={}", ports.join("+")))
         },
+    },
+    Key {
+        form: "vhost=on|off",
+        help: "vhost=on (with tap= or fd=) has the host's kernel serve the card's queues (vhost-net).",
+        set: |net, value| {
+            net.vhost = choice(value, SWITCH)?;
+            Ok(())
+        },
+        text: |net| net.vhost.then(|| "vhost=on".into()),
     },
     Key {
         form: "vhost-user=on|off",
@@ -228,9 +240,12 @@ impl Net {
         if self.vhost_user && self.passt.is_none() {
             return Err("vhost-user=on needs passt".into());
         }
-        if let (true, Some(limit)) = (self.vhost_user, self.limit()) {
+        if self.vhost && self.passt.is_some() {
+            return Err("vhost=on needs tap= or fd=".into());
+        }
+        if let (true, Some(limit)) = (self.vhost || self.vhost_user, self.limit()) {
             return Err(format!(
-                "{limit} cannot be used with vhost-user=on: passt has no limits"
+                "{limit} cannot be used with vhost=on or vhost-user=on: only our own card has limits"
             ));
         }
         self.mac.map_or(Ok(()), check_mac)?;

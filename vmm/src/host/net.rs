@@ -10,7 +10,7 @@ use devices::net::rate::{Limited, Rate};
 use devices::net::stream::Stream;
 use devices::net::tap::{self, NotTap, Tap};
 use devices::net::{BackEnd, Mac, Net, QUEUE_SIZE};
-use devices::transport::remote::{Kind, Remote, Source};
+use devices::transport::remote::{Kind, Remote, Source, kernel};
 use log::warn;
 use twox_hash::XxHash64;
 
@@ -65,6 +65,16 @@ pub enum NetError {
     },
 
     #[error(
+        "{label},vhost=on: cannot open {}; it needs the module vhost_net (sudo modprobe vhost_net) and access to the file",
+        kernel::DEVICE
+    )]
+    Vhost {
+        label: String,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error(
         "--net passt: no {} found: install it (Debian: apt-get install passt), or set HARTVISOR_PASST",
         program.display()
     )]
@@ -92,6 +102,7 @@ impl NetError {
             | NetError::InUse { .. }
             | NetError::NoDevice { .. }
             | NetError::Other { .. }
+            | NetError::Vhost { .. }
             | NetError::NoPasst { .. }
             | NetError::Passt { .. }
             | NetError::Socket { .. } => Class::Host,
@@ -102,7 +113,10 @@ impl NetError {
 /// The host's side of a network card.
 #[derive(Debug)]
 pub struct Card {
+    config: config::Net,
     cable: Cable,
+    /// The connection to what serves the queues, if this process does not.
+    remote: OnceLock<Arc<Remote>>,
     /// The guest's hardware address.
     pub mac: Mac,
     /// The maximum transmission unit for the guest, if it is known.
@@ -120,7 +134,7 @@ enum Cable {
     /// A passt that is started when the guest is.
     Passt(config::Net, OnceLock<Stream>),
     /// A passt that serves the queues. It is connected when the guest starts.
-    VhostUser(config::Net, OnceLock<Arc<Remote>>),
+    VhostUser,
 }
 
 impl Card {
@@ -153,7 +167,8 @@ impl Card {
         ];
         let mac = config.mac.map_or_else(|| derived(&name), Mac);
         let mtu = config.mtu.or_else(|| known.map(|it| it.mtu));
-        Ok(Card { cable, mac, mtu, limits, up })
+        let (config, remote) = (config.clone(), OnceLock::new());
+        Ok(Card { config, cable, remote, mac, mtu, limits, up })
     }
 
     /// Creates the device.
@@ -166,7 +181,7 @@ impl Card {
             Cable::Tap(tap) => Box::new(tap.try_clone().map_err(full())?),
             Cable::Stream(stream) => Box::new(stream.clone()),
             Cable::Passt(config, started) => Box::new(running(config, started)?.clone()),
-            Cable::VhostUser(..) => {
+            Cable::VhostUser => {
                 return Err(Error::Internal("passt serves this card".into()));
             }
         };
@@ -178,24 +193,33 @@ impl Card {
         Ok(Net::new(back_end, self.mac, self.mtu, self.up))
     }
 
-    /// The connection to the passt that serves the queues of the card `name`, if one does.
+    /// The connection to what serves the queues of the card `name`, if this process does not: passt
+    /// or the kernel.
     ///
     /// # Errors
-    /// passt does not start, or cannot be used.
+    /// passt does not start or cannot be used, or there is no vhost-net.
     pub(crate) fn remote(&self, name: &str) -> Option<Result<Arc<Remote>, Error>> {
-        let Cable::VhostUser(config, remote) = &self.cable else {
-            return None;
-        };
-        let (mac, mtu) = (self.mac, self.mtu);
-        let kind = Kind::net(QUEUE_SIZE, mac, mtu, !config.offload_off);
-        Some(remote::connected(remote, || {
-            let source = match config.socket() {
-                Some(path) => remote::again(path),
-                None => Source::Once(passt::start(config)?),
+        let config = &self.config;
+        let kind = Kind::net(QUEUE_SIZE, self.mac, self.mtu, !config.offload_off);
+        let served = config.vhost || config.vhost_user;
+        let connect = || {
+            let source = match (&self.cable, config.socket()) {
+                (Cable::Tap(tap), _) => {
+                    let full = Error::host("open another descriptor of a network card");
+                    Source::Kernel(tap.try_clone().map_err(full)?)
+                }
+                (_, Some(path)) => remote::again(path),
+                (_, None) => Source::Once(passt::start(config)?),
             };
-            let remote = Remote::connect(name, kind, source);
-            remote.map_err(|source| remote::not_usable(config.label(), source))
-        }))
+            let label = config.label();
+            Remote::connect(name, kind, source).map_err(|source| match source {
+                remote::Fault::Connect(source) if config.vhost => {
+                    Error::from(NetError::Vhost { label, source })
+                }
+                source => remote::not_usable(label, source),
+            })
+        };
+        served.then(|| remote::connected(&self.remote, connect))
     }
 
     /// Returns the descriptor for a QEMU that is started.
@@ -207,7 +231,7 @@ impl Card {
             Cable::Tap(tap) => tap.as_fd(),
             Cable::Stream(stream) => stream.as_fd(),
             Cable::Passt(config, started) => running(config, started)?.as_fd(),
-            Cable::VhostUser(..) => {
+            Cable::VhostUser => {
                 return Err(Error::Internal("passt serves this card".into()));
             }
         })
@@ -229,9 +253,7 @@ impl Cable {
             (_, Some(fd), _) => {
                 Tap::from_number(fd).map_err(|source| NetError::Fd { fd, source })?
             }
-            _ if config.vhost_user => {
-                return Ok(Cable::VhostUser(config.clone(), OnceLock::new()));
-            }
+            _ if config.vhost_user => return Ok(Cable::VhostUser),
             _ if let Some(path) = config.socket() => {
                 return passt::connect(path).and_then(stream).map(Cable::Stream);
             }

@@ -105,6 +105,8 @@ pub(super) fn again(path: &Path) -> Source {
     Source::Again(Box::new(move || socket::connect_at_once(&path)))
 }
 
+pub(super) use devices::transport::remote::Error as Fault;
+
 pub(super) fn not_usable(option: String, source: remote::Error) -> Error {
     Error::from(match source {
         remote::Error::Connect(source) => RemoteError::Missing { option, source },

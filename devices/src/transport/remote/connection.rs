@@ -1,8 +1,9 @@
-//! The messages of a connection to a back end.
+//! What a session talks to, and the messages of a connection to a vhost-user back end.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures,
@@ -15,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Error;
 use super::kind::{Config, Kind};
 use crate::memory::Memory;
+use crate::sync::lock;
 use crate::virtio::features;
 use crate::virtio::queue::QueueConfig;
 
@@ -24,22 +26,76 @@ const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// The requests that a back end has begun, in a file that it keeps up to date.
 pub(super) type InFlight = (VhostUserInflight, File);
 
+/// A back end, as its session drives it.
+pub(super) trait Peer: Send {
+    /// The features that it offers.
+    fn offered(&self) -> u64;
+
+    /// The first `len` bytes of the device's configuration space.
+    fn config(&mut self, len: u32) -> Result<Vec<u8>, Error>;
+
+    /// Whether it has the memory of the VM.
+    fn is_shared(&self) -> bool;
+
+    /// Makes it get the memory again, since there is another VM.
+    fn unshare(&mut self);
+
+    /// Tells what the driver has accepted, and shares the memory unless that is done.
+    fn prepare(&mut self, accepted: u64, memory: &Memory, kind: &Kind) -> Result<(), Error>;
+
+    /// Starts queue `index`, whose areas are at `places`, with the events of calls and kicks.
+    fn start(
+        &mut self,
+        index: usize,
+        config: &QueueConfig,
+        places: &Places,
+        events: [&EventFd; 2],
+    ) -> Result<(), Error>;
+
+    /// Stops queue `index`. Returns the available index at which it stopped.
+    fn stop(&mut self, index: usize) -> Result<u32, Error>;
+}
+
+/// The addresses of a queue's areas in this process.
+pub(super) struct Places {
+    pub(super) descriptors: u64,
+    pub(super) driver: u64,
+    pub(super) device: u64,
+}
+
+impl Places {
+    /// Those of a queue that [`QueueConfig::activate`] has checked.
+    pub(super) fn of(memory: &Memory, config: &QueueConfig) -> Option<Places> {
+        let address = |guest| Some(memory.translate(guest, 1)?.as_ptr().addr() as u64);
+        Some(Places {
+            descriptors: address(config.descriptors)?,
+            driver: address(config.driver)?,
+            device: address(config.device)?,
+        })
+    }
+}
+
 /// A connection whose protocol features are negotiated.
 pub(super) struct Connection {
     client: Frontend,
-    /// The features that the back end offers.
-    pub(super) offered: u64,
+    offered: u64,
     protocol: VhostUserProtocolFeatures,
-    /// Whether the back end has mapped the memory of the VM.
-    pub(super) shared: bool,
+    shared: bool,
+    in_flight: Arc<Mutex<Option<InFlight>>>,
 }
 
 impl Connection {
     /// Negotiates what does not depend on the driver.
     ///
+    /// `in_flight` is the record of another connection, or becomes that of this one.
+    ///
     /// # Errors
     /// The back end does not speak the protocol, or lacks something.
-    pub(super) fn new(stream: UnixStream, kind: &Kind) -> Result<Connection, Error> {
+    pub(super) fn new(
+        stream: UnixStream,
+        kind: &Kind,
+        in_flight: Arc<Mutex<Option<InFlight>>>,
+    ) -> Result<Connection, Error> {
         let queues = kind.queues.len() as u64;
         let mut client = Frontend::from_stream(stream, queues);
         let offered = client.get_features()?;
@@ -66,26 +122,31 @@ impl Connection {
             return Err(Error::Lacks("a queue"));
         }
         client.set_owner()?;
-        Ok(Connection { client, offered, protocol, shared: false })
+        Ok(Connection { client, offered, protocol, shared: false, in_flight })
+    }
+}
+
+impl Peer for Connection {
+    fn offered(&self) -> u64 {
+        self.offered
     }
 
-    /// The first `len` bytes of the device's configuration space.
-    pub(super) fn config(&mut self, len: u32) -> Result<Vec<u8>, Error> {
+    fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    fn unshare(&mut self) {
+        self.shared = false;
+    }
+
+    fn config(&mut self, len: u32) -> Result<Vec<u8>, Error> {
         let nothing = vec![0; len as usize];
         let flags = VhostUserConfigFlags::empty();
         let (_, config) = self.client.get_config(0, len, flags, &nothing)?;
         Ok(config)
     }
 
-    /// Tells what the driver has accepted, and shares the memory unless that is done. `in_flight`
-    /// is the record of another connection, or becomes the new one.
-    pub(super) fn prepare(
-        &mut self,
-        accepted: u64,
-        memory: &Memory,
-        kind: &Kind,
-        in_flight: &mut Option<InFlight>,
-    ) -> Result<(), vhost::Error> {
+    fn prepare(&mut self, accepted: u64, memory: &Memory, kind: &Kind) -> Result<(), Error> {
         let client = &mut self.client;
         client.set_features(accepted | features::VERSION_1 | PROTOCOL_FEATURES)?;
         if !self.shared {
@@ -100,6 +161,7 @@ impl Connection {
         {
             let count = u16::try_from(kind.queues.len()).unwrap_or(u16::MAX);
             let size = kind.queues.iter().max().copied().unwrap_or(0);
+            let mut in_flight = lock(&self.in_flight);
             let (area, file) = match in_flight.take() {
                 Some(noted) => noted,
                 None => client.get_inflight_fd(&VhostUserInflight::new(0, 0, count, size))?,
@@ -110,17 +172,25 @@ impl Connection {
         Ok(())
     }
 
-    /// Starts queue `index`, whose rings are at `addresses`.
-    pub(super) fn start(
+    fn start(
         &mut self,
         index: usize,
         config: &QueueConfig,
-        addresses: &VringConfigData,
+        places: &Places,
         [call, kick]: [&EventFd; 2],
-    ) -> Result<(), vhost::Error> {
+    ) -> Result<(), Error> {
         let client = &mut self.client;
         client.set_vring_num(index, config.size)?;
-        client.set_vring_addr(index, addresses)?;
+        let addresses = VringConfigData {
+            queue_max_size: config.max,
+            queue_size: config.size,
+            flags: 0,
+            desc_table_addr: places.descriptors,
+            used_ring_addr: places.device,
+            avail_ring_addr: places.driver,
+            log_addr: None,
+        };
+        client.set_vring_addr(index, &addresses)?;
         client.set_vring_base(index, config.resume.unwrap_or(0))?;
         client.set_vring_call(index, call)?;
         client.set_vring_kick(index, kick)?;
@@ -131,25 +201,10 @@ impl Connection {
         }
         let enabled = client.set_vring_enable(index, true);
         client.set_hdr_flags(VhostUserHeaderFlag::empty());
-        enabled
+        Ok(enabled?)
     }
 
-    /// Stops queue `index`. Returns the available index at which it stopped.
-    pub(super) fn stop(&mut self, index: usize) -> Result<u32, vhost::Error> {
-        self.client.get_vring_base(index)
+    fn stop(&mut self, index: usize) -> Result<u32, Error> {
+        Ok(self.client.get_vring_base(index)?)
     }
-}
-
-/// The addresses of a queue that [`QueueConfig::activate`] has checked, in this process.
-pub(super) fn addresses(memory: &Memory, config: &QueueConfig) -> Option<VringConfigData> {
-    let address = |guest| Some(memory.translate(guest, 1)?.as_ptr().addr() as u64);
-    Some(VringConfigData {
-        queue_max_size: config.max,
-        queue_size: config.size,
-        flags: 0,
-        desc_table_addr: address(config.descriptors)?,
-        used_ring_addr: address(config.device)?,
-        avail_ring_addr: address(config.driver)?,
-        log_addr: None,
-    })
 }

@@ -3,16 +3,17 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use log::{Level, debug, log, warn};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::connection::{Connection, InFlight, addresses};
+use super::connection::{Connection, InFlight, Peer, Places};
+use super::kernel::Kernel;
 use super::kind::{Config, Kind};
 use super::{Command, Control, Error, Source};
 use crate::memory::Memory;
@@ -55,7 +56,7 @@ pub(super) struct Session {
     epoll: Epoll,
     /// With these the back end interrupts.
     calls: Vec<EventFd>,
-    connection: Option<Connection>,
+    connection: Option<Box<dyn Peer>>,
     /// How often the connection was lost.
     losses: u32,
     /// Whether a failed attempt to connect again was logged.
@@ -69,7 +70,7 @@ pub(super) struct Session {
     queues: Vec<QueueConfig>,
     live: bool,
     /// The requests that the back end has begun, if it notes them.
-    in_flight: Option<InFlight>,
+    in_flight: Arc<Mutex<Option<InFlight>>>,
 }
 
 impl Session {
@@ -103,7 +104,7 @@ impl Session {
             accepted: 0,
             queues: Vec::new(),
             live: false,
-            in_flight: None,
+            in_flight: Arc::default(),
         })
     }
 
@@ -161,16 +162,20 @@ impl Session {
     /// Connects for the first time. Returns the features that the device offers, and its
     /// configuration space.
     pub(super) fn connect(&mut self) -> Result<(u64, Arc<dyn ConfigSpace>), Error> {
-        let stream = match &self.source {
-            Source::Again(connect) => connect(),
-            Source::Once(stream) => stream.try_clone(),
-        };
-        let mut connection = self.begin(stream.map_err(Error::Connect)?)?;
+        let begin = |stream: io::Result<UnixStream>| self.begin(stream.map_err(Error::Connect)?);
+        let mut connection = match &self.source {
+            Source::Again(connect) => begin(connect()),
+            Source::Once(stream) => begin(stream.try_clone()),
+            Source::Kernel(tap) => {
+                let kernel = tap.try_clone().and_then(Kernel::open);
+                Ok(Box::new(kernel.map_err(Error::Connect)?) as Box<dyn Peer>)
+            }
+        }?;
         let config: Arc<dyn ConfigSpace> = match &self.kind.config {
             Config::Own(config) => Arc::clone(config),
             &Config::Asked(len) => Arc::new(connection.config(len)?),
         };
-        let offered = connection.offered & self.passed() | self.kind.added;
+        let offered = connection.offered() & self.passed() | self.kind.added;
         self.connection = Some(connection);
         Ok((offered, config))
     }
@@ -181,14 +186,15 @@ impl Session {
     }
 
     /// Watches a new connection, and negotiates.
-    fn begin(&self, stream: UnixStream) -> Result<Connection, Error> {
+    fn begin(&self, stream: UnixStream) -> Result<Box<dyn Peer>, Error> {
         let watched = stream.try_clone().map_err(Error::Host)?;
         let hang_up = EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
         let (operation, interest) = (ControlOperation::Add, EpollEvent::new(hang_up, HANG_UP));
         let added = self.epoll.ctl(operation, watched.as_raw_fd(), interest);
         added.map_err(Error::Host)?;
         *lock(&self.control.stream) = Some(watched);
-        Connection::new(stream, &self.kind)
+        let connection = Connection::new(stream, &self.kind, Arc::clone(&self.in_flight))?;
+        Ok(Box::new(connection))
     }
 
     /// Reaches the back end once more, and brings it to the state of the lost one.
@@ -200,7 +206,7 @@ impl Session {
             .map_err(Error::Connect)
             .and_then(|stream| self.begin(stream));
         let accepted = self.accepted & self.passed();
-        let connected = connected.and_then(|connection| match accepted & !connection.offered {
+        let connected = connected.and_then(|connection| match accepted & !connection.offered() {
             0 => Ok(connection),
             missing => Err(Error::Less(missing)),
         });
@@ -262,7 +268,7 @@ impl Session {
                     "{name}: its back end is gone ({why}): waiting for another"
                 );
             }
-            Source::Once(_) => {
+            Source::Once(_) | Source::Kernel(_) => {
                 warn!("{name}: its back end is gone ({why}): the device does not work any more");
                 if let Some(setup) = self.setup.as_ref().filter(|_| self.live) {
                     setup.notify.needs_reset();
@@ -279,9 +285,9 @@ impl Session {
     }
 
     /// Talks to the back end, if there is one. After an error there is none.
-    fn talk(&mut self, talk: impl FnOnce(&mut Connection) -> Result<(), vhost::Error>) {
+    fn talk(&mut self, talk: impl FnOnce(&mut dyn Peer) -> Result<(), Error>) {
         if let Some(connection) = &mut self.connection
-            && let Err(error) = talk(connection)
+            && let Err(error) = talk(&mut **connection)
         {
             self.lose(error);
         }
@@ -290,7 +296,7 @@ impl Session {
     pub(super) fn attach(&mut self, setup: Setup) {
         self.setup = Some(setup);
         if let Some(connection) = &mut self.connection {
-            connection.shared = false;
+            connection.unshare();
         }
     }
 
@@ -320,7 +326,7 @@ impl Session {
         if !self.live && !self.queues.is_empty() {
             self.live = true;
             match &self.connection {
-                Some(connection) if connection.shared => {
+                Some(connection) if connection.is_shared() => {
                     (0..self.queues.len()).for_each(|index| self.start_queue(index));
                 }
                 // The back end was restarted meanwhile.
@@ -333,7 +339,7 @@ impl Session {
         self.pause();
         self.queues.clear();
         self.accepted = 0;
-        self.in_flight = None;
+        lock(&self.in_flight).take();
     }
 
     pub(super) fn replace_queue(&mut self, index: usize, config: QueueConfig) {
@@ -354,9 +360,8 @@ impl Session {
         };
         let memory = setup.memory.clone();
         let accepted = self.accepted & self.passed();
-        let (kind, mut in_flight) = (Arc::clone(&self.kind), self.in_flight.take());
-        self.talk(|connection| connection.prepare(accepted, &memory, &kind, &mut in_flight));
-        self.in_flight = in_flight;
+        let kind = Arc::clone(&self.kind);
+        self.talk(|connection| connection.prepare(accepted, &memory, &kind));
         for index in 0..self.queues.len() {
             if again
                 && let Some(used) = self.used_index(index)
@@ -413,8 +418,8 @@ impl Session {
             return;
         }
         let checked = config.activate(&setup.memory, self.accepted, Arc::clone(&setup.notify));
-        let addresses = checked.ok().and_then(|_| addresses(&setup.memory, config));
-        let Some(addresses) = addresses else {
+        let places = checked.ok().and_then(|_| Places::of(&setup.memory, config));
+        let Some(places) = places else {
             debug!("{}: queue {index} is invalid", self.name);
             setup.notify.needs_reset();
             return;
@@ -425,6 +430,6 @@ impl Session {
             return self.lose("no descriptor is left");
         };
         let config = config.clone();
-        self.talk(|connection| connection.start(index, &config, &addresses, [&call, &kick]));
+        self.talk(|connection| connection.start(index, &config, &places, [&call, &kick]));
     }
 }

@@ -88,7 +88,7 @@ fn lent(card: &Card, config: &config::Net, nth: usize) -> (&'static str, String)
     let fd = card.lend().map_or(-1, |fd| fd.as_raw_fd());
     match config.passt {
         _ if config.vhost_user => (VHOST_USER, format!(",chardev=socket-net{nth}")),
-        None => ("tap", format!(",fd={fd}")),
+        None => ("tap", format!(",fd={fd}{}", vhost(config))),
         Some(_) => ("stream", format!(",addr.type=fd,addr.str={fd}")),
     }
 }
@@ -98,8 +98,12 @@ fn lent(card: &Card, config: &config::Net, nth: usize) -> (&'static str, String)
 fn named(config: &config::Net, nth: usize) -> (&'static str, String) {
     let each = |it: &Forward| format!(",{}", it.for_qemu());
     match (&config.tap, config.fd, &config.passt) {
-        (Some(name), ..) => ("tap", format!(",ifname={name},script=no,downscript=no")),
-        (_, Some(fd), _) => ("tap", format!(",fd={fd}")),
+        (Some(name), ..) => {
+            let vhost = vhost(config);
+            let keys = format!(",ifname={name},script=no,downscript=no{vhost}");
+            ("tap", keys)
+        }
+        (_, Some(fd), _) => ("tap", format!(",fd={fd}{}", vhost(config))),
         _ if config.vhost_user && config.socket().is_some() => {
             (VHOST_USER, format!(",chardev=socket-net{nth}"))
         }
@@ -112,4 +116,9 @@ fn named(config: &config::Net, nth: usize) -> (&'static str, String) {
         }
         _ => ("user", config.forward.iter().map(each).collect()),
     }
+}
+
+/// QEMU's key for vhost-net.
+fn vhost(config: &config::Net) -> &'static str {
+    if config.vhost { ",vhost=on" } else { "" }
 }

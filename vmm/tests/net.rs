@@ -6,13 +6,10 @@
     clippy::indexing_slicing
 )]
 
-use std::path::Path;
-
 mod support;
 
-use tempfile::TempDir;
-
-use support::lab::{self, guest, hartvisor, host_file, run, text};
+use support::lab::{guest, hartvisor, host_file, run, text};
+use support::script::{assert_has, debian, said, shell};
 use support::{linux, tap};
 
 /// Makes the tap interface vm0 in the host, and serves 8 MiB there.
@@ -47,59 +44,17 @@ echo guest: sha $(sha256sum </data)
 nc 192.0.2.1 9 </data
 ";
 
-/// Runs the guest in the host, with these commands of the host before and after it.
-fn network(
-    folder: TempDir,
-    host: &[&str],
-    net: &str,
-    begin: &str,
-    init: &str,
-    end: &str,
-) -> String {
-    let initramfs = linux::initramfs(folder.path(), "host", init);
-    let script = format!(
-        "{begin}
-         {} run --accel kvm --memory 512M --kernel {} --initrd {} --serial null \
-             --cmdline 'console=hvc0 quiet' --net {net} </dev/null >/tmp/out 2>&1 & vmm=$!
-         said() {{ until grep -q \"$1\" /tmp/out || ! kill -0 $vmm 2>/dev/null; do sleep 0.2; done; }}
-         {end}
-         cat /tmp/out",
-        hartvisor().display(),
-        host_file("vmlinux").display(),
-        initramfs.display(),
-    );
-    shell(host, folder.path(), &script)
-}
-
-fn shell(host: &[&str], folder: &Path, script: &str) -> String {
-    let mut command = lab::lab(host, &[folder]);
-    let output = run(command.args(["sh", "-c", &format!("{script} 2>&1")]), b"");
-    text(&output)
-}
-
-fn assert_has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is not in {text}");
-    }
-}
-
 /// Megabytes in both directions, with the checksums and segments that the interface offloads, and
 /// without them.
 fn carries(host: &[&str], options: &str) {
-    let net = format!("tap=vm0,mac=02:00:00:00:00:05{options}");
+    let options = format!("--memory 512M --net tap=vm0,mac=02:00:00:00:00:05{options}");
     let end = "wait $vmm; echo status=$?; wait $upload
          echo host: sha $sha
          echo host: upload $(sha256sum </tmp/upload)
          [ \"$(sha256sum </tmp/upload)\" = \"$sha\" ] && echo the same";
     let folder = tempfile::tempdir().unwrap();
-    let text = network(
-        folder,
-        host,
-        &net,
-        HOST,
-        &format!("{GUEST}poweroff -f\n"),
-        end,
-    );
+    let init = format!("{GUEST}poweroff -f\n");
+    let text = debian(folder.path(), host, &options, [HOST, &init, end]);
     assert_has(
         &text,
         &[
@@ -110,11 +65,11 @@ fn carries(host: &[&str], options: &str) {
             "the same",
         ],
     );
-    let sha = |who: &str| {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(who));
-        line.map(str::to_owned).expect(&text)
-    };
-    assert_eq!(sha("guest: sha "), sha("host: sha "), "{text}");
+    assert_eq!(
+        said(&text, "guest: sha "),
+        said(&text, "host: sha "),
+        "{text}"
+    );
 }
 
 #[test]
@@ -178,7 +133,7 @@ poweroff -f
          wait $vmm; echo status=$?",
         delete.display()
     );
-    let text = network(folder, &[], "tap=vm0", HOST, init, &end);
+    let text = debian(folder.path(), &[], "--net tap=vm0", [HOST, init, &end]);
     let parts = [
         "guest: carrier 1",
         "guest: no carrier",
@@ -518,7 +473,7 @@ fn iperf3_of_debian_measures_both_directions() {
          done
          [ $try = 20 ] && kill -9 $vmm
          wait $vmm; echo status=$?; cat /tmp/out",
-        lab::cached("debian", "disk").display(),
+        support::lab::cached("debian", "disk").display(),
         hartvisor().display(),
         host_file("vmlinux").display(),
         initramfs.display(),

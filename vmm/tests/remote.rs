@@ -7,46 +7,10 @@
     clippy::indexing_slicing
 )]
 
-use std::path::Path;
-
 mod support;
 
-use support::lab::{self, guest, hartvisor, host_file, run, text};
-use support::linux;
-
-/// Runs Debian's kernel in the host with `options` and the init program `init`, with these commands
-/// of the host before and after its start. They can use `said TEXT`, which waits for what the guest
-/// says.
-fn machine(host: &[&str], options: &str, begin: &str, init: &str, end: &str) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let init = format!("exec </dev/hvc0 >/dev/hvc0 2>&1\n{init}\npoweroff -f\n");
-    let initramfs = linux::initramfs(folder.path(), "host", &init);
-    let script = format!(
-        "hartvisor={}
-         {begin}
-         $hartvisor run --accel kvm --memory 256M --kernel {} --initrd {} --serial null \
-             --cmdline 'console=hvc0 quiet' {options} </dev/null >/tmp/out 2>&1 & vmm=$!
-         said() {{ until grep -q \"$1\" /tmp/out || ! kill -0 $vmm 2>/dev/null; do sleep 0.2; done; }}
-         {end}
-         cat /tmp/out",
-        hartvisor().display(),
-        host_file("vmlinux").display(),
-        initramfs.display(),
-    );
-    shell(host, folder.path(), &script)
-}
-
-fn shell(host: &[&str], folder: &Path, script: &str) -> String {
-    let mut command = lab::lab(host, &[folder]);
-    let output = run(command.args(["sh", "-c", &format!("{script} 2>&1")]), b"");
-    text(&output)
-}
-
-fn assert_has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is not in {text}");
-    }
-}
+use support::lab::{self, guest, hartvisor, run, text};
+use support::script::{assert_has, debian, said};
 
 /// A directory with 4 MiB, and one that the guest must not change.
 const DIRECTORIES: &str = "
@@ -58,6 +22,7 @@ echo b >/tmp/b/file
 
 /// Reads, writes, renames, deletes and links in the first, and tries to write to the second.
 const MOUNTS: &str = "
+exec </dev/hvc0 >/dev/hvc0 2>&1
 mkdir /a /b
 mount -t virtiofs share0 /a && mount -t virtiofs docs /b || echo guest: no mount
 echo guest: sha $(sha256sum </a/data)
@@ -71,6 +36,7 @@ echo guest: $(cat /b/file)
 touch /b/new 2>/dev/null && echo guest: b is writable
 grep -c virtiofs /proc/mounts
 umount /a
+poweroff -f
 ";
 
 /// What the host has after that.
@@ -85,13 +51,19 @@ echo host: nothing is left in $(ls -d /tmp/hartvisor* 2>/dev/null)
 
 fn shares(host: &[&str]) {
     let options = "--share /tmp/a --share /tmp/b,tag=docs,readonly";
-    let text = machine(host, options, DIRECTORIES, MOUNTS, AFTER);
-    let sha = |who: &str| {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(who));
-        line.map(str::to_owned).expect(&text)
-    };
-    assert_eq!(sha("guest: sha "), sha("host: sha "), "{text}");
-    assert_eq!(sha("host: copy "), sha("host: sha "), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let commands = [DIRECTORIES, MOUNTS, AFTER];
+    let text = debian(folder.path(), host, options, commands);
+    assert_eq!(
+        said(&text, "guest: sha "),
+        said(&text, "host: sha "),
+        "{text}"
+    );
+    assert_eq!(
+        said(&text, "host: copy "),
+        said(&text, "host: sha "),
+        "{text}"
+    );
     assert_has(
         &text,
         &[
@@ -119,6 +91,7 @@ fn a_disk_survives_the_restart_of_its_back_end() {
         serve
         until [ -S /tmp/sock ]; do sleep 0.1; done";
     let init = "
+        exec </dev/hvc0 >/dev/hvc0 2>&1
         modprobe virtio_blk
         cat /sys/block/vda/size
         dd if=/dev/urandom of=/data bs=1M count=8 2>/dev/null
@@ -130,26 +103,27 @@ fn a_disk_survives_the_restart_of_its_back_end() {
         sync
         echo 3 >/proc/sys/vm/drop_caches
         echo guest: sha $(sha256sum </data)
-        echo guest: read $(head -c 8388608 /dev/vda | sha256sum)";
+        echo guest: read $(head -c 8388608 /dev/vda | sha256sum)
+        poweroff -f";
     let end = "
         said 'guest: ready'; kill -9 $server; serve
         said 'guest: part 3'; kill -9 $server; sleep 1; serve
         wait $vmm; echo status=$?
         kill $server
         echo host: sha $(head -c 8388608 /tmp/disk | sha256sum)";
-    let text = machine(
-        &[],
-        "--vhost-user socket=/tmp/sock,type=blk",
-        begin,
-        init,
-        end,
+    let folder = tempfile::tempdir().unwrap();
+    let options = "--vhost-user socket=/tmp/sock,type=blk";
+    let text = debian(folder.path(), &[], options, [begin, init, end]);
+    assert_eq!(
+        said(&text, "guest: sha "),
+        said(&text, "guest: read "),
+        "{text}"
     );
-    let sha = |who: &str| {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(who));
-        line.map(str::to_owned).expect(&text)
-    };
-    assert_eq!(sha("guest: sha "), sha("guest: read "), "{text}");
-    assert_eq!(sha("guest: sha "), sha("host: sha "), "{text}");
+    assert_eq!(
+        said(&text, "guest: sha "),
+        said(&text, "host: sha "),
+        "{text}"
+    );
     assert_has(
         &text,
         &["guest: part 7", "status=0", "its back end is gone"],

@@ -17,6 +17,7 @@ pub mod linux;
 pub mod packed;
 pub mod program;
 pub mod pty;
+pub mod script;
 pub mod session;
 pub mod tap;
 pub mod tested;

@@ -20,11 +20,13 @@ echo host: sha $(sha256sum </tmp/a/data)
 echo b >/tmp/b/file
 ";
 
-/// Reads, writes, renames, deletes and links in the first, and tries to write to the second.
+/// Reboots once, since the back ends stay. Then reads, writes, renames, deletes and links in the first
+/// directory, and tries to write to the second.
 const MOUNTS: &str = "
 exec </dev/hvc0 >/dev/hvc0 2>&1
 mkdir /a /b
 mount -t virtiofs share0 /a && mount -t virtiofs docs /b || echo guest: no mount
+[ -e /a/rebooted ] || { echo yes >/a/rebooted; sync; reboot -f; }
 echo guest: sha $(sha256sum </a/data)
 cp /a/data /a/copy
 mkdir /a/folder
@@ -68,6 +70,7 @@ fn shares(host: &[&str]) {
         &text,
         &[
             "guest: b",
+            "copy folder rebooted",
             "link two text",
             "status=0",
             "host: nothing is left in",

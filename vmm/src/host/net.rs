@@ -10,7 +10,7 @@ use devices::net::rate::{Limited, Rate};
 use devices::net::stream::Stream;
 use devices::net::tap::{self, NotTap, Tap};
 use devices::net::{BackEnd, Mac, Net, QUEUE_SIZE};
-use devices::transport::remote::{Kind, Remote, Source, kernel};
+use devices::transport::remote::{Error as PeerError, Kind, Remote, Source, kernel};
 use log::warn;
 use twox_hash::XxHash64;
 
@@ -213,7 +213,7 @@ impl Card {
             };
             let label = config.label();
             Remote::connect(name, kind, source).map_err(|source| match source {
-                remote::Fault::Connect(source) if config.vhost => {
+                PeerError::Connect(source) if config.vhost => {
                     Error::from(NetError::Vhost { label, source })
                 }
                 source => remote::not_usable(label, source),

@@ -105,8 +105,7 @@ pub(super) fn again(path: &Path) -> Source {
     Source::Again(Box::new(move || socket::connect_at_once(&path)))
 }
 
-pub(super) use devices::transport::remote::Error as Fault;
-
+/// The error for the user's `option` if its back end cannot be used.
 pub(super) fn not_usable(option: String, source: remote::Error) -> Error {
     Error::from(match source {
         remote::Error::Connect(source) => RemoteError::Missing { option, source },

@@ -31,7 +31,7 @@ use devices::transport::vhost_user::VhostUser;
 use devices::virtio::VirtioDevice;
 use disks::{OWN, RINGS, SECTORS, check_read, open, reset_in_flight};
 use guest::block::{Request, SECTOR};
-use guest::mmio::offset;
+use guest::mmio::{acknowledge, offset};
 use guest::virtio::{feature, status};
 use guest::{Block, Region, Registers, Segment};
 use support::{Page, RAM, Ram, block, image, timeout, wait_for};
@@ -197,6 +197,28 @@ fn read_eight(block: &mut Block<Page>, data: &Region) {
         tokens.retain(|token| block.poll(token).unwrap().is_none());
         tokens.is_empty()
     });
+}
+
+/// A call may come while the device stops, when nobody is to be interrupted.
+#[test]
+fn a_request_that_ends_during_a_pause_interrupts_after_it() {
+    let (ram, _file, _service, page) = machine();
+    let mut dma = ram.dma();
+    let data = dma.alloc(SECTOR).unwrap();
+    let mut block = Block::new(page.probe(), &mut dma, OWN, 64).unwrap();
+    for _ in 0..300 {
+        let token = block.submit(Request::read(1), &[Segment::writable(&data)]);
+        block.kick();
+        page.mmio.pause();
+        page.mmio.resume();
+        let token = token.unwrap();
+        wait_for("the interrupt of the request", || {
+            page.wire.is_high() && {
+                acknowledge(&page);
+                block.poll(&token).unwrap().is_some()
+            }
+        });
+    }
 }
 
 #[test]

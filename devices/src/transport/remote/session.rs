@@ -137,6 +137,7 @@ impl Session {
         }
     }
 
+    /// Interrupts the driver of a live device, for the queue of event `call`.
     fn used(&self, call: u64) {
         if let (Some(setup), Ok(index)) = (&self.setup, u16::try_from(call))
             && self.live
@@ -327,7 +328,11 @@ impl Session {
             self.live = true;
             match &self.connection {
                 Some(connection) if connection.is_shared() => {
-                    (0..self.queues.len()).for_each(|index| self.start_queue(index));
+                    for index in 0..self.queues.len() {
+                        self.start_queue(index);
+                        // Of a request that ended while the queue stopped.
+                        self.used(index as u64);
+                    }
                 }
                 // The back end was restarted meanwhile.
                 _ => self.apply(true),

@@ -185,19 +185,7 @@ impl Kind {
     ];
 
     /// Those of the disk and the console, in the order in which they run.
-    pub const LOCAL: [Kind; 11] = [
-        Kind::Null,
-        Kind::Read4k,
-        Kind::Write4k,
-        Kind::Read4kDeep,
-        Kind::Write4kDeep,
-        Kind::Read1m,
-        Kind::Write1m,
-        Kind::Sync4k,
-        Kind::Read4kEach,
-        Kind::Console4k,
-        Kind::Console64,
-    ];
+    pub const LOCAL: [Kind; 11] = *Kind::ALL.first_chunk().unwrap();
 
     /// Returns its name in lines, tables and on the command line.
     pub fn name(self) -> &'static str {

@@ -17,7 +17,6 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -29,10 +28,10 @@ use devices::rng::Rng;
 use devices::transport::remote::{ANSWER_TIMEOUT, Error, Kind, Remote, Source};
 use devices::transport::vhost_user::VhostUser;
 use devices::virtio::VirtioDevice;
-use disks::{OWN, RINGS, SECTORS, check_read, open, reset_in_flight};
+use disks::{OWN, RINGS, SECTORS, check_read, check_use, open, reset_in_flight};
 use guest::block::{Request, SECTOR};
 use guest::mmio::{acknowledge, offset};
-use guest::virtio::{feature, status};
+use guest::virtio::status;
 use guest::{Block, Region, Registers, Segment};
 use support::{Page, RAM, Ram, block, image, timeout, wait_for};
 
@@ -108,18 +107,7 @@ fn a_driver_reads_and_writes_as_with_a_device_of_this_process() {
     for ring in RINGS {
         let (ram, file, _service, page) = machine();
         let mut block = open(&ram, &page, OWN | ring);
-        assert_eq!(
-            block.transport().features() & !OWN,
-            ring | feature::VERSION_1
-        );
-        assert_eq!((block.capacity(), block.read_only()), (SECTORS, false));
-        (0..SECTORS).for_each(|sector| check_read(&mut block, sector));
-        let data: Vec<u8> = (0..200).flat_map(|n| [0xff - n; SECTOR]).collect();
-        block.write(7, &data, &mut timeout()).unwrap();
-        block.flush(&mut timeout()).unwrap();
-        let mut on_file = vec![0; data.len()];
-        file.read_exact_at(&mut on_file, 7 * 512).unwrap();
-        assert_eq!(on_file, data);
+        check_use(&mut block, &file, ring);
     }
 }
 

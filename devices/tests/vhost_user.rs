@@ -19,11 +19,10 @@ use std::os::unix::fs::FileExt;
 
 use devices::rng::Rng;
 use devices::virtio::VirtioDevice;
-use disks::{OWN, RINGS, SECTORS, check_read, reset_in_flight};
+use disks::{OWN, RINGS, SECTORS, check_read, check_use, reset_in_flight};
 use front_end::{FrontEnd, PROTOCOL_FEATURES, Service, USER, region};
 use guest::block::{Request, SECTOR, WANTED};
 use guest::mmio::acknowledge;
-use guest::virtio::feature;
 use guest::{Block, Dma, Segment};
 use support::{RAM, RAM_LEN, Ram, block, image, timeout, wait_for};
 use vhost::vhost_user::VhostUserFrontend;
@@ -49,18 +48,7 @@ fn a_driver_behind_a_front_end_reads_and_writes() {
         let (ram, file, service) = machine();
         let front = service.front_end(&ram, BLOCK);
         let mut block = open(&front, &mut ram.dma(), OWN | ring);
-        assert_eq!(
-            block.transport().features() & !OWN,
-            ring | feature::VERSION_1
-        );
-        assert_eq!((block.capacity(), block.read_only()), (SECTORS, false));
-        (0..SECTORS).for_each(|sector| check_read(&mut block, sector));
-        let data: Vec<u8> = (0..200).flat_map(|n| [0xff - n; SECTOR]).collect();
-        block.write(7, &data, &mut timeout()).unwrap();
-        block.flush(&mut timeout()).unwrap();
-        let mut on_file = vec![0; data.len()];
-        file.read_exact_at(&mut on_file, 7 * 512).unwrap();
-        assert_eq!(on_file, data);
+        check_use(&mut block, &file, ring);
         let id = block.id(&mut timeout()).unwrap();
         assert_eq!(&id, b"disk-1\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
         front.hang_up().unwrap();

@@ -45,9 +45,7 @@ pub struct Mmio {
     offered: u64,
     config: Arc<dyn ConfigSpace>,
     kicks: Arc<[EventFd]>,
-    /// For each queue, whether the vCPU that notifies it serves it, by `server`.
-    inline: Vec<bool>,
-    server: Option<Inline>,
+    inline: Option<InlineQueues>,
     registers: Arc<Registers>,
     interrupt: Arc<Interrupt>,
     setup: Mutex<Setup>,
@@ -91,12 +89,15 @@ impl Mmio {
             config: device.config(),
             sizes: device.queues().to_vec(),
         };
-        let inline = (0..face.sizes.len()).map(|index| device.inline_notify(index));
-        let inline = inline.collect();
+        let which = (0..face.sizes.len()).map(|index| device.inline_notify(index));
+        let which = which.collect();
         Mmio::with(face, line, |kicks, notify| {
             let device = Lifecycle::new(device, kicks, Arc::clone(&notify), None)?;
-            let server = Some((inline, device.inline()));
-            Ok((Box::new(InProcess::new(device, memory, notify)), server))
+            let inline = InlineQueues { which, server: device.inline() };
+            Ok((
+                Box::new(InProcess::new(device, memory, notify)),
+                Some(inline),
+            ))
         })
     }
 
@@ -136,18 +137,13 @@ impl Mmio {
             return Err(io::Error::other("the configuration space is too long"));
         }
         let notify: Arc<dyn Notify> = interrupt.clone();
-        let (device, server) = start(Arc::clone(&kicks), notify)?;
-        let (inline, server) = match server {
-            Some((inline, server)) => (inline, Some(server)),
-            None => (Vec::new(), None),
-        };
+        let (device, inline) = start(Arc::clone(&kicks), notify)?;
         let mmio = Mmio {
             id,
             offered: offered | features::VERSION_1,
             config,
             kicks,
             inline,
-            server,
             interrupt,
             registers,
             setup: Mutex::new(Setup {
@@ -174,7 +170,7 @@ impl Mmio {
     /// Queues that the notifying vCPU serves are not among them.
     pub fn kicks(&self) -> impl Iterator<Item = (u32, &EventFd)> {
         let queues = (0..).zip(self.kicks.iter());
-        queues.filter(|&(index, _)| !self.is_inline(index as usize))
+        queues.filter(|&(index, _)| self.inline(index as usize).is_none())
     }
 
     /// Called after a change of the device's configuration space. Notifies the driver if the device
@@ -213,9 +209,10 @@ impl Mmio {
         self.setup().device.resume();
     }
 
-    /// Whether the vCPU that notifies queue `index` serves it.
-    fn is_inline(&self, index: usize) -> bool {
-        self.inline.get(index) == Some(&true)
+    /// What serves queue `index` in the vCPU that notifies it, if that is to serve it.
+    fn inline(&self, index: usize) -> Option<&Inline> {
+        let inline = self.inline.as_ref()?;
+        (inline.which.get(index) == Some(&true)).then_some(&inline.server)
     }
 
     fn setup(&self) -> MutexGuard<'_, Setup> {
@@ -281,8 +278,7 @@ impl Mmio {
 
     /// The driver has notified queue `index`.
     fn notified(&self, index: usize) {
-        if self.is_inline(index)
-            && let Some(server) = &self.server
+        if let Some(server) = self.inline(index)
             && server.try_serve(index)
         {
             return;
@@ -394,8 +390,14 @@ impl Mmio {
     }
 }
 
-/// A device, and what serves its queues in vCPU threads: which of them, and how.
-type Started = (Box<dyn Backend>, Option<(Vec<bool>, Inline)>);
+/// The queues that the notifying vCPU serves, by index, and what serves them.
+struct InlineQueues {
+    which: Vec<bool>,
+    server: Inline,
+}
+
+/// A device, and those of its queues that vCPUs serve.
+type Started = (Box<dyn Backend>, Option<InlineQueues>);
 
 /// The valid transitions: the status without [`FREE`] bits, and the bit that may be set.
 const STEPS: [(u8, u8); 3] = {

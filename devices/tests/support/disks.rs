@@ -41,6 +41,23 @@ pub(crate) fn check_read(block: &mut Block<impl Registers>, sector: u64) {
     assert_eq!(data, [pattern(sector); SECTOR], "sector {sector}");
 }
 
+/// Uses a new disk, whose driver has accepted the ring features `ring`: reads all of it, writes, and
+/// compares what is in `file`.
+pub(crate) fn check_use(block: &mut Block<impl Registers>, file: &File, ring: u64) {
+    assert_eq!(
+        block.transport().features() & !OWN,
+        ring | feature::VERSION_1
+    );
+    assert_eq!((block.capacity(), block.read_only()), (SECTORS, false));
+    (0..SECTORS).for_each(|sector| check_read(block, sector));
+    let data: Vec<u8> = (0..200).flat_map(|n| [0xff - n; SECTOR]).collect();
+    block.write(7, &data, &mut timeout()).unwrap();
+    block.flush(&mut timeout()).unwrap();
+    let mut on_file = vec![0; data.len()];
+    file.read_exact_at(&mut on_file, 7 * 512).unwrap();
+    assert_eq!(on_file, data);
+}
+
 pub(crate) fn on_file(file: &File, sector: u64) -> [u8; SECTOR] {
     let mut data = [0; SECTOR];
     file.read_exact_at(&mut data, sector * 512).unwrap();

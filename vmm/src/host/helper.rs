@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,16 @@ impl Helper {
 /// The descriptor is not open.
 pub(crate) fn inherit(fd: impl AsFd) -> io::Result<()> {
     Ok(fcntl_setfd(fd, FdFlags::empty())?)
+}
+
+/// The first line that `program` prints about its version.
+///
+/// # Errors
+/// It does not exist, or may not be executed.
+pub(crate) fn version(program: &Path) -> io::Result<String> {
+    let output = Command::new(program).arg("--version").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// The program that the environment variable names, else the first of `usual` that exists, else the

@@ -175,10 +175,7 @@ impl Directory {
         inherit(&listener).map_err(Error::host("pass a descriptor to virtiofsd"))?;
         let mut command = self.virtiofsd(&format!("--fd={}", listener.as_raw_fd()));
         command.args(["--log-level", "error"]);
-        let helper = Helper::start(&mut command).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => Error::from(ShareError::NoVirtiofsd { program }),
-            _ => Error::host(format!("start {}", program.display()))(source),
-        })?;
+        let helper = Helper::start(&mut command).map_err(|source| not_started(program, source))?;
         Ok((helper, stream))
     }
 }
@@ -191,16 +188,17 @@ fn program() -> PathBuf {
     )
 }
 
+fn not_started(program: PathBuf, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::NotFound => Error::from(ShareError::NoVirtiofsd { program }),
+        _ => Error::host(format!("start {}", program.display()))(source),
+    }
+}
+
 /// Returns what the installed virtiofsd says of its version, for `hartvisor check`.
 pub(crate) fn version() -> Result<String, Error> {
     let program = program();
-    let output = Command::new(&program).arg("--version").output();
-    let output = output.map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => Error::from(ShareError::NoVirtiofsd { program }),
-        _ => Error::host("start virtiofsd")(source),
-    })?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    helper::version(&program).map_err(|source| not_started(program, source))
 }
 
 #[cfg(test)]

@@ -28,10 +28,7 @@ fn program() -> PathBuf {
 /// Returns what the installed passt says of its version.
 pub(super) fn version() -> Result<String, Error> {
     let program = program();
-    let output = Command::new(&program).arg("--version").output();
-    let output = output.map_err(|source| not_started(&program, source))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    helper::version(&program).map_err(|source| not_started(&program, source))
 }
 
 /// Connects to a passt that is running.

@@ -35,6 +35,16 @@ fn offer_with(device: &mut Device, change: impl Fn(Descriptor) -> Descriptor) {
     device.offer(&[0]);
 }
 
+/// Makes the device live, and gives it one receive buffer.
+fn receive_with(device: &mut Device, buffer: impl Fn(&Device) -> Descriptor) -> Verdict {
+    device.live(0)?;
+    let [ring, _] = &device.rings;
+    link(ring.descriptors(), 0, &[buffer(device)]);
+    ring.offer(&[0]);
+    device.kick(0);
+    PASS
+}
+
 /// Waits for the device's reaction. Success would be a false report.
 fn not_done(device: &mut Device) -> Verdict {
     if let Met::Answered(_) = device.settle() {

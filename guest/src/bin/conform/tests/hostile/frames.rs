@@ -112,11 +112,7 @@ fn small(device: &mut Device, len: u32, wanted: u64) -> Verdict {
 
 /// One receive buffer, and a frame for it.
 fn receive(device: &mut Device, buffer: impl Fn(&Device) -> Descriptor) -> Verdict {
-    device.live(0)?;
-    let [ring, _] = &device.rings;
-    link(ring.descriptors(), 0, &[buffer(device)]);
-    ring.offer(&[0]);
-    device.kick(0);
+    super::receive_with(device, buffer)?;
     // The answer to what is sent may be DEVICE_NEEDS_RESET.
     super::offer_with(device, |buffer| buffer);
     survived(device)

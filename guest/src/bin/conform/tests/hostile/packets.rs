@@ -205,11 +205,7 @@ fn small(device: &mut Device, len: u32) -> Verdict {
 
 /// One receive buffer, and a packet for it.
 fn receive(device: &mut Device, buffer: impl Fn(&Device) -> Descriptor) -> Verdict {
-    device.live(0)?;
-    let [ring, _] = &device.rings;
-    link(ring.descriptors(), 0, &[buffer(device)]);
-    ring.offer(&[0]);
-    device.kick(0);
+    super::receive_with(device, buffer)?;
     let line = Line::without_buffers(device)?;
     let header = line.header(op::REQUEST, NOBODY);
     let packet = line.place(&header, &[]);
